@@ -1,0 +1,156 @@
+//! The device to compute on, by its name in configs and on command lines.
+
+use std::fmt;
+use std::str::FromStr;
+
+use burn::tensor::Device;
+
+/// A device by name: `cpu`, `ndarray`, `wgpu` or `wgpu:1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceName {
+    /// Burn's Flex backend: the CPU, always compiled in.
+    Cpu,
+    /// Burn's NdArray backend: the CPU, a second opinion. Cargo feature `ndarray`.
+    NdArray,
+    /// A GPU through wgpu (Vulkan, Metal, DirectX): the best one, or the one of this index. Software
+    /// rasterizers (llvmpipe) serve where there is no GPU. Cargo feature `wgpu`.
+    Wgpu(Option<usize>),
+}
+
+/// Why a device cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// No such name.
+    #[error(
+        "device = \"{name}\" is not a device; use \"cpu\", \"ndarray\", \"wgpu\" or \"wgpu:N\""
+    )]
+    Unknown {
+        /// The name given.
+        name: String,
+    },
+    /// Known, but this binary was built without it.
+    #[error(
+        "device = \"{device}\" is not compiled into this binary; build with `--features {feature}`, \
+         for example `cargo run -p sae-train --features {feature} -- ...`"
+    )]
+    NotCompiled {
+        /// The device asked for.
+        device: DeviceName,
+        /// The Cargo feature that brings it.
+        feature: &'static str,
+    },
+    /// The machine has no such adapter.
+    #[error(
+        "device = \"{device}\": no such graphics adapter ({found} found); install a GPU driver, or a \
+         software Vulkan device (Debian: apt-get install mesa-vulkan-drivers libvulkan1), or use \
+         device = \"cpu\""
+    )]
+    NoAdapter {
+        /// The device asked for.
+        device: DeviceName,
+        /// How many adapters there are.
+        found: usize,
+    },
+}
+
+impl FromStr for DeviceName {
+    type Err = DeviceError;
+
+    fn from_str(name: &str) -> Result<Self, DeviceError> {
+        let unknown = || DeviceError::Unknown { name: name.into() };
+        match name {
+            "cpu" => Ok(Self::Cpu),
+            "ndarray" => Ok(Self::NdArray),
+            "wgpu" => Ok(Self::Wgpu(None)),
+            _ => {
+                let index = name.strip_prefix("wgpu:").ok_or_else(unknown)?;
+                index
+                    .parse()
+                    .map(|i| Self::Wgpu(Some(i)))
+                    .map_err(|_| unknown())
+            }
+        }
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::NdArray => f.write_str("ndarray"),
+            Self::Wgpu(None) => f.write_str("wgpu"),
+            Self::Wgpu(Some(index)) => write!(f, "wgpu:{index}"),
+        }
+    }
+}
+
+impl DeviceName {
+    /// Opens the device, without autodiff.
+    ///
+    /// # Errors
+    /// [`DeviceError`] if it is not compiled in or the machine does not have it.
+    pub fn open(self) -> Result<Device, DeviceError> {
+        match self {
+            Self::Cpu => Ok(Device::flex()),
+            Self::NdArray => open_ndarray(self),
+            Self::Wgpu(index) => open_wgpu(self, index),
+        }
+    }
+}
+
+#[cfg(feature = "ndarray")]
+#[allow(deprecated)] // see ops/cpu/mod.rs
+fn open_ndarray(_device: DeviceName) -> Result<Device, DeviceError> {
+    Ok(Device::ndarray())
+}
+
+#[cfg(not(feature = "ndarray"))]
+fn open_ndarray(device: DeviceName) -> Result<Device, DeviceError> {
+    let feature = "ndarray";
+    Err(DeviceError::NotCompiled { device, feature })
+}
+
+#[cfg(feature = "wgpu")]
+fn open_wgpu(device: DeviceName, index: Option<usize>) -> Result<Device, DeviceError> {
+    use burn::tensor::{DeviceKind, DeviceType};
+    if index.is_none() && std::env::var_os("CUBECL_WGPU_DEFAULT_DEVICE").is_some() {
+        return Ok(Device::wgpu(DeviceKind::DefaultDevice)); // the user's own choice, made elsewhere
+    }
+    let available = Device::enumerate(DeviceType::Wgpu);
+    // Best first; a software rasterizer (`Cpu`) only where there is nothing else.
+    let adapters: Vec<Device> = (0..16)
+        .map(DeviceKind::DiscreteGpu)
+        .chain((0..16).map(DeviceKind::IntegratedGpu))
+        .chain((0..16).map(DeviceKind::VirtualGpu))
+        .chain([DeviceKind::Cpu])
+        .map(Device::wgpu)
+        .filter(|candidate| available.iter().any(|device| device == candidate))
+        .collect();
+    let found = adapters.len();
+    adapters
+        .into_iter()
+        .nth(index.unwrap_or(0))
+        .ok_or(DeviceError::NoAdapter { device, found })
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn open_wgpu(device: DeviceName, _index: Option<usize>) -> Result<Device, DeviceError> {
+    let feature = "wgpu";
+    Err(DeviceError::NotCompiled { device, feature })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for name in ["cpu", "ndarray", "wgpu", "wgpu:3"] {
+            assert_eq!(name.parse::<DeviceName>().unwrap().to_string(), name);
+        }
+        for name in ["", "cuda", "wgpu:", "wgpu:x", "wgpu:-1", "CPU"] {
+            let error = name.parse::<DeviceName>().unwrap_err();
+            assert_eq!(error, DeviceError::Unknown { name: name.into() });
+        }
+    }
+}

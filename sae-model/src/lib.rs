@@ -1,0 +1,23 @@
+//! Sparse autoencoders with dynamic attention (arXiv 2604.14925) on [Burn](https://burn.dev).
+//!
+//! A model's activations are queries, a learned dictionary of concepts is key and value, and sparsemax
+//! decides for each input how many concepts it needs. [`Sae`] is the model, [`ops`] its custom operation,
+//! [`loss`] what training minimises, [`stats`] every metric with its formula, [`saved`] the files that a
+//! trained model is kept in.
+//!
+//! The crate is mathematics: it reads and writes nothing but saved models and knows no command line.
+
+pub mod atomic_file;
+pub mod config;
+pub mod device;
+pub mod loss;
+#[cfg_attr(feature = "ndarray", allow(deprecated))] // Burn 0.22 announces NdArray's removal
+pub mod ops;
+pub mod saved;
+pub mod stats;
+
+mod sae;
+
+pub use config::{Preset, SaeConfig};
+pub use ops::SparseValue;
+pub use sae::{Encoded, Reconstructed, Sae};

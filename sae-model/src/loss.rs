@@ -1,0 +1,57 @@
+//! What training minimises.
+
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::sae::row_norms;
+
+/// The reconstruction losses of the presets. Sparsity needs no term of its own: sparsemax brings it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// `mean((x_hat - x)^2)` over all elements: the paper.
+    Mse,
+    /// `mean over rows of ||x_hat - x||^2 / sigma^2`, with `sigma^2 = mean ||x - mean(x)||^2` of the
+    /// training data: squared error over variance, which is about 1 for a model that knows only the mean.
+    Fvu,
+    /// `10 * mean((x_hat - x)^2 / ||x||)` over all elements, `||x||` per row: the released code.
+    NormWeighted,
+}
+
+impl Loss {
+    /// The loss of a batch: `x`, `x_hat` `[B, d]` -> `[1]`. `variance` is sigma^2 above.
+    pub fn forward(self, x: Tensor<2>, x_hat: Tensor<2>, variance: f64) -> Tensor<1> {
+        let [_, d] = x.dims();
+        let squared = (x_hat - x.clone()).square(); // [B, d]
+        match self {
+            Self::Mse => squared.mean(),
+            Self::Fvu => squared.mean() * (d as f64 / variance),
+            Self::NormWeighted => (squared / row_norms(x)).mean() * 10.0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    #[test]
+    fn hand_computed() {
+        let device = Device::flex();
+        let x = Tensor::<2>::from_data([[3.0, 4.0], [0.0, 1.0]], &device);
+        let x_hat = Tensor::<2>::from_data([[3.0, 2.0], [1.0, 1.0]], &device);
+        // squared errors: 0 4 / 1 0; row norms 5 and 1
+        for (loss, expected) in [
+            (Loss::Mse, 5.0 / 4.0),
+            (Loss::Fvu, 5.0 / 2.0 / 10.0),
+            (Loss::NormWeighted, 10.0 * (4.0 / 5.0 + 1.0) / 4.0),
+        ] {
+            let value: f32 = loss.forward(x.clone(), x_hat.clone(), 10.0).into_scalar();
+            assert!(
+                (value - expected).abs() < 1e-6,
+                "{loss:?}: {value} is not {expected}"
+            );
+        }
+    }
+}

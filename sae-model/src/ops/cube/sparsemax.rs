@@ -1,0 +1,210 @@
+//! Sparsemax in CubeCL: one cube (work group) a row, Newton's iteration on the whole row in place.
+//!
+//! The same mathematics as `cpu/sparsemax.rs`; sums are float32 of scores shifted by the row's maximum.
+//! NaN and infinity are recognised by their bits, since shader compilers may assume that neither occurs.
+
+use cubecl::prelude::*;
+
+/// Units of a cube; a row is walked in strides of it, so any width will do.
+pub(super) const UNITS: u32 = 128;
+
+/// A quiet NaN. Handed in as an argument: WGSL refuses it as a constant.
+pub(super) const NAN_BITS: u32 = 0x7fc0_0000;
+
+/// Row of this cube: cubes are laid out in a grid, since one axis ends at 65,535.
+#[cube]
+fn cube_row() -> u32 {
+    CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X
+}
+
+#[cube]
+fn is_non_finite(x: f32) -> bool {
+    (u32::reinterpret(x) >> 23) & 0xff == 0xff
+}
+
+/// Sum over the cube of one value a unit; every unit gets it.
+#[cube]
+fn cube_sum(shared: &mut Shared<[f32]>, value: f32) -> f32 {
+    sync_cube(); // the previous reduction has been read by all
+    shared[UNIT_POS as usize] = value;
+    sync_cube();
+    let mut stride = CUBE_DIM_X / 2;
+    while stride > 0 {
+        if UNIT_POS < stride {
+            let other = shared[(UNIT_POS + stride) as usize];
+            shared[UNIT_POS as usize] += other;
+        }
+        sync_cube();
+        stride /= 2;
+    }
+    workgroup_uniform_load(&shared[0])
+}
+
+/// Maximum over the cube of one value a unit; every unit gets it.
+#[cube]
+fn cube_max(shared: &mut Shared<[f32]>, value: f32) -> f32 {
+    sync_cube();
+    shared[UNIT_POS as usize] = value;
+    sync_cube();
+    let mut stride = CUBE_DIM_X / 2;
+    while stride > 0 {
+        if UNIT_POS < stride {
+            let other = shared[(UNIT_POS + stride) as usize];
+            if other > shared[UNIT_POS as usize] {
+                shared[UNIT_POS as usize] = other;
+            }
+        }
+        sync_cube();
+        stride /= 2;
+    }
+    workgroup_uniform_load(&shared[0])
+}
+
+/// `tau - max` of the row that starts at `start`: from `-1`, a lower bound, up to the fixed point.
+#[cube]
+fn tau_offset(
+    scores: &[f32],
+    shared: &mut Shared<[f32]>,
+    start: u32,
+    latents: u32,
+    max: f32,
+) -> f32 {
+    let mut offset = f32::new(-1.0);
+    let mut support = f32::new(0.0);
+    let mut shrinking = true;
+    while shrinking {
+        let mut sum = f32::new(0.0);
+        let mut count = f32::new(0.0);
+        let mut j = UNIT_POS;
+        while j < latents {
+            let c = scores[(start + j) as usize] - max;
+            if c > offset {
+                sum += c;
+                count += 1.0;
+            }
+            j += UNITS;
+        }
+        let sum = cube_sum(shared, sum);
+        let count = cube_sum(shared, count);
+        let next = (sum - 1.0) / count;
+        shrinking = count != support && next > offset;
+        if next > offset {
+            offset = next;
+        }
+        support = count;
+    }
+    offset
+}
+
+/// Forward pass: `scores [B, M]` to `weights [B, M]` and `threshold [B, 2]` (`max`, `tau - max`).
+#[cube(launch)]
+pub(super) fn forward(
+    scores: &[f32],
+    weights: &mut [f32],
+    threshold: &mut [f32],
+    rows: u32,
+    latents: u32,
+    nan_bits: u32,
+    #[comptime] score_value: bool,
+) {
+    let mut shared = Shared::<[f32]>::new_slice(UNITS as usize);
+    let row = cube_row();
+    if row < rows {
+        let start = row * latents;
+        let mut max = scores[start as usize];
+        let mut bad = f32::new(0.0);
+        let mut j = UNIT_POS;
+        while j < latents {
+            let z = scores[(start + j) as usize];
+            if is_non_finite(z) {
+                bad = f32::new(1.0);
+            } else if z > max {
+                max = z;
+            }
+            j += UNITS;
+        }
+        let bad = cube_sum(&mut shared, bad);
+        if bad > 0.0 {
+            let nan = f32::reinterpret(nan_bits);
+            if UNIT_POS == 0 {
+                threshold[(2 * row) as usize] = nan;
+                threshold[(2 * row + 1) as usize] = nan;
+            }
+            let mut j = UNIT_POS;
+            while j < latents {
+                weights[(start + j) as usize] = nan;
+                j += UNITS;
+            }
+        } else {
+            let max = cube_max(&mut shared, max);
+            let offset = tau_offset(scores, &mut shared, start, latents, max);
+            if UNIT_POS == 0 {
+                threshold[(2 * row) as usize] = max;
+                threshold[(2 * row + 1) as usize] = offset;
+            }
+            let mut j = UNIT_POS;
+            while j < latents {
+                let z = scores[(start + j) as usize];
+                let mut weight = f32::new(0.0);
+                if z - max > offset {
+                    if score_value {
+                        weight = z;
+                    } else {
+                        weight = (z - max) - offset;
+                    }
+                }
+                weights[(start + j) as usize] = weight;
+                j += UNITS;
+            }
+        }
+    }
+}
+
+/// Backward pass: `grad [B, M]` with respect to the weights to `out [B, M]` with respect to the scores.
+#[cube(launch)]
+pub(super) fn backward(
+    scores: &[f32],
+    threshold: &[f32],
+    grad: &[f32],
+    out: &mut [f32],
+    rows: u32,
+    latents: u32,
+    nan_bits: u32,
+    #[comptime] score_value: bool,
+) {
+    let mut shared = Shared::<[f32]>::new_slice(UNITS as usize);
+    let row = cube_row();
+    if row < rows {
+        let start = row * latents;
+        let max = threshold[(2 * row) as usize];
+        let offset = threshold[(2 * row + 1) as usize];
+        let mut mean = f32::new(0.0);
+        if comptime!(!score_value) {
+            let mut sum = f32::new(0.0);
+            let mut count = f32::new(0.0);
+            let mut j = UNIT_POS;
+            while j < latents {
+                if scores[(start + j) as usize] - max > offset {
+                    sum += grad[(start + j) as usize];
+                    count += 1.0;
+                }
+                j += UNITS;
+            }
+            let sum = cube_sum(&mut shared, sum);
+            let count = cube_sum(&mut shared, count);
+            mean = sum / count;
+        }
+        let poisoned = is_non_finite(offset);
+        let mut j = UNIT_POS;
+        while j < latents {
+            let mut dz = f32::new(0.0);
+            if poisoned {
+                dz = f32::reinterpret(nan_bits);
+            } else if scores[(start + j) as usize] - max > offset {
+                dz = grad[(start + j) as usize] - mean;
+            }
+            out[(start + j) as usize] = dz;
+            j += UNITS;
+        }
+    }
+}

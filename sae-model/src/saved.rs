@@ -1,0 +1,261 @@
+//! A saved model: a directory of two files that any safetensors reader understands.
+//!
+//! `cfg.json`, UTF-8 JSON, is the object
+//!
+//! ```json
+//! {"format": "sae-attention", "format_version": 1, "seed": 0, "model": { ... every field of SaeConfig ... }}
+//! ```
+//!
+//! `sae.safetensors` holds little-endian float32 tensors, row-major, in the row-vector convention (`x W`):
+//!
+//! | name       | shape    | present if            |
+//! |------------|----------|-----------------------|
+//! | `concepts` | `[M, d]` | always                |
+//! | `w_q`      | `[d, d]` | `query_projection`    |
+//! | `w_k`      | `[d, d]` | `key_projection`      |
+//! | `w_v`      | `[d, d]` | `value_projection`    |
+//! | `pre_bias` | `[d]`    | `pre_bias`            |
+//!
+//! The same parameters always give the same bytes. A tensor that is missing, unexpected, of another shape
+//! or of another type is an error; nothing is guessed.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::atomic_file;
+use crate::config::{InvalidConfig, SaeConfig};
+use crate::sae::Sae;
+
+/// Value of `format` in `cfg.json`.
+pub const FORMAT: &str = "sae-attention";
+/// Value of `format_version` in `cfg.json` that this crate reads and writes.
+pub const FORMAT_VERSION: u32 = 1;
+/// Name of the architecture's file.
+pub const CONFIG_FILE: &str = "cfg.json";
+/// Name of the parameters' file.
+pub const WEIGHTS_FILE: &str = "sae.safetensors";
+
+/// The content of `cfg.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SavedConfig {
+    /// [`FORMAT`].
+    pub format: String,
+    /// [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// Seed that the parameters were initialised from.
+    pub seed: u64,
+    /// The architecture.
+    pub model: SaeConfig,
+}
+
+/// One variant per way a saved model can be wrong.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the fields are what the messages say
+pub enum SavedModelError {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{}: not a valid cfg.json: {source}", path.display())]
+    Json {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+    #[error("{}: format \"{format}\" version {version}; this build reads \"{FORMAT}\" version {FORMAT_VERSION}", path.display())]
+    Format {
+        path: PathBuf,
+        format: String,
+        version: u32,
+    },
+    #[error("{}: {source}", path.display())]
+    Config {
+        path: PathBuf,
+        source: InvalidConfig,
+    },
+    #[error("{}: not a valid safetensors file: {source}", path.display())]
+    Safetensors {
+        path: PathBuf,
+        source: SafeTensorError,
+    },
+    #[error("{}: tensor \"{name}\" is missing, though cfg.json asks for it", path.display())]
+    Missing { path: PathBuf, name: &'static str },
+    #[error("{}: tensor \"{name}\" is not part of the model that cfg.json describes", path.display())]
+    Unexpected { path: PathBuf, name: String },
+    #[error("{}: tensor \"{name}\" is {dtype:?} {shape:?}; expected F32 {expected:?}", path.display())]
+    WrongTensor {
+        path: PathBuf,
+        name: &'static str,
+        dtype: Dtype,
+        shape: Vec<usize>,
+        expected: Vec<usize>,
+    },
+}
+
+/// Saves a model to the directory `dir`, which is created if needed; `seed` is recorded for provenance.
+///
+/// # Errors
+/// [`SavedModelError::Io`] or [`SavedModelError::Safetensors`]; an existing model is left as it was.
+pub fn save(sae: &Sae, seed: u64, dir: &Path) -> Result<(), SavedModelError> {
+    let io = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| SavedModelError::Io { path, source }
+    };
+    fs::create_dir_all(dir).map_err(io(dir))?;
+    let weights = dir.join(WEIGHTS_FILE);
+    atomic_file::write(&weights, &to_bytes(sae, &weights)?).map_err(io(&weights))?;
+    let config = SavedConfig {
+        format: FORMAT.into(),
+        format_version: FORMAT_VERSION,
+        seed,
+        model: sae.config().clone(),
+    };
+    let path = dir.join(CONFIG_FILE);
+    let mut json = serde_json::to_vec_pretty(&config).expect("a config is plain data");
+    json.push(b'\n');
+    atomic_file::write(&path, &json).map_err(io(&path))
+}
+
+fn to_bytes(sae: &Sae, path: &Path) -> Result<Vec<u8>, SavedModelError> {
+    let mut tensors: Vec<(&str, TensorData)> = vec![("concepts", sae.concepts.val().into_data())];
+    for (name, projection) in [("w_q", &sae.w_q), ("w_k", &sae.w_k), ("w_v", &sae.w_v)] {
+        tensors.extend(projection.as_ref().map(|p| (name, p.val().into_data())));
+    }
+    tensors.extend(
+        sae.pre_bias
+            .as_ref()
+            .map(|p| ("pre_bias", p.val().into_data())),
+    );
+    let views: Result<Vec<_>, _> = tensors
+        .iter()
+        .map(|(name, data)| {
+            let shape = data.shape().to_vec();
+            TensorView::new(Dtype::F32, shape, data.bytes()).map(|view| (*name, view))
+        })
+        .collect();
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]); // what torch's loaders look for
+    views
+        .and_then(|views| safetensors::serialize(views, Some(metadata)))
+        .map_err(|source| SavedModelError::Safetensors {
+            path: path.into(),
+            source,
+        })
+}
+
+/// Reads `cfg.json` of a saved model.
+///
+/// # Errors
+/// [`SavedModelError`] if it cannot be read, is of another format or version, or describes no model.
+pub fn load_config(dir: &Path) -> Result<SavedConfig, SavedModelError> {
+    let path = dir.join(CONFIG_FILE);
+    let bytes = fs::read(&path).map_err(|source| SavedModelError::Io {
+        path: path.clone(),
+        source,
+    })?;
+    let config: SavedConfig =
+        serde_json::from_slice(&bytes).map_err(|source| SavedModelError::Json {
+            path: path.clone(),
+            source,
+        })?;
+    if config.format != FORMAT || config.format_version != FORMAT_VERSION {
+        return Err(SavedModelError::Format {
+            path,
+            format: config.format,
+            version: config.format_version,
+        });
+    }
+    match config.model.validate() {
+        Ok(()) => Ok(config),
+        Err(source) => Err(SavedModelError::Config { path, source }),
+    }
+}
+
+/// Loads a saved model to a device.
+///
+/// # Errors
+/// [`SavedModelError`], one variant per way the files can be wrong.
+pub fn load(dir: &Path, device: &Device) -> Result<Sae, SavedModelError> {
+    let config = load_config(dir)?.model;
+    let path = dir.join(WEIGHTS_FILE);
+    let bytes = fs::read(&path).map_err(|source| SavedModelError::Io {
+        path: path.clone(),
+        source,
+    })?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|source| SavedModelError::Safetensors {
+        path: path.clone(),
+        source,
+    })?;
+    let (m, d) = (config.n_latents, config.d_in);
+    let reader = Reader { file, path: &path };
+    let concepts = reader.tensor::<2>("concepts", [m, d], true, device)?;
+    let w_q = reader.tensor("w_q", [d, d], config.query_projection, device)?;
+    let w_k = reader.tensor("w_k", [d, d], config.key_projection, device)?;
+    let w_v = reader.tensor("w_v", [d, d], config.value_projection, device)?;
+    let pre_bias = reader.tensor("pre_bias", [d], config.pre_bias, device)?;
+    reader.reject_strangers()?;
+    let concepts = concepts.expect("a wanted tensor is present or an error");
+    Ok(Sae::from_values(config, concepts, w_q, w_k, w_v, pre_bias))
+}
+
+struct Reader<'a> {
+    file: SafeTensors<'a>,
+    path: &'a Path,
+}
+
+impl Reader<'_> {
+    /// The tensor `name`, if the model wants it.
+    fn tensor<const D: usize>(
+        &self,
+        name: &'static str,
+        shape: [usize; D],
+        wanted: bool,
+        device: &Device,
+    ) -> Result<Option<Tensor<D>>, SavedModelError> {
+        let path = || self.path.to_path_buf();
+        match self.file.tensor(name) {
+            Ok(_) if !wanted => Err(SavedModelError::Unexpected {
+                path: path(),
+                name: name.into(),
+            }),
+            Err(_) if !wanted => Ok(None),
+            Err(_) => Err(SavedModelError::Missing { path: path(), name }),
+            Ok(view) if view.dtype() != Dtype::F32 || view.shape() != shape => {
+                Err(SavedModelError::WrongTensor {
+                    path: path(),
+                    name,
+                    dtype: view.dtype(),
+                    shape: view.shape().to_vec(),
+                    expected: shape.to_vec(),
+                })
+            }
+            Ok(view) => {
+                let (words, _) = view.data().as_chunks::<4>();
+                let values: Vec<f32> = words.iter().map(|w| f32::from_le_bytes(*w)).collect();
+                Ok(Some(Tensor::from_data(
+                    TensorData::new(values, shape),
+                    device,
+                )))
+            }
+        }
+    }
+
+    /// Fails on a tensor that no saved model has.
+    fn reject_strangers(&self) -> Result<(), SavedModelError> {
+        const KNOWN: [&str; 5] = ["concepts", "w_q", "w_k", "w_v", "pre_bias"];
+        match self
+            .file
+            .names()
+            .into_iter()
+            .find(|name| !KNOWN.contains(name))
+        {
+            Some(name) => Err(SavedModelError::Unexpected {
+                path: self.path.into(),
+                name: name.to_string(),
+            }),
+            None => Ok(()),
+        }
+    }
+}
