@@ -1,0 +1,445 @@
+//! The training config: read from TOML, completed from the preset, checked once.
+//!
+//! Every message names the key, the value and the remedy, and is printed before anything is written.
+
+use std::path::{Path, PathBuf};
+
+use sae_model::config::{ConceptInit, PreBiasInit, ProjectionInit};
+use sae_model::loss::Loss;
+use sae_model::{Preset, SaeConfig, SparseValue};
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+/// A whole run. Optional keys take the preset's value; the run directory holds them written out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Name of the run; its directory is `<runs_dir>/<run>`. Default: the config's file name.
+    pub(crate) run: Option<String>,
+    /// Where run directories are made.
+    #[serde(default = "default_runs_dir")]
+    pub(crate) runs_dir: PathBuf,
+    /// Every random choice derives from it.
+    #[serde(default)]
+    pub(crate) seed: u64,
+    /// `cpu`, `ndarray`, `wgpu` or `wgpu:N`.
+    #[serde(default = "default_device")]
+    pub(crate) device: String,
+    pub(crate) data: DataConfig,
+    pub(crate) model: ModelConfig,
+    pub(crate) training: TrainingConfig,
+}
+
+/// `[data]`: what to train and evaluate on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DataConfig {
+    /// Safetensors file with the training activations.
+    pub(crate) train: PathBuf,
+    /// Safetensors file with the held-out activations.
+    pub(crate) held_out: PathBuf,
+    /// Name of the activation tensor. Default: the only 2-D float tensor.
+    pub(crate) tensor: Option<String>,
+    /// Class embeddings `[classes, d]` for top-n classification; used by `sae-eval`.
+    pub(crate) class_embeddings: Option<PathBuf>,
+    /// JSON list of class names; used by `sae-eval`.
+    pub(crate) class_names: Option<PathBuf>,
+}
+
+/// `[model]`: the preset, and what departs from it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ModelConfig {
+    #[serde(default = "default_preset")]
+    pub(crate) preset: Preset,
+    /// Number of latents M.
+    pub(crate) n_latents: usize,
+    pub(crate) value: Option<SparseValue>,
+    pub(crate) scale: Option<f64>,
+    pub(crate) unit_norm: Option<bool>,
+    pub(crate) query_projection: Option<bool>,
+    pub(crate) key_projection: Option<bool>,
+    pub(crate) value_projection: Option<bool>,
+    pub(crate) pre_bias: Option<bool>,
+    pub(crate) init_concepts: Option<ConceptInit>,
+    pub(crate) init_projections: Option<ProjectionInit>,
+    pub(crate) init_pre_bias: Option<PreBiasInit>,
+}
+
+/// `[training]`: the recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TrainingConfig {
+    /// Optimizer steps.
+    pub(crate) steps: usize,
+    /// Rows a step.
+    pub(crate) batch_size: usize,
+    pub(crate) loss: Option<Loss>,
+    /// Peak learning rate of Adam.
+    pub(crate) lr: Option<f64>,
+    /// Steps of linear warm-up.
+    pub(crate) warmup_steps: Option<usize>,
+    /// Part of the steps, at the end, over which the learning rate falls linearly to zero.
+    pub(crate) decay_fraction: Option<f64>,
+    pub(crate) beta_1: Option<f64>,
+    pub(crate) beta_2: Option<f64>,
+    /// Latents with a running firing frequency above this are switched off while training (the released
+    /// code: 0.1); 1 switches nothing off.
+    pub(crate) frequency_cutoff: Option<f64>,
+    /// Steps without firing after which a latent counts as dead in the progress lines.
+    #[serde(default = "default_dead_window")]
+    pub(crate) dead_window: usize,
+    /// Steps between two validations, each followed by a checkpoint.
+    #[serde(default = "default_validate_every")]
+    pub(crate) validate_every: usize,
+    /// Steps between two progress lines.
+    #[serde(default = "default_log_every")]
+    pub(crate) log_every: usize,
+    /// Checkpoints kept.
+    #[serde(default = "default_keep_checkpoints")]
+    pub(crate) keep_checkpoints: usize,
+}
+
+fn default_runs_dir() -> PathBuf {
+    "runs".into()
+}
+fn default_device() -> String {
+    "cpu".into()
+}
+fn default_preset() -> Preset {
+    Preset::Default
+}
+fn default_dead_window() -> usize {
+    100
+}
+fn default_validate_every() -> usize {
+    100
+}
+fn default_log_every() -> usize {
+    20
+}
+fn default_keep_checkpoints() -> usize {
+    2
+}
+
+/// A config that cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("config {}: {source}", path.display())]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("config {}: not valid TOML: {source}", path.display())]
+    Toml {
+        path: PathBuf,
+        source: toml::de::Error,
+    },
+    #[error("--set {argument}: {remedy}")]
+    Set { argument: String, remedy: String },
+    /// A value that the run cannot have.
+    #[error("{key} = {value}: {remedy}")]
+    Invalid {
+        key: String,
+        value: String,
+        remedy: String,
+    },
+    #[error("{key}: missing; {remedy}")]
+    Missing { key: String, remedy: String },
+}
+
+/// Shorthand for [`ConfigError::Invalid`].
+pub(crate) fn invalid(
+    key: &str,
+    value: impl ToString,
+    remedy: impl Into<String>,
+) -> ConfigError {
+    ConfigError::Invalid {
+        key: key.into(),
+        value: value.to_string(),
+        remedy: remedy.into(),
+    }
+}
+
+impl Config {
+    /// Reads `path`, applies `--set key=value` overrides and `--device`, completes and checks the values
+    /// that can be checked without looking at the data.
+    pub(crate) fn load(
+        path: &Path,
+        set: &[String],
+        device: Option<&str>,
+    ) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Io {
+            path: path.into(),
+            source,
+        })?;
+        let mut table: Table = text.parse().map_err(|source| ConfigError::Toml {
+            path: path.into(),
+            source,
+        })?;
+        for argument in set {
+            apply_override(&mut table, argument)?;
+        }
+        if let Some(device) = device {
+            table.insert("device".into(), device.into());
+        }
+        let mut config: Self = serde_path_to_error::deserialize(Value::Table(table.clone()))
+            .map_err(|error| explain(&table, &error))?;
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
+        config.run = config.run.or(stem.map(String::from));
+        config.complete();
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Writes out what the preset implies for training.
+    fn complete(&mut self) {
+        // (loss, lr, warm-up steps, decay fraction, beta_1, beta_2, frequency cutoff)
+        let (loss, lr, warmup, decay, beta_1, beta_2, cutoff) = match self.model.preset {
+            Preset::Paper => (Loss::Mse, 3e-4, 0, 0.0, 0.9, 0.99, 1.0),
+            Preset::Released => (Loss::NormWeighted, 4e-4, 500, 0.0, 0.9, 0.999, 0.1),
+            Preset::Default => (Loss::Fvu, 1e-3, 50, 0.3, 0.9, 0.999, 1.0),
+        };
+        let training = &mut self.training;
+        training.loss.get_or_insert(loss);
+        training.lr.get_or_insert(lr);
+        training.warmup_steps.get_or_insert(warmup);
+        training.decay_fraction.get_or_insert(decay);
+        training.beta_1.get_or_insert(beta_1);
+        training.beta_2.get_or_insert(beta_2);
+        training.frequency_cutoff.get_or_insert(cutoff);
+    }
+
+    /// Checks everything that does not need the data.
+    fn check(&self) -> Result<(), ConfigError> {
+        let run = self.run_name();
+        if run.is_empty() || run == "." || run == ".." || run.contains(['/', '\\']) {
+            return Err(invalid("run", format!("{run:?}"), "a run's name is one directory name, such as \"quickstart\""));
+        }
+        let t = &self.training;
+        for (key, value) in [
+            ("training.steps", t.steps),
+            ("training.batch_size", t.batch_size),
+            ("training.validate_every", t.validate_every),
+            ("training.log_every", t.log_every),
+            ("training.dead_window", t.dead_window),
+            ("training.keep_checkpoints", t.keep_checkpoints),
+        ] {
+            if value == 0 {
+                return Err(invalid(key, 0, "must be at least 1"));
+            }
+        }
+        if !(t.lr() > 0.0 && t.lr().is_finite()) {
+            return Err(invalid("training.lr", t.lr(), "the learning rate must be a positive number, such as 1e-3"));
+        }
+        let part = 0.0..=1.0;
+        for (key, value) in [
+            ("training.decay_fraction", t.decay_fraction),
+            ("training.frequency_cutoff", t.frequency_cutoff),
+        ] {
+            if value.is_some_and(|value| !part.contains(&value)) {
+                return Err(invalid(key, value.unwrap_or_default(), "must lie between 0 and 1"));
+            }
+        }
+        for (key, value) in [("training.beta_1", t.beta_1), ("training.beta_2", t.beta_2)] {
+            if value.is_some_and(|value| !(0.0..1.0).contains(&value)) {
+                return Err(invalid(key, value.unwrap_or_default(), "must be at least 0 and below 1"));
+            }
+        }
+        // Any width will do here: the switches and the number of latents are what is checked.
+        self.sae_config(1).validate().map_err(|error| {
+            invalid(&format!("model.{}", error.key), error.value, error.remedy)
+        })
+    }
+
+    /// Name of the run.
+    pub(crate) fn run_name(&self) -> &str {
+        self.run.as_deref().unwrap_or_default()
+    }
+
+    /// The run's directory.
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        self.runs_dir.join(self.run_name())
+    }
+
+    /// The model for activations of width `d_in`.
+    pub(crate) fn sae_config(&self, d_in: usize) -> SaeConfig {
+        let m = &self.model;
+        let mut config = m.preset.config(d_in, m.n_latents);
+        let set = |field: &mut bool, value: Option<bool>| *field = value.unwrap_or(*field);
+        set(&mut config.unit_norm, m.unit_norm);
+        set(&mut config.query_projection, m.query_projection);
+        set(&mut config.key_projection, m.key_projection);
+        set(&mut config.value_projection, m.value_projection);
+        set(&mut config.pre_bias, m.pre_bias);
+        config.value = m.value.unwrap_or(config.value);
+        config.scale = m.scale.unwrap_or(config.scale);
+        config.init.concepts = m.init_concepts.unwrap_or(config.init.concepts);
+        config.init.projections = m.init_projections.unwrap_or(config.init.projections);
+        config.init.pre_bias = m.init_pre_bias.unwrap_or(config.init.pre_bias);
+        config
+    }
+
+    /// The config with every default written out, for activations of width `d_in`.
+    pub(crate) fn resolved(&self, d_in: usize) -> Self {
+        let sae = self.sae_config(d_in);
+        let mut config = self.clone();
+        config.model = ModelConfig {
+            preset: self.model.preset,
+            n_latents: sae.n_latents,
+            value: Some(sae.value),
+            scale: Some(sae.scale),
+            unit_norm: Some(sae.unit_norm),
+            query_projection: Some(sae.query_projection),
+            key_projection: Some(sae.key_projection),
+            value_projection: Some(sae.value_projection),
+            pre_bias: Some(sae.pre_bias),
+            init_concepts: Some(sae.init.concepts),
+            init_projections: Some(sae.init.projections),
+            init_pre_bias: Some(sae.init.pre_bias),
+        };
+        config
+    }
+
+    /// As TOML.
+    pub(crate) fn to_table(&self) -> Table {
+        Table::try_from(self).expect("a config is plain data")
+    }
+}
+
+impl TrainingConfig {
+    /// Peak learning rate; [`Config::load`] has completed it.
+    pub(crate) fn lr(&self) -> f64 {
+        self.lr.unwrap_or_default()
+    }
+}
+
+/// Applies `a.b=value`, where the value is TOML, or a string where it is not.
+fn apply_override(table: &mut Table, argument: &str) -> Result<(), ConfigError> {
+    let wrong = |remedy: &str| ConfigError::Set {
+        argument: argument.into(),
+        remedy: remedy.into(),
+    };
+    let (path, text) = argument
+        .split_once('=')
+        .ok_or_else(|| wrong("write key=value, for example --set training.lr=1e-3"))?;
+    let value = format!("v = {text}")
+        .parse::<Table>()
+        .ok()
+        .and_then(|mut parsed| parsed.remove("v"))
+        .unwrap_or_else(|| text.into());
+    let mut keys: Vec<&str> = path.trim().split('.').collect();
+    let last = keys.pop().filter(|key| !key.is_empty());
+    let last = last.ok_or_else(|| wrong("the key is empty; write key=value"))?;
+    let mut target = table;
+    for key in keys {
+        target = target
+            .entry(key)
+            .or_insert_with(|| Value::Table(Table::new()))
+            .as_table_mut()
+            .ok_or_else(|| wrong("the key names something inside a plain value"))?;
+    }
+    target.insert(last.into(), value);
+    Ok(())
+}
+
+/// Turns serde's complaint into key, value and remedy.
+fn explain(table: &Table, error: &serde_path_to_error::Error<toml::de::Error>) -> ConfigError {
+    let message = error.inner().message().trim().to_string();
+    let parent = match error.path().to_string() {
+        path if path == "." => String::new(),
+        path => path,
+    };
+    let inside = |field: &str| match parent.rsplit_once('.') {
+        _ if parent.is_empty() => field.to_string(),
+        // for an unknown key the path already ends in it
+        Some((_, last)) if last == field => parent.clone(),
+        None if parent == field => parent.clone(),
+        _ => format!("{parent}.{field}"),
+    };
+    let quoted = message.split('`').nth(1).unwrap_or_default();
+    if message.starts_with("unknown field") {
+        let key = inside(quoted);
+        let known = message.split_once("expected").map_or("", |(_, known)| known.trim());
+        return invalid(&key, lookup(table, &key), format!("there is no such key; known here: {known}"));
+    }
+    if message.starts_with("missing field") {
+        let key = inside(quoted);
+        return ConfigError::Missing {
+            remedy: format!("add it to the config, or pass --set {key}=..."),
+            key,
+        };
+    }
+    invalid(&parent, lookup(table, &parent), message)
+}
+
+/// The value at a dotted path, as TOML.
+fn lookup(table: &Table, path: &str) -> String {
+    let mut keys = path.split('.');
+    let first = keys.next().and_then(|key| table.get(key));
+    let found = keys.try_fold(first, |value, key| value.map(|value| value.get(key)));
+    found.flatten().map_or("(none)".into(), |value| match value {
+        Value::Table(_) => "{ ... }".into(),
+        value => value.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "
+        [data]
+        train = 'a.safetensors'
+        held_out = 'b.safetensors'
+        [model]
+        n_latents = 64
+        [training]
+        steps = 10
+        batch_size = 4
+    ";
+
+    fn load(text: &str, set: &[&str]) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("small.toml");
+        std::fs::write(&path, text).unwrap();
+        let set: Vec<String> = set.iter().map(|s| s.to_string()).collect();
+        Config::load(&path, &set, None)
+    }
+
+    #[test]
+    fn resolved_configs_read_back_as_themselves() {
+        for preset in ["paper", "released", "default"] {
+            let config = load(MINIMAL, &[&format!("model.preset={preset}")]).unwrap();
+            let resolved = config.resolved(24);
+            let text = toml::to_string(&resolved).unwrap();
+            let again = load(&text, &[]).unwrap();
+            assert_eq!(again, resolved);
+            assert_eq!(again.sae_config(24), config.sae_config(24));
+            assert_eq!(config.run_name(), "small");
+        }
+    }
+
+    #[test]
+    fn messages_name_key_value_and_remedy() {
+        for (set, expected) in [
+            ("training.lrr=1", "training.lrr = 1: there is no such key; known here:"),
+            ("trainning.lr=1", "trainning = { ... }: there is no such key"),
+            ("training.lr=fast", "training.lr = \"fast\": invalid type: string \"fast\", expected f64"),
+            ("training.lr=-1", "training.lr = -1: the learning rate must be a positive number"),
+            ("training.steps=-5", "training.steps = -5: invalid value"),
+            ("training.batch_size=0", "training.batch_size = 0: must be at least 1"),
+            ("model.n_latents=0", "model.n_latents = 0: a dictionary needs at least one latent"),
+            ("model.preset=best", "model.preset = \"best\": unknown variant `best`, expected one of"),
+            ("model.scale=0", "model.scale = 0: the score scale must be a positive number"),
+            ("training.decay_fraction=2", "training.decay_fraction = 2: must lie between 0 and 1"),
+            ("run=../../etc", "run = \"../../etc\": a run's name is one directory name"),
+            ("training.lr", "--set training.lr: write key=value"),
+        ] {
+            let message = load(MINIMAL, &[set]).unwrap_err().to_string();
+            assert!(message.starts_with(expected), "{set}: {message}");
+        }
+        let message = load(&MINIMAL.replace("steps = 10", ""), &[]).unwrap_err().to_string();
+        assert!(message.starts_with("training.steps: missing; add it"), "{message}");
+    }
+}

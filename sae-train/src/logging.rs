@@ -1,0 +1,36 @@
+//! `tracing` to `train.log`, and to standard error where no TUI is in the way; `RUST_LOG` sets the level.
+
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::prelude::*;
+use tracing_subscriber::{EnvFilter, Layer, fmt};
+
+/// What goes to `train.log` unless `RUST_LOG` says otherwise.
+const FILE_DEFAULT: &str = "info,burn_train=warn,wgpu=warn,naga=warn,cubecl=warn";
+/// What goes to standard error unless `RUST_LOG` says otherwise.
+const STDERR_DEFAULT: &str = "warn,wgpu_hal=error";
+
+/// Starts logging. Spans (`forward`, `backward`, `optimize`; level debug) report their times when they close.
+pub(crate) fn start(path: &Path, to_stderr: bool) -> Result<()> {
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("opening {}", path.display()))?;
+    let filter = |default: &str| EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let file = fmt::layer()
+        .with_ansi(false)
+        .with_span_events(FmtSpan::CLOSE)
+        .with_writer(std::sync::Mutex::new(file))
+        .with_filter(filter(FILE_DEFAULT));
+    let stderr = to_stderr.then(|| {
+        fmt::layer()
+            .with_span_events(FmtSpan::CLOSE)
+            .with_writer(std::io::stderr)
+            .with_filter(filter(STDERR_DEFAULT))
+    });
+    tracing_subscriber::registry().with(file).with(stderr).try_init().context("starting the log")
+}

@@ -1,0 +1,155 @@
+//! Plain progress lines, for logs and pipes; on a terminal Burn's TUI takes their place.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
+use burn::train::metric::MetricDefinition;
+use burn::train::renderer::{
+    EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining,
+};
+
+use crate::metrics::Names;
+
+/// Prints a line every so many steps, and one a validation.
+pub(crate) struct PlainLines {
+    names: Names,
+    /// Latest value of each metric, by name.
+    latest: BTreeMap<String, f64>,
+    in_training: bool,
+    log_every: usize,
+    batch_size: usize,
+    total_steps: usize,
+    step: usize,
+    first_step: usize,
+    started: Option<Instant>,
+}
+
+impl PlainLines {
+    /// For a run of `total_steps` of which `step` are done.
+    pub(crate) fn new(log_every: usize, batch_size: usize, total_steps: usize, step: usize) -> Self {
+        Self {
+            names: Names::default(),
+            latest: BTreeMap::new(),
+            in_training: false,
+            log_every,
+            batch_size,
+            total_steps,
+            step,
+            first_step: step,
+            started: None,
+        }
+    }
+
+    fn take(&mut self, state: MetricState) {
+        if let MetricState::Numeric(entry, Some(value)) = state {
+            let name = self.names.get(&entry.metric_id).to_string();
+            self.latest.insert(name, value.current());
+        }
+    }
+
+    fn value(&self, name: &str) -> f64 {
+        self.latest.get(name).copied().unwrap_or(f64::NAN)
+    }
+
+    /// `loss 0.3123  FVU 0.3123  L0 45.1  dead 12`
+    fn values(&self) -> String {
+        format!(
+            "loss {:.4}  FVU {:.4}  L0 {:.1}  dead {:.0}",
+            self.value("loss"),
+            self.value("fvu"),
+            self.value("l0"),
+            self.value("dead"),
+        )
+    }
+
+    fn print_step(&self) {
+        let elapsed = self.started.map_or(0.0, |start| start.elapsed().as_secs_f64());
+        let rate = (self.step - self.first_step) as f64 / elapsed.max(1e-9);
+        let eta = (self.total_steps - self.step) as f64 / rate;
+        println!(
+            "step {:>width$}/{}  {}  {:.0} rows/s  ETA {}",
+            self.step,
+            self.total_steps,
+            self.values(),
+            rate * self.batch_size as f64,
+            clock(eta),
+            width = self.total_steps.to_string().len(),
+        );
+    }
+}
+
+/// `h:mm:ss`
+fn clock(seconds: f64) -> String {
+    let s = seconds.clamp(0.0, 360_000.0).round() as u64;
+    format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
+}
+
+impl MetricsRendererTraining for PlainLines {
+    fn update_train(&mut self, state: MetricState) {
+        self.take(state);
+    }
+
+    fn update_valid(&mut self, state: MetricState) {
+        self.take(state);
+    }
+}
+
+impl TrainingProgressLogger for PlainLines {
+    fn start(
+        &mut self,
+        _total_epochs: usize,
+        _starting_epoch: usize,
+        _total_items: Option<usize>,
+        _label: Option<&str>,
+    ) {
+        self.started = Some(Instant::now());
+    }
+
+    fn update_epoch(&mut self, _epoch: usize) {}
+
+    fn start_split(&mut self, split: &str, _total_items: usize) {
+        self.in_training = split.eq_ignore_ascii_case("train");
+    }
+
+    fn update_split(&mut self, _items_processed: usize) {
+        if self.in_training {
+            self.step += 1;
+            if self.step.is_multiple_of(self.log_every) || self.step == self.total_steps {
+                self.print_step();
+            }
+        }
+    }
+
+    fn end_split(&mut self) {
+        if !self.in_training {
+            println!("held out at step {}: {}", self.step, self.values());
+        }
+    }
+
+    fn end(&mut self) {}
+
+    fn log_event_training(&mut self, _event: String) {}
+}
+
+impl MetricsRenderer for PlainLines {
+    fn manual_close(&mut self) {}
+
+    fn register_metric(&mut self, definition: MetricDefinition) {
+        self.names.add(&definition);
+    }
+}
+
+// Burn asks a renderer for both; evaluation has its own binary here.
+impl MetricsRendererEvaluation for PlainLines {
+    fn update_test(&mut self, _name: EvaluationName, _state: MetricState) {}
+}
+
+impl EvaluationProgressLogger for PlainLines {
+    fn start_global_progress(&mut self, _total_tests: usize) {}
+    fn start_test(&mut self, _name: &str, _total_items: usize) {}
+    fn update_test_progress(&mut self, _items_processed: usize) {}
+    fn end_test(&mut self) {}
+    fn end_global_progress(&mut self) {}
+    fn log_event_evaluation(&mut self, _event: String) {}
+}

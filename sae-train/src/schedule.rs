@@ -1,0 +1,80 @@
+//! The learning rate as a pure function of the step.
+
+use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
+
+/// Linear warm-up, a plateau, linear decay to zero.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Schedule {
+    peak: f64,
+    warmup: usize,
+    decay: usize,
+    total: usize,
+}
+
+impl Schedule {
+    /// `peak` after `warmup` steps; down to zero over the last `decay_fraction` of `total` steps.
+    pub(crate) fn new(peak: f64, warmup: usize, decay_fraction: f64, total: usize) -> Self {
+        let decay = (decay_fraction * total as f64).round() as usize;
+        Self { peak, warmup, decay, total }
+    }
+
+    /// Learning rate of step `step`, counted from 0.
+    pub(crate) fn at(&self, step: usize) -> f64 {
+        let rising = (step + 1) as f64 / self.warmup.max(1) as f64;
+        let falling = self.total.saturating_sub(step) as f64 / self.decay.max(1) as f64;
+        self.peak * rising.min(falling).min(1.0)
+    }
+}
+
+/// [`Schedule`] with the counter that Burn's learner asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Scheduler {
+    schedule: Schedule,
+    step: usize,
+}
+
+impl Scheduler {
+    pub(crate) fn new(schedule: Schedule) -> Self {
+        Self { schedule, step: 0 }
+    }
+}
+
+impl LrScheduler for Scheduler {
+    fn step(&mut self) -> f64 {
+        let lr = self.schedule.at(self.step);
+        self.step += 1;
+        lr
+    }
+
+    fn to_record(&self) -> LrSchedulerRecord {
+        LrSchedulerRecord::new().with_scalar("step", self.step as u64)
+    }
+
+    fn load_record(&mut self, record: LrSchedulerRecord) {
+        self.step = record.scalar::<u64>("step").unwrap_or(0) as usize;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rises_holds_and_falls() {
+        let schedule = Schedule::new(1.0, 4, 0.5, 20);
+        let lr: Vec<f64> = [0, 1, 3, 4, 9, 10, 15, 19].map(|s| schedule.at(s)).to_vec();
+        assert_eq!(lr, [0.25, 0.5, 1.0, 1.0, 1.0, 1.0, 0.5, 0.1]);
+        assert_eq!(Schedule::new(2.0, 0, 0.0, 5).at(0), 2.0);
+        assert_eq!(Schedule::new(2.0, 0, 0.0, 5).at(4), 2.0);
+    }
+
+    #[test]
+    fn the_counter_survives_a_record() {
+        let schedule = Schedule::new(1.0, 4, 0.5, 20);
+        let mut first = Scheduler::new(schedule);
+        (0..7).for_each(|_| drop(first.step()));
+        let mut second = Scheduler::new(schedule);
+        second.load_record(first.to_record());
+        assert_eq!(first.step(), second.step());
+    }
+}

@@ -1,0 +1,271 @@
+//! One run: check everything, then train through Burn's Learner, then save.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use burn::optim::AdamConfig;
+use burn::tensor::Device;
+use burn::train::checkpoint::KeepLastNCheckpoints;
+use burn::train::{Learner, LearningResult, SupervisedTraining};
+use sae_data::{ActivationFile, ActivationLoader, DataError, Waiting};
+use sae_model::device::DeviceName;
+use sae_model::stats::MomentStats;
+use sae_model::{Sae, saved};
+
+use crate::config::{Config, DataConfig, invalid};
+use crate::learner::{SaeLearner, Settings};
+use crate::metrics::{Dead, Fvu, JsonLines, L0, Loss, Mean};
+use crate::progress::PlainLines;
+use crate::run::{Provenance, RunDir};
+use crate::schedule::{Schedule, Scheduler};
+
+/// Adam's epsilon, torch's default (Burn's is 1e-5).
+const ADAM_EPSILON: f32 = 1e-8;
+/// Rows read at a time where order does not matter.
+const BLOCK: usize = 4096;
+
+/// A run that can start: config, device and data fit together. Nothing has been written.
+pub(crate) struct Prepared {
+    config: Config,
+    device: Device,
+    train: Arc<ActivationFile>,
+    held_out: Arc<ActivationFile>,
+    moments: MomentStats,
+    held_out_variance: f64,
+    provenance: Provenance,
+    pub(crate) dir: RunDir,
+    /// Checkpoint to continue from; 0 for the beginning.
+    checkpoint: usize,
+}
+
+/// Checks a run from config to data.
+pub(crate) fn prepare(
+    path: &Path,
+    set: &[String],
+    device: Option<&str>,
+    resume: bool,
+) -> Result<Prepared> {
+    let config = Config::load(path, set, device)?;
+    let dir = RunDir::new(config.run_dir());
+    if !resume {
+        dir.check_new()?;
+    }
+    let device = config.device.parse::<DeviceName>()?.open()?;
+    let (train, held_out) = open(&config.data)?;
+    let batch = config.training.batch_size;
+    if batch > train.rows() {
+        let rows = train.rows();
+        let remedy = format!("larger than the training data; use at most its {rows} rows");
+        bail!(invalid("training.batch_size", batch, remedy));
+    }
+    let config = config.resolved(train.width());
+    let provenance = Provenance::new(&config, &train, &held_out);
+    let checkpoint = if resume { dir.check_resumable(&config, &provenance)? } else { 0 };
+    let moments = moments(&train)?;
+    let held_out_variance = moments_variance(&held_out)?;
+    Ok(Prepared {
+        config,
+        device,
+        train: train.into(),
+        held_out: held_out.into(),
+        moments,
+        held_out_variance,
+        provenance,
+        dir,
+        checkpoint,
+    })
+}
+
+/// Opens both data sets and compares their widths.
+fn open(data: &DataConfig) -> Result<(ActivationFile, ActivationFile)> {
+    let open = |key: &str, path: &Path| {
+        let remedy = |error: DataError| match error {
+            DataError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                "no such file; check the path (it is relative to the current directory)".to_string()
+            }
+            error => error.to_string(),
+        };
+        ActivationFile::open(path, data.tensor.as_deref())
+            .map_err(|error| invalid(key, format!("{:?}", path.display().to_string()), remedy(error)))
+    };
+    let train = open("data.train", &data.train)?;
+    let held_out = open("data.held_out", &data.held_out)?;
+    if train.width() != held_out.width() {
+        let remedy = format!(
+            "its activations have width {}, those of data.train have width {}; both must come from the same place",
+            held_out.width(),
+            train.width()
+        );
+        bail!(invalid("data.held_out", format!("{:?}", data.held_out.display().to_string()), remedy));
+    }
+    Ok((train, held_out))
+}
+
+/// Mean and variance of a data set; fails on NaN and infinity.
+fn moments(file: &ActivationFile) -> Result<MomentStats, DataError> {
+    let mut moments = MomentStats::default();
+    for block in file.blocks(BLOCK) {
+        moments.add(&block?, file.width());
+    }
+    Ok(moments)
+}
+
+/// Variance of a data set, which must have one.
+fn moments_variance(file: &ActivationFile) -> Result<f64> {
+    variance(&moments(file)?, file)
+}
+
+fn variance(moments: &MomentStats, file: &ActivationFile) -> Result<f64> {
+    let variance = moments.variance();
+    if variance > 0.0 {
+        return Ok(variance);
+    }
+    Err(anyhow!("{}: all rows are the same, there is nothing to learn", file.path().display()))
+}
+
+impl Prepared {
+    /// Trains to the end, or as far as it gets, and saves the model.
+    pub(crate) fn train(self) -> Result<()> {
+        let config = &self.config;
+        let settings = self.settings()?;
+        self.dir.create(config, &self.provenance)?;
+        let use_tui = std::io::stdout().is_terminal();
+        crate::logging::start(&self.dir.log(), !use_tui)?;
+        tracing::info!(run = config.run_name(), checkpoint = self.checkpoint, "training starts");
+        let training = &config.training;
+        let done = self.checkpoint * training.validate_every;
+        if !use_tui {
+            self.announce(done);
+        }
+        let (builder, waiting) = self.supervised(done, use_tui)?;
+        let started = Instant::now();
+        let result = builder.launch(self.learner(settings));
+        self.finish(result, done, started.elapsed(), &waiting)
+    }
+
+    fn settings(&self) -> Result<Settings> {
+        let training = &self.config.training;
+        let loss = training.loss.context("a completed config has a loss")?;
+        Ok(Settings {
+            loss,
+            variance: variance(&self.moments, &self.train)?,
+            held_out_variance: self.held_out_variance,
+            frequency_cutoff: training.frequency_cutoff.unwrap_or(1.0),
+            dead_window: training.dead_window,
+        })
+    }
+
+    fn announce(&self, done: usize) {
+        let c = &self.config;
+        println!(
+            "run {}: {:?} preset, {} latents, width {}, {} training rows, {} held out, device {}",
+            c.run_name(),
+            c.model.preset,
+            c.model.n_latents,
+            self.train.width(),
+            self.train.rows(),
+            self.held_out.rows(),
+            c.device,
+        );
+        if done > 0 {
+            println!("continuing after step {done}");
+        }
+    }
+
+    fn schedule(&self) -> Schedule {
+        let t = &self.config.training;
+        Schedule::new(t.lr(), t.warmup_steps.unwrap_or(0), t.decay_fraction.unwrap_or(0.0), t.steps)
+    }
+
+    fn learner(&self, settings: Settings) -> Learner<SaeLearner> {
+        let device = self.device.clone().autodiff();
+        let mean: Vec<f32> = self.moments.mean().iter().map(|m| *m as f32).collect();
+        let sae_config = self.config.sae_config(self.train.width());
+        let sae = Sae::init(&sae_config, self.config.seed, &mean, &device);
+        let t = &self.config.training;
+        let adam = AdamConfig::new()
+            .with_beta_1(t.beta_1.unwrap_or(0.9) as f32)
+            .with_beta_2(t.beta_2.unwrap_or(0.999) as f32)
+            .with_epsilon(ADAM_EPSILON);
+        Learner::new(
+            SaeLearner::new(sae, settings, &device),
+            adam.init(),
+            Scheduler::new(self.schedule()),
+        )
+    }
+
+    /// Burn's trainer, set up for this run after its first `done` steps.
+    fn supervised(&self, done: usize, use_tui: bool) -> Result<(SupervisedTraining<SaeLearner>, Waiting)> {
+        let t = &self.config.training;
+        let train = ActivationLoader::training(
+            self.train.clone(),
+            t.batch_size,
+            self.config.seed,
+            t.steps,
+            t.validate_every,
+            self.checkpoint,
+            &self.device,
+        );
+        let waiting = train.waiting();
+        let held_out = ActivationLoader::evaluation(self.held_out.clone(), t.batch_size, &self.device);
+        let metrics = self.dir.metrics();
+        let metrics = JsonLines::open(&metrics, self.schedule(), done)
+            .with_context(|| format!("writing {}", metrics.display()))?;
+        let mut builder = SupervisedTraining::new(self.dir.path(), Arc::new(train), Arc::new(held_out))
+            .metrics((Mean::<Loss>::new(), Mean::<Fvu>::new(), Mean::<L0>::new(), Mean::<Dead>::new()))
+            .with_metric_logger(metrics)
+            .with_application_logger(None)
+            .with_default_checkpointers()
+            .with_checkpointing_strategy(KeepLastNCheckpoints::new(t.keep_checkpoints))
+            .num_epochs(t.steps.div_ceil(t.validate_every));
+        if self.checkpoint > 0 {
+            builder = builder.checkpoint(self.checkpoint);
+        }
+        if !use_tui {
+            let lines = PlainLines::new(t.log_every, t.batch_size, t.steps, done);
+            builder = builder.renderer(Box::new(lines));
+        }
+        Ok((builder, waiting))
+    }
+
+    fn finish(
+        &self,
+        result: LearningResult<SaeLearner>,
+        done: usize,
+        elapsed: Duration,
+        waiting: &Waiting,
+    ) -> Result<()> {
+        drop(result.renderer); // gives the terminal back
+        if let Some(error) = result.error {
+            return Err(anyhow!("training stopped: {error}"));
+        }
+        if result.interrupted.is_some() {
+            bail!(
+                "training was interrupted; continue from the last checkpoint with --resume ({})",
+                self.dir.path().display()
+            );
+        }
+        let sae = result.model.sae;
+        if !sae.concepts.val().into_data().iter::<f32>().all(f32::is_finite) {
+            bail!("the dictionary holds NaN or infinity, so no model is saved; lower training.lr");
+        }
+        let model = self.dir.model();
+        saved::save(&sae, self.config.seed, &model)?;
+        let t = &self.config.training;
+        let (seconds, rows) = (elapsed.as_secs_f64(), ((t.steps - done) * t.batch_size) as f64);
+        let waited = waiting.total().as_secs_f64();
+        println!(
+            "trained {} steps in {seconds:.1} s ({:.0} rows/s, validation included); waited for data {waited:.2} s ({:.2} %)",
+            t.steps - done,
+            rows / seconds,
+            100.0 * waited / seconds,
+        );
+        println!("model: {}", model.display());
+        println!("report: cargo xtask eval {}", self.dir.path().display());
+        tracing::info!(seconds, waited, "training ends");
+        Ok(())
+    }
+}
