@@ -53,14 +53,19 @@ impl ActivationFile {
     /// # Errors
     /// [`DataError`] if the file is missing, damaged, or holds no such tensor.
     pub fn open(path: &Path, tensor: Option<&str>) -> Result<Self, DataError> {
-        let io = |source| DataError::Io { path: path.into(), source };
+        let io = |source| DataError::Io {
+            path: path.into(),
+            source,
+        };
         let file = File::open(path).map_err(io)?;
         // SAFETY: the mapping is read-only and private to this process. A file that another process
         // shortens while it is mapped can end this one with SIGBUS; it cannot make it compute on other
         // memory. Training data is written once and then read, so that is a risk of use, not of design.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        let tensors = SafeTensors::deserialize(&map)
-            .map_err(|source| DataError::Safetensors { path: path.into(), source })?;
+        let tensors = SafeTensors::deserialize(&map).map_err(|source| DataError::Safetensors {
+            path: path.into(),
+            source,
+        })?;
         let name = match tensor {
             Some(name) => name.to_string(),
             None => only_candidate(path, &tensors)?,
@@ -73,17 +78,39 @@ impl ActivationFile {
         let (dtype, shape) = (view.dtype(), view.shape().to_vec());
         if !is_float(dtype) {
             let expected = "f32, f16 and bf16";
-            return Err(DataError::Dtype { path: path.into(), name, dtype, expected });
+            return Err(DataError::Dtype {
+                path: path.into(),
+                name,
+                dtype,
+                expected,
+            });
         }
         let [rows, width] = shape[..] else {
-            return Err(DataError::Shape { path: path.into(), name, shape });
+            return Err(DataError::Shape {
+                path: path.into(),
+                name,
+                shape,
+            });
         };
         if rows == 0 || width == 0 {
-            return Err(DataError::Shape { path: path.into(), name, shape });
+            return Err(DataError::Shape {
+                path: path.into(),
+                name,
+                shape,
+            });
         }
         let data = span(&map, view.data());
         let labels = labels(path, &map, &tensors, rows)?;
-        Ok(Self { path: path.into(), map, name, rows, width, dtype, data, labels })
+        Ok(Self {
+            path: path.into(),
+            map,
+            name,
+            rows,
+            width,
+            dtype,
+            data,
+            labels,
+        })
     }
 
     /// Path of the file.
@@ -150,7 +177,9 @@ impl ActivationFile {
     /// # Errors
     /// [`DataError::Label`] if it is negative.
     pub fn label(&self, row: usize) -> Result<Option<usize>, DataError> {
-        let Some((dtype, span)) = &self.labels else { return Ok(None) };
+        let Some((dtype, span)) = &self.labels else {
+            return Ok(None);
+        };
         let bytes = &self.map[span.clone()];
         let label = match dtype {
             Dtype::I64 => i64::from_le_bytes(word(bytes, row)),
@@ -158,7 +187,11 @@ impl ActivationFile {
             _ => bytes[row].into(),
         };
         let class = usize::try_from(label);
-        class.map(Some).map_err(|_| DataError::Label { path: self.path.clone(), row, label })
+        class.map(Some).map_err(|_| DataError::Label {
+            path: self.path.clone(),
+            row,
+            label,
+        })
     }
 
     /// What identifies this data set.
@@ -200,7 +233,11 @@ fn describe(tensors: &SafeTensors) -> String {
         .map(|(name, view)| format!("\"{name}\" {:?} {:?}", view.dtype(), view.shape()))
         .collect();
     parts.sort();
-    if parts.is_empty() { "no tensors".into() } else { parts.join(", ") }
+    if parts.is_empty() {
+        "no tensors".into()
+    } else {
+        parts.join(", ")
+    }
 }
 
 /// The only 2-D float tensor.
@@ -213,8 +250,14 @@ fn only_candidate(path: &Path, tensors: &SafeTensors) -> Result<String, DataErro
     let available = describe(tensors);
     match candidates[..] {
         [name] => Ok(name.to_string()),
-        [] => Err(DataError::NoActivations { path: path.into(), available }),
-        _ => Err(DataError::Ambiguous { path: path.into(), available }),
+        [] => Err(DataError::NoActivations {
+            path: path.into(),
+            available,
+        }),
+        _ => Err(DataError::Ambiguous {
+            path: path.into(),
+            available,
+        }),
     }
 }
 
@@ -230,16 +273,28 @@ fn labels(
     tensors: &SafeTensors,
     rows: usize,
 ) -> Result<Option<(Dtype, Range<usize>)>, DataError> {
-    let Ok(view) = tensors.tensor(LABELS) else { return Ok(None) };
+    let Ok(view) = tensors.tensor(LABELS) else {
+        return Ok(None);
+    };
     let name = LABELS.to_string();
     let dtype = view.dtype();
     if !matches!(dtype, Dtype::I64 | Dtype::I32 | Dtype::U8) {
         let expected = "labels in i64, i32 and u8";
-        return Err(DataError::Dtype { path: path.into(), name, dtype, expected });
+        return Err(DataError::Dtype {
+            path: path.into(),
+            name,
+            dtype,
+            expected,
+        });
     }
     let labels = view.shape().iter().product();
     if labels != rows {
-        return Err(DataError::LabelCount { path: path.into(), name, labels, rows });
+        return Err(DataError::LabelCount {
+            path: path.into(),
+            name,
+            labels,
+            rows,
+        });
     }
     Ok(Some((dtype, span(map, view.data()))))
 }
@@ -254,7 +309,9 @@ fn convert(bytes: &[u8], dtype: Dtype, out: &mut [f32]) {
     match dtype {
         Dtype::F32 => {
             let words = bytes.as_chunks::<4>().0;
-            out.iter_mut().zip(words).for_each(|(o, w)| *o = f32::from_le_bytes(*w));
+            out.iter_mut()
+                .zip(words)
+                .for_each(|(o, w)| *o = f32::from_le_bytes(*w));
         }
         Dtype::F16 => match bytemuck::try_cast_slice::<u8, f16>(bytes) {
             Ok(values) => values.convert_to_f32_slice(out), // hardware conversion where there is one

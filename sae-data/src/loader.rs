@@ -161,7 +161,8 @@ fn read_batch(file: &ActivationFile, batch: usize, order: Order, position: u64) 
 impl DataLoader<ActivationBatch> for ActivationLoader {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<ActivationBatch> + 'a> {
         let moved = self.epoch.fetch_add(1, Ordering::Relaxed) * self.stride;
-        let positions = (self.first.start + moved).min(self.end)..(self.first.end + moved).min(self.end);
+        let positions =
+            (self.first.start + moved).min(self.end)..(self.first.end + moved).min(self.end);
         let total = match self.order {
             Order::Sequential => self.num_items(),
             Order::Shuffled { .. } => (positions.end - positions.start) as usize * self.batch,
@@ -170,7 +171,10 @@ impl DataLoader<ActivationBatch> for ActivationLoader {
         let (file, batch, order) = (self.file.clone(), self.batch, self.order);
         thread::spawn(move || {
             for position in positions {
-                if sender.send(read_batch(&file, batch, order, position)).is_err() {
+                if sender
+                    .send(read_batch(&file, batch, order, position))
+                    .is_err()
+                {
                     return; // the consumer has stopped early
                 }
             }
@@ -187,21 +191,33 @@ impl DataLoader<ActivationBatch> for ActivationLoader {
     fn num_items(&self) -> usize {
         let rows = (self.first.end - self.first.start) as usize * self.batch;
         match self.order {
-            Order::Sequential => rows.min(self.file.rows() - self.first.start as usize * self.batch),
+            Order::Sequential => {
+                rows.min(self.file.rows() - self.first.start as usize * self.batch)
+            }
             Order::Shuffled { .. } => rows,
         }
     }
 
     fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<ActivationBatch>> {
-        Arc::new(Self { device: device.clone(), ..self.copy() })
+        Arc::new(Self {
+            device: device.clone(),
+            ..self.copy()
+        })
     }
 
     /// The batches that hold rows `start..end` of every virtual epoch; boundaries are rounded down to
     /// whole batches.
     fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<ActivationBatch>> {
         let position = |row: usize| self.first.start + (row / self.batch) as u64;
-        let last = if end >= self.num_items() { self.first.end } else { position(end) };
-        Arc::new(Self { first: position(start)..last, ..self.copy() })
+        let last = if end >= self.num_items() {
+            self.first.end
+        } else {
+            position(end)
+        };
+        Arc::new(Self {
+            first: position(start)..last,
+            ..self.copy()
+        })
     }
 }
 

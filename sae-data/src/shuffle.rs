@@ -103,7 +103,10 @@ mod tests {
                 square += (i as f64 - mean).powi(2);
             }
             let correlation: f64 = product / square;
-            assert!(correlation.abs() < 5.0 / (n as f64).sqrt(), "epoch {epoch}: {correlation}");
+            assert!(
+                correlation.abs() < 5.0 / (n as f64).sqrt(),
+                "epoch {epoch}: {correlation}"
+            );
         }
     }
 }

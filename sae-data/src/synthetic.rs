@@ -26,7 +26,9 @@ impl Synthetic {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         let mut values = Vec::with_capacity(self.concepts * self.width);
         for _ in 0..self.concepts {
-            let row: Vec<f32> = (0..self.width).map(|_| StandardNormal.sample(&mut rng)).collect();
+            let row: Vec<f32> = (0..self.width)
+                .map(|_| StandardNormal.sample(&mut rng))
+                .collect();
             let norm = row.iter().map(|v| v * v).sum::<f32>().sqrt();
             values.extend(row.iter().map(|v| v / norm));
         }
@@ -46,7 +48,9 @@ impl Synthetic {
             for concept in index::sample(&mut rng, self.concepts, self.active) {
                 let strength: f32 = rng.random_range(0.5..1.5);
                 let direction = &dictionary[concept * self.width..][..self.width];
-                row.iter_mut().zip(direction).for_each(|(x, c)| *x += strength * c);
+                row.iter_mut()
+                    .zip(direction)
+                    .for_each(|(x, c)| *x += strength * c);
             }
             for x in row {
                 let noise: f32 = StandardNormal.sample(&mut rng);

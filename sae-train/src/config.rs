@@ -149,11 +149,7 @@ pub(crate) enum ConfigError {
 }
 
 /// Shorthand for [`ConfigError::Invalid`].
-pub(crate) fn invalid(
-    key: &str,
-    value: impl ToString,
-    remedy: impl Into<String>,
-) -> ConfigError {
+pub(crate) fn invalid(key: &str, value: impl ToString, remedy: impl Into<String>) -> ConfigError {
     ConfigError::Invalid {
         key: key.into(),
         value: value.to_string(),
@@ -214,7 +210,11 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         let run = self.run_name();
         if run.is_empty() || run == "." || run == ".." || run.contains(['/', '\\']) {
-            return Err(invalid("run", format!("{run:?}"), "a run's name is one directory name, such as \"quickstart\""));
+            return Err(invalid(
+                "run",
+                format!("{run:?}"),
+                "a run's name is one directory name, such as \"quickstart\"",
+            ));
         }
         let t = &self.training;
         for (key, value) in [
@@ -230,7 +230,11 @@ impl Config {
             }
         }
         if !(t.lr() > 0.0 && t.lr().is_finite()) {
-            return Err(invalid("training.lr", t.lr(), "the learning rate must be a positive number, such as 1e-3"));
+            return Err(invalid(
+                "training.lr",
+                t.lr(),
+                "the learning rate must be a positive number, such as 1e-3",
+            ));
         }
         let part = 0.0..=1.0;
         for (key, value) in [
@@ -238,18 +242,26 @@ impl Config {
             ("training.frequency_cutoff", t.frequency_cutoff),
         ] {
             if value.is_some_and(|value| !part.contains(&value)) {
-                return Err(invalid(key, value.unwrap_or_default(), "must lie between 0 and 1"));
+                return Err(invalid(
+                    key,
+                    value.unwrap_or_default(),
+                    "must lie between 0 and 1",
+                ));
             }
         }
         for (key, value) in [("training.beta_1", t.beta_1), ("training.beta_2", t.beta_2)] {
             if value.is_some_and(|value| !(0.0..1.0).contains(&value)) {
-                return Err(invalid(key, value.unwrap_or_default(), "must be at least 0 and below 1"));
+                return Err(invalid(
+                    key,
+                    value.unwrap_or_default(),
+                    "must be at least 0 and below 1",
+                ));
             }
         }
         // Any width will do here: the switches and the number of latents are what is checked.
-        self.sae_config(1).validate().map_err(|error| {
-            invalid(&format!("model.{}", error.key), error.value, error.remedy)
-        })
+        self.sae_config(1)
+            .validate()
+            .map_err(|error| invalid(&format!("model.{}", error.key), error.value, error.remedy))
     }
 
     /// Name of the run.
@@ -360,8 +372,14 @@ fn explain(table: &Table, error: &serde_path_to_error::Error<toml::de::Error>) -
     let quoted = message.split('`').nth(1).unwrap_or_default();
     if message.starts_with("unknown field") {
         let key = inside(quoted);
-        let known = message.split_once("expected").map_or("", |(_, known)| known.trim());
-        return invalid(&key, lookup(table, &key), format!("there is no such key; known here: {known}"));
+        let known = message
+            .split_once("expected")
+            .map_or("", |(_, known)| known.trim());
+        return invalid(
+            &key,
+            lookup(table, &key),
+            format!("there is no such key; known here: {known}"),
+        );
     }
     if message.starts_with("missing field") {
         let key = inside(quoted);
@@ -378,10 +396,12 @@ fn lookup(table: &Table, path: &str) -> String {
     let mut keys = path.split('.');
     let first = keys.next().and_then(|key| table.get(key));
     let found = keys.try_fold(first, |value, key| value.map(|value| value.get(key)));
-    found.flatten().map_or("(none)".into(), |value| match value {
-        Value::Table(_) => "{ ... }".into(),
-        value => value.to_string(),
-    })
+    found
+        .flatten()
+        .map_or("(none)".into(), |value| match value {
+            Value::Table(_) => "{ ... }".into(),
+            value => value.to_string(),
+        })
 }
 
 #[cfg(test)]
@@ -423,23 +443,58 @@ mod tests {
     #[test]
     fn messages_name_key_value_and_remedy() {
         for (set, expected) in [
-            ("training.lrr=1", "training.lrr = 1: there is no such key; known here:"),
-            ("trainning.lr=1", "trainning = { ... }: there is no such key"),
-            ("training.lr=fast", "training.lr = \"fast\": invalid type: string \"fast\", expected f64"),
-            ("training.lr=-1", "training.lr = -1: the learning rate must be a positive number"),
+            (
+                "training.lrr=1",
+                "training.lrr = 1: there is no such key; known here:",
+            ),
+            (
+                "trainning.lr=1",
+                "trainning = { ... }: there is no such key",
+            ),
+            (
+                "training.lr=fast",
+                "training.lr = \"fast\": invalid type: string \"fast\", expected f64",
+            ),
+            (
+                "training.lr=-1",
+                "training.lr = -1: the learning rate must be a positive number",
+            ),
             ("training.steps=-5", "training.steps = -5: invalid value"),
-            ("training.batch_size=0", "training.batch_size = 0: must be at least 1"),
-            ("model.n_latents=0", "model.n_latents = 0: a dictionary needs at least one latent"),
-            ("model.preset=best", "model.preset = \"best\": unknown variant `best`, expected one of"),
-            ("model.scale=0", "model.scale = 0: the score scale must be a positive number"),
-            ("training.decay_fraction=2", "training.decay_fraction = 2: must lie between 0 and 1"),
-            ("run=../../etc", "run = \"../../etc\": a run's name is one directory name"),
+            (
+                "training.batch_size=0",
+                "training.batch_size = 0: must be at least 1",
+            ),
+            (
+                "model.n_latents=0",
+                "model.n_latents = 0: a dictionary needs at least one latent",
+            ),
+            (
+                "model.preset=best",
+                "model.preset = \"best\": unknown variant `best`, expected one of",
+            ),
+            (
+                "model.scale=0",
+                "model.scale = 0: the score scale must be a positive number",
+            ),
+            (
+                "training.decay_fraction=2",
+                "training.decay_fraction = 2: must lie between 0 and 1",
+            ),
+            (
+                "run=../../etc",
+                "run = \"../../etc\": a run's name is one directory name",
+            ),
             ("training.lr", "--set training.lr: write key=value"),
         ] {
             let message = load(MINIMAL, &[set]).unwrap_err().to_string();
             assert!(message.starts_with(expected), "{set}: {message}");
         }
-        let message = load(&MINIMAL.replace("steps = 10", ""), &[]).unwrap_err().to_string();
-        assert!(message.starts_with("training.steps: missing; add it"), "{message}");
+        let message = load(&MINIMAL.replace("steps = 10", ""), &[])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.starts_with("training.steps: missing; add it"),
+            "{message}"
+        );
     }
 }

@@ -64,7 +64,8 @@ impl ItemLazy for StepOutput {
 
 impl SaeLearner {
     pub(crate) fn new(sae: Sae, settings: Settings, device: &Device) -> Self {
-        let counter = |len| Param::from_tensor(Tensor::zeros([len], device)).set_require_grad(false);
+        let counter =
+            |len| Param::from_tensor(Tensor::zeros([len], device)).set_require_grad(false);
         let n_latents = sae.config().n_latents;
         Self {
             sae,
@@ -79,7 +80,12 @@ impl SaeLearner {
     fn keep(&self) -> Option<Tensor<2>> {
         let cutoff = self.settings.frequency_cutoff;
         (cutoff < 1.0).then(|| {
-            let keep = self.frequency.val().inner().lower_equal_elem(cutoff).float();
+            let keep = self
+                .frequency
+                .val()
+                .inner()
+                .lower_equal_elem(cutoff)
+                .float();
             Tensor::from_inner(keep.unsqueeze())
         })
     }
@@ -94,11 +100,18 @@ impl SaeLearner {
         let [rows, _] = x.dims();
         let _span = tracing::debug_span!("forward", rows).entered();
         let r = self.sae.reconstruct(x.clone(), keep);
-        let loss = self.settings.loss.forward(x.clone(), r.x_hat.clone(), variance);
+        let loss = self
+            .settings
+            .loss
+            .forward(x.clone(), r.x_hat.clone(), variance);
         let squared_error = (r.x_hat.inner() - x.inner()).square().sum();
         let active = r.encoded.activations.inner().not_equal_elem(0.0).float();
         let fired = active.sum_dim(0).squeeze_dim::<1>(0) / rows as f64; // [M]
-        let dead = self.silent.val().inner().greater_equal_elem(self.settings.dead_window as f64);
+        let dead = self
+            .silent
+            .val()
+            .inner()
+            .greater_equal_elem(self.settings.dead_window as f64);
         let output = StepOutput {
             loss: loss.clone().inner(),
             fvu: squared_error / (rows as f64 * variance),
@@ -116,7 +129,8 @@ impl SaeLearner {
         let frequency = state(&self.frequency);
         let frequency = frequency.clone() + (fired.clone() - frequency) / steps.clone();
         let silent = (state(&self.silent) + 1.0) * fired.equal_elem(0.0).float();
-        let set = |param: Param<Tensor<1>>, value: Tensor<1>| param.map(|_| Tensor::from_inner(value));
+        let set =
+            |param: Param<Tensor<1>>, value: Tensor<1>| param.map(|_| Tensor::from_inner(value));
         self.steps = set(self.steps, steps);
         self.frequency = set(self.frequency, frequency);
         self.silent = set(self.silent, silent);

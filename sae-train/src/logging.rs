@@ -20,7 +20,9 @@ pub(crate) fn start(path: &Path, to_stderr: bool) -> Result<()> {
         .append(true)
         .open(path)
         .with_context(|| format!("opening {}", path.display()))?;
-    let filter = |default: &str| EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let filter = |default: &str| {
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default))
+    };
     let file = fmt::layer()
         .with_ansi(false)
         .with_span_events(FmtSpan::CLOSE)
@@ -32,5 +34,9 @@ pub(crate) fn start(path: &Path, to_stderr: bool) -> Result<()> {
             .with_writer(std::io::stderr)
             .with_filter(filter(STDERR_DEFAULT))
     });
-    tracing_subscriber::registry().with(file).with(stderr).try_init().context("starting the log")
+    tracing_subscriber::registry()
+        .with(file)
+        .with(stderr)
+        .try_init()
+        .context("starting the log")
 }

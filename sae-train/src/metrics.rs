@@ -100,7 +100,11 @@ impl<Q: Quantity> Metric for Mean<Q> {
 
     fn attributes(&self) -> MetricAttributes {
         let unit = None;
-        NumericAttributes { unit, higher_is_better: false }.into()
+        NumericAttributes {
+            unit,
+            higher_is_better: false,
+        }
+        .into()
     }
 
     fn update(
@@ -142,7 +146,8 @@ pub(crate) struct Names(HashMap<MetricId, String>);
 
 impl Names {
     pub(crate) fn add(&mut self, definition: &MetricDefinition) {
-        self.0.insert(definition.metric_id.clone(), definition.name.to_string());
+        self.0
+            .insert(definition.metric_id.clone(), definition.name.to_string());
     }
 
     pub(crate) fn get(&self, id: &MetricId) -> &str {
@@ -184,18 +189,29 @@ impl JsonLines {
     fn write(&mut self, mut record: Map<String, Value>, update: &MetricsUpdate, is_final: bool) {
         let mut values = false;
         for numeric in &update.entries_numeric {
-            let Some(entry) = &numeric.numeric_entry else { continue };
+            let Some(entry) = &numeric.numeric_entry else {
+                continue;
+            };
             if matches!(entry, NumericEntry::Final(_)) == is_final {
-                record.insert(self.names.get(&numeric.entry.metric_id).into(), json!(entry.current()));
+                record.insert(
+                    self.names.get(&numeric.entry.metric_id).into(),
+                    json!(entry.current()),
+                );
                 values = true;
             }
         }
         if !values {
             return;
         }
-        record.insert("seconds".into(), json!(self.started.elapsed().as_secs_f64()));
+        record.insert(
+            "seconds".into(),
+            json!(self.started.elapsed().as_secs_f64()),
+        );
         if let Err(error) = writeln!(self.file, "{}", Value::Object(record)) {
-            tracing::error!("metrics.jsonl: {error}; the record of step {} is lost", self.step);
+            tracing::error!(
+                "metrics.jsonl: {error}; the record of step {} is lost",
+                self.step
+            );
         }
     }
 }
@@ -207,13 +223,18 @@ fn keep_until(text: &str, step: usize) -> String {
         let recorded = record.and_then(|record| record["step"].as_u64());
         recorded.is_some_and(|recorded| recorded <= step as u64)
     };
-    text.lines().filter(within).flat_map(|line| [line, "\n"]).collect()
+    text.lines()
+        .filter(within)
+        .flat_map(|line| [line, "\n"])
+        .collect()
 }
 
 impl MetricLogger for JsonLines {
     fn log(&mut self, update: MetricsUpdate, _epoch: usize, split: &Split) {
         let has_step = |n: &burn::train::metric::store::NumericMetricUpdate| {
-            n.numeric_entry.as_ref().is_some_and(|e| !matches!(e, NumericEntry::Final(_)))
+            n.numeric_entry
+                .as_ref()
+                .is_some_and(|e| !matches!(e, NumericEntry::Final(_)))
         };
         let mut record = Map::new();
         match split {

@@ -6,7 +6,8 @@ use std::time::Instant;
 use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
 use burn::train::metric::MetricDefinition;
 use burn::train::renderer::{
-    EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining,
+    EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation,
+    MetricsRendererTraining,
 };
 
 use crate::metrics::Names;
@@ -27,7 +28,12 @@ pub(crate) struct PlainLines {
 
 impl PlainLines {
     /// For a run of `total_steps` of which `step` are done.
-    pub(crate) fn new(log_every: usize, batch_size: usize, total_steps: usize, step: usize) -> Self {
+    pub(crate) fn new(
+        log_every: usize,
+        batch_size: usize,
+        total_steps: usize,
+        step: usize,
+    ) -> Self {
         Self {
             names: Names::default(),
             latest: BTreeMap::new(),
@@ -64,7 +70,9 @@ impl PlainLines {
     }
 
     fn print_step(&self) {
-        let elapsed = self.started.map_or(0.0, |start| start.elapsed().as_secs_f64());
+        let elapsed = self
+            .started
+            .map_or(0.0, |start| start.elapsed().as_secs_f64());
         let rate = (self.step - self.first_step) as f64 / elapsed.max(1e-9);
         let eta = (self.total_steps - self.step) as f64 / rate;
         println!(

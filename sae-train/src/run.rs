@@ -54,13 +54,23 @@ impl Provenance {
 fn git_revision() -> Option<String> {
     let git = |arguments: &[&str]| {
         let mut command = std::process::Command::new("git");
-        command.arg("-C").arg(env!("CARGO_MANIFEST_DIR")).args(arguments);
-        let output = command.output().ok().filter(|output| output.status.success())?;
+        command
+            .arg("-C")
+            .arg(env!("CARGO_MANIFEST_DIR"))
+            .args(arguments);
+        let output = command
+            .output()
+            .ok()
+            .filter(|output| output.status.success())?;
         Some(String::from_utf8_lossy(&output.stdout).trim().to_string())
     };
     let revision = git(&["rev-parse", "HEAD"])?;
     let changed = git(&["status", "--porcelain", "--untracked-files=no"])?;
-    Some(if changed.is_empty() { revision } else { revision + "+" })
+    Some(if changed.is_empty() {
+        revision
+    } else {
+        revision + "+"
+    })
 }
 
 /// A run's directory.
@@ -110,12 +120,21 @@ impl RunDir {
 
     /// Fails if this directory does not hold a run of `config` on the same data; otherwise returns the
     /// number of its newest checkpoint (0: none yet).
-    pub(crate) fn check_resumable(&self, config: &Config, provenance: &Provenance) -> Result<usize> {
+    pub(crate) fn check_resumable(
+        &self,
+        config: &Config,
+        provenance: &Provenance,
+    ) -> Result<usize> {
         let path = self.config();
         let text = std::fs::read_to_string(&path).with_context(|| {
-            format!("--resume: there is no run in {} to continue; start it without --resume", self.0.display())
+            format!(
+                "--resume: there is no run in {} to continue; start it without --resume",
+                self.0.display()
+            )
         })?;
-        let old: Table = text.parse().with_context(|| format!("{}", path.display()))?;
+        let old: Table = text
+            .parse()
+            .with_context(|| format!("{}", path.display()))?;
         let differences = differences(&old, &config.to_table());
         if !differences.is_empty() {
             bail!(
@@ -127,13 +146,16 @@ impl RunDir {
         }
         let path = self.provenance();
         let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
-        let old: Provenance = serde_json::from_str(&text).with_context(|| format!("{}", path.display()))?;
+        let old: Provenance =
+            serde_json::from_str(&text).with_context(|| format!("{}", path.display()))?;
         for (key, old, new) in [
             ("data.train", &old.train, &provenance.train),
             ("data.held_out", &old.held_out, &provenance.held_out),
         ] {
             if old != new {
-                bail!("--resume: {key} is not the data that the run was started with (was {old:?}, is {new:?})");
+                bail!(
+                    "--resume: {key} is not the data that the run was started with (was {old:?}, is {new:?})"
+                );
             }
         }
         Ok(self.newest_checkpoint())
@@ -141,11 +163,13 @@ impl RunDir {
 
     /// Creates the directory and what describes the run.
     pub(crate) fn create(&self, config: &Config, provenance: &Provenance) -> Result<()> {
-        std::fs::create_dir_all(&self.0).with_context(|| format!("creating {}", self.0.display()))?;
+        std::fs::create_dir_all(&self.0)
+            .with_context(|| format!("creating {}", self.0.display()))?;
         let toml = toml::to_string(config).context("writing the config as TOML")?;
         let json = serde_json::to_string_pretty(provenance)? + "\n";
         for (path, text) in [(self.config(), toml), (self.provenance(), json)] {
-            atomic_file::write(&path, text.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
+            atomic_file::write(&path, text.as_bytes())
+                .with_context(|| format!("writing {}", path.display()))?;
         }
         Ok(())
     }
@@ -154,12 +178,17 @@ impl RunDir {
     fn newest_checkpoint(&self) -> usize {
         let dir = self.0.join("checkpoint");
         let whole = |n: &usize| {
-            ["model", "optim", "scheduler"].iter().all(|part| dir.join(format!("{part}-{n}.bpk")).is_file())
+            ["model", "optim", "scheduler"]
+                .iter()
+                .all(|part| dir.join(format!("{part}-{n}.bpk")).is_file())
         };
         let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
         let numbers = entries.filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
-            name.strip_prefix("model-")?.strip_suffix(".bpk")?.parse().ok()
+            name.strip_prefix("model-")?
+                .strip_suffix(".bpk")?
+                .parse()
+                .ok()
         });
         numbers.filter(whole).max().unwrap_or(0)
     }
@@ -202,8 +231,12 @@ mod tests {
 
     #[test]
     fn differences_name_key_and_both_values() {
-        let old: Table = "seed = 0\n[training]\nlr = 1e-3\nlog_every = 5".parse().unwrap();
-        let new: Table = "seed = 1\n[training]\nlr = 1e-3\nlog_every = 9".parse().unwrap();
+        let old: Table = "seed = 0\n[training]\nlr = 1e-3\nlog_every = 5"
+            .parse()
+            .unwrap();
+        let new: Table = "seed = 1\n[training]\nlr = 1e-3\nlog_every = 9"
+            .parse()
+            .unwrap();
         assert_eq!(differences(&old, &new), ["seed: 0 -> 1"]);
     }
 }

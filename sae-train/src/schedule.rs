@@ -15,7 +15,12 @@ impl Schedule {
     /// `peak` after `warmup` steps; down to zero over the last `decay_fraction` of `total` steps.
     pub(crate) fn new(peak: f64, warmup: usize, decay_fraction: f64, total: usize) -> Self {
         let decay = (decay_fraction * total as f64).round() as usize;
-        Self { peak, warmup, decay, total }
+        Self {
+            peak,
+            warmup,
+            decay,
+            total,
+        }
     }
 
     /// Learning rate of step `step`, counted from 0.

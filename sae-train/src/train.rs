@@ -63,7 +63,11 @@ pub(crate) fn prepare(
     }
     let config = config.resolved(train.width());
     let provenance = Provenance::new(&config, &train, &held_out);
-    let checkpoint = if resume { dir.check_resumable(&config, &provenance)? } else { 0 };
+    let checkpoint = if resume {
+        dir.check_resumable(&config, &provenance)?
+    } else {
+        0
+    };
     let moments = moments(&train)?;
     let held_out_variance = moments_variance(&held_out)?;
     Ok(Prepared {
@@ -88,8 +92,13 @@ fn open(data: &DataConfig) -> Result<(ActivationFile, ActivationFile)> {
             }
             error => error.to_string(),
         };
-        ActivationFile::open(path, data.tensor.as_deref())
-            .map_err(|error| invalid(key, format!("{:?}", path.display().to_string()), remedy(error)))
+        ActivationFile::open(path, data.tensor.as_deref()).map_err(|error| {
+            invalid(
+                key,
+                format!("{:?}", path.display().to_string()),
+                remedy(error),
+            )
+        })
     };
     let train = open("data.train", &data.train)?;
     let held_out = open("data.held_out", &data.held_out)?;
@@ -99,7 +108,11 @@ fn open(data: &DataConfig) -> Result<(ActivationFile, ActivationFile)> {
             held_out.width(),
             train.width()
         );
-        bail!(invalid("data.held_out", format!("{:?}", data.held_out.display().to_string()), remedy));
+        bail!(invalid(
+            "data.held_out",
+            format!("{:?}", data.held_out.display().to_string()),
+            remedy
+        ));
     }
     Ok((train, held_out))
 }
@@ -123,7 +136,10 @@ fn variance(moments: &MomentStats, file: &ActivationFile) -> Result<f64> {
     if variance > 0.0 {
         return Ok(variance);
     }
-    Err(anyhow!("{}: all rows are the same, there is nothing to learn", file.path().display()))
+    Err(anyhow!(
+        "{}: all rows are the same, there is nothing to learn",
+        file.path().display()
+    ))
 }
 
 impl Prepared {
@@ -134,7 +150,11 @@ impl Prepared {
         self.dir.create(config, &self.provenance)?;
         let use_tui = std::io::stdout().is_terminal();
         crate::logging::start(&self.dir.log(), !use_tui)?;
-        tracing::info!(run = config.run_name(), checkpoint = self.checkpoint, "training starts");
+        tracing::info!(
+            run = config.run_name(),
+            checkpoint = self.checkpoint,
+            "training starts"
+        );
         let training = &config.training;
         let done = self.checkpoint * training.validate_every;
         if !use_tui {
@@ -177,7 +197,12 @@ impl Prepared {
 
     fn schedule(&self) -> Schedule {
         let t = &self.config.training;
-        Schedule::new(t.lr(), t.warmup_steps.unwrap_or(0), t.decay_fraction.unwrap_or(0.0), t.steps)
+        Schedule::new(
+            t.lr(),
+            t.warmup_steps.unwrap_or(0),
+            t.decay_fraction.unwrap_or(0.0),
+            t.steps,
+        )
     }
 
     fn learner(&self, settings: Settings) -> Learner<SaeLearner> {
@@ -198,7 +223,11 @@ impl Prepared {
     }
 
     /// Burn's trainer, set up for this run after its first `done` steps.
-    fn supervised(&self, done: usize, use_tui: bool) -> Result<(SupervisedTraining<SaeLearner>, Waiting)> {
+    fn supervised(
+        &self,
+        done: usize,
+        use_tui: bool,
+    ) -> Result<(SupervisedTraining<SaeLearner>, Waiting)> {
         let t = &self.config.training;
         let train = ActivationLoader::training(
             self.train.clone(),
@@ -210,17 +239,24 @@ impl Prepared {
             &self.device,
         );
         let waiting = train.waiting();
-        let held_out = ActivationLoader::evaluation(self.held_out.clone(), t.batch_size, &self.device);
+        let held_out =
+            ActivationLoader::evaluation(self.held_out.clone(), t.batch_size, &self.device);
         let metrics = self.dir.metrics();
         let metrics = JsonLines::open(&metrics, self.schedule(), done)
             .with_context(|| format!("writing {}", metrics.display()))?;
-        let mut builder = SupervisedTraining::new(self.dir.path(), Arc::new(train), Arc::new(held_out))
-            .metrics((Mean::<Loss>::new(), Mean::<Fvu>::new(), Mean::<L0>::new(), Mean::<Dead>::new()))
-            .with_metric_logger(metrics)
-            .with_application_logger(None)
-            .with_default_checkpointers()
-            .with_checkpointing_strategy(KeepLastNCheckpoints::new(t.keep_checkpoints))
-            .num_epochs(t.steps.div_ceil(t.validate_every));
+        let mut builder =
+            SupervisedTraining::new(self.dir.path(), Arc::new(train), Arc::new(held_out))
+                .metrics((
+                    Mean::<Loss>::new(),
+                    Mean::<Fvu>::new(),
+                    Mean::<L0>::new(),
+                    Mean::<Dead>::new(),
+                ))
+                .with_metric_logger(metrics)
+                .with_application_logger(None)
+                .with_default_checkpointers()
+                .with_checkpointing_strategy(KeepLastNCheckpoints::new(t.keep_checkpoints))
+                .num_epochs(t.steps.div_ceil(t.validate_every));
         if self.checkpoint > 0 {
             builder = builder.checkpoint(self.checkpoint);
         }
@@ -249,13 +285,22 @@ impl Prepared {
             );
         }
         let sae = result.model.sae;
-        if !sae.concepts.val().into_data().iter::<f32>().all(f32::is_finite) {
+        if !sae
+            .concepts
+            .val()
+            .into_data()
+            .iter::<f32>()
+            .all(f32::is_finite)
+        {
             bail!("the dictionary holds NaN or infinity, so no model is saved; lower training.lr");
         }
         let model = self.dir.model();
         saved::save(&sae, self.config.seed, &model)?;
         let t = &self.config.training;
-        let (seconds, rows) = (elapsed.as_secs_f64(), ((t.steps - done) * t.batch_size) as f64);
+        let (seconds, rows) = (
+            elapsed.as_secs_f64(),
+            ((t.steps - done) * t.batch_size) as f64,
+        );
         let waited = waiting.total().as_secs_f64();
         println!(
             "trained {} steps in {seconds:.1} s ({:.0} rows/s, validation included); waited for data {waited:.2} s ({:.2} %)",

@@ -1,2 +1,50 @@
-//! Skeleton.
-fn main() {}
+//! `cargo xtask`: chores of the workspace. Depends on none of its crates, so it builds in seconds.
+
+mod check;
+mod eval;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Chores of the workspace.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Check that crates depend on each other only as ARCHITECTURE.md says.
+    Check,
+    /// Evaluate a run and write reports/report.{json,md} into it.
+    Eval {
+        /// The run directory, for example runs/quickstart.
+        run: PathBuf,
+        /// Cargo features to build with, needed for devices other than cpu.
+        #[arg(long)]
+        features: Option<String>,
+        /// Passed on to sae-eval; see `cargo run -p sae-eval -- --help`.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let done: Result<ExitCode> = match Arguments::parse().chore {
+        Chore::Check => check::run(),
+        Chore::Eval {
+            run,
+            features,
+            arguments,
+        } => eval::run(&run, features.as_deref(), &arguments),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,208 @@
+//! Activation files: types, labels, and every way a file can be wrong.
+
+use std::path::Path;
+
+use half::{bf16, f16};
+use proptest::prelude::*;
+use sae_data::{ActivationFile, DataError};
+use safetensors::Dtype;
+
+use crate::{f32_bytes, write};
+
+fn read_all(path: &Path) -> Vec<f32> {
+    let file = ActivationFile::open(path, None).expect("opened");
+    let blocks: Result<Vec<_>, _> = file.blocks(3).collect();
+    blocks.expect("finite").concat()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_type_reads_what_was_written(
+        (rows, width) in (1usize..9, 1usize..40),
+        seed in any::<u32>(),
+        shift in 0usize..4,
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.safetensors");
+        let values: Vec<f32> = (0..rows * width)
+            .map(|i| ((i as u32).wrapping_mul(2_654_435_761).wrapping_add(seed) % 4001) as f32 / 16.0 - 125.0)
+            .collect();
+        // a tensor of odd length before the data moves it off its alignment
+        let pad = ("a", Dtype::U8, vec![shift], vec![0u8; shift]);
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+            let (bytes, expected): (Vec<u8>, Vec<f32>) = match dtype {
+                Dtype::F32 => (f32_bytes(&values), values.clone()),
+                Dtype::F16 => (
+                    values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+                    values.iter().map(|v| f16::from_f32(*v).to_f32()).collect(),
+                ),
+                _ => (
+                    values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+                    values.iter().map(|v| bf16::from_f32(*v).to_f32()).collect(),
+                ),
+            };
+            write(&path, &[pad.clone(), ("x", dtype, vec![rows, width], bytes)]);
+            prop_assert_eq!(read_all(&path), expected);
+        }
+    }
+
+    #[test]
+    fn damaged_files_are_errors_not_panics(cut in 0usize..200, flip in 0usize..200, bit in 0u8..8) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.safetensors");
+        write(&path, &[("x", Dtype::F32, vec![4, 3], f32_bytes(&[1.0; 12]))]);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..cut.min(whole.len() - 1)]).unwrap();
+        prop_assert!(ActivationFile::open(&path, None).is_err());
+        let mut flipped = whole.clone();
+        let at = flip % whole.len();
+        flipped[at] ^= 1 << bit;
+        std::fs::write(&path, &flipped).unwrap();
+        if let Ok(file) = ActivationFile::open(&path, None) {
+            let _ = file.blocks(2).count(); // still a file, perhaps of other values
+        }
+    }
+}
+
+#[test]
+fn labels_of_every_type() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.safetensors");
+    let x = ("x", Dtype::F32, vec![3, 1], f32_bytes(&[0.0, 1.0, 2.0]));
+    for (dtype, bytes) in [
+        (
+            Dtype::I64,
+            [2i64, 0, 1]
+                .iter()
+                .flat_map(|v| v.to_le_bytes())
+                .collect::<Vec<u8>>(),
+        ),
+        (
+            Dtype::I32,
+            [2i32, 0, 1].iter().flat_map(|v| v.to_le_bytes()).collect(),
+        ),
+        (Dtype::U8, vec![2, 0, 1]),
+    ] {
+        write(&path, &[x.clone(), ("labels", dtype, vec![3], bytes)]);
+        let file = ActivationFile::open(&path, None).unwrap();
+        let labels: Vec<_> = (0..3).map(|row| file.label(row).unwrap()).collect();
+        assert_eq!(labels, [Some(2), Some(0), Some(1)]);
+    }
+    write(
+        &path,
+        &[x.clone(), ("labels", Dtype::I32, vec![3], vec![0xff; 12])],
+    );
+    let file = ActivationFile::open(&path, None).unwrap();
+    assert!(matches!(
+        file.label(1),
+        Err(DataError::Label {
+            row: 1,
+            label: -1,
+            ..
+        })
+    ));
+    write(&path, &[x]);
+    assert_eq!(
+        ActivationFile::open(&path, None).unwrap().label(0).unwrap(),
+        None
+    );
+}
+
+#[test]
+fn each_way_to_be_wrong_has_its_message() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.safetensors");
+    let x = |name, shape: &[usize]| {
+        let n = shape.iter().product();
+        (name, Dtype::F32, shape.to_vec(), f32_bytes(&vec![0.5; n]))
+    };
+    let cases: [(&str, Vec<_>, Option<&str>); 8] = [
+        (
+            "there is no tensor \"y\"; the file has \"x\" F32 [2, 3]",
+            vec![x("x", &[2, 3])],
+            Some("y"),
+        ),
+        (
+            "several tensors could be the activations (\"x\" F32 [2, 3], \"y\" F32 [2, 3]); name one",
+            vec![x("x", &[2, 3]), x("y", &[2, 3])],
+            None,
+        ),
+        (
+            "no tensor of shape [rows, width]",
+            vec![x("x", &[2, 3, 4])],
+            None,
+        ),
+        (
+            "has shape [2, 3, 4]; activations are two-dimensional",
+            vec![x("x", &[2, 3, 4])],
+            Some("x"),
+        ),
+        ("has shape [0, 3]", vec![x("x", &[0, 3])], None),
+        (
+            "\"x\" is I64; f32, f16 and bf16 can be read",
+            vec![("x", Dtype::I64, vec![1, 1], vec![0; 8])],
+            Some("x"),
+        ),
+        (
+            "\"labels\" has 3 labels for 2 rows",
+            vec![x("x", &[2, 3]), ("labels", Dtype::U8, vec![3], vec![0; 3])],
+            None,
+        ),
+        (
+            "\"labels\" is F32; labels in i64, i32 and u8",
+            vec![x("x", &[2, 3]), x("labels", &[2])],
+            None,
+        ),
+    ];
+    for (expected, tensors, name) in cases {
+        write(&path, &tensors);
+        let message = ActivationFile::open(&path, name).unwrap_err().to_string();
+        assert!(
+            message.contains(expected) && message.contains("a.safetensors"),
+            "{message}"
+        );
+    }
+    std::fs::write(&path, b"").unwrap();
+    assert!(ActivationFile::open(&path, None).is_err());
+    let message = ActivationFile::open(&dir.path().join("none"), None)
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("No such file"), "{message}");
+}
+
+#[test]
+fn the_first_non_finite_value_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.safetensors");
+    let mut values = vec![1.0; 21];
+    values[16] = f32::NAN;
+    write(&path, &[("x", Dtype::F32, vec![7, 3], f32_bytes(&values))]);
+    let file = ActivationFile::open(&path, None).unwrap();
+    let error = file.blocks(2).find_map(Result::err).unwrap();
+    assert!(
+        matches!(
+            error,
+            DataError::NonFinite {
+                row: 5,
+                column: 1,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn fingerprints_follow_the_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.safetensors");
+    let print = |values: &[f32]| {
+        write(&path, &[("x", Dtype::F32, vec![2, 2], f32_bytes(values))]);
+        ActivationFile::open(&path, None).unwrap().fingerprint()
+    };
+    let first = print(&[1.0, 2.0, 3.0, 4.0]);
+    assert_eq!(first, print(&[1.0, 2.0, 3.0, 4.0]));
+    assert_ne!(first, print(&[1.0, 2.0, 3.0, 5.0]));
+}

@@ -1,0 +1,41 @@
+//! Integration tests of `sae-data`, one binary.
+
+mod file;
+mod loader;
+
+use std::path::{Path, PathBuf};
+
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+
+/// Writes a safetensors file of the given tensors.
+fn write(path: &Path, tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) {
+    let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+        (
+            *name,
+            TensorView::new(*dtype, shape.clone(), bytes).expect("a consistent tensor"),
+        )
+    });
+    let bytes = safetensors::serialize(views, None).expect("serialized");
+    std::fs::write(path, bytes).expect("written");
+}
+
+fn f32_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+/// A file of `rows` rows whose entries are their row number.
+fn numbered(dir: &Path, rows: usize, width: usize) -> PathBuf {
+    let values: Vec<f32> = (0..rows * width).map(|i| (i / width) as f32).collect();
+    let path = dir.join("numbered.safetensors");
+    write(
+        &path,
+        &[(
+            "activations",
+            Dtype::F32,
+            vec![rows, width],
+            f32_bytes(&values),
+        )],
+    );
+    path
+}

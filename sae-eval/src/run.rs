@@ -1,0 +1,136 @@
+//! What evaluation needs of a run directory: its model and where its data lies.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
+use sae_data::{ActivationFile, read_matrix};
+use sae_model::Sae;
+use sae_model::saved::{self, SavedConfig};
+use serde::Deserialize;
+
+use crate::head::Head;
+
+/// The part of `config.toml` that evaluation reads.
+#[derive(Deserialize)]
+struct RunConfig {
+    data: DataConfig,
+}
+
+#[derive(Deserialize)]
+struct DataConfig {
+    train: PathBuf,
+    held_out: PathBuf,
+    tensor: Option<String>,
+    class_embeddings: Option<PathBuf>,
+    class_names: Option<PathBuf>,
+}
+
+/// A trained run, opened.
+pub(crate) struct Run {
+    /// The run directory.
+    pub(crate) dir: PathBuf,
+    /// The trained model.
+    pub(crate) sae: Sae,
+    /// Its `cfg.json`.
+    pub(crate) config: SavedConfig,
+    /// The training split: classes are ranked on it.
+    pub(crate) train: ActivationFile,
+    /// The held-out split: everything is judged on it.
+    pub(crate) held_out: ActivationFile,
+    /// The zero-shot head, or why there is none.
+    pub(crate) head: Result<Head, String>,
+}
+
+impl Run {
+    pub(crate) fn open(dir: &Path, device: &Device) -> Result<Self> {
+        let path = dir.join("config.toml");
+        let text = std::fs::read_to_string(&path).with_context(|| {
+            format!(
+                "{}: not a run directory (reading {})",
+                dir.display(),
+                path.display()
+            )
+        })?;
+        let data = toml::from_str::<RunConfig>(&text)
+            .with_context(|| format!("{}", path.display()))?
+            .data;
+        let model = dir.join("model");
+        if !model.exists() {
+            bail!(
+                "{}: this run has no trained model yet; finish it with sae-train --resume",
+                dir.display()
+            );
+        }
+        let config = saved::load_config(&model)?;
+        let sae = saved::load(&model, device)?;
+        let open = |path: &Path| -> Result<ActivationFile> {
+            let file = ActivationFile::open(path, data.tensor.as_deref())?;
+            if file.width() != config.model.d_in {
+                bail!(
+                    "{}: activations have width {}, the model was trained on width {}",
+                    path.display(),
+                    file.width(),
+                    config.model.d_in
+                );
+            }
+            Ok(file)
+        };
+        let (train, held_out) = (open(&data.train)?, open(&data.held_out)?);
+        let head = head(&data, &train, &held_out, device)?;
+        Ok(Self {
+            dir: dir.into(),
+            sae,
+            config,
+            train,
+            held_out,
+            head,
+        })
+    }
+}
+
+/// The head, where class embeddings and labels are there; wrong ones are errors.
+fn head(
+    data: &DataConfig,
+    train: &ActivationFile,
+    held_out: &ActivationFile,
+    device: &Device,
+) -> Result<Result<Head, String>> {
+    let Some(path) = &data.class_embeddings else {
+        return Ok(Err("the config names no data.class_embeddings".into()));
+    };
+    for file in [train, held_out] {
+        if !file.has_labels() {
+            return Ok(Err(format!(
+                "{} has no tensor \"labels\"",
+                file.path().display()
+            )));
+        }
+    }
+    let (weights, classes, width) = read_matrix(path)?;
+    if width != train.width() {
+        bail!(
+            "{}: class embeddings have width {width}, activations have {}",
+            path.display(),
+            train.width()
+        );
+    }
+    let names = match &data.class_names {
+        Some(path) => {
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
+            let names: Vec<String> = serde_json::from_str(&text)
+                .with_context(|| format!("{}: not a JSON list of strings", path.display()))?;
+            if names.len() != classes {
+                bail!(
+                    "{}: {} names for {classes} class embeddings",
+                    path.display(),
+                    names.len()
+                );
+            }
+            names
+        }
+        None => (0..classes).map(|class| class.to_string()).collect(),
+    };
+    Ok(Ok(Head::new(weights, width, names, device)))
+}

@@ -1,0 +1,267 @@
+//! `sae-eval` from the outside: the real binary on a run directory made by hand, its numbers against sums
+//! written out here.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use burn::tensor::Device;
+use sae_data::synthetic::Synthetic;
+use sae_model::{Preset, Sae, saved};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde_json::Value;
+
+const WIDTH: usize = 12;
+const CLASSES: usize = 4;
+
+struct Run {
+    dir: tempfile::TempDir,
+}
+
+impl Run {
+    /// An untrained model on synthetic data whose labels are the largest of the first four columns.
+    fn new(preset: Preset) -> Self {
+        let run = Self {
+            dir: tempfile::tempdir().expect("a temporary directory"),
+        };
+        let source = Synthetic {
+            width: WIDTH,
+            concepts: 20,
+            active: 3,
+            noise: 0.05,
+            seed: 1,
+        };
+        let rows = source.rows(500);
+        run.write_rows("train.safetensors", &rows[..400 * WIDTH], true);
+        run.write_rows("heldout.safetensors", &rows[400 * WIDTH..], true);
+        let head: Vec<f32> = (0..CLASSES * WIDTH)
+            .map(|i| if i / WIDTH == i % WIDTH { 2.0 } else { 0.0 })
+            .collect();
+        run.write_rows("head.safetensors", &head, false);
+        std::fs::write(run.path("names.json"), r#"["a|b", "<script>", "c", "d"]"#)
+            .expect("written");
+        run.write_config("");
+        let mean = vec![0.1; WIDTH];
+        let sae = Sae::init(&preset.config(WIDTH, 30), 5, &mean, &Device::flex());
+        saved::save(&sae, 5, &run.path("model")).expect("saved");
+        run
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write_config(&self, more: &str) {
+        let config = format!(
+            "[data]\ntrain = {:?}\nheld_out = {:?}\nclass_embeddings = {:?}\nclass_names = {:?}\n{more}",
+            self.path("train.safetensors"),
+            self.path("heldout.safetensors"),
+            self.path("head.safetensors"),
+            self.path("names.json"),
+        );
+        std::fs::write(self.path("config.toml"), config).expect("written");
+    }
+
+    fn write_rows(&self, name: &str, rows: &[f32], labelled: bool) {
+        let bytes: Vec<u8> = rows.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let n = rows.len() / WIDTH;
+        let labels: Vec<u8> = rows.chunks(WIDTH).map(|row| label(row) as u8).collect();
+        let mut tensors = vec![(
+            "x",
+            TensorView::new(Dtype::F32, vec![n, WIDTH], &bytes).expect("a view"),
+        )];
+        if labelled {
+            tensors.push((
+                "labels",
+                TensorView::new(Dtype::U8, vec![n], &labels).expect("a view"),
+            ));
+        }
+        let file = safetensors::serialize(tensors, None).expect("serialized");
+        std::fs::write(self.path(name), file).expect("written");
+    }
+
+    fn eval(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_sae-eval"))
+            .arg(self.dir.path())
+            .args(arguments)
+            .output()
+            .expect("sae-eval runs")
+    }
+
+    fn report(&self, arguments: &[&str]) -> Value {
+        let output = self.eval(arguments);
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        read_json(&self.path("reports/report.json"))
+    }
+
+    fn refused(&self, arguments: &[&str]) -> String {
+        let output = self.eval(arguments);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(!self.path("reports").exists());
+        String::from_utf8_lossy(&output.stderr).to_string()
+    }
+}
+
+fn read_json(path: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).expect("a report")).expect("JSON")
+}
+
+/// The largest of the first columns.
+fn label(row: &[f32]) -> usize {
+    let best = (0..CLASSES).max_by(|a, b| row[*a].total_cmp(&row[*b]));
+    best.expect("classes")
+}
+
+fn metric(report: &Value, section: &str, name: &str) -> f64 {
+    let metrics = report[section].as_array().expect("a section");
+    let metric = metrics
+        .iter()
+        .find(|m| m["name"] == name)
+        .expect("the metric");
+    assert!(!metric["formula"].as_str().expect("a formula").is_empty());
+    metric["value"].as_f64().expect("a number")
+}
+
+#[test]
+fn metrics_are_those_of_the_whole_held_out_set() {
+    let run = Run::new(Preset::Default);
+    let report = run.report(&["--batch-size", "7"]);
+    // the same from the model's own output, written out
+    let file = sae_data::ActivationFile::open(&run.path("heldout.safetensors"), None).unwrap();
+    let x: Vec<f32> = file.blocks(1000).next().unwrap().unwrap();
+    let sae = saved::load(&run.path("model"), &Device::flex()).unwrap();
+    let data = burn::tensor::TensorData::new(x.clone(), [100, WIDTH]);
+    let r = sae.reconstruct(burn::tensor::Tensor::from_data(data, &Device::flex()), None);
+    let x_hat: Vec<f32> = r.x_hat.into_data().iter().collect();
+    let a: Vec<f32> = r.encoded.activations.into_data().iter().collect();
+    let error: f64 = x
+        .iter()
+        .zip(&x_hat)
+        .map(|(x, y)| f64::from(x - y).powi(2))
+        .sum();
+    let mean: Vec<f64> = (0..WIDTH)
+        .map(|j| {
+            x.iter()
+                .skip(j)
+                .step_by(WIDTH)
+                .map(|v| f64::from(*v))
+                .sum::<f64>()
+                / 100.0
+        })
+        .collect();
+    let centred: f64 = x
+        .iter()
+        .enumerate()
+        .map(|(i, v)| (f64::from(*v) - mean[i % WIDTH]).powi(2))
+        .sum();
+    let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-5 * b.abs().max(1.0), "{a} is not {b}");
+    close(
+        metric(&report, "reconstruction", "mse"),
+        error / (100.0 * WIDTH as f64),
+    );
+    close(metric(&report, "reconstruction", "fvu"), error / centred);
+    close(
+        metric(&report, "sparsity", "l0_mean"),
+        a.iter().filter(|a| **a != 0.0).count() as f64 / 100.0,
+    );
+    let dead = (0..30)
+        .filter(|j| a.iter().skip(*j).step_by(30).all(|a| *a == 0.0))
+        .count();
+    close(metric(&report, "sparsity", "dead_latents"), dead as f64);
+    let rows: u64 = report["l0_histogram"]["counts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|n| n.as_u64().unwrap())
+        .sum();
+    assert_eq!(rows, 100);
+    assert_eq!(report["schema"], "sae-eval-report");
+    assert_eq!(report["schema_version"], 1);
+}
+
+#[test]
+fn top_n_agrees_with_itself_at_its_ends() {
+    let run = Run::new(Preset::Default);
+    let report = run.report(&["--top-n", "1,5,30"]);
+    let top_n = &report["top_n"];
+    // the head reads the label off the activations
+    assert_eq!(top_n["original_over_classes"], 1.0);
+    let rows = top_n["trained"].as_array().unwrap();
+    let names: Vec<&str> = rows.iter().map(|row| row["n"].as_str().unwrap()).collect();
+    assert_eq!(names, ["1", "5", "30", "all"]);
+    // 30 is all of this dictionary
+    assert_eq!(rows[2]["on"], rows[3]["on"]);
+    assert_eq!(rows[2]["off"], rows[3]["off"]);
+    // nothing on: every row is given the same class, so one class of four is right
+    assert_eq!(rows[3]["off"], 0.25);
+    // an untrained model before training is itself; only the pre-bias of this one is not the data's mean
+    assert_eq!(top_n["untrained"].as_array().unwrap().len(), 4);
+    assert!(run.report(&["--no-untrained"])["top_n"]["untrained"].is_null());
+}
+
+#[test]
+fn batches_do_not_change_the_report() {
+    let run = Run::new(Preset::Paper);
+    let mut reports = ["1", "100"].map(|rows| run.report(&["--batch-size", rows]));
+    for report in &mut reports {
+        report["seconds"] = Value::Null;
+        for section in ["reconstruction", "sparsity"] {
+            // products of other sizes round differently
+            for metric in report[section].as_array_mut().unwrap() {
+                let value = metric["value"].as_f64().unwrap();
+                metric["value"] = format!("{value:.5}").into();
+            }
+        }
+    }
+    assert_eq!(reports[0], reports[1]);
+}
+
+#[test]
+fn markdown_escapes_names_from_files() {
+    let run = Run::new(Preset::Released);
+    run.report(&[]);
+    let text = std::fs::read_to_string(run.path("reports/report.md")).unwrap();
+    assert!(
+        text.contains(r"| a\|b |") && text.contains(r"| \<script\> |"),
+        "{text}"
+    );
+    assert!(!text.contains("<script>"));
+}
+
+#[test]
+fn without_labels_there_is_a_report_that_says_so() {
+    let run = Run::new(Preset::Default);
+    let file = sae_data::ActivationFile::open(&run.path("train.safetensors"), None).unwrap();
+    let rows: Vec<f32> = file.blocks(1000).next().unwrap().unwrap();
+    run.write_rows("train.safetensors", &rows, false);
+    let report = run.report(&[]);
+    assert!(report["top_n"].is_null());
+    assert!(
+        report["top_n_missing"]
+            .as_str()
+            .unwrap()
+            .contains("has no tensor")
+    );
+    assert!(metric(&report, "reconstruction", "fvu") > 0.0);
+}
+
+#[test]
+fn wrong_runs_are_refused_with_a_reason() {
+    let run = Run::new(Preset::Default);
+    assert!(
+        run.refused(&["--device", "abacus"])
+            .contains("\"abacus\" is not a device")
+    );
+    std::fs::write(run.path("names.json"), r#"["only one"]"#).unwrap();
+    assert!(run.refused(&[]).contains("1 names for 4 class embeddings"));
+    std::fs::write(run.path("names.json"), "{").unwrap();
+    assert!(run.refused(&[]).contains("names.json: not a JSON list"));
+    std::fs::remove_dir_all(run.path("model")).unwrap();
+    assert!(run.refused(&[]).contains("has no trained model yet"));
+    std::fs::remove_file(run.path("config.toml")).unwrap();
+    assert!(run.refused(&[]).contains("not a run directory"));
+}

@@ -1,0 +1,25 @@
+//! Integration tests of `sae-model`, one binary.
+
+mod golden;
+mod saved;
+
+use burn::tensor::{Device, Tensor};
+use sae_model::device::DeviceName;
+
+/// Every device that this build and machine have; says loudly which it had to leave out.
+fn devices() -> Vec<(DeviceName, Device)> {
+    [DeviceName::Cpu, DeviceName::NdArray, DeviceName::Wgpu(None)]
+        .into_iter()
+        .filter_map(|name| match name.open() {
+            Ok(device) => Some((name, device)),
+            Err(error) => {
+                eprintln!("SKIPPED on {name}: {error}");
+                None
+            }
+        })
+        .collect()
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().iter().collect()
+}

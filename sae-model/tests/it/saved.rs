@@ -1,0 +1,129 @@
+//! Saved models: what is written reads back, and every way a file can be wrong has its own message.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use sae_model::saved::{self, CONFIG_FILE, WEIGHTS_FILE};
+use sae_model::{Preset, Sae};
+
+use crate::values;
+
+fn fresh(preset: Preset) -> Sae {
+    Sae::init(&preset.config(6, 10), 7, &[0.5; 6], &Device::flex())
+}
+
+#[test]
+fn models_read_back_as_themselves_and_bytes_repeat() {
+    for preset in [Preset::Paper, Preset::Released, Preset::Default] {
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let sae = fresh(preset);
+        saved::save(&sae, 7, a.path()).unwrap();
+        let again = saved::load(a.path(), &Device::flex()).unwrap();
+        assert_eq!(again.config(), sae.config());
+        assert_eq!(values(again.concepts.val()), values(sae.concepts.val()));
+        assert_eq!(again.pre_bias.is_some(), preset == Preset::Default);
+        saved::save(&again, 7, b.path()).unwrap();
+        for file in [CONFIG_FILE, WEIGHTS_FILE] {
+            let read = |dir: &Path| std::fs::read(dir.join(file)).unwrap();
+            assert_eq!(read(a.path()), read(b.path()), "{file}");
+        }
+    }
+}
+
+#[test]
+fn initial_values_do_not_depend_on_the_device() {
+    for (name, device) in crate::devices() {
+        let config = Preset::Paper.config(6, 10);
+        let sae = Sae::init(&config, 7, &[0.5; 6], &device);
+        let expected = fresh(Preset::Paper);
+        assert_eq!(
+            values(sae.concepts.val()),
+            values(expected.concepts.val()),
+            "{name}"
+        );
+        assert_ne!(
+            values(sae.w_q.unwrap().val()),
+            values(sae.w_k.unwrap().val())
+        );
+    }
+}
+
+fn message_after(damage: impl Fn(&Path)) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    saved::save(&fresh(Preset::Default), 0, dir.path()).unwrap();
+    damage(dir.path());
+    saved::load(dir.path(), &Device::flex())
+        .unwrap_err()
+        .to_string()
+}
+
+fn edit(dir: &Path, from: &str, to: &str) {
+    let path = dir.join(CONFIG_FILE);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{text}");
+    std::fs::write(path, text.replace(from, to)).unwrap();
+}
+
+#[test]
+fn each_damage_has_its_message() {
+    let cases: [(&dyn Fn(&Path), &str); 8] = [
+        (
+            &|dir| std::fs::remove_file(dir.join(CONFIG_FILE)).unwrap(),
+            "No such file",
+        ),
+        (
+            &|dir| std::fs::write(dir.join(CONFIG_FILE), "{").unwrap(),
+            "not a valid cfg.json",
+        ),
+        (
+            &|dir| edit(dir, "\"format_version\": 1", "\"format_version\": 9"),
+            "version 9; this build reads",
+        ),
+        (
+            &|dir| edit(dir, "\"n_latents\": 10", "\"n_latents\": 0"),
+            "n_latents = 0",
+        ),
+        (
+            &|dir| edit(dir, "\"n_latents\": 10", "\"n_latents\": 11"),
+            "\"concepts\" is F32 [10, 6]; expected F32 [11, 6]",
+        ),
+        (
+            &|dir| edit(dir, "\"pre_bias\": true", "\"pre_bias\": false"),
+            "\"pre_bias\" is not part of the model",
+        ),
+        (
+            &|dir| {
+                edit(
+                    dir,
+                    "\"query_projection\": false",
+                    "\"query_projection\": true",
+                )
+            },
+            "\"w_q\" is missing",
+        ),
+        (
+            &|dir| std::fs::write(dir.join(WEIGHTS_FILE), [0; 20]).unwrap(),
+            "not a valid safetensors file",
+        ),
+    ];
+    for (damage, expected) in cases {
+        let message = message_after(damage);
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn every_truncation_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    saved::save(&fresh(Preset::Released), 0, dir.path()).unwrap();
+    let path = dir.path().join(WEIGHTS_FILE);
+    let bytes = std::fs::read(&path).unwrap();
+    for len in 0..bytes.len() {
+        std::fs::write(&path, &bytes[..len]).unwrap();
+        assert!(
+            saved::load(dir.path(), &Device::flex()).is_err(),
+            "{len} of {} bytes",
+            bytes.len()
+        );
+    }
+}

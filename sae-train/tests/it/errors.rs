@@ -1,0 +1,157 @@
+//! Wrong input: one clear message that names the key, the value and the remedy; exit code 2; nothing written.
+
+use crate::{WIDTH, Workspace};
+
+/// Runs with `arguments` and checks that it fails properly with each of `expected` in the message.
+fn refused(workspace: &Workspace, arguments: &[&str], expected: &[&str]) {
+    let output = workspace.train(arguments);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+    assert!(
+        output.stdout.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    assert_eq!(message.trim().lines().count(), 1, "one message: {message}");
+    for part in expected {
+        assert!(
+            message.contains(part),
+            "{arguments:?}: {message:?} does not say {part:?}"
+        );
+    }
+    assert!(
+        !workspace.path("runs").exists(),
+        "{arguments:?} left a run directory behind"
+    );
+}
+
+#[test]
+fn wrong_values() {
+    let w = Workspace::new();
+    for (set, expected) in [
+        (
+            "training.learning_rate=1",
+            &["training.learning_rate = 1", "no such key", "`lr`"][..],
+        ),
+        (
+            "training.lr=fast",
+            &["training.lr = \"fast\"", "expected f64"],
+        ),
+        (
+            "training.lr=-0.5",
+            &["training.lr = -0.5", "positive number"],
+        ),
+        (
+            "model.n_latents=0",
+            &["model.n_latents = 0", "at least one latent"],
+        ),
+        (
+            "training.batch_size=1001",
+            &["training.batch_size = 1001", "at most its 1000 rows"],
+        ),
+        (
+            "data.train=nowhere.safetensors",
+            &["data.train = \"nowhere.safetensors\"", "no such file"],
+        ),
+        ("device=tpu", &["\"tpu\"", "use \"cpu\""]),
+        (
+            "data.tensor=x",
+            &[
+                "data.train",
+                "no tensor \"x\"",
+                "\"activations\" F32 [1000, 24]",
+            ],
+        ),
+    ] {
+        refused(&w, &["--set", set], expected);
+    }
+    refused(&w, &["--resume"], &["--resume", "no run in"]);
+}
+
+#[test]
+fn widths_must_agree() {
+    let w = Workspace::new();
+    w.write_rows("heldout.safetensors", &[0.5; 7 * 5], 7);
+    refused(
+        &w,
+        &[],
+        &["data.held_out", "width 7", &format!("width {WIDTH}")],
+    );
+}
+
+#[test]
+fn data_must_be_finite_and_vary() {
+    let w = Workspace::new();
+    let mut rows: Vec<f32> = (0..60 * WIDTH).map(|i| i as f32).collect();
+    rows[41 * WIDTH + 3] = f32::INFINITY;
+    w.write_rows("train.safetensors", &rows, WIDTH);
+    refused(&w, &[], &["train.safetensors", "row 41, column 3 is inf"]);
+    w.write_rows("train.safetensors", &vec![1.0; 60 * WIDTH], WIDTH);
+    refused(&w, &[], &["all rows are the same"]);
+}
+
+#[test]
+fn a_damaged_file_is_named() {
+    let w = Workspace::new();
+    let path = w.path("train.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    refused(
+        &w,
+        &[],
+        &[
+            "data.train",
+            "not a valid safetensors file",
+            "copy is complete",
+        ],
+    );
+}
+
+#[test]
+fn a_missing_config_is_named() {
+    let w = Workspace::new();
+    std::fs::remove_file(w.path("small.toml")).unwrap();
+    refused(&w, &[], &["small.toml", "No such file"]);
+}
+
+#[test]
+#[cfg(not(feature = "wgpu"))]
+fn a_device_that_is_not_compiled_in_names_its_feature() {
+    let w = Workspace::new();
+    refused(
+        &w,
+        &["--device", "wgpu"],
+        &["\"wgpu\"", "not compiled", "--features wgpu"],
+    );
+}
+
+#[test]
+#[cfg(not(feature = "ndarray"))]
+fn ndarray_not_compiled_in_names_its_feature() {
+    let w = Workspace::new();
+    refused(
+        &w,
+        &["--device", "ndarray"],
+        &["\"ndarray\"", "not compiled", "--features ndarray"],
+    );
+}
+
+#[test]
+fn an_existing_run_is_not_overwritten() {
+    let w = Workspace::new();
+    let run = w.trained("once", &[]);
+    let model = run.join("model/sae.safetensors");
+    let before = std::fs::read(&model).unwrap();
+    let output = w.train(&["--set", "run=once"]);
+    assert_eq!(output.status.code(), Some(2));
+    let message = String::from_utf8_lossy(&output.stderr).to_string();
+    assert!(
+        message.contains("exists") && message.contains("--resume"),
+        "{message}"
+    );
+    let output = w.train(&["--set", "run=once", "--resume", "--set", "training.lr=1"]);
+    assert_eq!(output.status.code(), Some(2));
+    let message = String::from_utf8_lossy(&output.stderr).to_string();
+    assert!(message.contains("training.lr: 0.003 -> 1"), "{message}");
+    assert_eq!(std::fs::read(&model).unwrap(), before);
+}

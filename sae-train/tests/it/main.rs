@@ -1,0 +1,94 @@
+//! `sae-train` from the outside: the real binary on small synthetic data.
+
+mod errors;
+mod training;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use sae_data::synthetic::Synthetic;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+
+/// Width of the synthetic activations.
+const WIDTH: usize = 24;
+
+/// A directory with data, a config and room for runs.
+struct Workspace {
+    dir: tempfile::TempDir,
+}
+
+impl Workspace {
+    fn new() -> Self {
+        let workspace = Self {
+            dir: tempfile::tempdir().expect("a temporary directory"),
+        };
+        let source = Synthetic {
+            width: WIDTH,
+            concepts: 40,
+            active: 3,
+            noise: 0.01,
+            seed: 3,
+        };
+        let rows = source.rows(1200);
+        let (train, held_out) = rows.split_at(1000 * WIDTH);
+        workspace.write_rows("train.safetensors", train, WIDTH);
+        workspace.write_rows("heldout.safetensors", held_out, WIDTH);
+        let config = format!(
+            "runs_dir = {runs:?}\n[data]\ntrain = {train:?}\nheld_out = {held_out:?}\n[model]\nn_latents = 64\n\
+             [training]\nsteps = 30\nbatch_size = 50\nlr = 3e-3\nwarmup_steps = 5\nvalidate_every = 10\nlog_every = 10\n",
+            runs = workspace.path("runs"),
+            train = workspace.path("train.safetensors"),
+            held_out = workspace.path("heldout.safetensors"),
+        );
+        std::fs::write(workspace.path("small.toml"), config).expect("written");
+        workspace
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write_rows(&self, name: &str, rows: &[f32], width: usize) {
+        let bytes: Vec<u8> = rows.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let view =
+            TensorView::new(Dtype::F32, vec![rows.len() / width, width], &bytes).expect("a view");
+        let file = safetensors::serialize([("activations", view)], None).expect("serialized");
+        std::fs::write(self.path(name), file).expect("written");
+    }
+
+    /// Runs `sae-train small.toml` with more arguments.
+    fn train(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_sae-train"))
+            .arg(self.path("small.toml"))
+            .args(arguments)
+            .output()
+            .expect("sae-train runs")
+    }
+
+    /// Runs it and expects success; returns the run directory.
+    fn trained(&self, run: &str, arguments: &[&str]) -> PathBuf {
+        let run_argument = format!("run={run}");
+        let output = self.train(&[&["--set", &run_argument], arguments].concat());
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        self.path("runs").join(run)
+    }
+}
+
+/// The `key` of every record of `metrics.jsonl` with this split.
+fn recorded(run: &Path, split: &str, key: &str) -> Vec<f64> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("metrics.jsonl");
+    text.lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a JSON line"))
+        .filter(|record| record["split"] == split)
+        .map(|record| {
+            record[key]
+                .as_f64()
+                .unwrap_or_else(|| panic!("{key} in {record}"))
+        })
+        .collect()
+}

@@ -1,0 +1,127 @@
+//! Training itself: it learns, it repeats, it resumes, and every device agrees.
+
+use crate::{Workspace, recorded};
+
+const WEIGHTS: &str = "model/sae.safetensors";
+
+#[test]
+fn a_run_learns_and_leaves_what_it_promises() {
+    let w = Workspace::new();
+    let output = w.train(&["--set", "training.steps=200"]);
+    let text = String::from_utf8_lossy(&output.stdout).to_string();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    for part in [
+        "step  10/200",
+        "loss",
+        "FVU",
+        "L0",
+        "dead",
+        "rows/s",
+        "ETA",
+        "held out at step 200",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    let run = w.path("runs/small"); // named after the config
+    for file in [
+        "config.toml",
+        "provenance.json",
+        "metrics.jsonl",
+        "train.log",
+        "model/cfg.json",
+        WEIGHTS,
+    ] {
+        assert!(run.join(file).is_file(), "{file}");
+    }
+    let steps = recorded(&run, "train", "step");
+    assert_eq!(steps, (1..=200).map(f64::from).collect::<Vec<_>>());
+    let fvu = recorded(&run, "held_out", "fvu");
+    assert_eq!(fvu.len(), 20);
+    assert!(fvu[19] < 0.25 && fvu[19] < fvu[0] / 2.0, "{fvu:?}");
+    // the written config runs as it stands
+    let resolved = run.join("config.toml");
+    std::fs::copy(&resolved, w.path("small.toml")).unwrap();
+    w.trained("again", &["--set", "training.steps=10"]);
+}
+
+#[test]
+fn the_same_config_gives_the_same_bytes_on_cpu() {
+    let w = Workspace::new();
+    for preset in ["default", "released", "paper"] {
+        let set = format!("model.preset={preset}");
+        let runs = ["a", "b"].map(|n| w.trained(&format!("{preset}-{n}"), &["--set", &set]));
+        let [a, b] = runs.map(|run| std::fs::read(run.join(WEIGHTS)).unwrap());
+        assert_eq!(a, b, "{preset}");
+    }
+    let other = w.trained("other", &["--set", "seed=1"]);
+    assert_ne!(
+        std::fs::read(other.join(WEIGHTS)).unwrap(),
+        std::fs::read(w.path("runs/default-a").join(WEIGHTS)).unwrap()
+    );
+}
+
+#[test]
+fn a_resumed_run_ends_as_the_uninterrupted_one() {
+    let w = Workspace::new();
+    for preset in ["default", "released"] {
+        let preset = format!("model.preset={preset}");
+        let set = ["--set", &preset];
+        let whole = w.trained("whole", &set);
+        let cut = w.trained("cut", &set);
+        // as if the run had died after its second checkpoint
+        std::fs::remove_dir_all(cut.join("model")).unwrap();
+        for part in ["model", "optim", "scheduler"] {
+            std::fs::remove_file(cut.join(format!("checkpoint/{part}-3.bpk"))).unwrap();
+        }
+        let cut = w.trained("cut", &["--resume", set[0], set[1]]);
+        let [a, b] = [&whole, &cut].map(|run| std::fs::read(run.join(WEIGHTS)).unwrap());
+        assert_eq!(a, b);
+        assert_eq!(
+            recorded(&whole, "train", "loss"),
+            recorded(&cut, "train", "loss")
+        );
+        std::fs::remove_dir_all(w.path("runs")).unwrap();
+    }
+}
+
+/// Loss after 20 steps on another device, against `cpu`.
+#[cfg(any(feature = "ndarray", feature = "wgpu"))]
+fn agrees_with_cpu(device: &str) {
+    let w = Workspace::new();
+    for preset in ["default", "released", "paper"] {
+        let set = format!("model.preset={preset}");
+        let arguments = ["--set", "training.steps=20", "--set", &set];
+        let loss = |name: &str, device: &str| {
+            let run = w.trained(
+                &format!("{preset}-{name}"),
+                &[&arguments[..], &["--device", device]].concat(),
+            );
+            *recorded(&run, "train", "loss").last().expect("steps")
+        };
+        let (cpu, other) = (loss("cpu", "cpu"), loss("other", device));
+        assert!(
+            (cpu - other).abs() <= 1e-3 * cpu.abs(),
+            "{preset}: {device} {other}, cpu {cpu}"
+        );
+    }
+}
+
+#[test]
+#[cfg(feature = "ndarray")]
+fn ndarray_agrees_with_cpu() {
+    agrees_with_cpu("ndarray");
+}
+
+#[test]
+#[cfg(feature = "wgpu")]
+fn wgpu_agrees_with_cpu() {
+    use sae_model::device::DeviceName;
+    match DeviceName::Wgpu(None).open() {
+        Ok(_) => agrees_with_cpu("wgpu"),
+        Err(error) => eprintln!("SKIPPED the wgpu training test: {error}"),
+    }
+}

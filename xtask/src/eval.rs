@@ -1,0 +1,25 @@
+//! `cargo xtask eval`: runs `sae-eval` on a run directory.
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+
+pub(crate) fn run(run: &Path, features: Option<&str>, arguments: &[String]) -> Result<ExitCode> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["run", "--quiet", "--package", "sae-eval"]);
+    if let Some(features) = features {
+        command.args(["--features", features]);
+    }
+    let status = command
+        .arg("--")
+        .arg(run)
+        .args(arguments)
+        .status()
+        .context("running cargo")?;
+    Ok(status
+        .code()
+        .and_then(|code| u8::try_from(code).ok())
+        .map_or(ExitCode::FAILURE, ExitCode::from))
+}
