@@ -194,7 +194,7 @@ impl Config {
         let (loss, lr, warmup, decay, beta_1, beta_2, cutoff) = match self.model.preset {
             Preset::Paper => (Loss::Mse, 3e-4, 0, 0.0, 0.9, 0.99, 1.0),
             Preset::Released => (Loss::NormWeighted, 4e-4, 500, 0.0, 0.9, 0.999, 0.1),
-            Preset::Default => (Loss::Fvu, 1e-3, 50, 0.3, 0.9, 0.999, 1.0),
+            Preset::Default => (Loss::Fvu, 2e-3, 50, 0.3, 0.9, 0.999, 1.0),
         };
         let training = &mut self.training;
         training.loss.get_or_insert(loss);

@@ -33,8 +33,8 @@ pub(crate) struct Prepared {
     device: Device,
     train: Arc<ActivationFile>,
     held_out: Arc<ActivationFile>,
-    moments: MomentStats,
-    held_out_variance: f64,
+    train_moments: Moments,
+    held_out_moments: Moments,
     provenance: Provenance,
     pub(crate) dir: RunDir,
     /// Checkpoint to continue from; 0 for the beginning.
@@ -68,15 +68,15 @@ pub(crate) fn prepare(
     } else {
         0
     };
-    let moments = moments(&train)?;
-    let held_out_variance = moments_variance(&held_out)?;
+    let train_moments = Moments::of(&train)?;
+    let held_out_moments = Moments::of(&held_out)?;
     Ok(Prepared {
         config,
         device,
         train: train.into(),
         held_out: held_out.into(),
-        moments,
-        held_out_variance,
+        train_moments,
+        held_out_moments,
         provenance,
         dir,
         checkpoint,
@@ -117,29 +117,31 @@ fn open(data: &DataConfig) -> Result<(ActivationFile, ActivationFile)> {
     Ok((train, held_out))
 }
 
-/// Mean and variance of a data set; fails on NaN and infinity.
-fn moments(file: &ActivationFile) -> Result<MomentStats, DataError> {
-    let mut moments = MomentStats::default();
-    for block in file.blocks(BLOCK) {
-        moments.add(&block?, file.width());
-    }
-    Ok(moments)
+/// Mean and variance of a data set.
+struct Moments {
+    /// `mean(x) [d]`.
+    mean: Vec<f32>,
+    /// `sigma^2 = mean ||x - mean(x)||^2`.
+    variance: f64,
 }
 
-/// Variance of a data set, which must have one.
-fn moments_variance(file: &ActivationFile) -> Result<f64> {
-    variance(&moments(file)?, file)
-}
-
-fn variance(moments: &MomentStats, file: &ActivationFile) -> Result<f64> {
-    let variance = moments.variance();
-    if variance > 0.0 {
-        return Ok(variance);
+impl Moments {
+    /// Reads the whole data set once; fails on NaN and infinity, and if all rows are the same.
+    fn of(file: &ActivationFile) -> Result<Self> {
+        let mut stats = MomentStats::default();
+        for block in file.blocks(BLOCK) {
+            stats.add(&block?, file.width());
+        }
+        let variance = stats.variance();
+        if variance <= 0.0 {
+            bail!(
+                "{}: all rows are the same, there is nothing to learn",
+                file.path().display()
+            );
+        }
+        let mean = stats.mean().iter().map(|m| *m as f32).collect();
+        Ok(Self { mean, variance })
     }
-    Err(anyhow!(
-        "{}: all rows are the same, there is nothing to learn",
-        file.path().display()
-    ))
 }
 
 impl Prepared {
@@ -171,8 +173,8 @@ impl Prepared {
         let loss = training.loss.context("a completed config has a loss")?;
         Ok(Settings {
             loss,
-            variance: variance(&self.moments, &self.train)?,
-            held_out_variance: self.held_out_variance,
+            variance: self.train_moments.variance,
+            held_out_variance: self.held_out_moments.variance,
             frequency_cutoff: training.frequency_cutoff.unwrap_or(1.0),
             dead_window: training.dead_window,
         })
@@ -207,9 +209,13 @@ impl Prepared {
 
     fn learner(&self, settings: Settings) -> Learner<SaeLearner> {
         let device = self.device.clone().autodiff();
-        let mean: Vec<f32> = self.moments.mean().iter().map(|m| *m as f32).collect();
         let sae_config = self.config.sae_config(self.train.width());
-        let sae = Sae::init(&sae_config, self.config.seed, &mean, &device);
+        let sae = Sae::init(
+            &sae_config,
+            self.config.seed,
+            &self.train_moments.mean,
+            &device,
+        );
         let t = &self.config.training;
         let adam = AdamConfig::new()
             .with_beta_1(t.beta_1.unwrap_or(0.9) as f32)

@@ -6,17 +6,18 @@ use proptest::prelude::*;
 use super::{SparseValue, reference, sparse_attention};
 use crate::device::DeviceName;
 
-/// Every device compiled in; says loudly which ones it had to leave out.
+/// Every device that this build and machine have; says loudly which it had to leave out.
 fn devices() -> Vec<(DeviceName, Device)> {
-    let mut devices = vec![(DeviceName::Cpu, Device::flex())];
-    #[cfg(feature = "ndarray")]
-    devices.push((DeviceName::NdArray, DeviceName::NdArray.open().unwrap()));
-    #[cfg(feature = "wgpu")]
-    match DeviceName::Wgpu(None).open() {
-        Ok(device) => devices.push((DeviceName::Wgpu(None), device)),
-        Err(error) => eprintln!("SKIPPED the wgpu tests: {error}"),
-    }
-    devices
+    [DeviceName::Cpu, DeviceName::NdArray, DeviceName::Wgpu(None)]
+        .into_iter()
+        .filter_map(|name| match name.open() {
+            Ok(device) => Some((name, device)),
+            Err(error) => {
+                eprintln!("SKIPPED on {name}: {error}");
+                None
+            }
+        })
+        .collect()
 }
 
 fn tensor(values: &[f32], width: usize, device: &Device) -> Tensor<2> {
