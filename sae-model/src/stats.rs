@@ -402,7 +402,7 @@ mod tests {
         assert_eq!(frequency.counts[0], 1, "the dead latent");
         assert_eq!(
             *frequency.counts.last().unwrap(),
-            2 + 0,
+            2,
             "2/3 and 1 lie in the last quarter decade"
         );
     }

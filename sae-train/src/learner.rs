@@ -76,6 +76,11 @@ impl SaeLearner {
         }
     }
 
+    /// Optimizer steps behind this model, those before a resume included.
+    pub(crate) fn steps_done(&self) -> usize {
+        self.steps.val().into_scalar::<f32>() as usize
+    }
+
     /// 1 for latents that may take part and 0 for those that fire too often, `[1, M]`; none if no cutoff.
     fn keep(&self) -> Option<Tensor<2>> {
         let cutoff = self.settings.frequency_cutoff;

@@ -284,9 +284,13 @@ impl Prepared {
         if let Some(error) = result.error {
             return Err(anyhow!("training stopped: {error}"));
         }
-        if result.interrupted.is_some() {
+        // Not `result.interrupted`: Burn's TUI clears it when it closes.
+        let steps = result.model.steps_done();
+        if steps < self.config.training.steps {
             bail!(
-                "training was interrupted; continue from the last checkpoint with --resume ({})",
+                "training was stopped at step {steps} of {}, so there is no model yet; continue from \
+                 the last checkpoint with --resume ({})",
+                self.config.training.steps,
                 self.dir.path().display()
             );
         }

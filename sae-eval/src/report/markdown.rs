@@ -86,10 +86,10 @@ fn metrics(out: &mut String, title: &str, metrics: &[Metric]) {
     }
 }
 
-/// Four significant digits, or scientific where that would hide them.
+/// Whole numbers as they are, others with about four digits, or scientific where that would hide them.
 fn number(value: f64) -> String {
     match value.abs() {
-        0.0 => "0".into(),
+        v if v.fract() == 0.0 && v < 1e6 => format!("{value:.0}"),
         v if v < 1e-3 => format!("{value:.3e}"),
         v if v < 10.0 => format!("{value:.4}"),
         v if v < 1e5 => format!("{value:.1}"),
@@ -190,4 +190,21 @@ fn escape(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_renders_as_it_did() {
+        let report: Report = serde_json::from_str(include_str!("golden/report.json"))
+            .expect("a report of schema version 1 stays readable");
+        let rendered = render(&report);
+        let golden = include_str!("golden/report.md");
+        assert_eq!(
+            rendered, golden,
+            "if this is meant, replace golden/report.md by:\n{rendered}"
+        );
+    }
 }

@@ -122,6 +122,10 @@ fn wgpu_agrees_with_cpu() {
     use sae_model::device::DeviceName;
     match DeviceName::Wgpu(None).open() {
         Ok(_) => agrees_with_cpu("wgpu"),
-        Err(error) => eprintln!("SKIPPED the wgpu training test: {error}"),
+        Err(error) => {
+            use std::io::Write;
+            // not eprintln!: the test harness would swallow it
+            let _ = writeln!(std::io::stderr(), "SKIPPED the wgpu training test: {error}");
+        }
     }
 }

@@ -94,7 +94,7 @@ fn loose_bound(row: &[f32], max: f32) -> f32 {
 /// Maximum of a row, or `None` if any of its entries is NaN or infinite.
 fn finite_max(row: &[f32]) -> Option<f32> {
     let mut max = [f32::NEG_INFINITY; LANES];
-    let mut poison = [0.0f32; LANES]; // x - x is 0 if finite, NaN if not
+    let mut poison = [0.0f32; LANES]; // 0 * x is 0 if finite, NaN if not
     let mut chunks = row.chunks_exact(LANES);
     for chunk in &mut chunks {
         for lane in 0..LANES {
@@ -103,12 +103,12 @@ fn finite_max(row: &[f32]) -> Option<f32> {
             } else {
                 max[lane]
             };
-            poison[lane] += chunk[lane] - chunk[lane];
+            poison[lane] += chunk[lane] * 0.0;
         }
     }
     for &x in chunks.remainder() {
         max[0] = if x > max[0] { x } else { max[0] };
-        poison[0] += x - x;
+        poison[0] += x * 0.0;
     }
     let finite = poison.iter().all(|p| *p == 0.0);
     finite.then(|| max.into_iter().fold(f32::NEG_INFINITY, f32::max))
