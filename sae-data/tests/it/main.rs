@@ -1,4 +1,5 @@
 //! Integration tests of `sae-data`, one binary.
+#![allow(clippy::unwrap_used)] // a test may
 
 mod file;
 mod loader;

@@ -1,5 +1,6 @@
 //! `sae-eval` from the outside: the real binary on a run directory made by hand, its numbers against sums
 //! written out here.
+#![allow(clippy::unwrap_used)] // a test may
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

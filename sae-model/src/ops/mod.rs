@@ -7,8 +7,8 @@
 //! ```
 //!
 //! From primitives this takes a sort and a cumulative sum of every row, each stored for the backward
-//! pass. Here it is one kernel a device: an exact tau without sorting ([`cpu`], `cube`), a closed-form
-//! backward pass ([`autodiff`]), and the sort-based version (`reference`, tests only) as the oracle.
+//! pass. Here it is one kernel a device: an exact tau without sorting (`cpu`, `cube`), a closed-form
+//! backward pass (`autodiff`), and the sort-based version (`reference`, tests only) as the oracle.
 //!
 //! A row that holds NaN or infinity gets NaN weights (and NaN gradients) and leaves its neighbours alone.
 

@@ -1,4 +1,5 @@
 //! Integration tests of `sae-model`, one binary.
+#![allow(clippy::unwrap_used)] // a test may
 
 mod golden;
 mod saved;

@@ -64,9 +64,11 @@ fn edit(dir: &Path, from: &str, to: &str) {
     std::fs::write(path, text.replace(from, to)).unwrap();
 }
 
+type Damage<'a> = &'a dyn Fn(&Path);
+
 #[test]
 fn each_damage_has_its_message() {
-    let cases: [(&dyn Fn(&Path), &str); 8] = [
+    let cases: [(Damage, &str); 8] = [
         (
             &|dir| std::fs::remove_file(dir.join(CONFIG_FILE)).unwrap(),
             "No such file",

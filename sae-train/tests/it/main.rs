@@ -1,4 +1,5 @@
 //! `sae-train` from the outside: the real binary on small synthetic data.
+#![allow(clippy::unwrap_used)] // a test may
 
 mod errors;
 mod training;
