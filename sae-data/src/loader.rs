@@ -150,6 +150,7 @@ fn rows_of(file: &ActivationFile, batch: usize, order: Order, position: u64) -> 
 
 /// Batch `position` as `[B, d]` on the host.
 fn read_batch(file: &ActivationFile, batch: usize, order: Order, position: u64) -> TensorData {
+    let _span = tracing::trace_span!("read_batch", position).entered();
     let rows = rows_of(file, batch, order, position);
     let mut values = vec![0.0; rows.len() * file.width()];
     for (row, out) in rows.iter().zip(values.chunks_exact_mut(file.width())) {

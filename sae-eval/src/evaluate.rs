@@ -96,6 +96,7 @@ impl Passes<'_> {
         file: &ActivationFile,
         mut visit: impl FnMut(usize, &[f32], Tensor<2>) -> Result<()>,
     ) -> Result<()> {
+        let _span = tracing::debug_span!("pass", rows = file.rows()).entered();
         let mut start = 0;
         for block in file.blocks(self.batch) {
             let block = block?;

@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use sae_model::device::DeviceName;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
 
 /// Evaluate a trained run on its held-out data: reconstruction, sparsity, top-n classification.
 ///
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,wgpu_hal=error"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_span_events(FmtSpan::CLOSE)
         .with_writer(std::io::stderr)
         .init();
     match evaluate_run(&Arguments::parse()) {

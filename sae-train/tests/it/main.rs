@@ -14,6 +14,15 @@ use safetensors::tensor::TensorView;
 /// Width of the synthetic activations.
 const WIDTH: usize = 24;
 
+/// Where the data comes from: sums of three of these concepts.
+const SOURCE: Synthetic = Synthetic {
+    width: WIDTH,
+    concepts: 40,
+    active: 3,
+    noise: 0.01,
+    seed: 3,
+};
+
 /// A directory with data, a config and room for runs.
 struct Workspace {
     dir: tempfile::TempDir,
@@ -24,14 +33,7 @@ impl Workspace {
         let workspace = Self {
             dir: tempfile::tempdir().expect("a temporary directory"),
         };
-        let source = Synthetic {
-            width: WIDTH,
-            concepts: 40,
-            active: 3,
-            noise: 0.01,
-            seed: 3,
-        };
-        let rows = source.rows(1200);
+        let rows = SOURCE.rows(1200);
         let (train, held_out) = rows.split_at(1000 * WIDTH);
         workspace.write_rows("train.safetensors", train, WIDTH);
         workspace.write_rows("heldout.safetensors", held_out, WIDTH);

@@ -1,6 +1,9 @@
 //! Training itself: it learns, it repeats, it resumes, and every device agrees.
 
-use crate::{Workspace, recorded};
+use burn::tensor::{Device, Tensor, TensorData};
+use sae_model::saved;
+
+use crate::{SOURCE, WIDTH, Workspace, recorded};
 
 const WEIGHTS: &str = "model/sae.safetensors";
 
@@ -46,6 +49,33 @@ fn a_run_learns_and_leaves_what_it_promises() {
     let resolved = run.join("config.toml");
     std::fs::copy(&resolved, w.path("small.toml")).unwrap();
     w.trained("again", &["--set", "training.steps=10"]);
+}
+
+/// For each true concept, the largest cosine with a concept's value `c_j W_V`; the mean of these.
+fn recovery(run: &std::path::Path) -> f64 {
+    let unit = |x: Tensor<2>| x.clone() / x.square().sum_dim(1).sqrt();
+    let sae = saved::load(&run.join("model"), &Device::flex()).unwrap();
+    let values = sae.concepts.val().matmul(sae.w_v.unwrap().val()); // [M, d]
+    let truth = TensorData::new(SOURCE.dictionary(), [SOURCE.concepts, WIDTH]);
+    let truth = Tensor::<2>::from_data(truth, &Device::flex()); // [concepts, d]
+    let cosine = unit(truth).matmul(unit(values).transpose()); // [concepts, M]
+    cosine.max_dim(1).mean().into_scalar::<f64>()
+}
+
+#[test]
+fn training_finds_the_concepts_that_made_the_data() {
+    let w = Workspace::new();
+    let run = |steps: &str| {
+        w.trained(
+            &format!("of-{steps}"),
+            &["--set", &format!("training.steps={steps}")],
+        )
+    };
+    let (before, after) = (recovery(&run("1")), recovery(&run("600")));
+    assert!(
+        before < 0.6 && after > 0.85,
+        "mean best cosine {before} before, {after} after"
+    );
 }
 
 #[test]
