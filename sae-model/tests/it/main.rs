@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // a test may
 
 mod golden;
+mod gradients;
 mod saved;
 
 use std::io::Write;
