@@ -5,13 +5,14 @@ use std::path::PathBuf;
 
 use safetensors::{Dtype, SafeTensorError};
 
-/// Why a data set cannot be read.
+/// Why a data set cannot be read. The cause underneath, where there is one, is the
+/// error's `source`.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the fields are what the messages say
 pub enum DataError {
-    #[error("{}: {source}", path.display())]
+    #[error("{}", path.display())]
     Io { path: PathBuf, source: io::Error },
-    #[error("{}: not a valid safetensors file ({source}); export it again, or check that the copy is complete", path.display())]
+    #[error("{}: not a valid safetensors file; export it again, or check that the copy is complete", path.display())]
     Safetensors {
         path: PathBuf,
         source: SafeTensorError,

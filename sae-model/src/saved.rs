@@ -54,13 +54,14 @@ pub struct SavedConfig {
     pub model: SaeConfig,
 }
 
-/// One variant per way a saved model can be wrong.
+/// One variant per way a saved model can be wrong. The cause underneath, where there is one, is the
+/// error's `source`.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the fields are what the messages say
 pub enum SavedModelError {
-    #[error("{}: {source}", path.display())]
+    #[error("{}", path.display())]
     Io { path: PathBuf, source: io::Error },
-    #[error("{}: not a valid cfg.json: {source}", path.display())]
+    #[error("{}: not a valid cfg.json", path.display())]
     Json {
         path: PathBuf,
         source: serde_json::Error,
@@ -71,12 +72,12 @@ pub enum SavedModelError {
         format: String,
         version: u32,
     },
-    #[error("{}: {source}", path.display())]
+    #[error("{}", path.display())]
     Config {
         path: PathBuf,
         source: InvalidConfig,
     },
-    #[error("{}: not a valid safetensors file: {source}", path.display())]
+    #[error("{}: not a valid safetensors file", path.display())]
     Safetensors {
         path: PathBuf,
         source: SafeTensorError,

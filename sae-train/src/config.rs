@@ -125,12 +125,12 @@ fn default_keep_checkpoints() -> usize {
 /// A config that cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
-    #[error("config {}: {source}", path.display())]
+    #[error("config {}", path.display())]
     Io {
         path: PathBuf,
         source: std::io::Error,
     },
-    #[error("config {}: not valid TOML: {source}", path.display())]
+    #[error("config {}: not valid TOML", path.display())]
     Toml {
         path: PathBuf,
         source: toml::de::Error,

@@ -90,7 +90,7 @@ fn open(data: &DataConfig) -> Result<(ActivationFile, ActivationFile)> {
             DataError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 "no such file; check the path (it is relative to the current directory)".to_string()
             }
-            error => error.to_string(),
+            error => format!("{:#}", anyhow!(error)),
         };
         ActivationFile::open(path, data.tensor.as_deref()).map_err(|error| {
             invalid(

@@ -1,5 +1,6 @@
 //! Saved models: what is written reads back, and every way a file can be wrong has its own message.
 
+use std::error::Error;
 use std::path::Path;
 
 use burn::tensor::Device;
@@ -52,9 +53,13 @@ fn message_after(damage: impl Fn(&Path)) -> String {
     let dir = tempfile::tempdir().unwrap();
     saved::save(&fresh(Preset::Default), 0, dir.path()).unwrap();
     damage(dir.path());
-    saved::load(dir.path(), &Device::flex())
-        .unwrap_err()
-        .to_string()
+    chain(&saved::load(dir.path(), &Device::flex()).unwrap_err())
+}
+
+/// An error and its causes, as the binaries print them.
+fn chain(error: &dyn Error) -> String {
+    let cause = error.source().map(|cause| format!(": {}", chain(cause)));
+    error.to_string() + &cause.unwrap_or_default()
 }
 
 fn edit(dir: &Path, from: &str, to: &str) {
