@@ -149,8 +149,8 @@ impl Passes<'_> {
 struct ClassPass<'a> {
     sae: &'a Sae,
     head: &'a Head,
-    /// For each n, the latents kept for each class `[classes, M]`, on the device.
-    masks: Vec<Tensor<2>>,
+    /// For each n, the latents kept for each class `[classes, M]`, on the device; none for all of them.
+    masks: Vec<Option<Tensor<2>>>,
     judged: Judged,
 }
 
@@ -158,17 +158,25 @@ impl<'a> ClassPass<'a> {
     fn new(passes: &Passes, sae: &'a Sae, head: &'a Head) -> Result<Self> {
         let ranking = passes.rank(sae, head)?;
         let shape = [head.classes(), sae.config().n_latents];
-        let mask =
-            |n: &usize| Tensor::from_data(TensorData::new(ranking.masks(*n), shape), passes.device);
+        let mask = |n| Tensor::from_data(TensorData::new(ranking.masks(n), shape), passes.device);
         let accuracy = || Accuracy::new(head.classes());
-        let ns = passes.top_n.iter().map(|n| Some(*n)).chain([None]);
+        let ns: Vec<Option<usize>> = passes
+            .top_n
+            .iter()
+            .copied()
+            .map(Some)
+            .chain([None])
+            .collect();
         Ok(Self {
             sae,
             head,
-            masks: passes.top_n.iter().map(mask).collect(),
+            masks: ns.iter().map(|n| n.map(mask)).collect(),
             judged: Judged {
                 original: accuracy(),
-                rows: ns.map(|n| (n, accuracy(), accuracy())).collect(),
+                rows: ns
+                    .into_iter()
+                    .map(|n| (n, accuracy(), accuracy()))
+                    .collect(),
             },
         })
     }
@@ -184,13 +192,7 @@ impl<'a> ClassPass<'a> {
         );
         self.judged.original.add(&self.head.classify(x), labels);
         let decode = |a: Tensor<2>| self.sae.decode(a, encoded.norms.clone());
-        for ((n, on, off), mask) in self
-            .judged
-            .rows
-            .iter_mut()
-            .zip(self.masks.iter().map(Some).chain([None]))
-        {
-            debug_assert_eq!(n.is_none(), mask.is_none());
+        for ((_, on, off), mask) in self.judged.rows.iter_mut().zip(&self.masks) {
             let (kept, dropped) = match mask {
                 Some(mask) => {
                     let kept = a.clone() * mask.clone().select(0, classes.clone()); // [B, M]

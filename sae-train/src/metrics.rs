@@ -186,33 +186,15 @@ impl JsonLines {
         })
     }
 
-    fn write(&mut self, mut record: Map<String, Value>, update: &MetricsUpdate, is_final: bool) {
-        let mut values = false;
-        for numeric in &update.entries_numeric {
-            let Some(entry) = &numeric.numeric_entry else {
-                continue;
-            };
-            if matches!(entry, NumericEntry::Final(_)) == is_final {
-                record.insert(
-                    self.names.get(&numeric.entry.metric_id).into(),
-                    json!(entry.current()),
-                );
-                values = true;
-            }
-        }
-        if !values {
-            return;
-        }
-        record.insert(
-            "seconds".into(),
-            json!(self.started.elapsed().as_secs_f64()),
-        );
-        if let Err(error) = writeln!(self.file, "{}", Value::Object(record)) {
-            tracing::error!(
-                "metrics.jsonl: {error}; the record of step {} is lost",
-                self.step
-            );
-        }
+    /// Values of an update by name: those of one batch, or (`of_pass`) their means over a whole pass.
+    fn values(&self, update: &MetricsUpdate, of_pass: bool) -> Map<String, Value> {
+        let entries = update.entries_numeric.iter().filter_map(|numeric| {
+            let value = numeric.numeric_entry.as_ref()?;
+            let name = self.names.get(&numeric.entry.metric_id).to_string();
+            let wanted = matches!(value, NumericEntry::Final(_)) == of_pass;
+            wanted.then(|| (name, json!(value.current())))
+        });
+        entries.collect()
     }
 }
 
@@ -231,26 +213,23 @@ fn keep_until(text: &str, step: usize) -> String {
 
 impl MetricLogger for JsonLines {
     fn log(&mut self, update: MetricsUpdate, _epoch: usize, split: &Split) {
-        let has_step = |n: &burn::train::metric::store::NumericMetricUpdate| {
-            n.numeric_entry
-                .as_ref()
-                .is_some_and(|e| !matches!(e, NumericEntry::Final(_)))
-        };
-        let mut record = Map::new();
-        match split {
-            Split::Train if update.entries_numeric.iter().any(has_step) => {
-                self.step += 1;
-                record.insert("split".into(), json!("train"));
-                record.insert("step".into(), json!(self.step));
-                record.insert("lr".into(), json!(self.schedule.at(self.step - 1)));
-                self.write(record, &update, false);
-            }
-            Split::Valid => {
-                record.insert("split".into(), json!("held_out"));
-                record.insert("step".into(), json!(self.step));
-                self.write(record, &update, true);
-            }
-            _ => {}
+        let training = matches!(split, Split::Train);
+        let mut record = self.values(&update, !training);
+        if record.is_empty() {
+            return; // the end of a stretch of training, or one batch of a validation
+        }
+        if training {
+            record.insert("lr".into(), json!(self.schedule.at(self.step)));
+            self.step += 1;
+        }
+        let split = if training { "train" } else { "held_out" };
+        let seconds = self.started.elapsed().as_secs_f64();
+        record.insert("split".into(), json!(split));
+        record.insert("step".into(), json!(self.step));
+        record.insert("seconds".into(), json!(seconds));
+        if let Err(error) = writeln!(self.file, "{}", Value::Object(record)) {
+            let step = self.step;
+            tracing::error!("metrics.jsonl: {error}; the record of step {step} is lost");
         }
     }
 

@@ -7,6 +7,7 @@
 //!              metrics.jsonl    one record a step and a validation
 //!              train.log        what `tracing` has to say
 //!              model/           cfg.json + sae.safetensors
+//!              reports/         written by sae-eval
 //! ```
 
 use std::path::{Path, PathBuf};
