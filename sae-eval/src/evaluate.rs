@@ -6,8 +6,9 @@ use std::time::Instant;
 use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData};
 use sae_data::ActivationFile;
+use sae_model::ops::{self, Pattern};
 use sae_model::stats::{MomentStats, ReconstructionStats, SparsityStats};
-use sae_model::{Encoded, Sae, SparseValue};
+use sae_model::{Activations, Input, Sae, SparseCodes, SparseValue};
 
 use crate::Arguments;
 use crate::head::{Accuracy, Head};
@@ -15,8 +16,10 @@ use crate::ranking::Ranking;
 use crate::report::{ClassAccuracy, Report, TopN, TopNRow};
 use crate::run::Run;
 
-/// Latent activations computed at a time: 1024 rows at 8192 latents, 32 MB.
-const MAX_CODES: usize = 1 << 23;
+/// Rows evaluated at a time on the CPU, where codes are sparse.
+const ROWS: usize = 1024;
+/// Latent activations computed at a time on a GPU, where they are dense: 1024 rows at 8192 latents, 32 MB.
+const MAX_DENSE: usize = 1 << 23;
 
 /// Evaluates a run.
 pub(crate) fn report(run: &Run, arguments: &Arguments, device: &Device) -> Result<Report> {
@@ -24,7 +27,8 @@ pub(crate) fn report(run: &Run, arguments: &Arguments, device: &Device) -> Resul
     let model = &run.config.model;
     let batch = match arguments.batch_size {
         Some(rows) => rows as usize,
-        None => (MAX_CODES / model.n_latents).clamp(1, 1024),
+        None if ops::is_cpu(device) => ROWS,
+        None => (MAX_DENSE / model.n_latents).clamp(1, ROWS),
     };
     let threshold = arguments.fire_threshold.unwrap_or(match model.value {
         SparseValue::Score => 0.2,
@@ -39,9 +43,13 @@ pub(crate) fn report(run: &Run, arguments: &Arguments, device: &Device) -> Resul
     };
     let mut reconstruction = ReconstructionStats::new(model.d_in);
     let mut sparsity = SparsityStats::new(model.n_latents);
-    let trained = passes.judge(&run.sae, |x, encoded, x_hat| {
+    let trained = passes.judge(&run.sae, |x, codes, x_hat| {
         reconstruction.add(x, &host(x_hat));
-        sparsity.add(&host(encoded.activations));
+        sparsity.add(
+            codes.pattern.indices(),
+            &codes.host_values(),
+            codes.pattern.row_lengths(),
+        );
     })?;
     let untrained = if arguments.no_untrained || trained.is_none() {
         None
@@ -113,7 +121,7 @@ impl Passes<'_> {
         let mut ranking = Ranking::new(head.classes(), sae.config().n_latents, self.threshold);
         self.walk(&self.run.train, |start, _, x| {
             let labels = head.labels(&self.run.train, start, x.dims()[0])?;
-            ranking.add(&host(sae.encode(x).activations), &labels);
+            ranking.add(&sae.encode(x).activations.into_codes(), &labels);
             Ok(())
         })?;
         Ok(ranking)
@@ -124,21 +132,22 @@ impl Passes<'_> {
     fn judge(
         &self,
         sae: &Sae,
-        mut observe: impl FnMut(&[f32], Encoded, Tensor<2>),
+        mut observe: impl FnMut(&[f32], &SparseCodes, Tensor<2>),
     ) -> Result<Option<Judged>> {
         let mut classes = match &self.run.head {
             Ok(head) => Some(ClassPass::new(self, sae, head)?),
             Err(_) => None,
         };
         self.walk(&self.run.held_out, |start, rows, x| {
-            let r = sae.reconstruct(x.clone(), None);
+            let r = sae.reconstruct(x.clone());
+            let (input, codes) = (r.encoded.input, r.encoded.activations.into_codes());
             if let Some(classes) = &mut classes {
                 let labels = classes
                     .head
                     .labels(&self.run.held_out, start, x.dims()[0])?;
-                classes.add(x, &r.encoded, r.x_hat.clone(), &labels);
+                classes.add(x, &codes, &input, r.x_hat.clone(), &labels);
             }
-            observe(rows, r.encoded, r.x_hat);
+            observe(rows, &codes, r.x_hat);
             Ok(())
         })?;
         Ok(classes.map(|classes| classes.judged))
@@ -149,16 +158,14 @@ impl Passes<'_> {
 struct ClassPass<'a> {
     sae: &'a Sae,
     head: &'a Head,
-    /// For each n, the latents kept for each class `[classes, M]`, on the device; none for all of them.
-    masks: Vec<Option<Tensor<2>>>,
+    /// For each n, whether a latent is kept for a class `[classes, M]`; none for all of them.
+    masks: Vec<Option<Vec<bool>>>,
     judged: Judged,
 }
 
 impl<'a> ClassPass<'a> {
     fn new(passes: &Passes, sae: &'a Sae, head: &'a Head) -> Result<Self> {
         let ranking = passes.rank(sae, head)?;
-        let shape = [head.classes(), sae.config().n_latents];
-        let mask = |n| Tensor::from_data(TensorData::new(ranking.masks(n), shape), passes.device);
         let accuracy = || Accuracy::new(head.classes());
         let ns: Vec<Option<usize>> = passes
             .top_n
@@ -170,7 +177,7 @@ impl<'a> ClassPass<'a> {
         Ok(Self {
             sae,
             head,
-            masks: ns.iter().map(|n| n.map(mask)).collect(),
+            masks: ns.iter().map(|n| n.map(|n| ranking.masks(n))).collect(),
             judged: Judged {
                 original: accuracy(),
                 rows: ns
@@ -181,29 +188,51 @@ impl<'a> ClassPass<'a> {
         })
     }
 
-    /// Adds a batch `x [B, d]` with its encoding and full reconstruction.
-    fn add(&mut self, x: Tensor<2>, encoded: &Encoded, x_hat: Tensor<2>, labels: &[usize]) {
-        let a = &encoded.activations; // [B, M]
-        let device = a.device();
-        let classes: Vec<i64> = labels.iter().map(|label| *label as i64).collect();
-        let classes = Tensor::<1, burn::tensor::Int>::from_data(
-            TensorData::from(classes.as_slice()),
-            &device,
-        );
+    /// Adds a batch `x [B, d]` with its codes, input and full reconstruction.
+    fn add(
+        &mut self,
+        x: Tensor<2>,
+        codes: &SparseCodes,
+        input: &Input,
+        x_hat: Tensor<2>,
+        labels: &[usize],
+    ) {
         self.judged.original.add(&self.head.classify(x), labels);
-        let decode = |a: Tensor<2>| self.sae.decode(a, encoded.norms.clone());
+        let latents = self.sae.config().n_latents;
+        let decode = |keep: &dyn Fn(usize, u32) -> bool| {
+            let activations = Activations::Sparse(filtered(codes, keep));
+            self.sae.decode(&activations, input)
+        };
         for ((_, on, off), mask) in self.judged.rows.iter_mut().zip(&self.masks) {
             let (kept, dropped) = match mask {
                 Some(mask) => {
-                    let kept = a.clone() * mask.clone().select(0, classes.clone()); // [B, M]
-                    (decode(kept.clone()), decode(a.clone() - kept))
+                    let of_class = |row: usize, j: u32| mask[labels[row] * latents + j as usize];
+                    (decode(&of_class), decode(&|row, j| !of_class(row, j)))
                 }
-                None => (x_hat.clone(), decode(a.zeros_like())),
+                None => (x_hat.clone(), decode(&|_, _| false)),
             };
             on.add(&self.head.classify(kept), labels);
             off.add(&self.head.classify(dropped), labels);
         }
     }
+}
+
+/// The codes of which `keep(row, latent)` is true.
+fn filtered(codes: &SparseCodes, keep: impl Fn(usize, u32) -> bool) -> SparseCodes {
+    let (mut offsets, mut indices, mut values) = (vec![0], Vec::new(), Vec::new());
+    let all = codes.host_values();
+    for row in 0..codes.pattern.rows() {
+        for entry in codes.pattern.row(row) {
+            let latent = codes.pattern.indices()[entry];
+            if keep(row, latent) {
+                indices.push(latent);
+                values.push(all[entry]);
+            }
+        }
+        offsets.push(indices.len());
+    }
+    let pattern = Pattern::new(codes.pattern.latents(), offsets, indices);
+    SparseCodes::new(values, pattern, &codes.values.device())
 }
 
 /// The report's section on top-n classification, or why there is none.

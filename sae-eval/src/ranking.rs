@@ -2,6 +2,8 @@
 
 use std::cmp::Reverse;
 
+use sae_model::SparseCodes;
+
 /// Counts, on the training split, how often each latent fires on each class.
 pub(crate) struct Ranking {
     n_latents: usize,
@@ -22,16 +24,14 @@ impl Ranking {
         }
     }
 
-    /// Adds a batch: `activations [B, M]` row-major and a label a row.
-    pub(crate) fn add(&mut self, activations: &[f32], labels: &[usize]) {
-        for (row, label) in activations.chunks_exact(self.n_latents).zip(labels) {
-            let class = label * self.n_latents..(label + 1) * self.n_latents;
-            let counters = self.fired[class.clone()]
-                .iter_mut()
-                .zip(&mut self.mass[class]);
-            for (a, (fired, mass)) in row.iter().zip(counters) {
-                *fired += u64::from(*a > self.threshold);
-                *mass += f64::from(a.abs());
+    /// Adds a batch: its codes and a label a row.
+    pub(crate) fn add(&mut self, codes: &SparseCodes, labels: &[usize]) {
+        let values = codes.host_values();
+        for (row, label) in labels.iter().enumerate() {
+            for entry in codes.pattern.row(row) {
+                let counter = label * self.n_latents + codes.pattern.indices()[entry] as usize;
+                self.fired[counter] += u64::from(values[entry] > self.threshold);
+                self.mass[counter] += f64::from(values[entry].abs());
             }
         }
     }
@@ -52,12 +52,12 @@ impl Ranking {
         order
     }
 
-    /// 1 for the `n` first latents of each class and 0 elsewhere, `[classes, M]`.
-    pub(crate) fn masks(&self, n: usize) -> Vec<f32> {
-        let mut masks = vec![0.0; self.fired.len()];
+    /// Whether each latent is among the `n` first of its class, `[classes, M]`.
+    pub(crate) fn masks(&self, n: usize) -> Vec<bool> {
+        let mut masks = vec![false; self.fired.len()];
         for class in 0..self.fired.len() / self.n_latents {
             for latent in self.top(class, n) {
-                masks[class * self.n_latents + latent] = 1.0;
+                masks[class * self.n_latents + latent] = true;
             }
         }
         masks
@@ -67,18 +67,26 @@ impl Ranking {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::Device;
 
     #[test]
     fn frequency_first_then_mass_then_index() {
         let mut ranking = Ranking::new(2, 4, 0.2);
         // class 1: latent 2 fires twice, latent 0 once (strongly), 1 and 3 never, 3 with more mass
-        ranking.add(&[0.9, 0.1, 0.3, 0.0, 0.0, 0.0, 0.3, 0.2], &[1, 1]);
+        let dense = [0.9, 0.1, 0.3, 0.0, 0.0, 0.0, 0.3, 0.2];
+        ranking.add(
+            &SparseCodes::from_dense(&dense, 4, &Device::flex()),
+            &[1, 1],
+        );
         assert_eq!(ranking.top(1, 4), [2, 0, 3, 1]);
         assert_eq!(
             ranking.top(0, 2),
             [0, 1],
             "a class without rows falls back to the index"
         );
-        assert_eq!(ranking.masks(1), [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0]);
+        assert_eq!(
+            ranking.masks(1),
+            [true, false, false, false, false, false, true, false]
+        );
     }
 }

@@ -4,7 +4,90 @@ use serde::{Deserialize, Serialize};
 
 use crate::ops::SparseValue;
 
-/// Named starting points; every switch can be overridden.
+/// How latent activations come from an activation of the model that is explained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Architecture {
+    /// Sparse attention: concepts are keys and values, sparsemax chooses (arXiv 2604.14925).
+    #[default]
+    Attention,
+    /// Ablation of arXiv 2604.14925: attention with ReLU and an L1 penalty instead of sparsemax.
+    AttentionRelu,
+    /// Ablation of arXiv 2604.14925: a separate encoder, chosen from by sparsemax.
+    MlpSparsemax,
+    /// ReLU and an L1 penalty (Bricken et al. 2023, "Towards Monosemanticity").
+    Relu,
+    /// The k largest of each row (Gao et al. 2024, arXiv 2406.04093).
+    #[serde(rename = "topk")]
+    TopK,
+    /// The `k B` largest of a batch of B rows (Bussmann et al. 2024, arXiv 2412.06410).
+    #[serde(rename = "batch_topk")]
+    BatchTopK,
+    /// A learned threshold a latent and an L0 penalty (Rajamanoharan et al. 2024, arXiv 2407.14435).
+    #[serde(rename = "jumprelu")]
+    JumpRelu,
+    /// Separate gates and magnitudes (Rajamanoharan et al. 2024, arXiv 2404.16014).
+    Gated,
+}
+
+impl Architecture {
+    /// Whether concepts are both encoder and decoder.
+    pub fn is_attention(self) -> bool {
+        matches!(self, Self::Attention | Self::AttentionRelu)
+    }
+
+    /// Whether sparsemax chooses the latents.
+    pub fn is_sparsemax(self) -> bool {
+        matches!(self, Self::Attention | Self::MlpSparsemax)
+    }
+
+    /// Whether it has a number k of latents to choose.
+    pub fn has_k(self) -> bool {
+        matches!(self, Self::TopK | Self::BatchTopK)
+    }
+
+    /// Whether a penalty in the loss brings sparsity.
+    pub fn has_penalty(self) -> bool {
+        matches!(
+            self,
+            Self::AttentionRelu | Self::Relu | Self::JumpRelu | Self::Gated
+        )
+    }
+
+    /// The usual model of this architecture for activations of width `d_in` and `n_latents` latents; for
+    /// [`Architecture::Attention`] it is that of `preset`.
+    ///
+    /// Those without sparsemax see inputs divided by one number (`input_scale`), have a pre-bias, an encoder
+    /// bias and decoder rows of length one, and start with encoder = decoder = random unit rows.
+    pub fn config(self, preset: Preset, d_in: usize, n_latents: usize) -> SaeConfig {
+        let attention = preset.config(d_in, n_latents);
+        let default = Preset::Default.config(d_in, n_latents);
+        match self {
+            Self::Attention => attention,
+            Self::MlpSparsemax => SaeConfig {
+                architecture: self,
+                key_projection: false,
+                value_projection: false,
+                encoder_bias: true,
+                ..default
+            },
+            _ => SaeConfig {
+                architecture: self,
+                unit_norm: false,
+                scale: 1.0,
+                key_projection: false,
+                value_projection: false,
+                encoder_bias: true,
+                unit_norm_decoder: true,
+                k: self.has_k().then_some(32),
+                bandwidth: (self == Self::JumpRelu).then_some(0.1),
+                ..default
+            },
+        }
+    }
+}
+
+/// Named starting points of [`Architecture::Attention`]; every switch can be overridden.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Preset {
@@ -22,13 +105,19 @@ impl Preset {
         let released = SaeConfig {
             d_in,
             n_latents,
+            architecture: Architecture::Attention,
             value: SparseValue::Score,
             scale: 1.0,
             unit_norm: true,
+            input_scale: 1.0,
             query_projection: false,
             key_projection: true,
             value_projection: true,
             pre_bias: false,
+            encoder_bias: false,
+            unit_norm_decoder: false,
+            k: None,
+            bandwidth: None,
             init: InitConfig {
                 concepts: ConceptInit::Kaiming,
                 projections: ProjectionInit::Kaiming,
@@ -57,7 +146,7 @@ impl Preset {
     }
 }
 
-/// The architecture of one sparse autoencoder, and how its parameters start.
+/// What one sparse autoencoder is made of, and how its parameters start.
 ///
 /// `cfg.json` of a saved model is this, written out in full.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,12 +156,18 @@ pub struct SaeConfig {
     pub d_in: usize,
     /// Number of latents M, the rows of the dictionary.
     pub n_latents: usize,
-    /// What a latent in the support contributes.
+    /// How latent activations come about.
+    #[serde(default)]
+    pub architecture: Architecture,
+    /// What a latent in the support of sparsemax contributes.
     pub value: SparseValue,
     /// Factor t on the scores before sparsemax: larger is sparser.
     pub scale: f64,
     /// Whether queries are divided by their norm, and reconstructions multiplied by it.
     pub unit_norm: bool,
+    /// Otherwise inputs are divided by this number, and reconstructions multiplied by it.
+    #[serde(default = "one")]
+    pub input_scale: f64,
     /// Whether there is a W_Q `[d, d]`.
     pub query_projection: bool,
     /// Whether there is a W_K `[d, d]`.
@@ -81,8 +176,24 @@ pub struct SaeConfig {
     pub value_projection: bool,
     /// Whether there is a pre-bias `[d]`, subtracted from the input and added to the output.
     pub pre_bias: bool,
+    /// Whether there is an encoder bias `[M]`, added to the scores.
+    #[serde(default)]
+    pub encoder_bias: bool,
+    /// Whether training keeps the rows of the dictionary at length one.
+    #[serde(default)]
+    pub unit_norm_decoder: bool,
+    /// Active latents a row, for TopK and BatchTopK.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub k: Option<usize>,
+    /// Width of the rectangle through which JumpReLU's thresholds learn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<f64>,
     /// How the parameters start.
     pub init: InitConfig,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 /// How the parameters start.
@@ -161,6 +272,28 @@ impl SaeConfig {
                 "scale",
                 self.scale.to_string(),
                 "the score scale must be a positive number; 1 is the default, larger is sparser",
+            );
+        }
+        if !(self.input_scale.is_finite() && self.input_scale > 0.0) {
+            return invalid(
+                "input_scale",
+                self.input_scale.to_string(),
+                "inputs are divided by this number, so it must be positive",
+            );
+        }
+        if self.architecture.has_k() && !self.k.is_some_and(|k| (1..=self.n_latents).contains(&k)) {
+            return invalid(
+                "k",
+                self.k.map_or("(none)".into(), |k| k.to_string()),
+                "this architecture needs a k between 1 and n_latents, for example 32",
+            );
+        }
+        let wide = |b: f64| b.is_finite() && b > 0.0;
+        if self.architecture == Architecture::JumpRelu && !self.bandwidth.is_some_and(wide) {
+            return invalid(
+                "bandwidth",
+                self.bandwidth.map_or("(none)".into(), |b| b.to_string()),
+                "JumpReLU needs a positive bandwidth, for example 0.1",
             );
         }
         Ok(())

@@ -16,8 +16,10 @@ pub mod ops;
 pub mod saved;
 pub mod stats;
 
+mod baselines;
+mod init;
 mod sae;
 
-pub use config::{Preset, SaeConfig};
-pub use ops::SparseValue;
-pub use sae::{Encoded, Reconstructed, Sae};
+pub use config::{Architecture, Preset, SaeConfig};
+pub use ops::{SparseCodes, SparseValue};
+pub use sae::{Activations, Encoded, Input, Reconstructed, Sae, Training};

@@ -3,6 +3,7 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
+use crate::ops;
 use crate::sae::row_norms;
 
 /// The reconstruction losses of the presets. Sparsity needs no term of its own: sparsemax brings it.
@@ -21,12 +22,28 @@ pub enum Loss {
 impl Loss {
     /// The loss of a batch: `x`, `x_hat` `[B, d]` -> `[1]`. `variance` is sigma^2 above.
     pub fn forward(self, x: Tensor<2>, x_hat: Tensor<2>, variance: f64) -> Tensor<1> {
-        let [_, d] = x.dims();
-        let squared = (x_hat - x.clone()).square(); // [B, d]
+        self.with_squared_error(x, x_hat, variance).0
+    }
+
+    /// The loss of a batch, and without gradient `sum ||x_hat - x||^2`, both `[1]`.
+    pub fn with_squared_error(
+        self,
+        x: Tensor<2>,
+        x_hat: Tensor<2>,
+        variance: f64,
+    ) -> (Tensor<1>, Tensor<1>) {
+        let [rows, d] = x.dims();
+        let elements = (rows * d) as f64;
+        if self == Self::NormWeighted {
+            let squared = (x_hat - x.clone()).square(); // [B, d]
+            let sum = squared.clone().inner().sum();
+            return ((squared / row_norms(x)).mean() * 10.0, sum);
+        }
+        let sum = ops::squared_error(x_hat, x);
+        let error = sum.clone().inner();
         match self {
-            Self::Mse => squared.mean(),
-            Self::Fvu => squared.mean() * (d as f64 / variance),
-            Self::NormWeighted => (squared / row_norms(x)).mean() * 10.0,
+            Self::Fvu => (sum / (rows as f64 * variance), error),
+            _ => (sum / elements, error),
         }
     }
 }

@@ -1,33 +1,35 @@
-//! The cross-attention sparse autoencoder: the equations of the paper, in their order.
+//! The sparse autoencoder: the equations of the paper, in their order.
 //!
 //! ```text
-//! x0 = x - b ;  n = ||x0|| per row ;  u = x0 / n           (unit-norm query; n = 1 where switched off)
+//! x0 = x - b ;  n = ||x0|| per row ;  u = x0 / n           (unit-norm query; else n is one number for all)
 //! q  = u W_Q W_K^T * scale                                  [B, d]
-//! z  = q C^T                                                [B, M]   scores
-//! a  = sparsemax(z)                       value = probability
-//! a  = z / scale * 1[sparsemax(z) > 0]    value = score
+//! z  = q E^T + bias                                         [B, M]   scores; E = C for attention
+//! a  = select(z)                                            [B, M]   latent activations, sparse
+//!        sparsemax(z)                     value = probability
+//!        z / scale * 1[sparsemax(z) > 0]  value = score
+//!        ReLU, TopK, ...                  the other architectures (`baselines.rs`)
 //! x_hat = b + n * (a C) W_V                                 [B, d]
 //! ```
 //!
 //! K = C W_K and V = C W_V are never formed: `(u W_Q)(C W_K)^T = (u W_Q W_K^T) C^T` and
-//! `a (C W_V) = (a C) W_V`, which turns products of size M d^2 into products of size B d^2.
+//! `a (C W_V) = (a C) W_V`, which turns products of size M d^2 into products of size B d^2. On the CPU the
+//! scores are never stored either (`ops::encode`), and decoding reads the support alone.
+
+use std::sync::Arc;
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor, TensorData};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, StandardNormal, Uniform};
+use burn::tensor::{Tensor, TensorData};
 
-use crate::config::{ConceptInit, PreBiasInit, ProjectionInit, SaeConfig};
-use crate::ops::{self, SparseValue};
+use crate::config::{Architecture, SaeConfig};
+use crate::ops::{self, EncodeOptions, Selection, SparseCodes, SparseValue};
 
 /// Squared norms below this count as zero, so that a row equal to the pre-bias has a gradient.
 const TINY: f64 = 1e-24;
 
-/// A sparse autoencoder with dynamic attention (arXiv 2604.14925, section 3).
+/// A sparse autoencoder: with dynamic attention (arXiv 2604.14925, section 3), or a baseline.
 #[derive(Module, Debug)]
 pub struct Sae {
-    /// Dictionary C `[M, d]`.
+    /// Dictionary C `[M, d]`; the decoder of every architecture.
     pub concepts: Param<Tensor<2>>,
     /// W_Q `[d, d]`, row-vector convention (`x W`), as all projections.
     pub w_q: Option<Param<Tensor<2>>>,
@@ -37,19 +39,85 @@ pub struct Sae {
     pub w_v: Option<Param<Tensor<2>>>,
     /// Pre-bias b `[d]`.
     pub pre_bias: Option<Param<Tensor<1>>>,
+    /// Encoder E `[M, d]`, where it is not the dictionary.
+    pub encoder: Option<Param<Tensor<2>>>,
+    /// Added to the scores `[M]`.
+    pub encoder_bias: Option<Param<Tensor<1>>>,
+    /// Logarithms of JumpReLU's thresholds `[M]`.
+    pub log_thresholds: Option<Param<Tensor<1>>>,
+    /// Gated: logarithm of each latent's magnitude factor, `r_mag [M]`.
+    pub magnitude_scale: Option<Param<Tensor<1>>>,
+    /// Gated: `b_mag [M]`.
+    pub magnitude_bias: Option<Param<Tensor<1>>>,
+    /// BatchTopK: the threshold that takes the batch's place at inference `[1]`; not trained, but measured.
+    pub batch_threshold: Option<Param<Tensor<1>>>,
     #[module(skip)]
-    config: SaeConfig,
+    pub(crate) config: SaeConfig,
+}
+
+/// Latent activations a of a batch.
+#[derive(Clone, Debug)]
+pub enum Activations {
+    /// As codes: on the CPU, and for the baselines everywhere.
+    Sparse(SparseCodes),
+    /// As `[B, M]`: sparse attention on a GPU.
+    Dense(Tensor<2>),
+}
+
+impl Activations {
+    /// Part of the rows on which each latent is active `[M]`, without gradient.
+    pub fn firing_frequency(&self) -> Tensor<1> {
+        match self {
+            Self::Sparse(codes) => {
+                let rows = codes.pattern.rows().max(1) as f32;
+                let counts = codes.firing_counts();
+                let values: Vec<f32> = counts.iter().map(|n| *n as f32 / rows).collect();
+                let shape = [values.len()];
+                let device = codes.values.device().inner();
+                Tensor::from_data(TensorData::new(values, shape), &device)
+            }
+            Self::Dense(a) => {
+                let [rows, _] = a.dims();
+                let active = a.clone().inner().not_equal_elem(0.0).float();
+                active.sum_dim(0).squeeze_dim::<1>(0) / rows as f64
+            }
+        }
+    }
+
+    /// As codes, on the host.
+    pub fn into_codes(self) -> SparseCodes {
+        match self {
+            Self::Sparse(codes) => codes,
+            Self::Dense(a) => {
+                let [_, latents] = a.dims();
+                let device = a.device();
+                let dense: Vec<f32> = a.into_data().iter().collect();
+                SparseCodes::from_dense(&dense, latents, &device)
+            }
+        }
+    }
 }
 
 /// A batch seen through the dictionary.
 #[derive(Clone, Debug)]
 pub struct Encoded {
-    /// Scores z `[B, M]`.
-    pub scores: Tensor<2>,
-    /// Latent activations a `[B, M]`, zero outside the support.
-    pub activations: Tensor<2>,
-    /// Norms n `[B, 1]`, where queries have unit norm.
-    pub norms: Option<Tensor<2>>,
+    /// Latent activations a.
+    pub activations: Activations,
+    /// Gated: the gates that are open, with their pre-activations.
+    pub gate: Option<SparseCodes>,
+    /// Queries q `[B, d]`.
+    pub queries: Tensor<2>,
+    /// The rows as the model sees them.
+    pub input: Input,
+}
+
+/// A batch before the dictionary.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// u `[B, d]`.
+    pub u: Tensor<2>,
+    /// n `[B, 1]`.
+    pub norms: Tensor<2>,
 }
 
 /// A batch, encoded and decoded.
@@ -61,70 +129,16 @@ pub struct Reconstructed {
     pub x_hat: Tensor<2>,
 }
 
+/// What training does differently from inference.
+#[derive(Clone, Debug, Default)]
+pub struct Training {
+    /// 1 for latents that may take part, 0 for those whose score is set to zero `[M]`; empty for all. The
+    /// released code does so with latents that fire on more than a tenth of the data.
+    pub keep: Arc<Vec<f32>>,
+}
+
 impl Sae {
-    /// A fresh model: a pure function of `config`, `seed` and `mean`, the same on every device.
-    ///
-    /// `mean [d]` is the mean of the training data, where a pre-bias starts.
-    ///
-    /// # Panics
-    /// If `mean` does not have `config.d_in` entries, or `config` is invalid.
-    pub fn init(config: &SaeConfig, seed: u64, mean: &[f32], device: &Device) -> Self {
-        config.validate().expect("a validated model config");
-        assert_eq!(
-            mean.len(),
-            config.d_in,
-            "the mean has the width of the activations"
-        );
-        let (m, d) = (config.n_latents, config.d_in);
-        let projection = |wanted: bool, stream| {
-            wanted.then(|| {
-                let values = match config.init.projections {
-                    ProjectionInit::Identity => identity(d),
-                    ProjectionInit::Kaiming => kaiming_uniform(d * d, d, rng(seed, stream)),
-                };
-                matrix(values, [d, d], device)
-            })
-        };
-        let concepts = match config.init.concepts {
-            ConceptInit::Unit => unit_rows(m, d, rng(seed, 0)),
-            ConceptInit::Kaiming => kaiming_uniform(m * d, m, rng(seed, 0)),
-        };
-        let bias = match config.init.pre_bias {
-            PreBiasInit::Mean => mean.to_vec(),
-            PreBiasInit::Zero => vec![0.0; d],
-        };
-        Self::from_values(
-            config.clone(),
-            matrix(concepts, [m, d], device),
-            projection(config.query_projection, 1),
-            projection(config.key_projection, 2),
-            projection(config.value_projection, 3),
-            config
-                .pre_bias
-                .then(|| Tensor::from_data(TensorData::new(bias, [d]), device)),
-        )
-    }
-
-    /// Assembles a model from its parameters; shapes are the caller's promise.
-    pub(crate) fn from_values(
-        config: SaeConfig,
-        concepts: Tensor<2>,
-        w_q: Option<Tensor<2>>,
-        w_k: Option<Tensor<2>>,
-        w_v: Option<Tensor<2>>,
-        pre_bias: Option<Tensor<1>>,
-    ) -> Self {
-        Self {
-            concepts: Param::from_tensor(concepts),
-            w_q: w_q.map(Param::from_tensor),
-            w_k: w_k.map(Param::from_tensor),
-            w_v: w_v.map(Param::from_tensor),
-            pre_bias: pre_bias.map(Param::from_tensor),
-            config,
-        }
-    }
-
-    /// The architecture.
+    /// What the model is made of.
     pub fn config(&self) -> &SaeConfig {
         &self.config
     }
@@ -134,65 +148,196 @@ impl Sae {
         self.encode_with(x, None)
     }
 
-    /// Encodes `x [B, d]` with the scores of some latents set to zero.
-    ///
-    /// `keep [1, M]` is 1 for a latent that may take part and 0 for one that is switched off: the released
-    /// code does so, while training, with latents that fire on more than a tenth of the data.
-    pub fn encode_with(&self, x: Tensor<2>, keep: Option<Tensor<2>>) -> Encoded {
-        let x0 = match &self.pre_bias {
-            Some(b) => x - b.val().unsqueeze::<2>(), // [B, d]
+    /// Encodes and decodes `x [B, d]`.
+    pub fn reconstruct(&self, x: Tensor<2>) -> Reconstructed {
+        self.reconstruct_with(x, None)
+    }
+
+    /// Encodes and decodes `x [B, d]` as in training.
+    pub fn reconstruct_training(&self, x: Tensor<2>, training: &Training) -> Reconstructed {
+        self.reconstruct_with(x, Some(training))
+    }
+
+    fn reconstruct_with(&self, x: Tensor<2>, training: Option<&Training>) -> Reconstructed {
+        let input = self.normalize(x);
+        let queries = self.queries(input.u.clone());
+        if self.attends_sparsely(&queries) {
+            return self.attend(queries, &input, training);
+        }
+        let (activations, gate) = self.select(queries.clone(), training);
+        let encoded = Encoded {
+            activations,
+            gate,
+            queries,
+            input,
+        };
+        let x_hat = self.decode(&encoded.activations, &encoded.input);
+        Reconstructed { encoded, x_hat }
+    }
+
+    fn encode_with(&self, x: Tensor<2>, training: Option<&Training>) -> Encoded {
+        let input = self.normalize(x);
+        let queries = self.queries(input.u.clone());
+        let (activations, gate) = self.select(queries.clone(), training);
+        Encoded {
+            activations,
+            gate,
+            queries,
+            input,
+        }
+    }
+
+    /// `x0 = x - b`, `u = x0 / n`.
+    fn normalize(&self, x: Tensor<2>) -> Input {
+        let bias = self.pre_bias.as_ref().map(Param::val);
+        let divisor = (!self.config.unit_norm).then_some(self.config.input_scale);
+        if ops::is_cpu(&x.device()) {
+            let (u, norms) = ops::normalize(x, bias, divisor);
+            return Input { u, norms };
+        }
+        let x0 = match bias {
+            Some(b) => x - b.unsqueeze::<2>(), // [B, d]
             None => x,
         };
-        let norms = self.config.unit_norm.then(|| row_norms(x0.clone())); // [B, 1]
-        let u = match &norms {
-            Some(n) => x0 / n.clone(),
-            None => x0,
+        let norms = match divisor {
+            Some(n) => Tensor::full([x0.dims()[0], 1], n, &x0.device()),
+            None => row_norms(x0.clone()), // [B, 1]
         };
-        let q = match &self.w_q {
-            Some(w_q) => u.matmul(w_q.val()), // [B, d]
-            None => u,
-        };
-        let q = match &self.w_k {
-            Some(w_k) => q.matmul(w_k.val().transpose()), // [B, d]
-            None => q,
-        };
-        let q = scaled(q, self.config.scale);
-        let mut scores = q.matmul(self.concepts.val().transpose()); // [B, d] [d, M] -> [B, M]
-        if let Some(keep) = keep {
-            scores = scores * keep;
-        }
-        let weights = ops::sparse_attention(scores.clone(), self.config.value);
-        let activations = match self.config.value {
-            SparseValue::Probability => weights,
-            SparseValue::Score => scaled(weights, 1.0 / self.config.scale),
-        };
-        Encoded {
-            scores,
-            activations,
+        Input {
+            u: x0 / norms.clone(),
             norms,
         }
     }
 
-    /// Decodes latent activations `[B, M]` (with `norms [B, 1]` of the same rows) to `x_hat [B, d]`.
-    pub fn decode(&self, activations: Tensor<2>, norms: Option<Tensor<2>>) -> Tensor<2> {
-        let mut x_hat = activations.matmul(self.concepts.val()); // [B, M] [M, d] -> [B, d]
-        if let Some(w_v) = &self.w_v {
-            x_hat = x_hat.matmul(w_v.val());
-        }
-        if let Some(n) = norms {
-            x_hat = x_hat * n;
-        }
-        if let Some(b) = &self.pre_bias {
-            x_hat = x_hat + b.val().unsqueeze::<2>();
-        }
-        x_hat
+    /// `q = u W_Q W_K^T * scale`, `[B, d]`.
+    fn queries(&self, u: Tensor<2>) -> Tensor<2> {
+        let q = match &self.w_q {
+            Some(w_q) => u.matmul(w_q.val()),
+            None => u,
+        };
+        let q = match &self.w_k {
+            Some(w_k) => q.matmul(w_k.val().transpose()),
+            None => q,
+        };
+        scaled(q, self.config.scale)
     }
 
-    /// Encodes and decodes `x [B, d]`; for `keep` see [`Sae::encode_with`].
-    pub fn reconstruct(&self, x: Tensor<2>, keep: Option<Tensor<2>>) -> Reconstructed {
-        let encoded = self.encode_with(x, keep);
-        let x_hat = self.decode(encoded.activations.clone(), encoded.norms.clone());
+    /// Whether one dictionary encodes, by sparsemax, and decodes: then a training step needs fewer passes.
+    fn attends_sparsely(&self, queries: &Tensor<2>) -> bool {
+        self.config.architecture == Architecture::Attention
+            && self.encoder_bias.is_none()
+            && ops::is_cpu(&queries.device())
+    }
+
+    fn attend(
+        &self,
+        queries: Tensor<2>,
+        input: &Input,
+        training: Option<&Training>,
+    ) -> Reconstructed {
+        let keep = training.map_or_else(Arc::default, |training| training.keep.clone());
+        let (y, mut codes) = ops::attend(
+            queries.clone(),
+            self.concepts.val(),
+            keep,
+            self.config.value,
+        );
+        codes.values = divided(codes.values, self.value_scale());
+        let x_hat = self.restore(y, input, 1.0 / self.value_scale());
+        let encoded = Encoded {
+            activations: Activations::Sparse(codes),
+            gate: None,
+            queries,
+            input: input.clone(),
+        };
         Reconstructed { encoded, x_hat }
+    }
+
+    /// What selected scores are divided by to become activations.
+    fn value_scale(&self) -> f64 {
+        match self.config.value {
+            SparseValue::Score if self.config.architecture.is_sparsemax() => self.config.scale,
+            _ => 1.0,
+        }
+    }
+
+    /// Latent activations of queries `[B, d]`; for gated models also the open gates.
+    fn select(
+        &self,
+        q: Tensor<2>,
+        training: Option<&Training>,
+    ) -> (Activations, Option<SparseCodes>) {
+        let keep = training.map_or_else(Arc::default, |training| training.keep.clone());
+        let config = &self.config;
+        if config.architecture.is_attention()
+            && config.architecture.is_sparsemax()
+            && !ops::is_cpu(&q.device())
+        {
+            return (Activations::Dense(self.dense_attention(q, &keep)), None);
+        }
+        let encoder = self.encoder.as_ref().unwrap_or(&self.concepts).val();
+        let options = EncodeOptions {
+            bias: self.encoder_bias.as_ref().map(Param::val),
+            thresholds: self.log_thresholds.as_ref().map(|log| log.val().exp()),
+            mask: keep,
+        };
+        let mut codes = ops::encode(q, encoder, options, self.selection(training.is_some()));
+        codes.values = divided(codes.values, self.value_scale());
+        match self.magnitudes(&codes) {
+            Some(open) => (Activations::Sparse(open), Some(codes)),
+            None => (Activations::Sparse(codes), None),
+        }
+    }
+
+    /// Sparse attention as dense tensors: for GPUs. `[B, d] -> [B, M]`
+    fn dense_attention(&self, q: Tensor<2>, keep: &[f32]) -> Tensor<2> {
+        let device = q.device();
+        let mut scores = q.matmul(self.concepts.val().transpose()); // [B, d] [d, M] -> [B, M]
+        if !keep.is_empty() {
+            let keep = TensorData::new(keep.to_vec(), [1, keep.len()]);
+            scores = scores * Tensor::from_data(keep, &device);
+        }
+        if let Some(bias) = &self.encoder_bias {
+            scores = scores + bias.val().unsqueeze::<2>();
+        }
+        let weights = ops::sparse_attention(scores, self.config.value);
+        scaled(weights, 1.0 / self.value_scale())
+    }
+
+    /// The rule that makes activations of scores.
+    fn selection(&self, training: bool) -> Selection {
+        self.config.architecture.selection(
+            &self.config,
+            training,
+            self.batch_threshold.as_ref().map(|t| t.val()),
+        )
+    }
+
+    /// Decodes latent activations of rows that came as `input` to `x_hat [B, d]`.
+    pub fn decode(&self, activations: &Activations, input: &Input) -> Tensor<2> {
+        let y = match activations {
+            Activations::Sparse(codes) => ops::decode(codes, self.concepts.val()), // [B, d]
+            Activations::Dense(a) => a.clone().matmul(self.concepts.val()), // [B, M] [M, d] -> [B, d]
+        };
+        self.restore(y, input, 1.0)
+    }
+
+    /// `x_hat = b + n * y W_V * factor`, `[B, d]`.
+    fn restore(&self, y: Tensor<2>, input: &Input, factor: f64) -> Tensor<2> {
+        let y = match &self.w_v {
+            Some(w_v) => y.matmul(w_v.val()),
+            None => y,
+        };
+        let bias = self.pre_bias.as_ref().map(Param::val);
+        let Input { u, norms } = input.clone();
+        if ops::is_cpu(&y.device()) {
+            return ops::restore(y, bias, (u, norms), factor, self.config.unit_norm);
+        }
+        let x_hat = scaled(y, factor) * norms;
+        match bias {
+            Some(b) => x_hat + b.unsqueeze::<2>(),
+            None => x_hat,
+        }
     }
 }
 
@@ -205,37 +350,6 @@ fn scaled(x: Tensor<2>, factor: f64) -> Tensor<2> {
     if factor == 1.0 { x } else { x * factor }
 }
 
-fn matrix(values: Vec<f32>, shape: [usize; 2], device: &Device) -> Tensor<2> {
-    Tensor::from_data(TensorData::new(values, shape), device)
-}
-
-/// One generator a parameter, so that adding a parameter does not move the others.
-fn rng(seed: u64, stream: u64) -> ChaCha8Rng {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(stream);
-    rng
-}
-
-fn identity(d: usize) -> Vec<f32> {
-    (0..d * d)
-        .map(|i| if i / d == i % d { 1.0 } else { 0.0 })
-        .collect()
-}
-
-/// Rows of length one in uniformly random directions, `[m, d]`.
-fn unit_rows(m: usize, d: usize, mut rng: ChaCha8Rng) -> Vec<f32> {
-    let mut values = Vec::with_capacity(m * d);
-    for _ in 0..m {
-        let row: Vec<f64> = (0..d).map(|_| StandardNormal.sample(&mut rng)).collect();
-        let norm = row.iter().map(|v| v * v).sum::<f64>().sqrt();
-        values.extend(row.iter().map(|v| (v / norm) as f32));
-    }
-    values
-}
-
-/// Uniform in ±sqrt(6 / fan_in) (He et al. 2015, with torch's default gain).
-fn kaiming_uniform(len: usize, fan_in: usize, mut rng: ChaCha8Rng) -> Vec<f32> {
-    let bound = (6.0 / fan_in as f64).sqrt();
-    let uniform = Uniform::new_inclusive(-bound, bound).expect("a positive bound");
-    (0..len).map(|_| uniform.sample(&mut rng) as f32).collect()
+fn divided(x: Tensor<1>, by: f64) -> Tensor<1> {
+    if by == 1.0 { x } else { x / by }
 }

@@ -15,6 +15,12 @@
 //! | `w_k`      | `[d, d]` | `key_projection`      |
 //! | `w_v`      | `[d, d]` | `value_projection`    |
 //! | `pre_bias` | `[d]`    | `pre_bias`            |
+//! | `encoder`  | `[M, d]` | the architecture is not attention |
+//! | `encoder_bias`    | `[M]` | `encoder_bias`   |
+//! | `log_thresholds`  | `[M]` | `jumprelu`       |
+//! | `magnitude_scale` | `[M]` | `gated`          |
+//! | `magnitude_bias`  | `[M]` | `gated`          |
+//! | `batch_threshold` | `[1]` | `batch_topk`     |
 //!
 //! The same parameters always give the same bytes. A tensor that is missing, unexpected, of another shape
 //! or of another type is an error; nothing is guessed.
@@ -24,12 +30,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
-use crate::config::{InvalidConfig, SaeConfig};
+use crate::config::{Architecture, InvalidConfig, SaeConfig};
 use crate::sae::Sae;
 
 /// Value of `format` in `cfg.json`.
@@ -120,16 +127,31 @@ pub fn save(sae: &Sae, seed: u64, dir: &Path) -> Result<(), SavedModelError> {
     atomic_file::write(&path, &json).map_err(io(&path))
 }
 
+/// The parameters of rank one by name.
+fn vectors(sae: &Sae) -> [(&'static str, &Option<Param<Tensor<1>>>); 6] {
+    [
+        ("pre_bias", &sae.pre_bias),
+        ("encoder_bias", &sae.encoder_bias),
+        ("log_thresholds", &sae.log_thresholds),
+        ("magnitude_scale", &sae.magnitude_scale),
+        ("magnitude_bias", &sae.magnitude_bias),
+        ("batch_threshold", &sae.batch_threshold),
+    ]
+}
+
 fn to_bytes(sae: &Sae, path: &Path) -> Result<Vec<u8>, SavedModelError> {
     let mut tensors: Vec<(&str, TensorData)> = vec![("concepts", sae.concepts.val().into_data())];
     for (name, projection) in [("w_q", &sae.w_q), ("w_k", &sae.w_k), ("w_v", &sae.w_v)] {
         tensors.extend(projection.as_ref().map(|p| (name, p.val().into_data())));
     }
     tensors.extend(
-        sae.pre_bias
+        sae.encoder
             .as_ref()
-            .map(|p| ("pre_bias", p.val().into_data())),
+            .map(|p| ("encoder", p.val().into_data())),
     );
+    for (name, vector) in vectors(sae) {
+        tensors.extend(vector.as_ref().map(|p| (name, p.val().into_data())));
+    }
     let views: Result<Vec<_>, _> = tensors
         .iter()
         .map(|(name, data)| {
@@ -191,14 +213,33 @@ pub fn load(dir: &Path, device: &Device) -> Result<Sae, SavedModelError> {
     })?;
     let (m, d) = (config.n_latents, config.d_in);
     let reader = Reader { file, path: &path };
-    let concepts = reader.tensor::<2>("concepts", [m, d], true, device)?;
-    let w_q = reader.tensor("w_q", [d, d], config.query_projection, device)?;
-    let w_k = reader.tensor("w_k", [d, d], config.key_projection, device)?;
-    let w_v = reader.tensor("w_v", [d, d], config.value_projection, device)?;
-    let pre_bias = reader.tensor("pre_bias", [d], config.pre_bias, device)?;
+    let architecture = config.architecture;
+    let is = |other| architecture == other;
+    let matrix = |name, shape: [usize; 2], wanted| {
+        let tensor = reader.tensor(name, shape, wanted, device)?;
+        Ok::<_, SavedModelError>(tensor.map(Param::from_tensor))
+    };
+    let vector = |name, len: usize, wanted| {
+        let tensor = reader.tensor(name, [len], wanted, device)?;
+        Ok::<_, SavedModelError>(tensor.map(Param::from_tensor))
+    };
+    let concepts = matrix("concepts", [m, d], true)?;
+    let sae = Sae {
+        concepts: concepts.expect("a wanted tensor is present or an error"),
+        w_q: matrix("w_q", [d, d], config.query_projection)?,
+        w_k: matrix("w_k", [d, d], config.key_projection)?,
+        w_v: matrix("w_v", [d, d], config.value_projection)?,
+        pre_bias: vector("pre_bias", d, config.pre_bias)?,
+        encoder: matrix("encoder", [m, d], !architecture.is_attention())?,
+        encoder_bias: vector("encoder_bias", m, config.encoder_bias)?,
+        log_thresholds: vector("log_thresholds", m, is(Architecture::JumpRelu))?,
+        magnitude_scale: vector("magnitude_scale", m, is(Architecture::Gated))?,
+        magnitude_bias: vector("magnitude_bias", m, is(Architecture::Gated))?,
+        batch_threshold: vector("batch_threshold", 1, is(Architecture::BatchTopK))?,
+        config,
+    };
     reader.reject_strangers()?;
-    let concepts = concepts.expect("a wanted tensor is present or an error");
-    Ok(Sae::from_values(config, concepts, w_q, w_k, w_v, pre_bias))
+    Ok(sae)
 }
 
 struct Reader<'a> {
@@ -245,7 +286,19 @@ impl Reader<'_> {
 
     /// Fails on a tensor that no saved model has.
     fn reject_strangers(&self) -> Result<(), SavedModelError> {
-        const KNOWN: [&str; 5] = ["concepts", "w_q", "w_k", "w_v", "pre_bias"];
+        const KNOWN: [&str; 11] = [
+            "concepts",
+            "w_q",
+            "w_k",
+            "w_v",
+            "encoder",
+            "pre_bias",
+            "encoder_bias",
+            "log_thresholds",
+            "magnitude_scale",
+            "magnitude_bias",
+            "batch_threshold",
+        ];
         match self
             .file
             .names()

@@ -235,18 +235,27 @@ impl SparsityStats {
         }
     }
 
-    /// Adds a batch of latent activations `[B, M]`, row-major.
+    /// Adds a batch of codes: latent and activation of each entry, and the number of entries of each row.
+    /// Entries whose activation is zero do not count as active.
     ///
     /// # Panics
-    /// If the slice holds no whole number of rows.
-    pub fn add(&mut self, activations: &[f32]) {
-        assert_eq!(activations.len() % self.fired.len(), 0, "whole rows");
-        for row in activations.chunks_exact(self.fired.len()) {
+    /// If the three do not fit together.
+    pub fn add(
+        &mut self,
+        latents: &[u32],
+        activations: &[f32],
+        lengths: impl Iterator<Item = usize>,
+    ) {
+        assert_eq!(latents.len(), activations.len(), "an activation an entry");
+        let mut start = 0;
+        for length in lengths {
+            let row = start..start + length;
+            start = row.end;
             let mut l0 = 0;
-            for (a, fired) in row.iter().zip(&mut self.fired) {
+            for (j, a) in latents[row.clone()].iter().zip(&activations[row]) {
                 let active = *a != 0.0;
                 l0 += usize::from(active);
-                *fired += u64::from(active);
+                self.fired[*j as usize] += u64::from(active);
                 self.positive += u64::from(*a > 0.0);
             }
             if self.by_l0.len() <= l0 {
@@ -255,6 +264,7 @@ impl SparsityStats {
             self.by_l0[l0] += 1;
             self.rows += 1;
         }
+        assert_eq!(start, latents.len(), "every entry belongs to a row");
     }
 
     /// The metrics of all rows added.
@@ -386,8 +396,8 @@ mod tests {
     #[test]
     fn sparsity_by_hand() {
         let mut stats = SparsityStats::new(4);
-        stats.add(&[1.0, -0.5, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0]); // L0 2 and 1
-        stats.add(&[1.0, 1.0, 0.0, 1.0]); // L0 3
+        stats.add(&[0, 1, 2, 1], &[1.0, -0.5, 0.0, 2.0], [3, 1].into_iter()); // L0 2 and 1
+        stats.add(&[0, 1, 3], &[1.0, 1.0, 1.0], [3].into_iter()); // L0 3
         let m = stats.metrics();
         assert_close(value(&m, L0_MEAN), 2.0);
         assert_close(value(&m, L0_MEDIAN), 2.0);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sae_model::config::{ConceptInit, PreBiasInit, ProjectionInit};
 use sae_model::loss::Loss;
-use sae_model::{Preset, SaeConfig, SparseValue};
+use sae_model::{Architecture, Preset, SaeConfig, SparseValue};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -46,21 +46,34 @@ pub(crate) struct DataConfig {
     pub(crate) class_names: Option<PathBuf>,
 }
 
-/// `[model]`: the preset, and what departs from it.
+/// `[model]`: the architecture (for attention, its preset), and what departs from it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ModelConfig {
+    #[serde(default)]
+    pub(crate) architecture: Architecture,
+    /// Where `architecture = "attention"` starts from.
     #[serde(default = "default_preset")]
     pub(crate) preset: Preset,
     /// Number of latents M.
     pub(crate) n_latents: usize,
+    /// Active latents a row, for topk and batch_topk.
+    pub(crate) k: Option<usize>,
+    /// Width of the rectangle through which the thresholds of jumprelu learn.
+    pub(crate) bandwidth: Option<f64>,
     pub(crate) value: Option<SparseValue>,
     pub(crate) scale: Option<f64>,
     pub(crate) unit_norm: Option<bool>,
+    /// What inputs are divided by, where queries do not have unit norm. Default: 1 for attention, else the
+    /// number that makes `mean ||u||^2 = d`.
+    pub(crate) input_scale: Option<f64>,
     pub(crate) query_projection: Option<bool>,
     pub(crate) key_projection: Option<bool>,
     pub(crate) value_projection: Option<bool>,
     pub(crate) pre_bias: Option<bool>,
+    pub(crate) encoder_bias: Option<bool>,
+    /// Whether the rows of the dictionary are kept at length one.
+    pub(crate) unit_norm_decoder: Option<bool>,
     pub(crate) init_concepts: Option<ConceptInit>,
     pub(crate) init_projections: Option<ProjectionInit>,
     pub(crate) init_pre_bias: Option<PreBiasInit>,
@@ -86,6 +99,15 @@ pub(crate) struct TrainingConfig {
     /// Latents with a running firing frequency above this are switched off while training (the released
     /// code: 0.1); 1 switches nothing off.
     pub(crate) frequency_cutoff: Option<f64>,
+    /// Weight of the sparsity penalty (relu, attention_relu, gated: L1; jumprelu: L0).
+    pub(crate) sparsity_coefficient: Option<f64>,
+    /// Steps over which that weight rises linearly from zero.
+    pub(crate) sparsity_warmup_steps: Option<usize>,
+    /// Weight of the auxiliary reconstruction (topk, batch_topk: of what is left over, by dead latents; gated:
+    /// of the input, by the gates).
+    pub(crate) aux_coefficient: Option<f64>,
+    /// Dead latents that the auxiliary reconstruction of topk and batch_topk may use.
+    pub(crate) aux_k: Option<usize>,
     /// Steps without firing after which a latent counts as dead in the progress lines.
     #[serde(default = "default_dead_window")]
     pub(crate) dead_window: usize,
@@ -188,13 +210,30 @@ impl Config {
         Ok(config)
     }
 
-    /// Writes out what the preset implies for training.
+    /// Writes out what the architecture and the preset imply for training.
     fn complete(&mut self) {
+        let (architecture, steps) = (self.model.architecture, self.training.steps);
         // (loss, lr, warm-up steps, decay fraction, beta_1, beta_2, frequency cutoff)
-        let (loss, lr, warmup, decay, beta_1, beta_2, cutoff) = match self.model.preset {
-            Preset::Paper => (Loss::Mse, 3e-4, 0, 0.0, 0.9, 0.99, 1.0),
-            Preset::Released => (Loss::NormWeighted, 4e-4, 500, 0.0, 0.9, 0.999, 0.1),
-            Preset::Default => (Loss::Fvu, 2e-3, 50, 0.3, 0.9, 0.999, 1.0),
+        let (loss, lr, warmup, decay, beta_1, beta_2, cutoff) =
+            match (architecture, self.model.preset) {
+                (Architecture::Attention, Preset::Paper) => {
+                    (Loss::Mse, 3e-4, 0, 0.0, 0.9, 0.99, 1.0)
+                }
+                (Architecture::Attention, Preset::Released) => {
+                    (Loss::NormWeighted, 4e-4, 500, 0.0, 0.9, 0.999, 0.1)
+                }
+                _ => (Loss::Fvu, 2e-3, 50, 0.3, 0.9, 0.999, 1.0),
+            };
+        let penalty = match architecture {
+            Architecture::Relu | Architecture::AttentionRelu => 5.0,
+            Architecture::Gated => 3.0,
+            Architecture::JumpRelu => 2.0,
+            _ => 0.0,
+        };
+        let auxiliary = match architecture {
+            Architecture::TopK | Architecture::BatchTopK => 1.0 / 32.0,
+            Architecture::Gated => 1.0,
+            _ => 0.0,
         };
         let training = &mut self.training;
         training.loss.get_or_insert(loss);
@@ -204,6 +243,10 @@ impl Config {
         training.beta_1.get_or_insert(beta_1);
         training.beta_2.get_or_insert(beta_2);
         training.frequency_cutoff.get_or_insert(cutoff);
+        training.sparsity_coefficient.get_or_insert(penalty);
+        training.sparsity_warmup_steps.get_or_insert(steps / 10);
+        training.aux_coefficient.get_or_insert(auxiliary);
+        training.aux_k.get_or_insert(256);
     }
 
     /// Checks everything that does not need the data.
@@ -249,6 +292,15 @@ impl Config {
                 ));
             }
         }
+        for (key, value) in [
+            ("training.sparsity_coefficient", t.sparsity_coefficient),
+            ("training.aux_coefficient", t.aux_coefficient),
+        ] {
+            if value.is_some_and(|value| !(value.is_finite() && value >= 0.0)) {
+                let value = value.unwrap_or_default();
+                return Err(invalid(key, value, "must be zero or a positive number"));
+            }
+        }
         for (key, value) in [("training.beta_1", t.beta_1), ("training.beta_2", t.beta_2)] {
             if value.is_some_and(|value| !(0.0..1.0).contains(&value)) {
                 return Err(invalid(
@@ -259,7 +311,7 @@ impl Config {
             }
         }
         // Any width will do here: the switches and the number of latents are what is checked.
-        self.sae_config(1)
+        self.sae_config(1, 1.0)
             .validate()
             .map_err(|error| invalid(&format!("model.{}", error.key), error.value, error.remedy))
     }
@@ -274,38 +326,52 @@ impl Config {
         self.runs_dir.join(self.run_name())
     }
 
-    /// The model for activations of width `d_in`.
-    pub(crate) fn sae_config(&self, d_in: usize) -> SaeConfig {
+    /// The model for activations of width `d_in` and variance `mean ||x - mean(x)||^2`.
+    pub(crate) fn sae_config(&self, d_in: usize, variance: f64) -> SaeConfig {
         let m = &self.model;
-        let mut config = m.preset.config(d_in, m.n_latents);
+        let mut config = m.architecture.config(m.preset, d_in, m.n_latents);
         let set = |field: &mut bool, value: Option<bool>| *field = value.unwrap_or(*field);
         set(&mut config.unit_norm, m.unit_norm);
         set(&mut config.query_projection, m.query_projection);
         set(&mut config.key_projection, m.key_projection);
         set(&mut config.value_projection, m.value_projection);
         set(&mut config.pre_bias, m.pre_bias);
+        set(&mut config.encoder_bias, m.encoder_bias);
+        set(&mut config.unit_norm_decoder, m.unit_norm_decoder);
+        config.k = m.k.or(config.k);
+        config.bandwidth = m.bandwidth.or(config.bandwidth);
         config.value = m.value.unwrap_or(config.value);
         config.scale = m.scale.unwrap_or(config.scale);
+        if m.architecture != Architecture::Attention && !config.unit_norm {
+            config.input_scale = (variance / d_in as f64).sqrt();
+        }
+        config.input_scale = m.input_scale.unwrap_or(config.input_scale);
         config.init.concepts = m.init_concepts.unwrap_or(config.init.concepts);
         config.init.projections = m.init_projections.unwrap_or(config.init.projections);
         config.init.pre_bias = m.init_pre_bias.unwrap_or(config.init.pre_bias);
         config
     }
 
-    /// The config with every default written out, for activations of width `d_in`.
-    pub(crate) fn resolved(&self, d_in: usize) -> Self {
-        let sae = self.sae_config(d_in);
+    /// The config with every default written out, for activations of this width and variance.
+    pub(crate) fn resolved(&self, d_in: usize, variance: f64) -> Self {
+        let sae = self.sae_config(d_in, variance);
         let mut config = self.clone();
         config.model = ModelConfig {
+            architecture: self.model.architecture,
             preset: self.model.preset,
             n_latents: sae.n_latents,
+            k: sae.k,
+            bandwidth: sae.bandwidth,
             value: Some(sae.value),
             scale: Some(sae.scale),
             unit_norm: Some(sae.unit_norm),
+            input_scale: Some(sae.input_scale),
             query_projection: Some(sae.query_projection),
             key_projection: Some(sae.key_projection),
             value_projection: Some(sae.value_projection),
             pre_bias: Some(sae.pre_bias),
+            encoder_bias: Some(sae.encoder_bias),
+            unit_norm_decoder: Some(sae.unit_norm_decoder),
             init_concepts: Some(sae.init.concepts),
             init_projections: Some(sae.init.projections),
             init_pre_bias: Some(sae.init.pre_bias),
@@ -316,6 +382,23 @@ impl Config {
     /// As TOML.
     pub(crate) fn to_table(&self) -> Table {
         Table::try_from(self).expect("a config is plain data")
+    }
+}
+
+impl ModelConfig {
+    /// In words: `attention (default preset)`, `topk (k = 32)`.
+    pub(crate) fn describe(&self) -> String {
+        let name = toml::Value::try_from(self.architecture)
+            .ok()
+            .and_then(|name| name.as_str().map(String::from))
+            .unwrap_or_default();
+        match self.k {
+            _ if self.architecture == Architecture::Attention => {
+                format!("{name} ({:?} preset)", self.preset).to_lowercase()
+            }
+            Some(k) if self.architecture.has_k() => format!("{name} (k = {k})"),
+            _ => name,
+        }
     }
 }
 
@@ -431,11 +514,11 @@ mod tests {
     fn resolved_configs_read_back_as_themselves() {
         for preset in ["paper", "released", "default"] {
             let config = load(MINIMAL, &[&format!("model.preset={preset}")]).unwrap();
-            let resolved = config.resolved(24);
+            let resolved = config.resolved(24, 3.0);
             let text = toml::to_string(&resolved).unwrap();
             let again = load(&text, &[]).unwrap();
             assert_eq!(again, resolved);
-            assert_eq!(again.sae_config(24), config.sae_config(24));
+            assert_eq!(again.sae_config(24, 5.0), config.sae_config(24, 3.0));
             assert_eq!(config.run_name(), "small");
         }
     }

@@ -4,14 +4,16 @@
 //! of a batch travel from `step` (which sees the batch) to `optimize` (which may change the module) beside
 //! the gradients, under the identity of the counter they update.
 
+use std::sync::Arc;
+
 use burn::module::{Module, Param};
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, ExecutionError, Tensor};
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use sae_data::ActivationBatch;
-use sae_model::Sae;
 use sae_model::loss::Loss;
+use sae_model::{Reconstructed, Sae, Training};
 
 /// What a step needs to know beside the model.
 #[derive(Clone, Debug)]
@@ -25,6 +27,12 @@ pub(crate) struct Settings {
     pub(crate) frequency_cutoff: f64,
     /// Steps without firing after which a latent counts as dead.
     pub(crate) dead_window: usize,
+    /// Weight of the sparsity penalty, reached after the warm-up steps.
+    pub(crate) sparsity_coefficient: f64,
+    pub(crate) sparsity_warmup_steps: usize,
+    /// Weight of the auxiliary reconstruction, and the dead latents that it may use.
+    pub(crate) aux_coefficient: f64,
+    pub(crate) aux_k: usize,
 }
 
 /// A sparse autoencoder in training.
@@ -81,50 +89,74 @@ impl SaeLearner {
         self.steps.val().into_scalar::<f32>() as usize
     }
 
-    /// 1 for latents that may take part and 0 for those that fire too often, `[1, M]`; none if no cutoff.
-    fn keep(&self) -> Option<Tensor<2>> {
+    /// 1 for latents that may take part and 0 for those that fire too often `[M]`; empty if no cutoff.
+    fn keep(&self) -> Vec<f32> {
         let cutoff = self.settings.frequency_cutoff;
-        (cutoff < 1.0).then(|| {
-            let keep = self
-                .frequency
-                .val()
-                .inner()
-                .lower_equal_elem(cutoff)
-                .float();
-            Tensor::from_inner(keep.unsqueeze())
-        })
+        if cutoff >= 1.0 {
+            return Vec::new();
+        }
+        let keep = self.frequency.val().inner().lower_equal_elem(cutoff);
+        keep.float().into_data().iter().collect()
     }
 
-    /// Loss and numbers of a batch, and the firing frequency of each latent in it `[M]`.
-    fn run(
+    /// Latents that have not fired within the window.
+    fn dead(&self) -> Vec<u32> {
+        let silent: Vec<f32> = self.silent.val().into_data().iter().collect();
+        let window = self.settings.dead_window as f32;
+        let dead = |(j, steps): (usize, f32)| (steps >= window).then_some(j as u32);
+        silent.into_iter().enumerate().filter_map(dead).collect()
+    }
+
+    /// The numbers of a batch of `rows` rows.
+    fn measure(
         &self,
-        x: Tensor<2>,
-        keep: Option<Tensor<2>>,
-        variance: f64,
-    ) -> (Tensor<1>, StepOutput, Tensor<1>) {
-        let [rows, _] = x.dims();
-        let _span = tracing::debug_span!("forward", rows).entered();
-        let r = self.sae.reconstruct(x.clone(), keep);
-        let loss = self
-            .settings
-            .loss
-            .forward(x.clone(), r.x_hat.clone(), variance);
-        let squared_error = (r.x_hat.inner() - x.inner()).square().sum();
-        let active = r.encoded.activations.inner().not_equal_elem(0.0).float();
-        let fired = active.sum_dim(0).squeeze_dim::<1>(0) / rows as f64; // [M]
-        let dead = self
-            .silent
-            .val()
-            .inner()
-            .greater_equal_elem(self.settings.dead_window as f64);
-        let output = StepOutput {
-            loss: loss.clone().inner(),
-            fvu: squared_error / (rows as f64 * variance),
+        loss: Tensor<1>,
+        fvu: Tensor<1>,
+        fired: &Tensor<1>,
+        rows: usize,
+    ) -> StepOutput {
+        let window = self.settings.dead_window as f64;
+        let dead = self.silent.val().inner().greater_equal_elem(window);
+        StepOutput {
+            loss,
+            fvu,
             l0: fired.clone().sum(),
             dead: dead.float().sum(),
             rows,
-        };
-        (loss, output, fired)
+        }
+    }
+
+    /// What training minimises, the reconstruction loss and what the architecture adds to it, and the batch's
+    /// FVU.
+    fn loss(&self, x: &Tensor<2>, r: &Reconstructed) -> (Tensor<1>, Tensor<1>) {
+        let Settings {
+            loss,
+            variance,
+            aux_coefficient,
+            aux_k,
+            ..
+        } = self.settings;
+        let [rows, _] = x.dims();
+        let (mut total, squared_error) =
+            loss.with_squared_error(x.clone(), r.x_hat.clone(), variance);
+        if let Some(penalty) = self.sae.penalty(&r.encoded) {
+            total = total + penalty * self.sparsity_coefficient();
+        }
+        if aux_coefficient > 0.0 {
+            let dead = self.dead();
+            let auxiliary = self.sae.auxiliary(x, &r.x_hat, &r.encoded, &dead, aux_k);
+            if let Some((target, reconstruction)) = auxiliary {
+                total = total + loss.forward(target, reconstruction, variance) * aux_coefficient;
+            }
+        }
+        (total, squared_error / (rows as f64 * variance))
+    }
+
+    /// Weight of the sparsity penalty at this step.
+    fn sparsity_coefficient(&self) -> f64 {
+        let warmup = self.settings.sparsity_warmup_steps.max(1);
+        let risen = (self.steps_done() + 1) as f64 / warmup as f64;
+        self.settings.sparsity_coefficient * risen.min(1.0)
     }
 
     /// Updates the counters with the firing frequencies `[M]` of a batch.
@@ -148,11 +180,23 @@ impl TrainStep for SaeLearner {
     type Output = StepOutput;
 
     fn step(&self, batch: ActivationBatch) -> TrainOutput<StepOutput> {
-        let variance = self.settings.variance;
-        let (loss, output, fired) = self.run(batch.activations, self.keep(), variance);
+        let x = batch.activations;
+        let training = Training {
+            keep: Arc::new(self.keep()),
+        };
+        let r = tracing::debug_span!("forward")
+            .in_scope(|| self.sae.reconstruct_training(x.clone(), &training));
+        let fired = r.encoded.activations.firing_frequency();
+        let (loss, fvu) = self.loss(&x, &r);
+        let output = self.measure(loss.clone().inner(), fvu, &fired, x.dims()[0]);
+        let smallest = self.sae.smallest_activation(&r.encoded);
+        drop(r);
         let grads = tracing::debug_span!("backward").in_scope(|| loss.backward());
         let mut output = TrainOutput::new(self, grads, output);
         output.grads.register(self.frequency.id, fired);
+        if let (Some(threshold), Some(smallest)) = (&self.sae.batch_threshold, smallest) {
+            output.grads.register(threshold.id, smallest);
+        }
         output
     }
 
@@ -164,7 +208,24 @@ impl TrainStep for SaeLearner {
     ) -> Self {
         let _span = tracing::debug_span!("optimize").entered();
         let fired = grads.remove::<1>(self.frequency.id);
-        let learner = optimizer.step(lr, self, grads);
+        let threshold = self
+            .sae
+            .batch_threshold
+            .as_ref()
+            .map(|threshold| threshold.id);
+        let smallest = threshold.and_then(|id| grads.remove::<1>(id));
+        let unit_norm = self.sae.config().unit_norm_decoder;
+        let concepts = self.sae.concepts.id;
+        if unit_norm && let Some(gradient) = grads.remove::<2>(concepts) {
+            grads.register(concepts, self.sae.across_concepts(gradient));
+        }
+        let mut learner = optimizer.step(lr, self, grads);
+        if unit_norm {
+            learner.sae = learner.sae.with_unit_concepts();
+        }
+        if let Some(smallest) = smallest {
+            learner.sae = learner.sae.follow_threshold(smallest);
+        }
         match fired {
             Some(fired) => learner.count(fired),
             None => learner,
@@ -177,7 +238,12 @@ impl InferenceStep for SaeLearner {
     type Output = StepOutput;
 
     fn step(&self, batch: ActivationBatch) -> StepOutput {
+        let x = batch.activations;
         let variance = self.settings.held_out_variance;
-        self.run(batch.activations, None, variance).1
+        let r = self.sae.reconstruct(x.clone());
+        let fired = r.encoded.activations.firing_frequency();
+        let [rows, _] = x.dims();
+        let (loss, squared_error) = self.settings.loss.with_squared_error(x, r.x_hat, variance);
+        self.measure(loss, squared_error / (rows as f64 * variance), &fired, rows)
     }
 }

@@ -1,5 +1,6 @@
 //! `sae-train`: trains a sparse autoencoder from a TOML config.
 
+mod bench;
 mod config;
 mod learner;
 mod logging;
@@ -22,7 +23,8 @@ use clap::Parser;
 #[command(version)]
 struct Arguments {
     /// The config, for example configs/quickstart.toml.
-    config: PathBuf,
+    #[arg(required_unless_present = "bench")]
+    config: Option<PathBuf>,
     /// Device to train on, instead of the config's: cpu, ndarray, wgpu or wgpu:N.
     #[arg(long)]
     device: Option<String>,
@@ -32,19 +34,26 @@ struct Arguments {
     /// Continue an interrupted run from its last checkpoint.
     #[arg(long)]
     resume: bool,
+    /// Be a worker of `cargo xtask bench` instead.
+    #[arg(long, hide = true, requires = "shape")]
+    bench: Option<bench::Work>,
+    /// The worker's shape: batch, width, latents.
+    #[arg(long, hide = true, num_args = 3, value_names = ["B", "D", "M"])]
+    shape: Vec<usize>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let prepared = train::prepare(
-        &arguments.config,
-        &arguments.set,
-        arguments.device.as_deref(),
-        arguments.resume,
-    );
-    let (result, failure) = match prepared {
-        Ok(prepared) => (prepared.train(), 1),
-        Err(error) => (Err(error), 2),
+    let (result, failure) = match (arguments.bench, arguments.config.as_deref()) {
+        (Some(work), _) => (bench::worker(work, &arguments.shape), 1),
+        (None, Some(config)) => {
+            let device = arguments.device.as_deref();
+            match train::prepare(config, &arguments.set, device, arguments.resume) {
+                Ok(prepared) => (prepared.train(), 1),
+                Err(error) => (Err(error), 2),
+            }
+        }
+        (None, None) => unreachable!("clap asks for a config unless --bench is there"),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

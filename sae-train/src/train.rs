@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use burn::optim::AdamConfig;
+use burn::optim::ModuleOptimizer;
 use burn::tensor::Device;
 use burn::train::checkpoint::KeepLastNCheckpoints;
 use burn::train::{Learner, LearningResult, SupervisedTraining};
 use sae_data::{ActivationFile, ActivationLoader, DataError, Waiting};
 use sae_model::device::DeviceName;
+use sae_model::ops::Adam;
 use sae_model::stats::MomentStats;
 use sae_model::{Sae, saved};
 
@@ -23,7 +24,7 @@ use crate::run::{Provenance, RunDir};
 use crate::schedule::{Schedule, Scheduler};
 
 /// Adam's epsilon, torch's default (Burn's is 1e-5).
-const ADAM_EPSILON: f32 = 1e-8;
+const ADAM_EPSILON: f64 = 1e-8;
 /// Rows read at a time where order does not matter.
 const BLOCK: usize = 4096;
 
@@ -61,15 +62,15 @@ pub(crate) fn prepare(
         let remedy = format!("larger than the training data; use at most its {rows} rows");
         bail!(invalid("training.batch_size", batch, remedy));
     }
-    let config = config.resolved(train.width());
+    let train_moments = Moments::of(&train)?;
+    let held_out_moments = Moments::of(&held_out)?;
+    let config = config.resolved(train.width(), train_moments.variance);
     let provenance = Provenance::new(&config, &train, &held_out);
     let checkpoint = if resume {
         dir.check_resumable(&config, &provenance)?
     } else {
         0
     };
-    let train_moments = Moments::of(&train)?;
-    let held_out_moments = Moments::of(&held_out)?;
     Ok(Prepared {
         config,
         device,
@@ -177,15 +178,19 @@ impl Prepared {
             held_out_variance: self.held_out_moments.variance,
             frequency_cutoff: training.frequency_cutoff.unwrap_or(1.0),
             dead_window: training.dead_window,
+            sparsity_coefficient: training.sparsity_coefficient.unwrap_or(0.0),
+            sparsity_warmup_steps: training.sparsity_warmup_steps.unwrap_or(0),
+            aux_coefficient: training.aux_coefficient.unwrap_or(0.0),
+            aux_k: training.aux_k.unwrap_or(0),
         })
     }
 
     fn announce(&self, done: usize) {
         let c = &self.config;
         println!(
-            "run {}: {:?} preset, {} latents, width {}, {} training rows, {} held out, device {}",
+            "run {}: {}, {} latents, width {}, {} training rows, {} held out, device {}",
             c.run_name(),
-            c.model.preset,
+            c.model.describe(),
             c.model.n_latents,
             self.train.width(),
             self.train.rows(),
@@ -209,7 +214,8 @@ impl Prepared {
 
     fn learner(&self, settings: Settings) -> Learner<SaeLearner> {
         let device = self.device.clone().autodiff();
-        let sae_config = self.config.sae_config(self.train.width());
+        let variance = self.train_moments.variance;
+        let sae_config = self.config.sae_config(self.train.width(), variance);
         let sae = Sae::init(
             &sae_config,
             self.config.seed,
@@ -217,13 +223,14 @@ impl Prepared {
             &device,
         );
         let t = &self.config.training;
-        let adam = AdamConfig::new()
-            .with_beta_1(t.beta_1.unwrap_or(0.9) as f32)
-            .with_beta_2(t.beta_2.unwrap_or(0.999) as f32)
-            .with_epsilon(ADAM_EPSILON);
+        let adam = Adam {
+            beta_1: t.beta_1.unwrap_or(0.9),
+            beta_2: t.beta_2.unwrap_or(0.999),
+            epsilon: ADAM_EPSILON,
+        };
         Learner::new(
             SaeLearner::new(sae, settings, &device),
-            adam.init(),
+            ModuleOptimizer::from(adam),
             Scheduler::new(self.schedule()),
         )
     }

@@ -136,9 +136,10 @@ fn metrics_are_those_of_the_whole_held_out_set() {
     let x: Vec<f32> = file.blocks(1000).next().unwrap().unwrap();
     let sae = saved::load(&run.path("model"), &Device::flex()).unwrap();
     let data = burn::tensor::TensorData::new(x.clone(), [100, WIDTH]);
-    let r = sae.reconstruct(burn::tensor::Tensor::from_data(data, &Device::flex()), None);
+    let r = sae.reconstruct(burn::tensor::Tensor::from_data(data, &Device::flex()));
     let x_hat: Vec<f32> = r.x_hat.into_data().iter().collect();
-    let a: Vec<f32> = r.encoded.activations.into_data().iter().collect();
+    let codes = r.encoded.activations.into_codes();
+    let a: Vec<f32> = codes.to_dense(&Device::flex()).into_data().iter().collect();
     let error: f64 = x
         .iter()
         .zip(&x_hat)

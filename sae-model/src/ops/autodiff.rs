@@ -1,4 +1,10 @@
-//! The closed-form backward pass, registered with Burn's autodiff for every backend at once.
+//! The closed-form backward passes, registered with Burn's autodiff for every backend at once.
+//!
+//! Sparse codes: with `dz` the gradient at the entries of the codes, `z = mask * (q E^T) + bias` gives
+//! `dq = dz E`, `dE = dz^T q` and `dbias = column sums of dz`; `y = a D` gives `da = g . d_j` at each entry and
+//! `dD = a^T g`. First derivatives only: gradients are computed outside the graph.
+
+use std::sync::Arc;
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
@@ -6,16 +12,14 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 
-use super::{SaeOps, SparseValue};
+use super::{AdamStep, AdamUpdate, Attended, Encoding, Pattern, SaeOps, Selection, SparseValue};
 
 #[derive(Debug)]
 struct SparseAttentionBackward;
 
-/// What the backward pass needs: scores, threshold and the kind of value.
-type Saved<B> = (FloatTensor<B>, FloatTensor<B>, SparseValue);
-
 impl<B: SaeOps> Backward<B, 1> for SparseAttentionBackward {
-    type State = Saved<B>;
+    /// Scores, threshold and the kind of value.
+    type State = (FloatTensor<B>, FloatTensor<B>, SparseValue);
 
     fn backward(
         self,
@@ -35,7 +39,363 @@ impl<B: SaeOps> Backward<B, 1> for SparseAttentionBackward {
     }
 }
 
+#[derive(Debug)]
+struct EncodeBackward;
+
+/// What the backward pass of an encoding needs.
+#[derive(Clone, Debug)]
+struct EncodeState<B: SaeOps> {
+    queries: FloatTensor<B>,
+    dictionary: FloatTensor<B>,
+    thresholds: FloatTensor<B>,
+    scores: Arc<Vec<f32>>,
+    pattern: Arc<Pattern>,
+    mask: Arc<Vec<f32>>,
+    selection: Selection,
+}
+
+impl<B: SaeOps> Backward<B, 4> for EncodeBackward {
+    type State = EncodeState<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 4>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let [queries, dictionary, bias, thresholds] = ops.parents;
+        let s = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        if let (Some(node), Selection::JumpRelu { bandwidth }) = (thresholds, s.selection) {
+            let dtheta = B::threshold_gradient(
+                grad.clone(),
+                s.scores.clone(),
+                s.thresholds.clone(),
+                s.pattern.clone(),
+                bandwidth,
+            );
+            grads.register::<B>(node.id, dtheta);
+        }
+        // The bias is added behind the mask, so its gradient does not pass through it.
+        if let Some(node) = bias {
+            let dz = B::score_gradient(
+                grad.clone(),
+                s.scores.clone(),
+                s.thresholds.clone(),
+                s.pattern.clone(),
+                Arc::default(),
+                s.selection,
+            );
+            grads.register::<B>(node.id, B::codes_column_sums(dz, s.pattern.clone()));
+        }
+        if queries.is_none() && dictionary.is_none() {
+            return;
+        }
+        let dz = B::score_gradient(
+            grad,
+            s.scores,
+            s.thresholds,
+            s.pattern.clone(),
+            s.mask,
+            s.selection,
+        );
+        if let Some(node) = queries {
+            let dq = B::codes_times(dz.clone(), s.dictionary, s.pattern.clone());
+            grads.register::<B>(node.id, dq);
+        }
+        if let Some(node) = dictionary {
+            grads.register::<B>(node.id, B::codes_transposed_times(dz, s.queries, s.pattern));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct DecodeBackward;
+
+impl<B: SaeOps> Backward<B, 2> for DecodeBackward {
+    /// Values, dictionary and where the entries are.
+    type State = (FloatTensor<B>, FloatTensor<B>, Arc<Pattern>);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 2>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let [values_node, dictionary_node] = ops.parents;
+        let (values, dictionary, pattern) = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        if let Some(node) = values_node {
+            let dots = B::codes_dots(grad.clone(), dictionary, pattern.clone());
+            grads.register::<B>(node.id, dots);
+        }
+        if let Some(node) = dictionary_node {
+            grads.register::<B>(node.id, B::codes_transposed_times(values, grad, pattern));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct AttendBackward;
+
+/// What the backward pass of sparse attention needs.
+#[derive(Clone, Debug)]
+struct AttendState<B: SaeOps> {
+    queries: FloatTensor<B>,
+    dictionary: FloatTensor<B>,
+    values: FloatTensor<B>,
+    pattern: Arc<Pattern>,
+    mask: Arc<Vec<f32>>,
+    value: SparseValue,
+}
+
+impl<B: SaeOps> Backward<B, 2> for AttendBackward {
+    type State = AttendState<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 2>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let [queries, dictionary] = ops.parents;
+        let s = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        let what = (Selection::Sparsemax(s.value), queries.is_some());
+        let (dq, dc) = B::attend_backward(
+            s.queries,
+            s.dictionary,
+            s.values,
+            grad,
+            s.pattern,
+            s.mask,
+            what,
+        );
+        if let Some(node) = queries {
+            grads.register::<B>(node.id, dq);
+        }
+        if let Some(node) = dictionary {
+            grads.register::<B>(node.id, dc);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct NormalizeBackward;
+
+impl<B: SaeOps> Backward<B, 1> for NormalizeBackward {
+    /// u, n, and whether n are the norms of the rows.
+    type State = (FloatTensor<B>, FloatTensor<B>, bool);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let [bias] = ops.parents;
+        let (u, norms, unit) = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        if let Some(node) = bias {
+            grads.register::<B>(node.id, B::normalize_backward(u, norms, grad, unit));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct RestoreBackward;
+
+impl<B: SaeOps> Backward<B, 2> for RestoreBackward {
+    /// y, u, n, the factor, and whether n are the norms of the rows.
+    type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, f32, bool);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 2>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let [y_node, bias] = ops.parents;
+        let (y, u, norms, factor, unit) = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        let (dy, db) = B::restore_backward(y, u, norms, grad, factor, unit);
+        if let Some(node) = y_node {
+            grads.register::<B>(node.id, dy);
+        }
+        if let Some(node) = bias {
+            grads.register::<B>(node.id, db);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct SquaredErrorBackward;
+
+impl<B: SaeOps> Backward<B, 1> for SquaredErrorBackward {
+    /// x_hat and x.
+    type State = (FloatTensor<B>, FloatTensor<B>);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let [x_hat_node] = ops.parents;
+        let (x_hat, x) = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        if let Some(node) = x_hat_node {
+            grads.register::<B>(node.id, B::squared_error_backward(x_hat, x, grad));
+        }
+    }
+}
+
 impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
+    fn attend(
+        queries: FloatTensor<Self>,
+        dictionary: FloatTensor<Self>,
+        mask: Arc<Vec<f32>>,
+        value: SparseValue,
+    ) -> Attended<Self> {
+        let prep = AttendBackward
+            .prepare::<C>([queries.node(), dictionary.node()])
+            .compute_bound()
+            .stateful();
+        let (queries, dictionary) = (queries.into_primitive(), dictionary.into_primitive());
+        let Attended {
+            output,
+            values,
+            pattern,
+        } = B::attend(queries.clone(), dictionary.clone(), mask.clone(), value);
+        let output = match prep {
+            OpsKind::Tracked(prep) => {
+                let state = AttendState {
+                    queries,
+                    dictionary,
+                    values: values.clone(),
+                    pattern: pattern.clone(),
+                    mask,
+                    value,
+                };
+                prep.finish(state, output)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(output),
+        };
+        Attended {
+            output,
+            values: <FloatTensor<Self>>::new(values),
+            pattern,
+        }
+    }
+
+    fn normalize(
+        x: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        divisor: Option<f32>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let prep = NormalizeBackward
+            .prepare::<C>([bias.node()])
+            .compute_bound()
+            .stateful();
+        let (u, norms) = B::normalize(x.into_primitive(), bias.into_primitive(), divisor);
+        let u = match prep {
+            OpsKind::Tracked(prep) => prep.finish((u.clone(), norms.clone(), divisor.is_none()), u),
+            OpsKind::UnTracked(prep) => prep.finish(u),
+        };
+        (u, <FloatTensor<Self>>::new(norms))
+    }
+
+    fn restore(
+        y: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        u: FloatTensor<Self>,
+        norms: FloatTensor<Self>,
+        factor: f32,
+        unit: bool,
+    ) -> FloatTensor<Self> {
+        let prep = RestoreBackward
+            .prepare::<C>([y.node(), bias.node()])
+            .compute_bound()
+            .stateful();
+        let (y, bias) = (y.into_primitive(), bias.into_primitive());
+        let (u, norms) = (u.into_primitive(), norms.into_primitive());
+        let out = B::restore(y.clone(), bias, u.clone(), norms.clone(), factor, unit);
+        match prep {
+            OpsKind::Tracked(prep) => prep.finish((y, u, norms, factor, unit), out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+
+    fn squared_error(x_hat: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let prep = SquaredErrorBackward
+            .prepare::<C>([x_hat.node()])
+            .compute_bound()
+            .stateful();
+        let (x_hat, x) = (x_hat.into_primitive(), x.into_primitive());
+        let out = B::squared_error(x_hat.clone(), x.clone());
+        match prep {
+            OpsKind::Tracked(prep) => prep.finish((x_hat, x), out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+
+    fn attend_backward(
+        queries: FloatTensor<Self>,
+        dictionary: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        pattern: Arc<Pattern>,
+        mask: Arc<Vec<f32>>,
+        what: (Selection, bool),
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (dq, dc) = B::attend_backward(
+            queries.into_primitive(),
+            dictionary.into_primitive(),
+            values.into_primitive(),
+            grad.into_primitive(),
+            pattern,
+            mask,
+            what,
+        );
+        (<FloatTensor<Self>>::new(dq), <FloatTensor<Self>>::new(dc))
+    }
+
+    fn normalize_backward(
+        u: FloatTensor<Self>,
+        norms: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        unit: bool,
+    ) -> FloatTensor<Self> {
+        let (u, norms) = (u.into_primitive(), norms.into_primitive());
+        <FloatTensor<Self>>::new(B::normalize_backward(u, norms, grad.into_primitive(), unit))
+    }
+
+    fn restore_backward(
+        y: FloatTensor<Self>,
+        u: FloatTensor<Self>,
+        norms: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        factor: f32,
+        unit: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (y, u) = (y.into_primitive(), u.into_primitive());
+        let (norms, grad) = (norms.into_primitive(), grad.into_primitive());
+        let (dy, db) = B::restore_backward(y, u, norms, grad, factor, unit);
+        (<FloatTensor<Self>>::new(dy), <FloatTensor<Self>>::new(db))
+    }
+
+    fn squared_error_backward(
+        x_hat: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        <FloatTensor<Self>>::new(B::squared_error_backward(
+            x_hat.into_primitive(),
+            x.into_primitive(),
+            grad.into_primitive(),
+        ))
+    }
+
     fn sparse_attention(
         scores: FloatTensor<Self>,
         value: SparseValue,
@@ -45,23 +405,84 @@ impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
             .compute_bound()
             .stateful();
         let scores = scores.into_primitive();
-        match prep {
+        let (weights, threshold) = B::sparse_attention(scores.clone(), value);
+        let weights = match prep {
+            OpsKind::Tracked(prep) => prep.finish((scores, threshold.clone(), value), weights),
+            OpsKind::UnTracked(prep) => prep.finish(weights),
+        };
+        (weights, <FloatTensor<Self>>::new(threshold))
+    }
+
+    fn encode(
+        queries: FloatTensor<Self>,
+        dictionary: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        thresholds: FloatTensor<Self>,
+        mask: Arc<Vec<f32>>,
+        selection: Selection,
+    ) -> Encoding<Self> {
+        let prep = EncodeBackward
+            .prepare::<C>([
+                queries.node(),
+                dictionary.node(),
+                bias.node(),
+                thresholds.node(),
+            ])
+            .compute_bound()
+            .stateful();
+        let (queries, dictionary) = (queries.into_primitive(), dictionary.into_primitive());
+        let (bias, thresholds) = (bias.into_primitive(), thresholds.into_primitive());
+        let Encoding {
+            values,
+            scores,
+            pattern,
+        } = B::encode(
+            queries.clone(),
+            dictionary.clone(),
+            bias,
+            thresholds.clone(),
+            mask.clone(),
+            selection,
+        );
+        let values = match prep {
             OpsKind::Tracked(prep) => {
-                let (weights, threshold) = B::sparse_attention(scores.clone(), value);
-                let saved = (scores, threshold.clone(), value);
-                (
-                    prep.finish(saved, weights),
-                    <FloatTensor<Self>>::new(threshold),
-                )
+                let state = EncodeState {
+                    queries,
+                    dictionary,
+                    thresholds,
+                    scores: scores.clone(),
+                    pattern: pattern.clone(),
+                    mask,
+                    selection,
+                };
+                prep.finish(state, values)
             }
-            OpsKind::UnTracked(prep) => {
-                let (weights, threshold) = B::sparse_attention(scores, value);
-                (prep.finish(weights), <FloatTensor<Self>>::new(threshold))
-            }
+            OpsKind::UnTracked(prep) => prep.finish(values),
+        };
+        Encoding {
+            values,
+            scores,
+            pattern,
         }
     }
 
-    /// First derivatives only: the gradient is computed outside the graph.
+    fn codes_times(
+        values: FloatTensor<Self>,
+        dictionary: FloatTensor<Self>,
+        pattern: Arc<Pattern>,
+    ) -> FloatTensor<Self> {
+        let prep = DecodeBackward
+            .prepare::<C>([values.node(), dictionary.node()])
+            .compute_bound()
+            .stateful();
+        let (values, dictionary) = (values.into_primitive(), dictionary.into_primitive());
+        let out = B::codes_times(values.clone(), dictionary.clone(), pattern.clone());
+        match prep {
+            OpsKind::Tracked(prep) => prep.finish((values, dictionary, pattern), out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+
     fn sparse_attention_backward(
         scores: FloatTensor<Self>,
         threshold: FloatTensor<Self>,
@@ -74,5 +495,75 @@ impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
             grad.into_primitive(),
             value,
         ))
+    }
+
+    fn score_gradient(
+        grad: FloatTensor<Self>,
+        scores: Arc<Vec<f32>>,
+        thresholds: FloatTensor<Self>,
+        pattern: Arc<Pattern>,
+        mask: Arc<Vec<f32>>,
+        selection: Selection,
+    ) -> FloatTensor<Self> {
+        let (grad, thresholds) = (grad.into_primitive(), thresholds.into_primitive());
+        <FloatTensor<Self>>::new(B::score_gradient(
+            grad, scores, thresholds, pattern, mask, selection,
+        ))
+    }
+
+    fn threshold_gradient(
+        grad: FloatTensor<Self>,
+        scores: Arc<Vec<f32>>,
+        thresholds: FloatTensor<Self>,
+        pattern: Arc<Pattern>,
+        bandwidth: f32,
+    ) -> FloatTensor<Self> {
+        let (grad, thresholds) = (grad.into_primitive(), thresholds.into_primitive());
+        <FloatTensor<Self>>::new(B::threshold_gradient(
+            grad, scores, thresholds, pattern, bandwidth,
+        ))
+    }
+
+    fn codes_dots(
+        x: FloatTensor<Self>,
+        dictionary: FloatTensor<Self>,
+        pattern: Arc<Pattern>,
+    ) -> FloatTensor<Self> {
+        let (x, dictionary) = (x.into_primitive(), dictionary.into_primitive());
+        <FloatTensor<Self>>::new(B::codes_dots(x, dictionary, pattern))
+    }
+
+    fn codes_transposed_times(
+        values: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        pattern: Arc<Pattern>,
+    ) -> FloatTensor<Self> {
+        let (values, x) = (values.into_primitive(), x.into_primitive());
+        <FloatTensor<Self>>::new(B::codes_transposed_times(values, x, pattern))
+    }
+
+    fn codes_column_sums(values: FloatTensor<Self>, pattern: Arc<Pattern>) -> FloatTensor<Self> {
+        <FloatTensor<Self>>::new(B::codes_column_sums(values.into_primitive(), pattern))
+    }
+
+    fn adam(
+        param: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        moment_1: FloatTensor<Self>,
+        moment_2: FloatTensor<Self>,
+        step: AdamStep,
+    ) -> AdamUpdate<Self> {
+        let new = B::adam(
+            param.into_primitive(),
+            grad.into_primitive(),
+            moment_1.into_primitive(),
+            moment_2.into_primitive(),
+            step,
+        );
+        AdamUpdate {
+            param: <FloatTensor<Self>>::new(new.param),
+            moment_1: <FloatTensor<Self>>::new(new.moment_1),
+            moment_2: <FloatTensor<Self>>::new(new.moment_2),
+        }
     }
 }

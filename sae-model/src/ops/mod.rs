@@ -1,5 +1,11 @@
-//! Sparse attention weights as one custom Burn operation.
+//! The operations that Burn's backends are extended with.
 //!
+//! *Sparse codes* (`codes`): [`encode`] scores a batch against a dictionary and keeps what a [`Selection`]
+//! wants, without ever storing `[B, M]`; [`decode`] multiplies codes by a dictionary. Their backward passes
+//! are products of the same kind (`cpu/decode.rs`). They run on the CPU, for every backend: Flex and NdArray
+//! hand over their memory, a GPU copies (correct, but no way to train).
+//!
+//! *Sparse attention weights* ([`sparse_attention`]) are the dense form, `[B, M] -> [B, M]`, that GPUs use.
 //! Sparsemax projects a row of scores onto the probability simplex (Martins & Astudillo 2016):
 //!
 //! ```text
@@ -12,17 +18,28 @@
 //!
 //! A row that holds NaN or infinity gets NaN weights (and NaN gradients) and leaves its neighbours alone.
 
+mod adam;
 mod autodiff;
+mod codes;
 pub(crate) mod cpu;
 #[cfg(feature = "wgpu")]
 mod cube;
 #[cfg(test)]
 mod reference;
+mod selection;
+
+use std::sync::Arc;
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, backend_extension};
-use burn::tensor::{DType, Tensor};
+use burn::backend::{Backend, Dispatch, ExtensionType, backend_extension};
+use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
+
+pub use adam::Adam;
+pub use codes::{Pattern, SparseCodes};
+pub use selection::Selection;
+
+pub(crate) use cpu::simd::AdamStep;
 
 /// What the latents in the support of sparsemax contribute to the reconstruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,13 +52,41 @@ pub enum SparseValue {
     Score,
 }
 
-/// The operations that Burn's backends are extended with.
-///
-/// `threshold` is a float tensor `[B, 2]` that holds, for each row, its maximum `m` and `tau - m`: kept
-/// apart, because their sum would lose the small part when scores are large.
+/// What [`SaeOps::encode`] returns.
+#[derive(Clone, Debug, ExtensionType)]
+pub(crate) struct Encoding<B: Backend> {
+    /// Activations `[entries]`.
+    pub(crate) values: FloatTensor<B>,
+    /// Scores of the entries, where the backward pass needs them (JumpReLU), else empty.
+    pub(crate) scores: Arc<Vec<f32>>,
+    pub(crate) pattern: Arc<Pattern>,
+}
+
+/// What [`SaeOps::attend`] returns.
+#[derive(Clone, Debug, ExtensionType)]
+pub(crate) struct Attended<B: Backend> {
+    /// `y [B, d]`.
+    pub(crate) output: FloatTensor<B>,
+    /// Activations `[entries]`, without gradient.
+    pub(crate) values: FloatTensor<B>,
+    pub(crate) pattern: Arc<Pattern>,
+}
+
+/// What [`SaeOps::adam`] returns.
+#[derive(Clone, Debug, ExtensionType)]
+pub(crate) struct AdamUpdate<B: Backend> {
+    pub(crate) param: FloatTensor<B>,
+    pub(crate) moment_1: FloatTensor<B>,
+    pub(crate) moment_2: FloatTensor<B>,
+}
+
+/// The operations that Burn's backends are extended with; all tensors are float32.
 #[backend_extension(Flex, NdArray: cfg(feature = "ndarray"), Cube: cfg(feature = "wgpu"), Autodiff)]
 pub(crate) trait SaeOps: Backend {
-    /// `scores [B, M] -> (weights [B, M], threshold [B, 2])`; float32, the threshold carries no gradient.
+    /// `scores [B, M] -> (weights [B, M], threshold [B, 2])`.
+    ///
+    /// The threshold holds, for each row, its maximum `m` and `tau - m`: kept apart, because their sum would
+    /// lose the small part when scores are large. It carries no gradient.
     fn sparse_attention(
         scores: FloatTensor<Self>,
         value: SparseValue,
@@ -54,6 +99,303 @@ pub(crate) trait SaeOps: Backend {
         grad: FloatTensor<Self>,
         value: SparseValue,
     ) -> FloatTensor<Self>;
+
+    /// Codes of `z = mask * (q E^T) + bias`: queries `[B, d]`, dictionary `[M, d]`; bias, JumpReLU's
+    /// thresholds and mask are `[M]`, or empty where there are none.
+    fn encode(
+        queries: FloatTensor<Self>,
+        dictionary: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        thresholds: FloatTensor<Self>,
+        mask: Arc<Vec<f32>>,
+        selection: Selection,
+    ) -> Encoding<Self>;
+
+    /// `d loss / d z` at the entries, from `grad [entries]` with respect to their values.
+    fn score_gradient(
+        grad: FloatTensor<Self>,
+        scores: Arc<Vec<f32>>,
+        thresholds: FloatTensor<Self>,
+        pattern: Arc<Pattern>,
+        mask: Arc<Vec<f32>>,
+        selection: Selection,
+    ) -> FloatTensor<Self>;
+
+    /// `d loss / d theta [M]` of JumpReLU, from `grad [entries]`.
+    fn threshold_gradient(
+        grad: FloatTensor<Self>,
+        scores: Arc<Vec<f32>>,
+        thresholds: FloatTensor<Self>,
+        pattern: Arc<Pattern>,
+        bandwidth: f32,
+    ) -> FloatTensor<Self>;
+
+    /// Codes A times a dictionary, `A D`: values `[entries]`, dictionary `[M, d]` -> `[B, d]`.
+    fn codes_times(
+        values: FloatTensor<Self>,
+        dictionary: FloatTensor<Self>,
+        pattern: Arc<Pattern>,
+    ) -> FloatTensor<Self>;
+
+    /// `x_i . d_j` at every entry (i, j): x `[B, d]`, dictionary `[M, d]` -> `[entries]`.
+    fn codes_dots(
+        x: FloatTensor<Self>,
+        dictionary: FloatTensor<Self>,
+        pattern: Arc<Pattern>,
+    ) -> FloatTensor<Self>;
+
+    /// Codes transposed times rows, `A^T X`: values `[entries]`, x `[B, d]` -> `[M, d]`.
+    fn codes_transposed_times(
+        values: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        pattern: Arc<Pattern>,
+    ) -> FloatTensor<Self>;
+
+    /// Column sums of codes: values `[entries]` -> `[M]`.
+    fn codes_column_sums(values: FloatTensor<Self>, pattern: Arc<Pattern>) -> FloatTensor<Self>;
+
+    /// Codes a of sparsemax on `z = mask * (q C^T)`, and `y = a C`: queries `[B, d]`, dictionary `[M, d]`.
+    fn attend(
+        queries: FloatTensor<Self>,
+        dictionary: FloatTensor<Self>,
+        mask: Arc<Vec<f32>>,
+        value: SparseValue,
+    ) -> Attended<Self>;
+
+    /// `(dq, dC)` of `y = a C` with codes `a` of sparsemax on `z = mask * (q C^T)`, where one dictionary both
+    /// encodes and decodes; `what` is the selection and whether dq is wanted (it is empty if not).
+    fn attend_backward(
+        queries: FloatTensor<Self>,
+        dictionary: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        pattern: Arc<Pattern>,
+        mask: Arc<Vec<f32>>,
+        what: (Selection, bool),
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// `(u [B, d], n [B, 1])`: `u = (x - b) / n`, `n = ||x - b||` or the divisor; bias `[d]` or empty. u
+    /// carries a gradient for the bias alone, n none (see `restore`).
+    fn normalize(
+        x: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        divisor: Option<f32>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// `db [d]` from the gradient with respect to u; `unit` if norms are those of the rows.
+    fn normalize_backward(
+        u: FloatTensor<Self>,
+        norms: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        unit: bool,
+    ) -> FloatTensor<Self>;
+
+    /// `x_hat = b + factor * n * y [B, d]`; carries gradients for y, and for the bias with what reaches it
+    /// through n.
+    fn restore(
+        y: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        u: FloatTensor<Self>,
+        norms: FloatTensor<Self>,
+        factor: f32,
+        unit: bool,
+    ) -> FloatTensor<Self>;
+
+    /// `(dy [B, d], db [d])` of `restore`.
+    fn restore_backward(
+        y: FloatTensor<Self>,
+        u: FloatTensor<Self>,
+        norms: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        factor: f32,
+        unit: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// `sum (x_hat - x)^2 [1]`; carries a gradient for x_hat alone.
+    fn squared_error(x_hat: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// `2 grad (x_hat - x)`.
+    fn squared_error_backward(
+        x_hat: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// One step of Adam on tensors of one shape, in one pass over memory.
+    fn adam(
+        param: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        moment_1: FloatTensor<Self>,
+        moment_2: FloatTensor<Self>,
+        step: AdamStep,
+    ) -> AdamUpdate<Self>;
+}
+
+/// What the scores of [`encode`] are made of, beside queries and dictionary.
+#[derive(Clone, Debug, Default)]
+pub struct EncodeOptions {
+    /// Added to the scores `[M]`.
+    pub bias: Option<Tensor<1>>,
+    /// Thresholds theta `[M]` of [`Selection::JumpRelu`].
+    pub thresholds: Option<Tensor<1>>,
+    /// 1 for latents that take part, 0 for those whose score is set to zero `[M]`; empty for all.
+    pub mask: Arc<Vec<f32>>,
+}
+
+/// Sparse codes of `z = mask * (q E^T) + bias`: queries q `[B, d]`, dictionary E `[M, d]`, float32.
+///
+/// Differentiable in queries, dictionary, bias and thresholds; what was selected is a constant of the backward
+/// pass, except where [`Selection`] says otherwise. Scores are computed a panel of concepts at a time and
+/// `[B, M]` is never stored; the result does not depend on the width of a panel or the number of threads.
+///
+/// # Panics
+/// If shapes do not fit, or [`Selection::JumpRelu`] comes without thresholds.
+pub fn encode(
+    queries: Tensor<2>,
+    dictionary: Tensor<2>,
+    options: EncodeOptions,
+    selection: Selection,
+) -> SparseCodes {
+    let [latents, d] = dictionary.dims();
+    assert_eq!(queries.dims()[1], d, "queries as wide as the dictionary");
+    let device = queries.device();
+    let per_latent = |vector: Option<Tensor<1>>| match vector {
+        Some(vector) => {
+            assert_eq!(vector.dims(), [latents], "one number a latent");
+            vector
+        }
+        None => Tensor::zeros([0], &device),
+    };
+    assert!(
+        options.thresholds.is_some() || !matches!(selection, Selection::JumpRelu { .. }),
+        "JumpReLU has a threshold a latent"
+    );
+    assert!(
+        options.mask.is_empty() || options.mask.len() == latents,
+        "a mask for every latent"
+    );
+    let encoding = Dispatch::encode(
+        queries.into_dispatch(),
+        dictionary.into_dispatch(),
+        per_latent(options.bias).into_dispatch(),
+        per_latent(options.thresholds).into_dispatch(),
+        options.mask,
+        selection,
+    );
+    SparseCodes {
+        values: Tensor::from_dispatch(encoding.values),
+        pattern: encoding.pattern,
+        scores: encoding.scores,
+    }
+}
+
+/// Codes times a dictionary D `[M, d]`, `[B, d]`; differentiable in the codes' values and the dictionary.
+///
+/// # Panics
+/// If the dictionary does not have a row for each latent.
+pub fn decode(codes: &SparseCodes, dictionary: Tensor<2>) -> Tensor<2> {
+    assert_eq!(
+        dictionary.dims()[0],
+        codes.pattern.latents(),
+        "a row of the dictionary a latent"
+    );
+    Tensor::from_dispatch(Dispatch::codes_times(
+        codes.values.clone().into_dispatch(),
+        dictionary.into_dispatch(),
+        codes.pattern.clone(),
+    ))
+}
+
+/// Sparse attention on the CPU: codes a of sparsemax on `z = mask * (q C^T)`, and `y = a C`.
+///
+/// The same as [`encode`] and [`decode`] with one dictionary for both, but its gradient is made in one pass
+/// over the concepts and stored once. The codes returned carry no gradient.
+pub fn attend(
+    queries: Tensor<2>,
+    dictionary: Tensor<2>,
+    mask: Arc<Vec<f32>>,
+    value: SparseValue,
+) -> (Tensor<2>, SparseCodes) {
+    assert_eq!(
+        queries.dims()[1],
+        dictionary.dims()[1],
+        "queries as wide as the dictionary"
+    );
+    let attended = Dispatch::attend(
+        queries.into_dispatch(),
+        dictionary.into_dispatch(),
+        mask,
+        value,
+    );
+    let codes = SparseCodes {
+        values: Tensor::from_dispatch(attended.values),
+        pattern: attended.pattern,
+        scores: Arc::default(),
+    };
+    (Tensor::from_dispatch(attended.output), codes)
+}
+
+/// `(u, n)` of `x [B, d]`: `u = (x - b) / n [B, d]`, with `n = ||x - b|| [B, 1]`, or the divisor where there is
+/// one. On the CPU, and with the gradient for the bias alone: x is data. See [`restore`].
+pub(crate) fn normalize(
+    x: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    divisor: Option<f64>,
+) -> (Tensor<2>, Tensor<2>) {
+    let bias = bias.unwrap_or_else(|| Tensor::zeros([0], &x.device()));
+    let divisor = divisor.map(|divisor| divisor as f32);
+    let (u, norms) = Dispatch::normalize(x.into_dispatch(), bias.into_dispatch(), divisor);
+    (Tensor::from_dispatch(u), Tensor::from_dispatch(norms))
+}
+
+/// `x_hat = b + factor * n * y`, with u and n of [`normalize`]; `unit` says that it had no divisor, so that the
+/// bias has a gradient through n.
+pub(crate) fn restore(
+    y: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    (u, norms): (Tensor<2>, Tensor<2>),
+    factor: f64,
+    unit: bool,
+) -> Tensor<2> {
+    let bias = bias.unwrap_or_else(|| Tensor::zeros([0], &y.device()));
+    Tensor::from_dispatch(Dispatch::restore(
+        y.into_dispatch(),
+        bias.into_dispatch(),
+        u.into_dispatch(),
+        norms.into_dispatch(),
+        factor as f32,
+        unit,
+    ))
+}
+
+/// `sum (x_hat - x)^2`, `[B, d] -> [1]`; differentiable in x_hat alone.
+pub(crate) fn squared_error(x_hat: Tensor<2>, x: Tensor<2>) -> Tensor<1> {
+    if !is_cpu(&x.device()) {
+        return (x_hat - x).square().sum();
+    }
+    Tensor::from_dispatch(Dispatch::squared_error(
+        x_hat.into_dispatch(),
+        x.into_dispatch(),
+    ))
+}
+
+/// `out = a b^T` on every core: `a [B, d]`, `b [M, d]`, `out [B, M]`, row-major. The yardstick of the
+/// benchmarks: nothing else computes all scores and stores them.
+///
+/// # Panics
+/// If the lengths do not fit.
+pub fn dense_product(a: &[f32], b: &[f32], d: usize, out: &mut [f32]) {
+    cpu::product_nt(a, b, d, out, gemm::Parallelism::Rayon(0));
+}
+
+/// Whether sparse codes are the fast way on this device: everywhere but on GPUs.
+pub fn is_cpu(device: &Device) -> bool {
+    #[cfg(feature = "wgpu")]
+    if device.clone().inner().device_type() == burn::tensor::DeviceType::Wgpu {
+        return false;
+    }
+    let _ = device;
+    true
 }
 
 /// Sparse attention weights of every row, `[B, M] -> [B, M]`.

@@ -135,12 +135,14 @@ fn model_forward_loss_and_gradients() {
                 let of = |part: &str| format!("{prefix}.{part}");
                 let sae = model(&golden, preset, &prefix, &device);
                 let x = golden.tensor(&of("x"), &device);
-                let r = sae.reconstruct(x.clone(), None);
+                let r = sae.reconstruct(x.clone());
                 let loss = loss.forward(x, r.x_hat.clone(), 1.0);
                 let grads = loss.backward();
                 let scale = |e: &[f64]| FORWARD * largest(e).max(1.0);
-                golden.check(&of("scores"), &values(r.encoded.scores), scale);
-                golden.check(&of("acts"), &values(r.encoded.activations), scale);
+                let scores = r.encoded.queries.matmul(sae.concepts.val().transpose());
+                golden.check(&of("scores"), &values(scores), scale);
+                let activations = r.encoded.activations.into_codes().to_dense(&Device::flex());
+                golden.check(&of("acts"), &values(activations), scale);
                 golden.check(&of("recon"), &values(r.x_hat), scale);
                 golden.check(&of("loss"), &values(loss), scale);
                 let mut parameters = vec![("concepts", &sae.concepts)];

@@ -43,12 +43,15 @@ fn model(value: SparseValue, device: &Device) -> Sae {
 /// Loss in float64, and which latents are active.
 fn loss(sae: &Sae) -> (f64, Vec<bool>) {
     let x = batch(&Device::flex());
-    let r = sae.reconstruct(x.clone(), None);
+    let r = sae.reconstruct(x.clone());
     let squares = values(x)
         .into_iter()
         .zip(values(r.x_hat))
         .map(|(x, y)| f64::from(y - x).powi(2));
-    let active = values(r.encoded.activations).into_iter().map(|a| a != 0.0);
+    let codes = r.encoded.activations.into_codes();
+    let active = values(codes.to_dense(&Device::flex()))
+        .into_iter()
+        .map(|a| a != 0.0);
     (
         squares.sum::<f64>() / (ROWS * WIDTH) as f64,
         active.collect(),
@@ -74,7 +77,7 @@ fn check<const D: usize>(
     const STEP: f64 = 1e-3;
     let differentiable = model(value, &Device::flex().autodiff());
     let x = batch(&Device::flex().autodiff());
-    let x_hat = differentiable.reconstruct(x.clone(), None).x_hat;
+    let x_hat = differentiable.reconstruct(x.clone()).x_hat;
     let grads = Loss::Mse.forward(x, x_hat, 1.0).backward();
     let gradient = get(&differentiable).val().grad(&grads).expect("a gradient");
     let shape = gradient.dims();
@@ -131,7 +134,7 @@ fn a_row_that_equals_the_pre_bias_comes_back_and_has_a_gradient() {
     let device = Device::flex().autodiff();
     let sae = model(SparseValue::Score, &device);
     let x = Tensor::<2>::from_data(TensorData::new(noise(WIDTH, 2), [1, WIDTH]), &device);
-    let x_hat = sae.reconstruct(x.clone(), None).x_hat;
+    let x_hat = sae.reconstruct(x.clone()).x_hat;
     assert_eq!(values(x_hat.clone()), values(x.clone()));
     let grads = Loss::Mse.forward(x, x_hat, 1.0).backward();
     let bias = sae.pre_bias.expect("a pre-bias");

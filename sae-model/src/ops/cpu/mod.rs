@@ -1,119 +1,114 @@
-//! The CPU kernels behind Burn's Flex and NdArray backends: slices in, vectors out.
+//! The CPU kernels, and the operations of `SaeOps` made of them: slices in, vectors out.
 
+mod decode;
+mod encode;
+mod gradient;
+mod rows;
+mod select;
+pub(crate) mod simd;
 pub(crate) mod sparsemax;
+
+pub(crate) mod host;
+
+pub(crate) use encode::product_nt;
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::{Flex, FlexTensor};
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::TensorData;
+use std::borrow::Cow;
 
-use super::{SaeOps, SparseValue};
+use super::{AdamUpdate, SaeOps};
+use host::OnHost;
+use simd::AdamStep;
 
-/// `[B, M]` of a score tensor.
-fn dims(tensor: &impl TensorMetadata) -> [usize; 2] {
-    tensor.shape().dims()
-}
+impl OnHost for Flex {
+    fn read(tensor: &FlexTensor) -> Cow<'_, [f32]> {
+        match tensor.as_slice() {
+            Some(values) => Cow::Borrowed(values),
+            None => {
+                let laid_out = tensor.to_contiguous();
+                Cow::Owned(laid_out.as_slice().expect("a float32 tensor").to_vec())
+            }
+        }
+    }
 
-/// Runs the forward kernel on a contiguous `[B, M]` slice.
-fn forward(scores: &[f32], [rows, latents]: [usize; 2], value: SparseValue) -> [TensorData; 2] {
-    let mut weights = vec![0.0; rows * latents];
-    let mut thresholds = vec![0.0; rows * 2];
-    sparsemax::forward(scores, latents, value, &mut weights, &mut thresholds);
-    [
-        TensorData::new(weights, [rows, latents]),
-        TensorData::new(thresholds, [rows, 2]),
-    ]
-}
-
-/// Runs the backward kernel on contiguous slices.
-fn backward(
-    scores: &[f32],
-    thresholds: &[f32],
-    grad: &[f32],
-    [rows, latents]: [usize; 2],
-    value: SparseValue,
-) -> TensorData {
-    let mut out = vec![0.0; rows * latents];
-    sparsemax::backward(scores, thresholds, grad, latents, value, &mut out);
-    TensorData::new(out, [rows, latents])
-}
-
-/// The tensor's values; `sparse_attention` has made it float32, `to_contiguous` has laid it out.
-fn flex_slice(tensor: &FlexTensor) -> &[f32] {
-    tensor.as_slice().expect("a contiguous float32 tensor")
+    fn write(values: Vec<f32>, shape: &[usize], _like: &FlexTensor) -> FlexTensor {
+        FlexTensor::from_data(TensorData::new(values, shape.to_vec()))
+    }
 }
 
 impl SaeOps for Flex {
-    fn sparse_attention(
-        scores: FloatTensor<Self>,
-        value: SparseValue,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let scores = scores.to_contiguous();
-        let [weights, threshold] = forward(flex_slice(&scores), dims(&scores), value);
-        (
-            FlexTensor::from_data(weights),
-            FlexTensor::from_data(threshold),
-        )
-    }
+    host::dense_ops!();
+    host::sparse_ops!();
+    host::row_ops!();
 
-    fn sparse_attention_backward(
-        scores: FloatTensor<Self>,
-        threshold: FloatTensor<Self>,
+    /// The moments are updated where they lie, if nobody else holds them (copied first, if somebody does).
+    fn adam(
+        param: FloatTensor<Self>,
         grad: FloatTensor<Self>,
-        value: SparseValue,
-    ) -> FloatTensor<Self> {
-        let (scores, grad) = (scores.to_contiguous(), grad.to_contiguous());
-        let dims = dims(&scores);
-        FlexTensor::from_data(backward(
-            flex_slice(&scores),
-            flex_slice(&threshold),
-            flex_slice(&grad),
-            dims,
-            value,
-        ))
+        moment_1: FloatTensor<Self>,
+        moment_2: FloatTensor<Self>,
+        step: AdamStep,
+    ) -> AdamUpdate<Self> {
+        let shape: Vec<usize> = param.shape().iter().copied().collect();
+        let (mut moment_1, mut moment_2) = (
+            moment_1.to_contiguous_owned(),
+            moment_2.to_contiguous_owned(),
+        );
+        let new = host::adam(
+            step,
+            &Self::read(&param),
+            &Self::read(&grad),
+            moment_1.storage_mut(),
+            moment_2.storage_mut(),
+        );
+        AdamUpdate {
+            param: Self::write(new, &shape, &param),
+            moment_1,
+            moment_2,
+        }
+    }
+}
+
+/// A tensor laid out row by row from the start of its memory, without a second handle on it.
+trait ContiguousOwned {
+    fn to_contiguous_owned(self) -> Self;
+}
+
+impl ContiguousOwned for FlexTensor {
+    fn to_contiguous_owned(self) -> Self {
+        if self.is_contiguous() && self.layout().start_offset() == 0 {
+            return self;
+        }
+        self.to_contiguous()
     }
 }
 
 #[cfg(feature = "ndarray")]
 #[allow(deprecated)] // Burn 0.22 announces NdArray's removal; it stays as a second CPU opinion until then.
 mod ndarray {
-    use super::{FloatTensor, SaeOps, SparseValue, dims};
+    use super::{Cow, FloatTensor, OnHost, SaeOps, TensorData, host};
     use burn::backend::NdArray;
     use burn::backend::ndarray::NdArrayTensor;
 
-    /// The tensor's values in row-major order.
-    fn values(tensor: &NdArrayTensor) -> Vec<f32> {
-        let NdArrayTensor::F32(storage) = tensor else {
-            panic!("a float32 tensor: sparse_attention converts every other type")
-        };
-        storage.view().iter().copied().collect()
+    impl OnHost for NdArray {
+        fn read(tensor: &NdArrayTensor) -> Cow<'_, [f32]> {
+            let NdArrayTensor::F32(storage) = tensor else {
+                panic!("a float32 tensor")
+            };
+            Cow::Owned(storage.view().iter().copied().collect())
+        }
+
+        fn write(values: Vec<f32>, shape: &[usize], _like: &NdArrayTensor) -> NdArrayTensor {
+            NdArrayTensor::from_data(TensorData::new(values, shape.to_vec()))
+        }
     }
 
     impl SaeOps for NdArray {
-        fn sparse_attention(
-            scores: FloatTensor<Self>,
-            value: SparseValue,
-        ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-            let [weights, threshold] = super::forward(&values(&scores), dims(&scores), value);
-            (
-                NdArrayTensor::from_data(weights),
-                NdArrayTensor::from_data(threshold),
-            )
-        }
-
-        fn sparse_attention_backward(
-            scores: FloatTensor<Self>,
-            threshold: FloatTensor<Self>,
-            grad: FloatTensor<Self>,
-            value: SparseValue,
-        ) -> FloatTensor<Self> {
-            NdArrayTensor::from_data(super::backward(
-                &values(&scores),
-                &values(&threshold),
-                &values(&grad),
-                dims(&scores),
-                value,
-            ))
-        }
+        host::dense_ops!();
+        host::sparse_ops!();
+        host::row_ops!();
+        host::adam_op!();
     }
 }

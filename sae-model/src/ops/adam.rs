@@ -1,0 +1,84 @@
+//! Adam (Kingma & Ba 2015, arXiv 1412.6980) in one pass over memory.
+//!
+//! Burn's own is made of tensor operations, each of which walks over all of `M d` numbers and leaves a copy;
+//! with a dictionary of 100 MB that costs more than the model. On a GPU this one is made of the same
+//! operations, where they cost little.
+
+use burn::backend::Dispatch;
+use burn::optim::{AdaptiveMomentumState, LearningRate, Optimizer};
+use burn::tensor::{Device, Tensor};
+
+use super::{AdamStep, SaeOps, is_cpu};
+
+/// Adam:
+///
+/// ```text
+/// m <- beta_1 m + (1 - beta_1) g ;  v <- beta_2 v + (1 - beta_2) g^2
+/// p <- p - lr * m / (1 - beta_1^t) / (sqrt(v / (1 - beta_2^t)) + epsilon)
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Adam {
+    /// Decay of the first moment.
+    pub beta_1: f64,
+    /// Decay of the second moment.
+    pub beta_2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+}
+
+impl Optimizer for Adam {
+    /// Burn's own: the same numbers, the same checkpoints.
+    type State<const D: usize> = AdaptiveMomentumState<D>;
+
+    fn step<const D: usize>(
+        &self,
+        lr: LearningRate,
+        tensor: Tensor<D>,
+        grad: Tensor<D>,
+        state: Option<Self::State<D>>,
+    ) -> (Tensor<D>, Option<Self::State<D>>) {
+        let (time, moment_1, moment_2) = match state {
+            Some(state) => (state.time + 1, state.moment_1, state.moment_2),
+            None => (1, grad.zeros_like(), grad.zeros_like()),
+        };
+        let corrected = |beta: f64| 1.0 - beta.powi(time as i32);
+        let (lr, correction_2) = (lr / corrected(self.beta_1), 1.0 / corrected(self.beta_2));
+        let (tensor, moment_1, moment_2) = if is_cpu(&tensor.device()) {
+            let step = AdamStep {
+                beta_1: self.beta_1 as f32,
+                beta_2: self.beta_2 as f32,
+                epsilon: self.epsilon as f32,
+                lr: lr as f32,
+                correction_2: correction_2 as f32,
+            };
+            let new = Dispatch::adam(
+                tensor.into_dispatch(),
+                grad.into_dispatch(),
+                moment_1.into_dispatch(),
+                moment_2.into_dispatch(),
+                step,
+            );
+            (
+                Tensor::from_dispatch(new.param),
+                Tensor::from_dispatch(new.moment_1),
+                Tensor::from_dispatch(new.moment_2),
+            )
+        } else {
+            let moment_1 = moment_1 * self.beta_1 + grad.clone() * (1.0 - self.beta_1);
+            let moment_2 = moment_2 * self.beta_2 + grad.square() * (1.0 - self.beta_2);
+            let root = (moment_2.clone() * correction_2).sqrt() + self.epsilon;
+            (tensor - moment_1.clone() / root * lr, moment_1, moment_2)
+        };
+        (
+            tensor,
+            Some(AdaptiveMomentumState::new(time, moment_1, moment_2)),
+        )
+    }
+
+    fn to_device<const D: usize>(state: Self::State<D>, device: &Device) -> Self::State<D> {
+        if state.moment_1.device() == *device {
+            return state; // and with it the only handle on the moments
+        }
+        state.to_device(device)
+    }
+}

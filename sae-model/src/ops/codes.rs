@@ -1,0 +1,183 @@
+//! Sparse codes: which latents are active on which row, and how strongly. Never a `[B, M]` matrix.
+
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+/// Where the entries of a sparse `[B, M]` matrix are: row by row, ascending by latent within a row.
+#[derive(Debug, Default)]
+pub struct Pattern {
+    latents: usize,
+    /// Entries of row i are `offsets[i]..offsets[i + 1]`.
+    offsets: Vec<usize>,
+    /// Latent of each entry.
+    indices: Vec<u32>,
+    by_latent: OnceLock<ByLatent>,
+}
+
+/// The same entries, latent by latent, ascending by row within a latent.
+#[derive(Debug)]
+pub(crate) struct ByLatent {
+    /// Entries of latent j are `offsets[j]..offsets[j + 1]` of the two lists below.
+    pub(crate) offsets: Vec<usize>,
+    /// Row of each entry.
+    pub(crate) rows: Vec<u32>,
+    /// Position of each entry in the row order.
+    pub(crate) positions: Vec<u32>,
+}
+
+impl Pattern {
+    /// From row offsets and latents.
+    ///
+    /// # Panics
+    /// If the offsets do not ascend from 0 to the number of entries, or a latent is not below `latents`.
+    pub fn new(latents: usize, offsets: Vec<usize>, indices: Vec<u32>) -> Self {
+        assert!(
+            offsets.first() == Some(&0) && offsets.last() == Some(&indices.len()),
+            "row offsets from 0 to the number of entries"
+        );
+        assert!(offsets.is_sorted(), "row offsets ascend");
+        assert!(
+            indices.iter().all(|j| (*j as usize) < latents),
+            "latents below {latents}"
+        );
+        Self {
+            latents,
+            offsets,
+            indices,
+            by_latent: OnceLock::new(),
+        }
+    }
+
+    /// Number of rows B.
+    pub fn rows(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// Number of latents M.
+    pub fn latents(&self) -> usize {
+        self.latents
+    }
+
+    /// Number of entries.
+    pub fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    /// Whether there are no entries at all.
+    pub fn is_empty(&self) -> bool {
+        self.indices.is_empty()
+    }
+
+    /// Latent of each entry, row by row.
+    pub fn indices(&self) -> &[u32] {
+        &self.indices
+    }
+
+    /// Entries of row `row`.
+    pub fn row(&self, row: usize) -> Range<usize> {
+        self.offsets[row]..self.offsets[row + 1]
+    }
+
+    /// Number of entries of each row.
+    pub fn row_lengths(&self) -> impl Iterator<Item = usize> + '_ {
+        self.offsets.windows(2).map(|pair| pair[1] - pair[0])
+    }
+
+    /// The entries latent by latent; computed once, when first asked for.
+    pub(crate) fn by_latent(&self) -> &ByLatent {
+        self.by_latent.get_or_init(|| {
+            let mut offsets = vec![0; self.latents + 1];
+            for j in &self.indices {
+                offsets[*j as usize + 1] += 1;
+            }
+            for j in 0..self.latents {
+                offsets[j + 1] += offsets[j];
+            }
+            let mut next = offsets.clone();
+            let mut rows = vec![0; self.len()];
+            let mut positions = vec![0; self.len()];
+            for row in 0..self.rows() {
+                for entry in self.row(row) {
+                    let place = &mut next[self.indices[entry] as usize];
+                    rows[*place] = row as u32;
+                    positions[*place] = entry as u32;
+                    *place += 1;
+                }
+            }
+            ByLatent {
+                offsets,
+                rows,
+                positions,
+            }
+        })
+    }
+}
+
+/// Latent activations of a batch as (values, indices, row offsets).
+///
+/// An entry may be zero: JumpReLU keeps latents just below their threshold, because its gradient needs them.
+#[derive(Clone, Debug)]
+pub struct SparseCodes {
+    /// Activation of each entry, in the order of the pattern.
+    pub values: Tensor<1>,
+    /// Where the entries are.
+    pub pattern: Arc<Pattern>,
+    /// Score of each entry, for JumpReLU; else empty.
+    pub(crate) scores: Arc<Vec<f32>>,
+}
+
+impl SparseCodes {
+    /// From a dense `[B, M]` row-major matrix; zeros are left out.
+    pub fn from_dense(dense: &[f32], latents: usize, device: &Device) -> Self {
+        let (mut offsets, mut indices, mut values) = (vec![0], Vec::new(), Vec::new());
+        for row in dense.chunks_exact(latents) {
+            let active = row.iter().enumerate().filter(|(_, a)| **a != 0.0);
+            for (j, a) in active {
+                indices.push(j as u32);
+                values.push(*a);
+            }
+            offsets.push(indices.len());
+        }
+        Self::new(values, Pattern::new(latents, offsets, indices), device)
+    }
+
+    /// From values in the order of `pattern`.
+    pub fn new(values: Vec<f32>, pattern: Pattern, device: &Device) -> Self {
+        assert_eq!(values.len(), pattern.len(), "a value an entry");
+        let shape = [values.len()];
+        Self {
+            values: Tensor::from_data(TensorData::new(values, shape), device),
+            pattern: Arc::new(pattern),
+            scores: Arc::default(),
+        }
+    }
+
+    /// The values, on the host.
+    pub fn host_values(&self) -> Vec<f32> {
+        self.values.clone().into_data().iter().collect()
+    }
+
+    /// Rows of the batch on which each latent is active (not zero), `[M]`.
+    pub fn firing_counts(&self) -> Vec<u32> {
+        let mut counts = vec![0; self.pattern.latents()];
+        for (j, a) in self.pattern.indices().iter().zip(self.host_values()) {
+            counts[*j as usize] += u32::from(a != 0.0);
+        }
+        counts
+    }
+
+    /// As a dense `[B, M]` tensor on `device`; for devices without sparse kernels.
+    pub fn to_dense(&self, device: &Device) -> Tensor<2> {
+        let [rows, latents] = [self.pattern.rows(), self.pattern.latents()];
+        let mut dense = vec![0.0; rows * latents];
+        let values = self.host_values();
+        for row in 0..rows {
+            for entry in self.pattern.row(row) {
+                dense[row * latents + self.pattern.indices()[entry] as usize] = values[entry];
+            }
+        }
+        Tensor::from_data(TensorData::new(dense, [rows, latents]), device)
+    }
+}

@@ -1,0 +1,133 @@
+//! Products of sparse codes with dense rows: decoding, and every gradient of encoder and decoder.
+//!
+//! With codes A `[B, M]` (sparse), a dictionary D `[M, d]` and rows X `[B, d]`:
+//! `A D` ([`times`]), `(X D^T)` at the entries of A ([`dots`]), `A^T X` ([`transposed_times`]) and the column
+//! sums of A ([`column_sums`]). Every output element is added up by one thread in a fixed order, so the result
+//! does not depend on the number of threads.
+
+use rayon::prelude::*;
+
+use super::simd::{self, Simd};
+use crate::ops::codes::Pattern;
+
+/// Rows of output that one task takes at least.
+const GRAIN: usize = 16;
+
+/// `A D`: `values` at `pattern [B, M]`, `dictionary [M, d]` -> `[B, d]`.
+pub(crate) fn times(
+    values: &[f32],
+    pattern: &Pattern,
+    dictionary: &[f32],
+    d: usize,
+    simd: Simd,
+) -> Vec<f32> {
+    let mut out = vec![0.0; pattern.rows() * d];
+    out.par_chunks_exact_mut(d)
+        .with_min_len(GRAIN)
+        .enumerate()
+        .for_each(|(row, out)| {
+            let entries = pattern.row(row);
+            // Writing before reading: else a fresh page is mapped twice, at many times the price.
+            out.fill(0.0);
+            simd::add_weighted_rows(
+                simd,
+                out,
+                &values[entries.clone()],
+                &pattern.indices()[entries],
+                dictionary,
+            );
+        });
+    out
+}
+
+/// `x_i . d_j` for every entry (i, j): `x [B, d]`, `dictionary [M, d]` -> `[entries]`.
+pub(crate) fn dots(
+    x: &[f32],
+    pattern: &Pattern,
+    dictionary: &[f32],
+    d: usize,
+    simd: Simd,
+) -> Vec<f32> {
+    let mut out = vec![0.0; pattern.len()];
+    let mut rows = Vec::with_capacity(pattern.rows());
+    let mut rest = out.as_mut_slice();
+    for row in 0..pattern.rows() {
+        let (head, tail) = rest.split_at_mut(pattern.row(row).len());
+        rows.push(head);
+        rest = tail;
+    }
+    rows.into_par_iter()
+        .with_min_len(GRAIN)
+        .enumerate()
+        .for_each(|(row, out)| {
+            let indices = &pattern.indices()[pattern.row(row)];
+            simd::dot_rows(simd, out, &x[row * d..][..d], indices, dictionary);
+        });
+    out
+}
+
+/// `A^T X`: `values` at `pattern [B, M]`, `x [B, d]` -> `[M, d]`.
+pub(crate) fn transposed_times(
+    values: &[f32],
+    pattern: &Pattern,
+    x: &[f32],
+    d: usize,
+    simd: Simd,
+) -> Vec<f32> {
+    let by_latent = pattern.by_latent();
+    let mut out = vec![0.0; pattern.latents() * d];
+    out.par_chunks_exact_mut(d)
+        .with_min_len(GRAIN)
+        .enumerate()
+        .for_each_init(Vec::new, |weights, (latent, out)| {
+            let entries = by_latent.offsets[latent]..by_latent.offsets[latent + 1];
+            weights.clear();
+            weights.extend(
+                by_latent.positions[entries.clone()]
+                    .iter()
+                    .map(|p| values[*p as usize]),
+            );
+            out.fill(0.0); // as in `times`
+            simd::add_weighted_rows(simd, out, weights, &by_latent.rows[entries], x);
+        });
+    out
+}
+
+/// `A^T X + Z^T Q` in one pass: the gradient of a dictionary that both encodes and decodes.
+pub(crate) fn transposed_times_two(
+    (a, x): (&[f32], &[f32]),
+    (z, q): (&[f32], &[f32]),
+    pattern: &Pattern,
+    d: usize,
+    simd: Simd,
+) -> Vec<f32> {
+    let by_latent = pattern.by_latent();
+    let mut out = vec![0.0; pattern.latents() * d];
+    out.par_chunks_exact_mut(d)
+        .with_min_len(GRAIN)
+        .enumerate()
+        .for_each_init(Vec::new, |weights, (latent, out)| {
+            let entries = by_latent.offsets[latent]..by_latent.offsets[latent + 1];
+            let rows = &by_latent.rows[entries.clone()];
+            out.fill(0.0); // as in `times`
+            for (values, dense) in [(a, x), (z, q)] {
+                weights.clear();
+                weights.extend(
+                    by_latent.positions[entries.clone()]
+                        .iter()
+                        .map(|p| values[*p as usize]),
+                );
+                simd::add_weighted_rows(simd, out, weights, rows, dense);
+            }
+        });
+    out
+}
+
+/// Sum over the rows of `values` at `pattern [B, M]` -> `[M]`, added up in f64.
+pub(crate) fn column_sums(values: &[f32], pattern: &Pattern) -> Vec<f32> {
+    let mut sums = vec![0.0f64; pattern.latents()];
+    for (j, v) in pattern.indices().iter().zip(values) {
+        sums[*j as usize] += f64::from(*v);
+    }
+    sums.into_iter().map(|s| s as f32).collect()
+}

@@ -1,0 +1,198 @@
+//! Row-wise steps before and after the dictionary, each in one pass over `[B, d]`.
+//!
+//! From Burn's primitives they take some thirty passes a training step, each with memory of its own, which
+//! at small dictionaries costs as much as a third of the dense product.
+
+use rayon::prelude::*;
+
+/// Squared norms below this count as zero, so that a row equal to the pre-bias has a gradient.
+const TINY: f64 = 1e-24;
+/// Rows that one task takes at least.
+const GRAIN: usize = 64;
+
+/// `u = (x - b) / n` with `n = ||x - b||` of each row, or `n = divisor` where there is one: `x [B, d]` ->
+/// `(u [B, d], n [B])`. An empty bias is zero.
+pub(crate) fn normalize(
+    x: &[f32],
+    bias: &[f32],
+    d: usize,
+    divisor: Option<f32>,
+) -> (Vec<f32>, Vec<f32>) {
+    let (mut u, mut norms) = (vec![0.0; x.len()], vec![0.0; x.len() / d]);
+    let rows = (
+        u.par_chunks_exact_mut(d),
+        x.par_chunks_exact(d),
+        norms.par_iter_mut(),
+    );
+    rows.into_par_iter()
+        .with_min_len(GRAIN)
+        .for_each(|(u, x, n)| {
+            u.copy_from_slice(x);
+            if !bias.is_empty() {
+                u.iter_mut().zip(bias).for_each(|(u, b)| *u -= b);
+            }
+            *n = divisor.unwrap_or_else(|| dot(u, u).max(TINY as f32).sqrt());
+            let inverse = 1.0 / *n;
+            u.iter_mut().for_each(|u| *u *= inverse);
+        });
+    (u, norms)
+}
+
+/// The bias gradient of [`normalize`] from `grad [B, d]` with respect to u: with unit norms
+/// `dx0 = (du - u (u . du)) / n`, else `dx0 = du / n`; `db = -sum of dx0`.
+pub(crate) fn normalize_backward(
+    u: &[f32],
+    norms: &[f32],
+    grad: &[f32],
+    d: usize,
+    unit: bool,
+) -> Vec<f32> {
+    sum_rows(norms.len(), d, |row, sums| {
+        let (u, g) = (&u[row * d..][..d], &grad[row * d..][..d]);
+        let inverse = 1.0 / norms[row];
+        let along = if unit { dot(u, g) } else { 0.0 };
+        for ((s, u), g) in sums.iter_mut().zip(u).zip(g) {
+            *s -= (g - along * u) * inverse;
+        }
+    })
+}
+
+/// `x_hat = b + factor * n * y`: `y [B, d]` -> `[B, d]`.
+pub(crate) fn restore(y: &[f32], bias: &[f32], norms: &[f32], d: usize, factor: f32) -> Vec<f32> {
+    let mut out = vec![0.0; y.len()];
+    let rows = (
+        out.par_chunks_exact_mut(d),
+        y.par_chunks_exact(d),
+        norms.par_iter(),
+    );
+    rows.into_par_iter()
+        .with_min_len(GRAIN)
+        .for_each(|(out, y, n)| {
+            let n = n * factor;
+            if bias.is_empty() {
+                out.iter_mut().zip(y).for_each(|(o, y)| *o = n * y);
+            } else {
+                out.iter_mut()
+                    .zip(y)
+                    .zip(bias)
+                    .for_each(|((o, y), b)| *o = n * y + b);
+            }
+        });
+    out
+}
+
+/// The gradients of [`restore`] from `grad [B, d]`: `dy = factor * n * grad`, and the bias's, which also
+/// reaches it through the norms if they are those of `x - b`: `dn = factor * grad . y`, `dx0 = dn u`.
+pub(crate) fn restore_backward(
+    y: &[f32],
+    u: &[f32],
+    norms: &[f32],
+    grad: &[f32],
+    d: usize,
+    factor: f32,
+    unit: bool,
+) -> (Vec<f32>, Vec<f32>) {
+    let mut dy = vec![0.0; y.len()];
+    let rows = (
+        dy.par_chunks_exact_mut(d),
+        grad.par_chunks_exact(d),
+        norms.par_iter(),
+    );
+    rows.into_par_iter()
+        .with_min_len(GRAIN)
+        .for_each(|(dy, g, n)| {
+            let n = n * factor;
+            dy.iter_mut().zip(g).for_each(|(dy, g)| *dy = n * g);
+        });
+    let bias = sum_rows(norms.len(), d, |row, sums| {
+        let (y, g) = (&y[row * d..][..d], &grad[row * d..][..d]);
+        let dn = if unit { factor * dot(y, g) } else { 0.0 };
+        for ((s, u), g) in sums.iter_mut().zip(&u[row * d..][..d]).zip(g) {
+            *s += g - dn * u;
+        }
+    });
+    (dy, bias)
+}
+
+/// `sum (x_hat - x)^2`, added up in f64.
+pub(crate) fn squared_error(x_hat: &[f32], x: &[f32]) -> f64 {
+    let partial: Vec<f64> = (x_hat.par_chunks(CHUNK), x.par_chunks(CHUNK))
+        .into_par_iter()
+        .map(|(a, b)| {
+            let mut sums = [0.0f32; LANES];
+            let (a_lanes, a_rest) = a.as_chunks::<LANES>();
+            let (b_lanes, b_rest) = b.as_chunks::<LANES>();
+            for (a, b) in a_lanes.iter().zip(b_lanes) {
+                for lane in 0..LANES {
+                    let e = a[lane] - b[lane];
+                    sums[lane] += e * e;
+                }
+            }
+            let rest: f32 = a_rest
+                .iter()
+                .zip(b_rest)
+                .map(|(a, b)| (a - b) * (a - b))
+                .sum();
+            f64::from(rest) + sums.iter().map(|s| f64::from(*s)).sum::<f64>()
+        })
+        .collect();
+    partial.iter().sum()
+}
+
+/// `2 * scale * (x_hat - x)`.
+pub(crate) fn squared_error_backward(x_hat: &[f32], x: &[f32], scale: f32) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    (
+        out.par_chunks_mut(CHUNK),
+        x_hat.par_chunks(CHUNK),
+        x.par_chunks(CHUNK),
+    )
+        .into_par_iter()
+        .for_each(|(out, a, b)| {
+            out.iter_mut()
+                .zip(a)
+                .zip(b)
+                .for_each(|((o, a), b)| *o = 2.0 * scale * (a - b));
+        });
+    out
+}
+
+/// Floats that one task takes; f32 sums are no longer than `CHUNK / LANES` terms.
+const CHUNK: usize = 1 << 14;
+const LANES: usize = 16;
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let (a_lanes, a_rest) = a.as_chunks::<LANES>();
+    let (b_lanes, b_rest) = b.as_chunks::<LANES>();
+    for (a, b) in a_lanes.iter().zip(b_lanes) {
+        for lane in 0..LANES {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    rest + sums.iter().sum::<f32>()
+}
+
+/// Sums `[d]` over the rows, to which `add` adds one row; in blocks of a fixed size, so that the order of
+/// additions does not depend on the number of threads.
+fn sum_rows(rows: usize, d: usize, add: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+    let blocks: Vec<Vec<f32>> = (0..rows.div_ceil(GRAIN))
+        .into_par_iter()
+        .map(|block| {
+            let mut sums = vec![0.0; d];
+            for row in block * GRAIN..((block + 1) * GRAIN).min(rows) {
+                add(row, &mut sums);
+            }
+            sums
+        })
+        .collect();
+    let mut total = vec![0.0f64; d];
+    for sums in blocks {
+        total
+            .iter_mut()
+            .zip(sums)
+            .for_each(|(t, s)| *t += f64::from(s));
+    }
+    total.into_iter().map(|t| t as f32).collect()
+}

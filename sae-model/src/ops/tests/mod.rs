@@ -1,0 +1,35 @@
+//! Tests of the operations, on every device that this build and machine have.
+
+mod attention;
+mod codes;
+
+use std::io::Write;
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::device::{DeviceError, DeviceName};
+
+/// Every device that this build and machine have; says loudly which it had to leave out.
+fn devices() -> Vec<(DeviceName, Device)> {
+    [DeviceName::Cpu, DeviceName::NdArray, DeviceName::Wgpu(None)]
+        .into_iter()
+        .filter_map(|name| match name.open() {
+            Ok(device) => Some((name, device)),
+            Err(DeviceError::NotCompiled { .. }) => None,
+            Err(error) => {
+                // not eprintln!: the test harness would swallow it
+                let _ = writeln!(std::io::stderr(), "SKIPPED the tests on {name}: {error}");
+                None
+            }
+        })
+        .collect()
+}
+
+fn tensor(values: &[f32], width: usize, device: &Device) -> Tensor<2> {
+    let data = TensorData::new(values.to_vec(), [values.len() / width, width]);
+    Tensor::from_data(data, device)
+}
+
+fn values(tensor: Tensor<2>) -> Vec<f32> {
+    tensor.into_data().try_to_vec().expect("a float32 tensor")
+}
