@@ -37,14 +37,36 @@ class Model:
     def encode(self, x):
         cfg, w = self.cfg, self.w
         x0 = x - w["pre_bias"] if cfg["pre_bias"] else x
-        n = np.linalg.norm(x0, axis=1, keepdims=True) if cfg["unit_norm"] else np.ones((len(x), 1))
+        s = cfg["input_scale"]
+        n = s * (np.linalg.norm(x0, axis=1, keepdims=True) / s) ** cfg["norm_exponent"]
         q = x0 / n
         if cfg["query_projection"]:
             q = q @ w["w_q"]
-        keys = w["concepts"] @ w["w_k"] if cfg["key_projection"] else w["concepts"]
+        encoder = w.get("encoder", w["concepts"])
+        keys = encoder @ w["w_k"] if cfg["key_projection"] else encoder
         z = q @ keys.T * cfg["scale"]
-        p = sparsemax(z)
-        return (p if cfg["value"] == "probability" else z / cfg["scale"] * (p > 0)), n
+        if cfg["encoder_bias"]:
+            z = z + w["encoder_bias"]
+        return self.select(z), n
+
+    def select(self, z):
+        cfg, w, architecture = self.cfg, self.w, self.cfg["architecture"]
+        if architecture in ("attention", "mlp_sparsemax"):
+            p = sparsemax(z)
+            return p if cfg["value"] == "probability" else z / cfg["scale"] * (p > 0)
+        if architecture in ("relu", "attention_relu"):
+            return np.maximum(z, 0)
+        if architecture == "topk":
+            kth = -np.partition(-z, cfg["k"] - 1, axis=1)[:, cfg["k"] - 1 : cfg["k"]]
+            return np.maximum(z, 0) * (z >= kth)
+        if architecture == "batch_topk":
+            return z * (z > w["batch_threshold"][0])
+        if architecture == "jumprelu":
+            return z * (z > np.exp(w["log_thresholds"]))
+        if architecture == "gated":
+            magnitude = np.exp(w["magnitude_scale"]) * (z - w["encoder_bias"]) + w["magnitude_bias"]
+            return np.maximum(magnitude, 0) * (z > 0)
+        raise ValueError(architecture)
 
     def decode(self, a, n):
         values = self.w["concepts"] @ self.w["w_v"] if self.cfg["value_projection"] else self.w["concepts"]

@@ -73,7 +73,7 @@ impl Architecture {
             },
             _ => SaeConfig {
                 architecture: self,
-                unit_norm: false,
+                norm_exponent: 0.0,
                 scale: 1.0,
                 key_projection: false,
                 value_projection: false,
@@ -108,7 +108,7 @@ impl Preset {
             architecture: Architecture::Attention,
             value: SparseValue::Score,
             scale: 1.0,
-            unit_norm: true,
+            norm_exponent: 1.0,
             input_scale: 1.0,
             query_projection: false,
             key_projection: true,
@@ -129,7 +129,7 @@ impl Preset {
             Self::Paper => SaeConfig {
                 value: SparseValue::Probability,
                 scale: 1.0 / (d_in as f64).sqrt(),
-                unit_norm: false,
+                norm_exponent: 0.0,
                 query_projection: true,
                 ..released
             },
@@ -163,10 +163,10 @@ pub struct SaeConfig {
     pub value: SparseValue,
     /// Factor t on the scores before sparsemax: larger is sparser.
     pub scale: f64,
-    /// Whether queries are divided by their norm, and reconstructions multiplied by it.
-    pub unit_norm: bool,
-    /// Otherwise inputs are divided by this number, and reconstructions multiplied by it.
-    #[serde(default = "one")]
+    /// p: inputs are divided by `n = s (||x0|| / s)^p`, and reconstructions multiplied by it. 1 is the
+    /// unit-norm query, 0 divides by the same s everywhere; with 2, rows of large norm get more latents.
+    pub norm_exponent: f64,
+    /// s.
     pub input_scale: f64,
     /// Whether there is a W_Q `[d, d]`.
     pub query_projection: bool,
@@ -190,10 +190,6 @@ pub struct SaeConfig {
     pub bandwidth: Option<f64>,
     /// How the parameters start.
     pub init: InitConfig,
-}
-
-fn one() -> f64 {
-    1.0
 }
 
 /// How the parameters start.
@@ -272,6 +268,13 @@ impl SaeConfig {
                 "scale",
                 self.scale.to_string(),
                 "the score scale must be a positive number; 1 is the default, larger is sparser",
+            );
+        }
+        if !(-4.0..=4.0).contains(&self.norm_exponent) {
+            return invalid(
+                "norm_exponent",
+                self.norm_exponent.to_string(),
+                "must lie between -4 and 4; 1 gives queries of length one, 0 leaves lengths as they are",
             );
         }
         if !(self.input_scale.is_finite() && self.input_scale > 0.0) {

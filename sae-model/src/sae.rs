@@ -1,7 +1,7 @@
 //! The sparse autoencoder: the equations of the paper, in their order.
 //!
 //! ```text
-//! x0 = x - b ;  n = ||x0|| per row ;  u = x0 / n           (unit-norm query; else n is one number for all)
+//! x0 = x - b ;  n = s (||x0|| / s)^p per row ;  u = x0 / n  (p = 1: unit-norm query; p = 0: n = s)
 //! q  = u W_Q W_K^T * scale                                  [B, d]
 //! z  = q E^T + bias                                         [B, M]   scores; E = C for attention
 //! a  = select(z)                                            [B, M]   latent activations, sparse
@@ -21,7 +21,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 
 use crate::config::{Architecture, SaeConfig};
-use crate::ops::{self, EncodeOptions, Selection, SparseCodes, SparseValue};
+use crate::ops::{self, EncodeOptions, Norm, Selection, SparseCodes, SparseValue};
 
 /// Squared norms below this count as zero, so that a row equal to the pre-bias has a gradient.
 const TINY: f64 = 1e-24;
@@ -190,22 +190,28 @@ impl Sae {
     /// `x0 = x - b`, `u = x0 / n`.
     fn normalize(&self, x: Tensor<2>) -> Input {
         let bias = self.pre_bias.as_ref().map(Param::val);
-        let divisor = (!self.config.unit_norm).then_some(self.config.input_scale);
         if ops::is_cpu(&x.device()) {
-            let (u, norms) = ops::normalize(x, bias, divisor);
+            let (u, norms) = ops::normalize(x, bias, self.norm());
             return Input { u, norms };
         }
         let x0 = match bias {
             Some(b) => x - b.unsqueeze::<2>(), // [B, d]
             None => x,
         };
-        let norms = match divisor {
-            Some(n) => Tensor::full([x0.dims()[0], 1], n, &x0.device()),
-            None => row_norms(x0.clone()), // [B, 1]
-        };
+        let Norm { exponent, scale } = self.norm();
+        let norms = row_norms(x0.clone()); // [B, 1]
+        let norms = (norms / scale).powf_scalar(exponent) * scale;
         Input {
             u: x0 / norms.clone(),
             norms,
+        }
+    }
+
+    /// What rows are divided by.
+    fn norm(&self) -> Norm {
+        Norm {
+            exponent: self.config.norm_exponent as f32,
+            scale: self.config.input_scale as f32,
         }
     }
 
@@ -331,7 +337,7 @@ impl Sae {
         let bias = self.pre_bias.as_ref().map(Param::val);
         let Input { u, norms } = input.clone();
         if ops::is_cpu(&y.device()) {
-            return ops::restore(y, bias, (u, norms), factor, self.config.unit_norm);
+            return ops::restore(y, bias, (u, norms), factor, self.norm());
         }
         let x_hat = scaled(y, factor) * norms;
         match bias {

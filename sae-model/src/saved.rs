@@ -3,7 +3,7 @@
 //! `cfg.json`, UTF-8 JSON, is the object
 //!
 //! ```json
-//! {"format": "sae-attention", "format_version": 1, "seed": 0, "model": { ... every field of SaeConfig ... }}
+//! {"format": "sae-attention", "format_version": 2, "seed": 0, "model": { ... every field of SaeConfig ... }}
 //! ```
 //!
 //! `sae.safetensors` holds little-endian float32 tensors, row-major, in the row-vector convention (`x W`):
@@ -42,7 +42,7 @@ use crate::sae::Sae;
 /// Value of `format` in `cfg.json`.
 pub const FORMAT: &str = "sae-attention";
 /// Value of `format_version` in `cfg.json` that this crate reads and writes.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Name of the architecture's file.
 pub const CONFIG_FILE: &str = "cfg.json";
 /// Name of the parameters' file.
@@ -59,6 +59,13 @@ pub struct SavedConfig {
     pub seed: u64,
     /// The architecture.
     pub model: SaeConfig,
+}
+
+/// The part of `cfg.json` that every version has.
+#[derive(Deserialize)]
+struct Header {
+    format: String,
+    format_version: u32,
 }
 
 /// One variant per way a saved model can be wrong. The cause underneath, where there is one, is the
@@ -178,18 +185,20 @@ pub fn load_config(dir: &Path) -> Result<SavedConfig, SavedModelError> {
         path: path.clone(),
         source,
     })?;
-    let config: SavedConfig =
-        serde_json::from_slice(&bytes).map_err(|source| SavedModelError::Json {
-            path: path.clone(),
-            source,
-        })?;
-    if config.format != FORMAT || config.format_version != FORMAT_VERSION {
+    let json = |source| SavedModelError::Json {
+        path: path.clone(),
+        source,
+    };
+    // The version first: another one may have other fields.
+    let header: Header = serde_json::from_slice(&bytes).map_err(json)?;
+    if header.format != FORMAT || header.format_version != FORMAT_VERSION {
         return Err(SavedModelError::Format {
             path,
-            format: config.format,
-            version: config.format_version,
+            format: header.format,
+            version: header.format_version,
         });
     }
+    let config: SavedConfig = serde_json::from_slice(&bytes).map_err(json)?;
     match config.model.validate() {
         Ok(()) => Ok(config),
         Err(source) => Err(SavedModelError::Config { path, source }),

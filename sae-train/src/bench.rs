@@ -115,7 +115,7 @@ fn learner(
     device: &Device,
 ) -> SaeLearner {
     let mut config = architecture.config(Preset::Default, d, latents);
-    if !config.unit_norm {
+    if config.norm_exponent == 0.0 {
         config.input_scale = (variance / d as f64).sqrt();
     }
     let settings = Settings {

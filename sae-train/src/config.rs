@@ -63,9 +63,10 @@ pub(crate) struct ModelConfig {
     pub(crate) bandwidth: Option<f64>,
     pub(crate) value: Option<SparseValue>,
     pub(crate) scale: Option<f64>,
-    pub(crate) unit_norm: Option<bool>,
-    /// What inputs are divided by, where queries do not have unit norm. Default: 1 for attention, else the
-    /// number that makes `mean ||u||^2 = d`.
+    /// p of `n = s (||x0|| / s)^p`, which inputs are divided by: 1 for queries of length one.
+    pub(crate) norm_exponent: Option<f64>,
+    /// s of the same. Default: root mean square of `||x - mean||` for sparsemax, so that p alone decides; else
+    /// the number that makes `mean ||u||^2 = d`.
     pub(crate) input_scale: Option<f64>,
     pub(crate) query_projection: Option<bool>,
     pub(crate) key_projection: Option<bool>,
@@ -331,7 +332,6 @@ impl Config {
         let m = &self.model;
         let mut config = m.architecture.config(m.preset, d_in, m.n_latents);
         let set = |field: &mut bool, value: Option<bool>| *field = value.unwrap_or(*field);
-        set(&mut config.unit_norm, m.unit_norm);
         set(&mut config.query_projection, m.query_projection);
         set(&mut config.key_projection, m.key_projection);
         set(&mut config.value_projection, m.value_projection);
@@ -342,8 +342,11 @@ impl Config {
         config.bandwidth = m.bandwidth.or(config.bandwidth);
         config.value = m.value.unwrap_or(config.value);
         config.scale = m.scale.unwrap_or(config.scale);
-        if m.architecture != Architecture::Attention && !config.unit_norm {
-            config.input_scale = (variance / d_in as f64).sqrt();
+        config.norm_exponent = m.norm_exponent.unwrap_or(config.norm_exponent);
+        if m.architecture != Architecture::Attention || m.preset == Preset::Default {
+            let per_row = m.architecture.is_sparsemax();
+            let divisor = if per_row { 1.0 } else { d_in as f64 };
+            config.input_scale = (variance / divisor).sqrt();
         }
         config.input_scale = m.input_scale.unwrap_or(config.input_scale);
         config.init.concepts = m.init_concepts.unwrap_or(config.init.concepts);
@@ -364,7 +367,7 @@ impl Config {
             bandwidth: sae.bandwidth,
             value: Some(sae.value),
             scale: Some(sae.scale),
-            unit_norm: Some(sae.unit_norm),
+            norm_exponent: Some(sae.norm_exponent),
             input_scale: Some(sae.input_scale),
             query_projection: Some(sae.query_projection),
             key_projection: Some(sae.key_projection),

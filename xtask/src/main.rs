@@ -1,5 +1,6 @@
 //! `cargo xtask`: chores of the workspace. Depends on none of its crates, so it builds in seconds.
 
+mod bench;
 mod check;
 mod eval;
 
@@ -21,6 +22,8 @@ struct Arguments {
 enum Chore {
     /// Check that crates depend on each other only as ARCHITECTURE.md says.
     Check,
+    /// Time a training step, in multiples of one sgemm and beside torch and SAELens.
+    Bench(bench::Arguments),
     /// Evaluate a run and write reports/report.{json,md} into it.
     Eval {
         /// The run directory, for example runs/quickstart.
@@ -37,6 +40,7 @@ enum Chore {
 fn main() -> ExitCode {
     let done: Result<ExitCode> = match Arguments::parse().chore {
         Chore::Check => check::run(),
+        Chore::Bench(arguments) => bench::run(&arguments),
         Chore::Eval {
             run,
             features,

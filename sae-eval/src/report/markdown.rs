@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn a_report_renders_as_it_did() {
         let report: Report = serde_json::from_str(include_str!("golden/report.json"))
-            .expect("a report of schema version 1 stays readable");
+            .expect("a report of schema version 2 stays readable");
         let rendered = render(&report);
         let golden = include_str!("golden/report.md");
         assert_eq!(

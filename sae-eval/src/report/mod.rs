@@ -12,7 +12,7 @@ use crate::run::Run;
 /// Value of `schema` in `report.json`.
 pub(crate) const SCHEMA: &str = "sae-eval-report";
 /// Value of `schema_version`; grows when a field changes its meaning or goes away.
-pub(crate) const SCHEMA_VERSION: u32 = 1;
+pub(crate) const SCHEMA_VERSION: u32 = 2;
 
 /// Everything measured about a run: the content of `report.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -39,6 +39,7 @@ pub use adam::Adam;
 pub use codes::{Pattern, SparseCodes};
 pub use selection::Selection;
 
+pub(crate) use cpu::rows::Norm;
 pub(crate) use cpu::simd::AdamStep;
 
 /// What the latents in the support of sparsemax contribute to the reconstruction.
@@ -174,20 +175,20 @@ pub(crate) trait SaeOps: Backend {
         what: (Selection, bool),
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// `(u [B, d], n [B, 1])`: `u = (x - b) / n`, `n = ||x - b||` or the divisor; bias `[d]` or empty. u
-    /// carries a gradient for the bias alone, n none (see `restore`).
+    /// `(u [B, d], n [B, 1])`: `u = (x - b) / n`; bias `[d]` or empty. u carries a gradient for the bias
+    /// alone, n none (see `restore`).
     fn normalize(
         x: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        divisor: Option<f32>,
+        norm: Norm,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// `db [d]` from the gradient with respect to u; `unit` if norms are those of the rows.
+    /// `db [d]` from the gradient with respect to u.
     fn normalize_backward(
         u: FloatTensor<Self>,
         norms: FloatTensor<Self>,
         grad: FloatTensor<Self>,
-        unit: bool,
+        norm: Norm,
     ) -> FloatTensor<Self>;
 
     /// `x_hat = b + factor * n * y [B, d]`; carries gradients for y, and for the bias with what reaches it
@@ -198,7 +199,7 @@ pub(crate) trait SaeOps: Backend {
         u: FloatTensor<Self>,
         norms: FloatTensor<Self>,
         factor: f32,
-        unit: bool,
+        norm: Norm,
     ) -> FloatTensor<Self>;
 
     /// `(dy [B, d], db [d])` of `restore`.
@@ -208,7 +209,7 @@ pub(crate) trait SaeOps: Backend {
         norms: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         factor: f32,
-        unit: bool,
+        norm: Norm,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     /// `sum (x_hat - x)^2 [1]`; carries a gradient for x_hat alone.
@@ -335,27 +336,25 @@ pub fn attend(
     (Tensor::from_dispatch(attended.output), codes)
 }
 
-/// `(u, n)` of `x [B, d]`: `u = (x - b) / n [B, d]`, with `n = ||x - b|| [B, 1]`, or the divisor where there is
-/// one. On the CPU, and with the gradient for the bias alone: x is data. See [`restore`].
+/// `(u [B, d], n [B, 1])` of `x [B, d]`: `u = (x - b) / n`. On the CPU, and with the gradient for the bias
+/// alone: x is data. See [`restore`].
 pub(crate) fn normalize(
     x: Tensor<2>,
     bias: Option<Tensor<1>>,
-    divisor: Option<f64>,
+    norm: Norm,
 ) -> (Tensor<2>, Tensor<2>) {
     let bias = bias.unwrap_or_else(|| Tensor::zeros([0], &x.device()));
-    let divisor = divisor.map(|divisor| divisor as f32);
-    let (u, norms) = Dispatch::normalize(x.into_dispatch(), bias.into_dispatch(), divisor);
+    let (u, norms) = Dispatch::normalize(x.into_dispatch(), bias.into_dispatch(), norm);
     (Tensor::from_dispatch(u), Tensor::from_dispatch(norms))
 }
 
-/// `x_hat = b + factor * n * y`, with u and n of [`normalize`]; `unit` says that it had no divisor, so that the
-/// bias has a gradient through n.
+/// `x_hat = b + factor * n * y`, with u and n of [`normalize`]; the bias has a gradient through n, too.
 pub(crate) fn restore(
     y: Tensor<2>,
     bias: Option<Tensor<1>>,
     (u, norms): (Tensor<2>, Tensor<2>),
     factor: f64,
-    unit: bool,
+    norm: Norm,
 ) -> Tensor<2> {
     let bias = bias.unwrap_or_else(|| Tensor::zeros([0], &y.device()));
     Tensor::from_dispatch(Dispatch::restore(
@@ -364,7 +363,7 @@ pub(crate) fn restore(
         u.into_dispatch(),
         norms.into_dispatch(),
         factor as f32,
-        unit,
+        norm,
     ))
 }
 

@@ -1,6 +1,7 @@
 //! Integration tests of `sae-model`, one binary.
 #![allow(clippy::unwrap_used)] // a test may
 
+mod baselines;
 mod golden;
 mod gradients;
 mod saved;

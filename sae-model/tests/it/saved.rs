@@ -83,7 +83,7 @@ fn each_damage_has_its_message() {
             "not a valid cfg.json",
         ),
         (
-            &|dir| edit(dir, "\"format_version\": 1", "\"format_version\": 9"),
+            &|dir| edit(dir, "\"format_version\": 2", "\"format_version\": 9"),
             "version 9; this build reads",
         ),
         (

@@ -159,3 +159,60 @@ fn wgpu_agrees_with_cpu() {
         }
     }
 }
+
+#[test]
+fn every_architecture_learns_keeps_its_promises_and_resumes() {
+    let w = Workspace::new();
+    for (architecture, k) in [
+        ("attention_relu", None),
+        ("mlp_sparsemax", None),
+        ("relu", None),
+        ("topk", Some(3)),
+        ("batch_topk", Some(3)),
+        ("jumprelu", None),
+        ("gated", None),
+    ] {
+        let architecture_argument = format!("model.architecture={architecture}");
+        let mut arguments = vec!["--set", &architecture_argument];
+        let k_argument = format!("model.k={}", k.unwrap_or(0));
+        if k.is_some() {
+            arguments.extend(["--set", &k_argument]);
+        }
+        // a small dead window, so that the auxiliary loss of TopK takes part
+        arguments.extend([
+            "--set",
+            "training.dead_window=5",
+            "--set",
+            "training.steps=60",
+        ]);
+        let run = w.trained(architecture, &arguments);
+        let fvu = recorded(&run, "held_out", "fvu");
+        assert!(fvu[5] < fvu[0] && fvu[5] < 0.7, "{architecture}: {fvu:?}");
+        let l0 = recorded(&run, "held_out", "l0");
+        if architecture == "topk" {
+            assert_eq!(l0[5], 3.0);
+        }
+        let sae = saved::load(&run.join("model"), &Device::flex()).unwrap();
+        if sae.config().unit_norm_decoder {
+            let lengths = sae.concepts.val().square().sum_dim(1).sqrt();
+            for length in lengths.into_data().iter::<f32>() {
+                assert!(
+                    (length - 1.0).abs() < 1e-5,
+                    "{architecture}: a row of length {length}"
+                );
+            }
+        }
+        // without what came after the third checkpoint, resuming ends with the same bytes
+        let whole = std::fs::read(run.join(WEIGHTS)).unwrap();
+        for part in ["model", "optim", "scheduler"] {
+            std::fs::remove_file(run.join(format!("checkpoint/{part}-6.bpk"))).unwrap();
+        }
+        std::fs::remove_dir_all(run.join("model")).unwrap();
+        let resumed = w.trained(architecture, &[&arguments[..], &["--resume"]].concat());
+        assert_eq!(
+            std::fs::read(resumed.join(WEIGHTS)).unwrap(),
+            whole,
+            "{architecture}"
+        );
+    }
+}

@@ -3,7 +3,7 @@
 mod decode;
 mod encode;
 mod gradient;
-mod rows;
+pub(crate) mod rows;
 mod select;
 pub(crate) mod simd;
 pub(crate) mod sparsemax;
@@ -17,8 +17,10 @@ use burn::backend::flex::{Flex, FlexTensor};
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::TensorData;
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::{AdamUpdate, SaeOps};
+use crate::ops;
 use host::OnHost;
 use simd::AdamStep;
 
@@ -88,7 +90,7 @@ impl ContiguousOwned for FlexTensor {
 #[cfg(feature = "ndarray")]
 #[allow(deprecated)] // Burn 0.22 announces NdArray's removal; it stays as a second CPU opinion until then.
 mod ndarray {
-    use super::{Cow, FloatTensor, OnHost, SaeOps, TensorData, host};
+    use super::{Arc, Cow, FloatTensor, OnHost, SaeOps, TensorData, host, ops};
     use burn::backend::NdArray;
     use burn::backend::ndarray::NdArrayTensor;
 

@@ -10,14 +10,32 @@ const TINY: f64 = 1e-24;
 /// Rows that one task takes at least.
 const GRAIN: usize = 64;
 
-/// `u = (x - b) / n` with `n = ||x - b||` of each row, or `n = divisor` where there is one: `x [B, d]` ->
-/// `(u [B, d], n [B])`. An empty bias is zero.
-pub(crate) fn normalize(
-    x: &[f32],
-    bias: &[f32],
-    d: usize,
-    divisor: Option<f32>,
-) -> (Vec<f32>, Vec<f32>) {
+/// What rows are divided by before the dictionary, and multiplied by behind it: `n = s (||x0|| / s)^p`. With
+/// exponent `p = 1` that is the row's norm (and u has length one), with `p = 0` one number for all.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Norm {
+    /// p.
+    pub(crate) exponent: f32,
+    /// s.
+    pub(crate) scale: f32,
+}
+
+impl Norm {
+    /// n of a row `x0 = x - b`.
+    fn of(self, x0: &[f32]) -> f32 {
+        if self.exponent == 0.0 {
+            return self.scale;
+        }
+        let length = dot(x0, x0).max(TINY as f32).sqrt();
+        if self.exponent == 1.0 {
+            return length;
+        }
+        self.scale * (length / self.scale).powf(self.exponent)
+    }
+}
+
+/// `u = (x - b) / n`: `x [B, d]` -> `(u [B, d], n [B])`. An empty bias is zero.
+pub(crate) fn normalize(x: &[f32], bias: &[f32], d: usize, norm: Norm) -> (Vec<f32>, Vec<f32>) {
     let (mut u, mut norms) = (vec![0.0; x.len()], vec![0.0; x.len() / d]);
     let rows = (
         u.par_chunks_exact_mut(d),
@@ -31,30 +49,38 @@ pub(crate) fn normalize(
             if !bias.is_empty() {
                 u.iter_mut().zip(bias).for_each(|(u, b)| *u -= b);
             }
-            *n = divisor.unwrap_or_else(|| dot(u, u).max(TINY as f32).sqrt());
+            *n = norm.of(u);
             let inverse = 1.0 / *n;
             u.iter_mut().for_each(|u| *u *= inverse);
         });
     (u, norms)
 }
 
-/// The bias gradient of [`normalize`] from `grad [B, d]` with respect to u: with unit norms
-/// `dx0 = (du - u (u . du)) / n`, else `dx0 = du / n`; `db = -sum of dx0`.
+/// The bias gradient of [`normalize`] from `grad [B, d]` with respect to u:
+/// `dx0 = (du - p u (u . du) / ||u||^2) / n`, `db = -sum of dx0`.
 pub(crate) fn normalize_backward(
     u: &[f32],
     norms: &[f32],
     grad: &[f32],
     d: usize,
-    unit: bool,
+    norm: Norm,
 ) -> Vec<f32> {
     sum_rows(norms.len(), d, |row, sums| {
         let (u, g) = (&u[row * d..][..d], &grad[row * d..][..d]);
         let inverse = 1.0 / norms[row];
-        let along = if unit { dot(u, g) } else { 0.0 };
+        let along = match norm.exponent {
+            0.0 => 0.0,
+            p => p * dot(u, g) / squared_length(u),
+        };
         for ((s, u), g) in sums.iter_mut().zip(u).zip(g) {
             *s -= (g - along * u) * inverse;
         }
     })
+}
+
+/// `||u||^2`, which is not zero even where u is.
+fn squared_length(u: &[f32]) -> f32 {
+    dot(u, u).max(f32::MIN_POSITIVE)
 }
 
 /// `x_hat = b + factor * n * y`: `y [B, d]` -> `[B, d]`.
@@ -82,15 +108,13 @@ pub(crate) fn restore(y: &[f32], bias: &[f32], norms: &[f32], d: usize, factor: 
 }
 
 /// The gradients of [`restore`] from `grad [B, d]`: `dy = factor * n * grad`, and the bias's, which also
-/// reaches it through the norms if they are those of `x - b`: `dn = factor * grad . y`, `dx0 = dn u`.
+/// reaches it through n: `dn = factor * grad . y`, `dx0 = dn p u / ||u||^2`.
 pub(crate) fn restore_backward(
-    y: &[f32],
-    u: &[f32],
-    norms: &[f32],
+    (y, u, norms): (&[f32], &[f32], &[f32]),
     grad: &[f32],
     d: usize,
     factor: f32,
-    unit: bool,
+    norm: Norm,
 ) -> (Vec<f32>, Vec<f32>) {
     let mut dy = vec![0.0; y.len()];
     let rows = (
@@ -105,10 +129,17 @@ pub(crate) fn restore_backward(
             dy.iter_mut().zip(g).for_each(|(dy, g)| *dy = n * g);
         });
     let bias = sum_rows(norms.len(), d, |row, sums| {
-        let (y, g) = (&y[row * d..][..d], &grad[row * d..][..d]);
-        let dn = if unit { factor * dot(y, g) } else { 0.0 };
-        for ((s, u), g) in sums.iter_mut().zip(&u[row * d..][..d]).zip(g) {
-            *s += g - dn * u;
+        let (y, u, g) = (
+            &y[row * d..][..d],
+            &u[row * d..][..d],
+            &grad[row * d..][..d],
+        );
+        let along = match norm.exponent {
+            0.0 => 0.0,
+            p => p * factor * dot(y, g) / squared_length(u),
+        };
+        for ((s, u), g) in sums.iter_mut().zip(u).zip(g) {
+            *s += g - along * u;
         }
     });
     (dy, bias)

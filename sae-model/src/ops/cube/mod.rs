@@ -2,14 +2,20 @@
 
 mod sparsemax;
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Cube, TensorMetadata};
+use burn::tensor::TensorData;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::{CubeCount, CubeDim};
 
+use super::cpu::host::{self, OnHost};
 use super::{SaeOps, SparseValue};
+use crate::ops;
 
 /// Most cubes along one axis of a launch (WebGPU's limit).
 const MAX_CUBES: u32 = 65_535;
@@ -41,7 +47,25 @@ fn empty_like(tensor: &CubeTensor, dims: [usize; 2]) -> CubeTensor {
     )
 }
 
+/// Sparse codes are made on the host: correct for every architecture, but a GPU waits for it. Sparse attention
+/// does not come this way (`Sae` takes the dense kernels).
+impl OnHost for Cube {
+    fn read(tensor: &CubeTensor) -> Cow<'_, [f32]> {
+        let data = burn::tensor::read_sync(Self::float_into_data(tensor.clone()));
+        let data = data.expect("reading a tensor of this device");
+        Cow::Owned(data.try_to_vec().expect("a float32 tensor"))
+    }
+
+    fn write(values: Vec<f32>, shape: &[usize], like: &CubeTensor) -> CubeTensor {
+        Self::float_from_data(TensorData::new(values, shape.to_vec()), &like.device)
+    }
+}
+
 impl SaeOps for Cube {
+    host::sparse_ops!();
+    host::row_ops!();
+    host::adam_op!();
+
     fn sparse_attention(
         scores: FloatTensor<Self>,
         value: SparseValue,

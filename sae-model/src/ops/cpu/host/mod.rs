@@ -1,7 +1,8 @@
 //! Operations on any backend whose tensors can be read as slices: the kernels' one way to Burn.
 //!
-//! `dense_ops!`, `sparse_ops!` and `adam_op!` expand to the methods of `SaeOps` inside an implementation; the
-//! functions beside them do the work.
+//! The functions here do the work; the macros in `methods.rs` expand to the methods of `SaeOps` that call them.
+
+mod methods;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 use rayon::prelude::*;
 
+use super::rows::Norm;
 use super::simd::{self, AdamStep, Simd};
 use super::{decode, encode, gradient, rows, sparsemax};
 #[cfg(any(feature = "ndarray", feature = "wgpu"))]
@@ -17,6 +19,10 @@ use crate::ops::AdamUpdate;
 use crate::ops::codes::Pattern;
 use crate::ops::selection::Selection;
 use crate::ops::{Attended, Encoding, SparseValue};
+
+#[cfg(any(feature = "ndarray", feature = "wgpu"))]
+pub(crate) use methods::adam_op;
+pub(crate) use methods::{dense_ops, row_ops, sparse_ops};
 
 /// A backend whose float32 tensors can be read on the host, and made from values there.
 pub(crate) trait OnHost: Backend {
@@ -238,10 +244,10 @@ pub(crate) fn attend_backward<B: OnHost>(
 pub(crate) fn normalize<B: OnHost>(
     x: &FloatTensor<B>,
     bias: &FloatTensor<B>,
-    divisor: Option<f32>,
+    norm: Norm,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let (b, d) = (size(x, 0), size(x, 1));
-    let (u, norms) = rows::normalize(&B::read(x), &B::read(bias), d, divisor);
+    let (u, norms) = rows::normalize(&B::read(x), &B::read(bias), d, norm);
     (B::write(u, &[b, d], x), B::write(norms, &[b, 1], x))
 }
 
@@ -249,10 +255,10 @@ pub(crate) fn normalize_backward<B: OnHost>(
     u: &FloatTensor<B>,
     norms: &FloatTensor<B>,
     grad: &FloatTensor<B>,
-    unit: bool,
+    norm: Norm,
 ) -> FloatTensor<B> {
     let d = size(u, 1);
-    let out = rows::normalize_backward(&B::read(u), &B::read(norms), &B::read(grad), d, unit);
+    let out = rows::normalize_backward(&B::read(u), &B::read(norms), &B::read(grad), d, norm);
     B::write(out, &[d], u)
 }
 
@@ -273,11 +279,11 @@ pub(crate) fn restore_backward<B: OnHost>(
     norms: &FloatTensor<B>,
     grad: &FloatTensor<B>,
     factor: f32,
-    unit: bool,
+    norm: Norm,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let (b, d) = (size(y, 0), size(y, 1));
     let (y_read, u, norms, grad) = (B::read(y), B::read(u), B::read(norms), B::read(grad));
-    let (dy, db) = rows::restore_backward(&y_read, &u, &norms, &grad, d, factor, unit);
+    let (dy, db) = rows::restore_backward((&y_read, &u, &norms), &grad, d, factor, norm);
     (B::write(dy, &[b, d], y), B::write(db, &[d], y))
 }
 
@@ -344,234 +350,3 @@ pub(crate) fn adam_op<B: OnHost>(
         moment_2: B::write(v, &shape, param),
     }
 }
-
-/// The dense operations of `SaeOps`, on the host.
-macro_rules! dense_ops {
-    () => {
-        fn sparse_attention(
-            scores: burn::backend::tensor::FloatTensor<Self>,
-            value: $crate::ops::SparseValue,
-        ) -> (
-            burn::backend::tensor::FloatTensor<Self>,
-            burn::backend::tensor::FloatTensor<Self>,
-        ) {
-            $crate::ops::cpu::host::sparse_attention::<Self>(&scores, value)
-        }
-
-        fn sparse_attention_backward(
-            scores: burn::backend::tensor::FloatTensor<Self>,
-            threshold: burn::backend::tensor::FloatTensor<Self>,
-            grad: burn::backend::tensor::FloatTensor<Self>,
-            value: $crate::ops::SparseValue,
-        ) -> burn::backend::tensor::FloatTensor<Self> {
-            $crate::ops::cpu::host::sparse_attention_backward::<Self>(
-                &scores, &threshold, &grad, value,
-            )
-        }
-    };
-}
-
-/// The operations of `SaeOps` on sparse codes, on the host.
-macro_rules! sparse_ops {
-    () => {
-        fn encode(
-            queries: burn::backend::tensor::FloatTensor<Self>,
-            dictionary: burn::backend::tensor::FloatTensor<Self>,
-            bias: burn::backend::tensor::FloatTensor<Self>,
-            thresholds: burn::backend::tensor::FloatTensor<Self>,
-            mask: std::sync::Arc<Vec<f32>>,
-            selection: $crate::ops::Selection,
-        ) -> $crate::ops::Encoding<Self> {
-            $crate::ops::cpu::host::encode(
-                &queries,
-                &dictionary,
-                &bias,
-                &thresholds,
-                &mask,
-                selection,
-            )
-        }
-
-        fn score_gradient(
-            grad: burn::backend::tensor::FloatTensor<Self>,
-            scores: std::sync::Arc<Vec<f32>>,
-            thresholds: burn::backend::tensor::FloatTensor<Self>,
-            pattern: std::sync::Arc<$crate::ops::Pattern>,
-            mask: std::sync::Arc<Vec<f32>>,
-            selection: $crate::ops::Selection,
-        ) -> burn::backend::tensor::FloatTensor<Self> {
-            $crate::ops::cpu::host::score_gradient::<Self>(
-                &grad,
-                &scores,
-                &thresholds,
-                &pattern,
-                &mask,
-                selection,
-            )
-        }
-
-        fn threshold_gradient(
-            grad: burn::backend::tensor::FloatTensor<Self>,
-            scores: std::sync::Arc<Vec<f32>>,
-            thresholds: burn::backend::tensor::FloatTensor<Self>,
-            pattern: std::sync::Arc<$crate::ops::Pattern>,
-            bandwidth: f32,
-        ) -> burn::backend::tensor::FloatTensor<Self> {
-            $crate::ops::cpu::host::threshold_gradient::<Self>(
-                &grad,
-                &scores,
-                &thresholds,
-                &pattern,
-                bandwidth,
-            )
-        }
-
-        fn codes_times(
-            values: burn::backend::tensor::FloatTensor<Self>,
-            dictionary: burn::backend::tensor::FloatTensor<Self>,
-            pattern: std::sync::Arc<$crate::ops::Pattern>,
-        ) -> burn::backend::tensor::FloatTensor<Self> {
-            $crate::ops::cpu::host::codes_times::<Self>(&values, &dictionary, &pattern)
-        }
-
-        fn codes_dots(
-            x: burn::backend::tensor::FloatTensor<Self>,
-            dictionary: burn::backend::tensor::FloatTensor<Self>,
-            pattern: std::sync::Arc<$crate::ops::Pattern>,
-        ) -> burn::backend::tensor::FloatTensor<Self> {
-            $crate::ops::cpu::host::codes_dots::<Self>(&x, &dictionary, &pattern)
-        }
-
-        fn codes_transposed_times(
-            values: burn::backend::tensor::FloatTensor<Self>,
-            x: burn::backend::tensor::FloatTensor<Self>,
-            pattern: std::sync::Arc<$crate::ops::Pattern>,
-        ) -> burn::backend::tensor::FloatTensor<Self> {
-            $crate::ops::cpu::host::codes_transposed_times::<Self>(&values, &x, &pattern)
-        }
-
-        fn codes_column_sums(
-            values: burn::backend::tensor::FloatTensor<Self>,
-            pattern: std::sync::Arc<$crate::ops::Pattern>,
-        ) -> burn::backend::tensor::FloatTensor<Self> {
-            $crate::ops::cpu::host::codes_column_sums::<Self>(&values, &pattern)
-        }
-    };
-}
-
-/// The row-wise operations of `SaeOps`, on the host, and the backward pass of `attend`.
-macro_rules! row_ops {
-    () => {
-        fn attend(
-            queries: burn::backend::tensor::FloatTensor<Self>,
-            dictionary: burn::backend::tensor::FloatTensor<Self>,
-            mask: std::sync::Arc<Vec<f32>>,
-            value: $crate::ops::SparseValue,
-        ) -> $crate::ops::Attended<Self> {
-            $crate::ops::cpu::host::attend::<Self>(&queries, &dictionary, &mask, value)
-        }
-
-        fn attend_backward(
-            queries: burn::backend::tensor::FloatTensor<Self>,
-            dictionary: burn::backend::tensor::FloatTensor<Self>,
-            values: burn::backend::tensor::FloatTensor<Self>,
-            grad: burn::backend::tensor::FloatTensor<Self>,
-            pattern: std::sync::Arc<$crate::ops::Pattern>,
-            mask: std::sync::Arc<Vec<f32>>,
-            what: ($crate::ops::Selection, bool),
-        ) -> (
-            burn::backend::tensor::FloatTensor<Self>,
-            burn::backend::tensor::FloatTensor<Self>,
-        ) {
-            $crate::ops::cpu::host::attend_backward::<Self>(
-                &queries,
-                &dictionary,
-                &values,
-                &grad,
-                &pattern,
-                &mask,
-                what,
-            )
-        }
-
-        fn normalize(
-            x: burn::backend::tensor::FloatTensor<Self>,
-            bias: burn::backend::tensor::FloatTensor<Self>,
-            divisor: Option<f32>,
-        ) -> (
-            burn::backend::tensor::FloatTensor<Self>,
-            burn::backend::tensor::FloatTensor<Self>,
-        ) {
-            $crate::ops::cpu::host::normalize::<Self>(&x, &bias, divisor)
-        }
-
-        fn normalize_backward(
-            u: burn::backend::tensor::FloatTensor<Self>,
-            norms: burn::backend::tensor::FloatTensor<Self>,
-            grad: burn::backend::tensor::FloatTensor<Self>,
-            unit: bool,
-        ) -> burn::backend::tensor::FloatTensor<Self> {
-            $crate::ops::cpu::host::normalize_backward::<Self>(&u, &norms, &grad, unit)
-        }
-
-        fn restore(
-            y: burn::backend::tensor::FloatTensor<Self>,
-            bias: burn::backend::tensor::FloatTensor<Self>,
-            _u: burn::backend::tensor::FloatTensor<Self>,
-            norms: burn::backend::tensor::FloatTensor<Self>,
-            factor: f32,
-            _unit: bool,
-        ) -> burn::backend::tensor::FloatTensor<Self> {
-            $crate::ops::cpu::host::restore::<Self>(&y, &bias, &norms, factor)
-        }
-
-        fn restore_backward(
-            y: burn::backend::tensor::FloatTensor<Self>,
-            u: burn::backend::tensor::FloatTensor<Self>,
-            norms: burn::backend::tensor::FloatTensor<Self>,
-            grad: burn::backend::tensor::FloatTensor<Self>,
-            factor: f32,
-            unit: bool,
-        ) -> (
-            burn::backend::tensor::FloatTensor<Self>,
-            burn::backend::tensor::FloatTensor<Self>,
-        ) {
-            $crate::ops::cpu::host::restore_backward::<Self>(&y, &u, &norms, &grad, factor, unit)
-        }
-
-        fn squared_error(
-            x_hat: burn::backend::tensor::FloatTensor<Self>,
-            x: burn::backend::tensor::FloatTensor<Self>,
-        ) -> burn::backend::tensor::FloatTensor<Self> {
-            $crate::ops::cpu::host::squared_error::<Self>(&x_hat, &x)
-        }
-
-        fn squared_error_backward(
-            x_hat: burn::backend::tensor::FloatTensor<Self>,
-            x: burn::backend::tensor::FloatTensor<Self>,
-            grad: burn::backend::tensor::FloatTensor<Self>,
-        ) -> burn::backend::tensor::FloatTensor<Self> {
-            $crate::ops::cpu::host::squared_error_backward::<Self>(&x_hat, &x, &grad)
-        }
-    };
-}
-
-/// Adam of `SaeOps`, on the host, into new memory.
-#[cfg(any(feature = "ndarray", feature = "wgpu"))]
-macro_rules! adam_op {
-    () => {
-        fn adam(
-            param: burn::backend::tensor::FloatTensor<Self>,
-            grad: burn::backend::tensor::FloatTensor<Self>,
-            moment_1: burn::backend::tensor::FloatTensor<Self>,
-            moment_2: burn::backend::tensor::FloatTensor<Self>,
-            step: $crate::ops::AdamStep,
-        ) -> $crate::ops::AdamUpdate<Self> {
-            $crate::ops::cpu::host::adam_op::<Self>(&param, &grad, &moment_1, &moment_2, step)
-        }
-    };
-}
-
-#[cfg(any(feature = "ndarray", feature = "wgpu"))]
-pub(crate) use adam_op;
-pub(crate) use {dense_ops, row_ops, sparse_ops};

@@ -1,254 +1,26 @@
-//! The closed-form backward passes, registered with Burn's autodiff for every backend at once.
+//! The operations with gradients, for every backend at once: the backward passes in closed form (`nodes.rs`),
+//! registered with Burn's autodiff.
 //!
 //! Sparse codes: with `dz` the gradient at the entries of the codes, `z = mask * (q E^T) + bias` gives
 //! `dq = dz E`, `dE = dz^T q` and `dbias = column sums of dz`; `y = a D` gives `da = g . d_j` at each entry and
 //! `dD = a^T g`. First derivatives only: gradients are computed outside the graph.
 
+mod nodes;
+
 use std::sync::Arc;
 
 use burn::backend::Autodiff;
-use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::ops::{Backward, OpsKind};
 use burn::backend::tensor::FloatTensor;
 
-use super::{AdamStep, AdamUpdate, Attended, Encoding, Pattern, SaeOps, Selection, SparseValue};
-
-#[derive(Debug)]
-struct SparseAttentionBackward;
-
-impl<B: SaeOps> Backward<B, 1> for SparseAttentionBackward {
-    /// Scores, threshold and the kind of value.
-    type State = (FloatTensor<B>, FloatTensor<B>, SparseValue);
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 1>,
-        grads: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let [scores_node] = ops.parents;
-        let grad = grads.consume::<B>(&ops.node);
-        if let Some(node) = scores_node {
-            let (scores, threshold, value) = ops.state;
-            grads.register::<B>(
-                node.id,
-                B::sparse_attention_backward(scores, threshold, grad, value),
-            );
-        }
-    }
-}
-
-#[derive(Debug)]
-struct EncodeBackward;
-
-/// What the backward pass of an encoding needs.
-#[derive(Clone, Debug)]
-struct EncodeState<B: SaeOps> {
-    queries: FloatTensor<B>,
-    dictionary: FloatTensor<B>,
-    thresholds: FloatTensor<B>,
-    scores: Arc<Vec<f32>>,
-    pattern: Arc<Pattern>,
-    mask: Arc<Vec<f32>>,
-    selection: Selection,
-}
-
-impl<B: SaeOps> Backward<B, 4> for EncodeBackward {
-    type State = EncodeState<B>;
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 4>,
-        grads: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let [queries, dictionary, bias, thresholds] = ops.parents;
-        let s = ops.state;
-        let grad = grads.consume::<B>(&ops.node);
-        if let (Some(node), Selection::JumpRelu { bandwidth }) = (thresholds, s.selection) {
-            let dtheta = B::threshold_gradient(
-                grad.clone(),
-                s.scores.clone(),
-                s.thresholds.clone(),
-                s.pattern.clone(),
-                bandwidth,
-            );
-            grads.register::<B>(node.id, dtheta);
-        }
-        // The bias is added behind the mask, so its gradient does not pass through it.
-        if let Some(node) = bias {
-            let dz = B::score_gradient(
-                grad.clone(),
-                s.scores.clone(),
-                s.thresholds.clone(),
-                s.pattern.clone(),
-                Arc::default(),
-                s.selection,
-            );
-            grads.register::<B>(node.id, B::codes_column_sums(dz, s.pattern.clone()));
-        }
-        if queries.is_none() && dictionary.is_none() {
-            return;
-        }
-        let dz = B::score_gradient(
-            grad,
-            s.scores,
-            s.thresholds,
-            s.pattern.clone(),
-            s.mask,
-            s.selection,
-        );
-        if let Some(node) = queries {
-            let dq = B::codes_times(dz.clone(), s.dictionary, s.pattern.clone());
-            grads.register::<B>(node.id, dq);
-        }
-        if let Some(node) = dictionary {
-            grads.register::<B>(node.id, B::codes_transposed_times(dz, s.queries, s.pattern));
-        }
-    }
-}
-
-#[derive(Debug)]
-struct DecodeBackward;
-
-impl<B: SaeOps> Backward<B, 2> for DecodeBackward {
-    /// Values, dictionary and where the entries are.
-    type State = (FloatTensor<B>, FloatTensor<B>, Arc<Pattern>);
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 2>,
-        grads: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let [values_node, dictionary_node] = ops.parents;
-        let (values, dictionary, pattern) = ops.state;
-        let grad = grads.consume::<B>(&ops.node);
-        if let Some(node) = values_node {
-            let dots = B::codes_dots(grad.clone(), dictionary, pattern.clone());
-            grads.register::<B>(node.id, dots);
-        }
-        if let Some(node) = dictionary_node {
-            grads.register::<B>(node.id, B::codes_transposed_times(values, grad, pattern));
-        }
-    }
-}
-
-#[derive(Debug)]
-struct AttendBackward;
-
-/// What the backward pass of sparse attention needs.
-#[derive(Clone, Debug)]
-struct AttendState<B: SaeOps> {
-    queries: FloatTensor<B>,
-    dictionary: FloatTensor<B>,
-    values: FloatTensor<B>,
-    pattern: Arc<Pattern>,
-    mask: Arc<Vec<f32>>,
-    value: SparseValue,
-}
-
-impl<B: SaeOps> Backward<B, 2> for AttendBackward {
-    type State = AttendState<B>;
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 2>,
-        grads: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let [queries, dictionary] = ops.parents;
-        let s = ops.state;
-        let grad = grads.consume::<B>(&ops.node);
-        let what = (Selection::Sparsemax(s.value), queries.is_some());
-        let (dq, dc) = B::attend_backward(
-            s.queries,
-            s.dictionary,
-            s.values,
-            grad,
-            s.pattern,
-            s.mask,
-            what,
-        );
-        if let Some(node) = queries {
-            grads.register::<B>(node.id, dq);
-        }
-        if let Some(node) = dictionary {
-            grads.register::<B>(node.id, dc);
-        }
-    }
-}
-
-#[derive(Debug)]
-struct NormalizeBackward;
-
-impl<B: SaeOps> Backward<B, 1> for NormalizeBackward {
-    /// u, n, and whether n are the norms of the rows.
-    type State = (FloatTensor<B>, FloatTensor<B>, bool);
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 1>,
-        grads: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let [bias] = ops.parents;
-        let (u, norms, unit) = ops.state;
-        let grad = grads.consume::<B>(&ops.node);
-        if let Some(node) = bias {
-            grads.register::<B>(node.id, B::normalize_backward(u, norms, grad, unit));
-        }
-    }
-}
-
-#[derive(Debug)]
-struct RestoreBackward;
-
-impl<B: SaeOps> Backward<B, 2> for RestoreBackward {
-    /// y, u, n, the factor, and whether n are the norms of the rows.
-    type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, f32, bool);
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 2>,
-        grads: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let [y_node, bias] = ops.parents;
-        let (y, u, norms, factor, unit) = ops.state;
-        let grad = grads.consume::<B>(&ops.node);
-        let (dy, db) = B::restore_backward(y, u, norms, grad, factor, unit);
-        if let Some(node) = y_node {
-            grads.register::<B>(node.id, dy);
-        }
-        if let Some(node) = bias {
-            grads.register::<B>(node.id, db);
-        }
-    }
-}
-
-#[derive(Debug)]
-struct SquaredErrorBackward;
-
-impl<B: SaeOps> Backward<B, 1> for SquaredErrorBackward {
-    /// x_hat and x.
-    type State = (FloatTensor<B>, FloatTensor<B>);
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 1>,
-        grads: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let [x_hat_node] = ops.parents;
-        let (x_hat, x) = ops.state;
-        let grad = grads.consume::<B>(&ops.node);
-        if let Some(node) = x_hat_node {
-            grads.register::<B>(node.id, B::squared_error_backward(x_hat, x, grad));
-        }
-    }
-}
+use super::{
+    AdamStep, AdamUpdate, Attended, Encoding, Norm, Pattern, SaeOps, Selection, SparseValue,
+};
+use nodes::{
+    AttendBackward, AttendState, DecodeBackward, EncodeBackward, EncodeState, NormalizeBackward,
+    RestoreBackward, SparseAttentionBackward, SquaredErrorBackward,
+};
 
 impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
     fn attend(
@@ -291,15 +63,15 @@ impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
     fn normalize(
         x: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        divisor: Option<f32>,
+        norm: Norm,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let prep = NormalizeBackward
             .prepare::<C>([bias.node()])
             .compute_bound()
             .stateful();
-        let (u, norms) = B::normalize(x.into_primitive(), bias.into_primitive(), divisor);
+        let (u, norms) = B::normalize(x.into_primitive(), bias.into_primitive(), norm);
         let u = match prep {
-            OpsKind::Tracked(prep) => prep.finish((u.clone(), norms.clone(), divisor.is_none()), u),
+            OpsKind::Tracked(prep) => prep.finish((u.clone(), norms.clone(), norm), u),
             OpsKind::UnTracked(prep) => prep.finish(u),
         };
         (u, <FloatTensor<Self>>::new(norms))
@@ -311,7 +83,7 @@ impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
         u: FloatTensor<Self>,
         norms: FloatTensor<Self>,
         factor: f32,
-        unit: bool,
+        norm: Norm,
     ) -> FloatTensor<Self> {
         let prep = RestoreBackward
             .prepare::<C>([y.node(), bias.node()])
@@ -319,9 +91,9 @@ impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
             .stateful();
         let (y, bias) = (y.into_primitive(), bias.into_primitive());
         let (u, norms) = (u.into_primitive(), norms.into_primitive());
-        let out = B::restore(y.clone(), bias, u.clone(), norms.clone(), factor, unit);
+        let out = B::restore(y.clone(), bias, u.clone(), norms.clone(), factor, norm);
         match prep {
-            OpsKind::Tracked(prep) => prep.finish((y, u, norms, factor, unit), out),
+            OpsKind::Tracked(prep) => prep.finish((y, u, norms, factor, norm), out),
             OpsKind::UnTracked(prep) => prep.finish(out),
         }
     }
@@ -364,10 +136,10 @@ impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
         u: FloatTensor<Self>,
         norms: FloatTensor<Self>,
         grad: FloatTensor<Self>,
-        unit: bool,
+        norm: Norm,
     ) -> FloatTensor<Self> {
         let (u, norms) = (u.into_primitive(), norms.into_primitive());
-        <FloatTensor<Self>>::new(B::normalize_backward(u, norms, grad.into_primitive(), unit))
+        <FloatTensor<Self>>::new(B::normalize_backward(u, norms, grad.into_primitive(), norm))
     }
 
     fn restore_backward(
@@ -376,11 +148,11 @@ impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
         norms: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         factor: f32,
-        unit: bool,
+        norm: Norm,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let (y, u) = (y.into_primitive(), u.into_primitive());
         let (norms, grad) = (norms.into_primitive(), grad.into_primitive());
-        let (dy, db) = B::restore_backward(y, u, norms, grad, factor, unit);
+        let (dy, db) = B::restore_backward(y, u, norms, grad, factor, norm);
         (<FloatTensor<Self>>::new(dy), <FloatTensor<Self>>::new(db))
     }
 

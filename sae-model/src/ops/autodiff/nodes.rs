@@ -1,0 +1,246 @@
+//! The backward pass of each operation: what it saves, and what it makes of a gradient.
+
+use std::sync::Arc;
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops};
+use burn::backend::tensor::FloatTensor;
+
+use crate::ops::{Norm, Pattern, SaeOps, Selection, SparseValue};
+
+#[derive(Debug)]
+pub(super) struct SparseAttentionBackward;
+
+impl<B: SaeOps> Backward<B, 1> for SparseAttentionBackward {
+    /// Scores, threshold and the kind of value.
+    type State = (FloatTensor<B>, FloatTensor<B>, SparseValue);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let [scores_node] = ops.parents;
+        let grad = grads.consume::<B>(&ops.node);
+        if let Some(node) = scores_node {
+            let (scores, threshold, value) = ops.state;
+            grads.register::<B>(
+                node.id,
+                B::sparse_attention_backward(scores, threshold, grad, value),
+            );
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct EncodeBackward;
+
+/// What the backward pass of an encoding needs.
+#[derive(Clone, Debug)]
+pub(super) struct EncodeState<B: SaeOps> {
+    pub(super) queries: FloatTensor<B>,
+    pub(super) dictionary: FloatTensor<B>,
+    pub(super) thresholds: FloatTensor<B>,
+    pub(super) scores: Arc<Vec<f32>>,
+    pub(super) pattern: Arc<Pattern>,
+    pub(super) mask: Arc<Vec<f32>>,
+    pub(super) selection: Selection,
+}
+
+impl<B: SaeOps> Backward<B, 4> for EncodeBackward {
+    type State = EncodeState<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 4>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let [queries, dictionary, bias, thresholds] = ops.parents;
+        let s = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        if let (Some(node), Selection::JumpRelu { bandwidth }) = (thresholds, s.selection) {
+            let dtheta = B::threshold_gradient(
+                grad.clone(),
+                s.scores.clone(),
+                s.thresholds.clone(),
+                s.pattern.clone(),
+                bandwidth,
+            );
+            grads.register::<B>(node.id, dtheta);
+        }
+        // The bias is added behind the mask, so its gradient does not pass through it.
+        if let Some(node) = bias {
+            let dz = B::score_gradient(
+                grad.clone(),
+                s.scores.clone(),
+                s.thresholds.clone(),
+                s.pattern.clone(),
+                Arc::default(),
+                s.selection,
+            );
+            grads.register::<B>(node.id, B::codes_column_sums(dz, s.pattern.clone()));
+        }
+        if queries.is_none() && dictionary.is_none() {
+            return;
+        }
+        let dz = B::score_gradient(
+            grad,
+            s.scores,
+            s.thresholds,
+            s.pattern.clone(),
+            s.mask,
+            s.selection,
+        );
+        if let Some(node) = queries {
+            let dq = B::codes_times(dz.clone(), s.dictionary, s.pattern.clone());
+            grads.register::<B>(node.id, dq);
+        }
+        if let Some(node) = dictionary {
+            grads.register::<B>(node.id, B::codes_transposed_times(dz, s.queries, s.pattern));
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct DecodeBackward;
+
+impl<B: SaeOps> Backward<B, 2> for DecodeBackward {
+    /// Values, dictionary and where the entries are.
+    type State = (FloatTensor<B>, FloatTensor<B>, Arc<Pattern>);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 2>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let [values_node, dictionary_node] = ops.parents;
+        let (values, dictionary, pattern) = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        if let Some(node) = values_node {
+            let dots = B::codes_dots(grad.clone(), dictionary, pattern.clone());
+            grads.register::<B>(node.id, dots);
+        }
+        if let Some(node) = dictionary_node {
+            grads.register::<B>(node.id, B::codes_transposed_times(values, grad, pattern));
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct AttendBackward;
+
+/// What the backward pass of sparse attention needs.
+#[derive(Clone, Debug)]
+pub(super) struct AttendState<B: SaeOps> {
+    pub(super) queries: FloatTensor<B>,
+    pub(super) dictionary: FloatTensor<B>,
+    pub(super) values: FloatTensor<B>,
+    pub(super) pattern: Arc<Pattern>,
+    pub(super) mask: Arc<Vec<f32>>,
+    pub(super) value: SparseValue,
+}
+
+impl<B: SaeOps> Backward<B, 2> for AttendBackward {
+    type State = AttendState<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 2>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let [queries, dictionary] = ops.parents;
+        let s = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        let what = (Selection::Sparsemax(s.value), queries.is_some());
+        let (dq, dc) = B::attend_backward(
+            s.queries,
+            s.dictionary,
+            s.values,
+            grad,
+            s.pattern,
+            s.mask,
+            what,
+        );
+        if let Some(node) = queries {
+            grads.register::<B>(node.id, dq);
+        }
+        if let Some(node) = dictionary {
+            grads.register::<B>(node.id, dc);
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct NormalizeBackward;
+
+impl<B: SaeOps> Backward<B, 1> for NormalizeBackward {
+    /// u, n, and how n came about.
+    type State = (FloatTensor<B>, FloatTensor<B>, Norm);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let [bias] = ops.parents;
+        let (u, norms, norm) = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        if let Some(node) = bias {
+            grads.register::<B>(node.id, B::normalize_backward(u, norms, grad, norm));
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct RestoreBackward;
+
+impl<B: SaeOps> Backward<B, 2> for RestoreBackward {
+    /// y, u, n, the factor, and how n came about.
+    type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, f32, Norm);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 2>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let [y_node, bias] = ops.parents;
+        let (y, u, norms, factor, norm) = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        let (dy, db) = B::restore_backward(y, u, norms, grad, factor, norm);
+        if let Some(node) = y_node {
+            grads.register::<B>(node.id, dy);
+        }
+        if let Some(node) = bias {
+            grads.register::<B>(node.id, db);
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct SquaredErrorBackward;
+
+impl<B: SaeOps> Backward<B, 1> for SquaredErrorBackward {
+    /// x_hat and x.
+    type State = (FloatTensor<B>, FloatTensor<B>);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let [x_hat_node] = ops.parents;
+        let (x_hat, x) = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        if let Some(node) = x_hat_node {
+            grads.register::<B>(node.id, B::squared_error_backward(x_hat, x, grad));
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! What the baselines have of their own, by hand and against central differences.
+
+use burn::module::Param;
+use burn::tensor::{Device, Tensor, TensorData};
+use sae_model::loss::Loss;
+use sae_model::{Activations, Architecture, Preset, Sae, SaeConfig, Training};
+
+use crate::values;
+
+const ALL: [Architecture; 8] = [
+    Architecture::Attention,
+    Architecture::AttentionRelu,
+    Architecture::MlpSparsemax,
+    Architecture::Relu,
+    Architecture::TopK,
+    Architecture::BatchTopK,
+    Architecture::JumpRelu,
+    Architecture::Gated,
+];
+const WIDTH: usize = 6;
+const LATENTS: usize = 20;
+const ROWS: usize = 5;
+
+fn config(architecture: Architecture) -> SaeConfig {
+    let mut config = architecture.config(Preset::Default, WIDTH, LATENTS);
+    config.k = config.k.map(|_| 4);
+    config.bandwidth = config.bandwidth.map(|_| 0.3);
+    config
+}
+
+/// Values in (-1, 1) without ties.
+fn noise(len: usize, seed: usize) -> Vec<f32> {
+    (0..len)
+        .map(|i| ((i * 7919 + seed * 104_729 + i * i * 31) % 20_011) as f32 / 10_005.5 - 1.0)
+        .collect()
+}
+
+fn vector(values: Vec<f32>, device: &Device) -> Tensor<1> {
+    let shape = [values.len()];
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+fn matrix(values: Vec<f32>, width: usize, device: &Device) -> Tensor<2> {
+    let shape = [values.len() / width, width];
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+/// A model whose parameters are all away from their start.
+fn model(architecture: Architecture, device: &Device) -> Sae {
+    let mut sae = Sae::init(&config(architecture), 3, &noise(WIDTH, 2), device);
+    let small = |seed| {
+        let values = noise(LATENTS, seed).into_iter().map(|v| 0.1 * v).collect();
+        Param::from_tensor(vector(values, device))
+    };
+    sae.encoder_bias = sae.encoder_bias.map(|_| small(4));
+    sae.magnitude_scale = sae.magnitude_scale.map(|_| small(5));
+    sae.magnitude_bias = sae.magnitude_bias.map(|_| small(6));
+    sae
+}
+
+/// Everything that training minimises, with weights of order one.
+fn objective(sae: &Sae, device: &Device) -> (Tensor<1>, Vec<f32>) {
+    let x = matrix(noise(ROWS * WIDTH, 1), WIDTH, device);
+    let r = sae.reconstruct_training(x.clone(), &Training::default());
+    let mut loss = Loss::Fvu.forward(x.clone(), r.x_hat.clone(), 2.0);
+    if let Some(penalty) = sae.penalty(&r.encoded) {
+        loss = loss + penalty * 0.7;
+    }
+    let dead = [1, 7, 8, 15];
+    if let Some((target, reconstruction)) = sae.auxiliary(&x, &r.x_hat, &r.encoded, &dead, 2) {
+        loss = loss + Loss::Fvu.forward(target, reconstruction, 2.0) * 0.5;
+    }
+    let active = dense(r.encoded.activations);
+    (loss, active.iter().map(|a| f32::from(*a != 0.0)).collect())
+}
+
+/// Compares a gradient with the slope of the objective along a direction.
+fn check<const D: usize>(
+    architecture: Architecture,
+    name: &str,
+    get: impl Fn(&Sae) -> Option<Param<Tensor<D>>>,
+    set: impl Fn(&mut Sae, Param<Tensor<D>>),
+) {
+    const STEP: f64 = 2e-4;
+    let differentiable = Device::flex().autodiff();
+    let sae = model(architecture, &differentiable);
+    let Some(parameter) = get(&sae) else { return };
+    let grads = objective(&sae, &differentiable).0.backward();
+    let gradient = parameter.val().grad(&grads).expect("a gradient");
+    let shape = gradient.dims();
+    let direction = noise(shape.iter().product(), 9);
+    let direction = Tensor::<D>::from_data(TensorData::new(direction, shape), &Device::flex());
+    let expected: f64 = (gradient * direction.clone()).sum().into_scalar();
+    let at = |step: f64| {
+        let mut sae = model(architecture, &Device::flex());
+        let moved = get(&sae).expect("the parameter").val() + direction.clone() * step;
+        set(&mut sae, Param::from_tensor(moved));
+        let (loss, support) = objective(&sae, &Device::flex());
+        (loss.into_scalar::<f64>(), support)
+    };
+    let ((above, support_above), (below, support_below)) = (at(STEP), at(-STEP));
+    assert_eq!(
+        support_above, support_below,
+        "{architecture:?} {name}: the support must stay for the slope to mean anything"
+    );
+    let slope = (above - below) / (2.0 * STEP);
+    assert!(
+        (slope - expected).abs() < 5e-3 * expected.abs().max(0.05),
+        "{architecture:?} {name}: slope {slope}, gradient {expected}"
+    );
+}
+
+#[test]
+fn gradients_against_central_differences() {
+    // The target of TopK's auxiliary loss and the frozen decoder of the gated one are constants of the backward
+    // pass, and so is JumpReLU's support: what remains smooth is compared.
+    for architecture in [
+        Architecture::AttentionRelu,
+        Architecture::MlpSparsemax,
+        Architecture::Relu,
+    ] {
+        check(
+            architecture,
+            "concepts",
+            |s| Some(s.concepts.clone()),
+            |s, p| s.concepts = p,
+        );
+        check(
+            architecture,
+            "encoder",
+            |s| s.encoder.clone(),
+            |s, p| s.encoder = Some(p),
+        );
+        check(
+            architecture,
+            "bias",
+            |s| s.encoder_bias.clone(),
+            |s, p| s.encoder_bias = Some(p),
+        );
+        check(
+            architecture,
+            "pre_bias",
+            |s| s.pre_bias.clone(),
+            |s, p| s.pre_bias = Some(p),
+        );
+    }
+    let gated = Architecture::Gated;
+    check(
+        gated,
+        "r_mag",
+        |s| s.magnitude_scale.clone(),
+        |s, p| s.magnitude_scale = Some(p),
+    );
+    check(
+        gated,
+        "b_mag",
+        |s| s.magnitude_bias.clone(),
+        |s, p| s.magnitude_bias = Some(p),
+    );
+    check(
+        gated,
+        "encoder",
+        |s| s.encoder.clone(),
+        |s, p| s.encoder = Some(p),
+    );
+    check(
+        gated,
+        "bias",
+        |s| s.encoder_bias.clone(),
+        |s, p| s.encoder_bias = Some(p),
+    );
+}
+
+/// A model with one weight a latent, so that scores are the input times the encoder.
+fn tiny(architecture: Architecture, device: &Device) -> Sae {
+    let mut config = architecture.config(Preset::Default, 1, 3);
+    config.k = config.k.map(|_| 1);
+    config.bandwidth = config.bandwidth.map(|_| 0.5);
+    let mut sae = Sae::init(&config, 0, &[0.0], device);
+    sae.concepts = Param::from_tensor(matrix(vec![1.0, 1.0, -1.0], 1, device));
+    sae.encoder = sae
+        .encoder
+        .map(|_| Param::from_tensor(matrix(vec![1.0, 2.0, -1.0], 1, device)));
+    sae
+}
+
+fn dense(activations: Activations) -> Vec<f32> {
+    values(activations.into_codes().to_dense(&Device::flex()))
+}
+
+#[test]
+fn gated_by_hand() {
+    let device = Device::flex();
+    let mut sae = tiny(Architecture::Gated, &device);
+    sae.encoder_bias = Some(Param::from_tensor(vector(vec![0.5, -3.0, 0.0], &device)));
+    sae.magnitude_scale = Some(Param::from_tensor(vector(
+        vec![2f32.ln(), 0.0, 0.0],
+        &device,
+    )));
+    sae.magnitude_bias = Some(Param::from_tensor(vector(vec![0.25, 9.0, 0.0], &device)));
+    // x = 1: gates 1.5, -1, -1, so latent 0 alone is open, with magnitude 2 * 1 + 0.25
+    let r = sae.reconstruct(matrix(vec![1.0], 1, &device));
+    assert_eq!(dense(r.encoded.activations.clone()), [2.25, 0.0, 0.0]);
+    let penalty: f32 = sae.penalty(&r.encoded).expect("a penalty").into_scalar();
+    assert_eq!(penalty, 1.5, "the gate's pre-activation");
+    let x = matrix(vec![1.0], 1, &device);
+    let (target, frozen) = sae
+        .auxiliary(&x, &r.x_hat, &r.encoded, &[], 0)
+        .expect("an auxiliary");
+    assert_eq!((values(target), values(frozen)), (vec![1.0], vec![1.5]));
+}
+
+#[test]
+fn jumprelu_penalty_counts_and_pulls_at_thresholds() {
+    let device = Device::flex().autodiff();
+    let mut sae = tiny(Architecture::JumpRelu, &device);
+    let theta = [0.9f32, 1.0, 0.5];
+    let logs = theta.iter().map(|t| t.ln()).collect();
+    sae.log_thresholds = Some(Param::from_tensor(vector(logs, &device)));
+    // x = 1: scores 1, 2, -1; active: 0 and 1; within a quarter of its threshold: 0 alone
+    let r = sae.reconstruct(matrix(vec![1.0], 1, &device));
+    assert_eq!(dense(r.encoded.activations.clone()), [1.0, 2.0, 0.0]);
+    let penalty = sae.penalty(&r.encoded).expect("a penalty");
+    assert_eq!(penalty.clone().into_scalar::<f32>(), 2.0);
+    let grads = penalty.backward();
+    let log_thresholds = sae.log_thresholds.expect("thresholds").val();
+    let gradient = values(log_thresholds.grad(&grads).expect("a gradient"));
+    // d/d log(theta) = theta * d/d theta = 0.9 * -1 / 0.5
+    assert!((gradient[0] + 1.8).abs() < 1e-5, "{gradient:?}");
+    assert_eq!(gradient[1..], [0.0, 0.0]);
+}
+
+#[test]
+fn topk_explains_what_is_left_with_dead_latents_alone() {
+    let device = Device::flex();
+    let sae = tiny(Architecture::TopK, &device);
+    let x = matrix(vec![3.0], 1, &device);
+    // scores 3, 6, -3: the model takes latent 1 and says 6; of the dead (0 and 2), 0 scores 3
+    let r = sae.reconstruct(x.clone());
+    assert_eq!(dense(r.encoded.activations.clone()), [0.0, 6.0, 0.0]);
+    assert!(sae.auxiliary(&x, &r.x_hat, &r.encoded, &[], 1).is_none());
+    let (left, explained) = sae
+        .auxiliary(&x, &r.x_hat, &r.encoded, &[0, 2], 1)
+        .expect("an auxiliary");
+    assert_eq!((values(left), values(explained)), (vec![-3.0], vec![3.0]));
+}
+
+#[test]
+fn batch_topk_learns_the_threshold_that_it_uses_at_inference() {
+    let device = Device::flex();
+    let mut sae = tiny(Architecture::BatchTopK, &device);
+    let x = || matrix(vec![1.0, 3.0], 1, &device);
+    // k B = 2 of the scores 1, 2, -1 / 3, 6, -3: both of the second row
+    let r = sae.reconstruct_training(x(), &Training::default());
+    assert_eq!(
+        dense(r.encoded.activations.clone()),
+        [0.0, 0.0, 0.0, 3.0, 6.0, 0.0]
+    );
+    let smallest = sae
+        .smallest_activation(&r.encoded)
+        .expect("one is positive");
+    assert_eq!(smallest.clone().into_scalar::<f32>(), 3.0);
+    sae = sae.follow_threshold(smallest);
+    let at_inference = sae.encode(x()).activations;
+    assert_eq!(
+        dense(at_inference),
+        [0.0, 0.0, 0.0, 0.0, 6.0, 0.0],
+        "above 3 alone"
+    );
+    sae = sae.follow_threshold(vector(vec![2.0], &device));
+    let threshold = sae.batch_threshold.expect("a threshold").val();
+    assert!(
+        (threshold.into_scalar::<f32>() - 2.99).abs() < 1e-6,
+        "0.99 * 3 + 0.01 * 2"
+    );
+}
+
+#[test]
+fn unit_concepts_and_gradients_across_them() {
+    let device = Device::flex().autodiff();
+    let mut sae = tiny(Architecture::TopK, &device);
+    sae.concepts = Param::from_tensor(matrix(vec![3.0, 4.0], 2, &device));
+    let sae = sae.with_unit_concepts();
+    assert_eq!(values(sae.concepts.val()), [0.6, 0.8]);
+    let across = sae.across_concepts(matrix(vec![1.0, 0.0], 2, &Device::flex()));
+    for (a, e) in values(across).iter().zip([1.0 - 0.36, -0.48]) {
+        assert!((a - e).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn every_architecture_reads_back_as_itself() {
+    for architecture in ALL {
+        let dir = tempfile::tempdir().unwrap();
+        let mut sae = model(architecture, &Device::flex());
+        if architecture == Architecture::BatchTopK {
+            sae = sae.follow_threshold(vector(vec![0.25], &Device::flex()));
+        }
+        sae_model::saved::save(&sae, 1, dir.path()).unwrap();
+        let again = sae_model::saved::load(dir.path(), &Device::flex()).unwrap();
+        let x = || matrix(noise(ROWS * WIDTH, 1), WIDTH, &Device::flex());
+        let (a, b) = (sae.reconstruct(x()), again.reconstruct(x()));
+        assert_eq!(values(a.x_hat), values(b.x_hat), "{architecture:?}");
+        let activations = dense(a.encoded.activations);
+        assert!(activations.iter().any(|a| *a != 0.0), "{architecture:?}");
+        assert_eq!(activations, dense(b.encoded.activations));
+    }
+}

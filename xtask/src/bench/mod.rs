@@ -1,0 +1,218 @@
+//! `cargo xtask bench`: how long a training step takes, in units of the one dense product that it cannot avoid,
+//! and beside others'.
+//!
+//! Every contestant is a process of its own that does one thing per line on stdin (`worker.rs`), so peak memory
+//! is its own, and the contestants take turns, so that a machine that is slower for a while is slower for all.
+
+mod report;
+mod worker;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use report::{Measured, Report, ShapeReport};
+use worker::Worker;
+
+/// Batch, width, latents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct Shape {
+    batch: usize,
+    width: usize,
+    latents: usize,
+}
+
+impl FromStr for Shape {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let sizes: Vec<usize> = text
+            .split('x')
+            .filter_map(|size| size.parse().ok())
+            .collect();
+        match sizes[..] {
+            [batch, width, latents] if batch * width * latents > 0 => Ok(Self {
+                batch,
+                width,
+                latents,
+            }),
+            _ => Err(format!(
+                "{text}: write BATCHxWIDTHxLATENTS, for example 4096x768x24576"
+            )),
+        }
+    }
+}
+
+/// What to measure.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Shapes to measure, BATCHxWIDTHxLATENTS.
+    #[arg(long, value_delimiter = ',', default_values = ["2048x384x6144", "4096x768x24576"])]
+    shapes: Vec<Shape>,
+    /// Turns that each contestant takes.
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// Measure dense torch and SAELens too, in a Python environment that this makes under target/.
+    #[arg(long)]
+    peers: bool,
+    /// Measure the peers with this Python, which has what benches/peers/requirements.txt lists.
+    #[arg(long, value_name = "PYTHON")]
+    peers_python: Option<PathBuf>,
+    /// Leave the forward pass and the TopK step out: less memory in use at once.
+    #[arg(long)]
+    step_only: bool,
+    /// Write the measurements here as JSON, too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+const OURS: [(&str, &str); 4] = [
+    ("sgemm", "one sgemm q C^T (gemm crate)"),
+    ("forward", "our forward pass"),
+    ("step", "our training step"),
+    ("topk-step", "our TopK step, k = 32"),
+];
+const PEERS: [(&str, &str); 4] = [
+    ("torch-sgemm", "one sgemm q C^T (torch)"),
+    ("torch-released", "dense torch step, released model"),
+    ("torch-topk", "dense torch step, TopK"),
+    ("saelens-topk", "SAELens TopK step"),
+];
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    ensure!(arguments.rounds > 0, "--rounds 0: at least one turn each");
+    let binary = build()?;
+    let python = match (&arguments.peers_python, arguments.peers) {
+        (Some(python), _) => Some(python.clone()),
+        (None, true) => Some(environment()?),
+        (None, false) => None,
+    };
+    let mut report = Report::of_this_machine(arguments.rounds);
+    for shape in &arguments.shapes {
+        let shape_report = measure(*shape, arguments, &binary, python.as_deref())?;
+        print!("{}", shape_report.table());
+        report.shapes.push(shape_report);
+        if let Some(path) = &arguments.json {
+            std::fs::write(path, serde_json::to_string_pretty(&report)? + "\n")
+                .with_context(|| format!("writing {}", path.display()))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds `sae-train`, whose workers are measured; returns its path.
+fn build() -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args([
+            "build",
+            "--package",
+            "sae-train",
+            "--message-format",
+            "json-render-diagnostics",
+        ])
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("running cargo build")?;
+    ensure!(output.status.success(), "cargo build failed");
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let executable = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)));
+    executable.context("cargo build names no executable of sae-train")
+}
+
+/// A Python environment with the peers, made once.
+fn environment() -> Result<PathBuf> {
+    let (requirements, dir) = (
+        Path::new("benches/peers/requirements.txt"),
+        Path::new("target/bench-peers"),
+    );
+    let python = dir.join("bin/python");
+    let stamp = dir.join("installed.txt");
+    let wanted = std::fs::read_to_string(requirements).with_context(|| {
+        format!(
+            "{}: run this in the root of the repository",
+            requirements.display()
+        )
+    })?;
+    if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(python);
+    }
+    println!(
+        "installing {} into {} (several GB, once)",
+        requirements.display(),
+        dir.display()
+    );
+    let run = |command: &mut Command| -> Result<()> {
+        let status = command
+            .status()
+            .with_context(|| format!("running {command:?}"))?;
+        ensure!(status.success(), "{command:?} failed");
+        Ok(())
+    };
+    run(Command::new("python3").args(["-m", "venv"]).arg(dir))?;
+    run(Command::new(&python)
+        .args(["-m", "pip", "install", "--quiet", "--requirement"])
+        .arg(requirements))?;
+    std::fs::write(&stamp, wanted).with_context(|| format!("writing {}", stamp.display()))?;
+    Ok(python)
+}
+
+fn measure(
+    shape: Shape,
+    arguments: &Arguments,
+    binary: &Path,
+    python: Option<&Path>,
+) -> Result<ShapeReport> {
+    let mut workers = Vec::new();
+    for (work, name) in OURS {
+        if arguments.step_only && !["sgemm", "step"].contains(&work) {
+            continue;
+        }
+        let mut command = Command::new(binary);
+        command.args(["--bench", work, "--shape"]);
+        workers.push((work, name, Worker::start(command, shape)?));
+    }
+    for (peer, name) in PEERS {
+        let Some(python) = python else { break };
+        let mut command = Command::new(python);
+        command.args(["benches/peers/worker.py", peer]);
+        workers.push((peer, name, Worker::start(command, shape)?));
+    }
+    let mut measured: Vec<Measured> = workers
+        .iter()
+        .map(|(id, name, _)| Measured::new(id, name))
+        .collect();
+    for _ in 0..arguments.rounds {
+        for ((id, _, worker), measured) in workers.iter_mut().zip(&mut measured) {
+            let turn = worker.turn().with_context(|| format!("worker {id}"))?;
+            measured.add(&turn);
+        }
+    }
+    if measured.iter().any(|m| m.seconds.is_empty()) {
+        bail!("a contestant took no turn");
+    }
+    Ok(ShapeReport { shape, measured })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_read_as_they_are_written() {
+        let shape = Shape {
+            batch: 4096,
+            width: 768,
+            latents: 24576,
+        };
+        assert_eq!("4096x768x24576".parse(), Ok(shape));
+        for wrong in ["", "1x2", "1x2x3x4", "0x2x3", "axbxc"] {
+            assert!(wrong.parse::<Shape>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The measurements as data, and as a table.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::Shape;
+use super::worker::Turn;
+
+/// Everything measured: the content of `--json`.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    machine: Machine,
+    rounds: usize,
+    pub(super) shapes: Vec<ShapeReport>,
+}
+
+/// Where it was measured.
+#[derive(Debug, Serialize)]
+struct Machine {
+    processor: String,
+    cores: usize,
+    memory: String,
+}
+
+/// All contestants at one shape.
+#[derive(Debug, Serialize)]
+pub(super) struct ShapeReport {
+    pub(super) shape: Shape,
+    pub(super) measured: Vec<Measured>,
+}
+
+/// The turns of one contestant.
+#[derive(Debug, Serialize)]
+pub(super) struct Measured {
+    id: String,
+    name: String,
+    pub(super) seconds: Vec<f64>,
+    l0: Option<f64>,
+    peak_bytes: Option<u64>,
+}
+
+impl Report {
+    pub(super) fn of_this_machine(rounds: usize) -> Self {
+        let first = |file: &str, key: &str| {
+            let text = std::fs::read_to_string(file).unwrap_or_default();
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix(key))
+                .map(String::from);
+            line.map_or("unknown".into(), |line| {
+                line.trim_start_matches([' ', '\t', ':']).to_string()
+            })
+        };
+        let machine = Machine {
+            processor: first("/proc/cpuinfo", "model name"),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            memory: first("/proc/meminfo", "MemTotal"),
+        };
+        Self {
+            machine,
+            rounds,
+            shapes: Vec::new(),
+        }
+    }
+}
+
+impl Measured {
+    pub(super) fn new(id: &str, name: &str) -> Self {
+        let (id, name) = (id.into(), name.into());
+        Self {
+            id,
+            name,
+            seconds: Vec::new(),
+            l0: None,
+            peak_bytes: None,
+        }
+    }
+
+    pub(super) fn add(&mut self, turn: &Turn) {
+        self.seconds.push(turn.seconds);
+        self.l0 = turn.l0.or(self.l0);
+        self.peak_bytes = turn.peak_bytes.max(self.peak_bytes);
+    }
+
+    fn median(&self) -> f64 {
+        let mut sorted = self.seconds.clone();
+        sorted.sort_by(f64::total_cmp);
+        let n = sorted.len();
+        if n % 2 == 1 {
+            sorted[n / 2]
+        } else {
+            (sorted[n / 2 - 1] + sorted[n / 2]) / 2.0
+        }
+    }
+
+    fn extremes(&self) -> (f64, f64) {
+        let fold = |f: fn(f64, f64) -> f64, start| self.seconds.iter().copied().fold(start, f);
+        (fold(f64::min, f64::INFINITY), fold(f64::max, 0.0))
+    }
+}
+
+impl ShapeReport {
+    fn median_of(&self, id: &str) -> Option<f64> {
+        self.measured
+            .iter()
+            .find(|m| m.id == id)
+            .map(Measured::median)
+    }
+
+    /// Markdown: medians with their range, multiples of one sgemm, rows a second, memory, and how many times
+    /// our step fits into a peer's.
+    pub(super) fn table(&self) -> String {
+        let Shape {
+            batch,
+            width,
+            latents,
+        } = self.shape;
+        let mut out = format!("\nbatch {batch}, width {width}, {latents} latents\n\n");
+        out.push_str(
+            "| | median (range) ms | sgemms | rows/s | L0 | peak memory | over our step |\n",
+        );
+        out.push_str("|---|---:|---:|---:|---:|---:|---:|\n");
+        let sgemm = self.median_of("sgemm").unwrap_or(f64::NAN);
+        let step = self.median_of("step").unwrap_or(f64::NAN);
+        for m in &self.measured {
+            let (median, (low, high)) = (m.median(), m.extremes());
+            let or_dash = |value: Option<String>| value.unwrap_or("-".into());
+            let _ = writeln!(
+                out,
+                "| {} | {:.1} ({:.1} to {:.1}) | {:.2} | {:.0} | {} | {} | {:.2}x |",
+                m.name,
+                median * 1e3,
+                low * 1e3,
+                high * 1e3,
+                median / sgemm,
+                batch as f64 / median,
+                or_dash(m.l0.map(|l0| format!("{l0:.1}"))),
+                or_dash(
+                    m.peak_bytes
+                        .map(|bytes| format!("{:.0} MB", bytes as f64 / 1e6))
+                ),
+                median / step,
+            );
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(id: &str, seconds: &[f64]) -> Measured {
+        let mut measured = Measured::new(id, id);
+        for seconds in seconds {
+            measured.add(&Turn {
+                seconds: *seconds,
+                l0: Some(31.96),
+                peak_bytes: Some(5_000_000),
+            });
+        }
+        measured
+    }
+
+    #[test]
+    fn medians_and_ratios_by_hand() {
+        let report = ShapeReport {
+            shape: Shape {
+                batch: 100,
+                width: 2,
+                latents: 3,
+            },
+            measured: vec![
+                measured("sgemm", &[0.2, 0.1, 0.3]),
+                measured("step", &[0.3, 0.5]),
+            ],
+        };
+        let table = report.table();
+        assert!(
+            table.contains("| sgemm | 200.0 (100.0 to 300.0) | 1.00 | 500 | 32.0 | 5 MB | 0.50x |"),
+            "{table}"
+        );
+        assert!(
+            table.contains("| step | 400.0 (300.0 to 500.0) | 2.00 | 250 | 32.0 | 5 MB | 1.00x |"),
+            "{table}"
+        );
+    }
+}
