@@ -66,6 +66,7 @@ impl Architecture {
             Self::Attention => attention,
             Self::MlpSparsemax => SaeConfig {
                 architecture: self,
+                query_projection: false,
                 key_projection: false,
                 value_projection: false,
                 encoder_bias: true,
@@ -75,6 +76,7 @@ impl Architecture {
                 architecture: self,
                 norm_exponent: 0.0,
                 scale: 1.0,
+                query_projection: false,
                 key_projection: false,
                 value_projection: false,
                 encoder_bias: true,
@@ -95,7 +97,8 @@ pub enum Preset {
     Paper,
     /// The authors' released code: unit-norm query, no W_Q, scale 1, gated scores, no pre-bias.
     Released,
-    /// What works best here: `released` with a pre-bias, identity W_K and W_V and unit concepts at start.
+    /// What works best here (docs/SCIENCE.md): gated scores with all projections, which start at the identity, a
+    /// pre-bias, unit concepts at start, and more latents for rows of large norm.
     Default,
 }
 
@@ -134,6 +137,8 @@ impl Preset {
                 ..released
             },
             Self::Default => SaeConfig {
+                norm_exponent: 2.0,
+                query_projection: true,
                 pre_bias: true,
                 init: InitConfig {
                     concepts: ConceptInit::Unit,

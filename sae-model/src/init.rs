@@ -9,14 +9,16 @@ use rand_distr::{Distribution, StandardNormal, Uniform};
 use crate::Sae;
 use crate::config::{Architecture, ConceptInit, PreBiasInit, ProjectionInit, SaeConfig};
 
-/// JumpReLU's thresholds at start, in units of a score (whose variance is about one at start).
-const THRESHOLD: f32 = 0.5;
+/// Where latents of a penalised model begin to fire at start: JumpReLU's thresholds, and the others' biases with
+/// a minus. Scores start with a variance of about one, so that a latent fires on some 2 % of the rows and not
+/// on half of them (the idea is that of Conerly et al. 2025, "Dictionary Learning Optimization Techniques").
+const FIRING_SCORE: f32 = 2.0;
 
 impl Sae {
     /// A fresh model, the same on every device.
     ///
     /// `mean [d]` is the mean of the training data, where a pre-bias starts. Encoder and decoder start as the
-    /// same rows, biases at zero.
+    /// same rows.
     ///
     /// # Panics
     /// If `mean` does not have `config.d_in` entries, or `config` is invalid.
@@ -42,6 +44,10 @@ impl Sae {
             PreBiasInit::Mean => mean.to_vec(),
             PreBiasInit::Zero => vec![0.0; d],
         };
+        let encoder_bias = match config.architecture {
+            Architecture::Relu | Architecture::AttentionRelu | Architecture::Gated => -FIRING_SCORE,
+            _ => 0.0,
+        };
         let is = |architecture| config.architecture == architecture;
         let vector =
             |wanted: bool, value: f32, len: usize| wanted.then(|| vector(vec![value; len], device));
@@ -52,8 +58,8 @@ impl Sae {
             w_v: projection(config.value_projection, 3),
             pre_bias: config.pre_bias.then(|| self::vector(bias, device)),
             encoder: encoder.map(|encoder| matrix(encoder, [m, d], device)),
-            encoder_bias: vector(config.encoder_bias, 0.0, m),
-            log_thresholds: vector(is(Architecture::JumpRelu), THRESHOLD.ln(), m),
+            encoder_bias: vector(config.encoder_bias, encoder_bias, m),
+            log_thresholds: vector(is(Architecture::JumpRelu), FIRING_SCORE.ln(), m),
             magnitude_scale: vector(is(Architecture::Gated), 0.0, m),
             magnitude_bias: vector(is(Architecture::Gated), 0.0, m),
             batch_threshold: vector(is(Architecture::BatchTopK), 0.0, 1)

@@ -217,13 +217,12 @@ impl Sae {
 
     /// `q = u W_Q W_K^T * scale`, `[B, d]`.
     fn queries(&self, u: Tensor<2>) -> Tensor<2> {
-        let q = match &self.w_q {
-            Some(w_q) => u.matmul(w_q.val()),
-            None => u,
-        };
-        let q = match &self.w_k {
-            Some(w_k) => q.matmul(w_k.val().transpose()),
-            None => q,
+        let w_q = self.w_q.as_ref().map(Param::val);
+        let w_k = self.w_k.as_ref().map(|w_k| w_k.val().transpose());
+        let q = match (w_q, w_k) {
+            (Some(w_q), Some(w_k)) => u.matmul(w_q.matmul(w_k)), // d^3, so that only one is B d^2
+            (Some(w), None) | (None, Some(w)) => u.matmul(w),
+            (None, None) => u,
         };
         scaled(q, self.config.scale)
     }

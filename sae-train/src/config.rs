@@ -223,12 +223,15 @@ impl Config {
                 (Architecture::Attention, Preset::Released) => {
                     (Loss::NormWeighted, 4e-4, 500, 0.0, 0.9, 0.999, 0.1)
                 }
-                _ => (Loss::Fvu, 2e-3, 50, 0.3, 0.9, 0.999, 1.0),
+                (Architecture::Attention | Architecture::MlpSparsemax, _) => {
+                    (Loss::Fvu, 6e-3, 150, 0.5, 0.9, 0.99, 1.0)
+                }
+                _ => (Loss::Fvu, 4e-3, 150, 0.5, 0.9, 0.999, 1.0),
             };
         let penalty = match architecture {
-            Architecture::Relu | Architecture::AttentionRelu => 5.0,
-            Architecture::Gated => 3.0,
-            Architecture::JumpRelu => 2.0,
+            Architecture::Relu | Architecture::AttentionRelu => 1.0,
+            Architecture::Gated => 1.0,
+            Architecture::JumpRelu => 1.0,
             _ => 0.0,
         };
         let auxiliary = match architecture {

@@ -390,11 +390,15 @@ pub fn dense_product(a: &[f32], b: &[f32], d: usize, out: &mut [f32]) {
 /// Whether sparse codes are the fast way on this device: everywhere but on GPUs.
 pub fn is_cpu(device: &Device) -> bool {
     #[cfg(feature = "wgpu")]
-    if device.clone().inner().device_type() == burn::tensor::DeviceType::Wgpu {
-        return false;
+    {
+        let device = device.clone().inner();
+        !matches!(device.as_dispatch(), burn::backend::DispatchDevice::Cube(_))
     }
-    let _ = device;
-    true
+    #[cfg(not(feature = "wgpu"))]
+    {
+        let _ = device;
+        true
+    }
 }
 
 /// Sparse attention weights of every row, `[B, M] -> [B, M]`.

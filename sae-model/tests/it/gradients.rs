@@ -14,9 +14,14 @@ use crate::values;
 const WIDTH: usize = 6;
 const ROWS: usize = 4;
 
-fn config(value: SparseValue) -> SaeConfig {
+/// The kind of value, and the exponent of the norm.
+type Kind = (SparseValue, f64);
+
+fn config((value, norm_exponent): Kind) -> SaeConfig {
     let mut config = Preset::Default.config(WIDTH, 20);
     config.value = value;
+    config.norm_exponent = norm_exponent;
+    config.input_scale = 0.7;
     config.scale = 1.3;
     config.query_projection = true;
     config.init.projections = ProjectionInit::Kaiming;
@@ -36,8 +41,8 @@ fn batch(device: &Device) -> Tensor<2> {
     )
 }
 
-fn model(value: SparseValue, device: &Device) -> Sae {
-    Sae::init(&config(value), 3, &noise(WIDTH, 2), device)
+fn model(kind: Kind, device: &Device) -> Sae {
+    Sae::init(&config(kind), 3, &noise(WIDTH, 2), device)
 }
 
 /// Loss in float64, and which latents are active.
@@ -69,13 +74,13 @@ fn moved<const D: usize>(
 
 /// Compares the gradient of one parameter with the slope of the loss along a direction.
 fn check<const D: usize>(
-    value: SparseValue,
+    kind: Kind,
     name: &str,
     get: impl Fn(&Sae) -> Param<Tensor<D>>,
     set: impl Fn(&mut Sae, Param<Tensor<D>>),
 ) {
     const STEP: f64 = 1e-3;
-    let differentiable = model(value, &Device::flex().autodiff());
+    let differentiable = model(kind, &Device::flex().autodiff());
     let x = batch(&Device::flex().autodiff());
     let x_hat = differentiable.reconstruct(x.clone()).x_hat;
     let grads = Loss::Mse.forward(x, x_hat, 1.0).backward();
@@ -85,7 +90,7 @@ fn check<const D: usize>(
     let direction = Tensor::<D>::from_data(TensorData::new(direction, shape), &Device::flex());
     let expected: f64 = (gradient * direction.clone()).sum().into_scalar();
 
-    let sae = model(value, &Device::flex());
+    let sae = model(kind, &Device::flex());
     let at = |step: f64| {
         let mut sae = sae.clone();
         let parameter = moved(&get(&sae), &direction, step);
@@ -101,7 +106,7 @@ fn check<const D: usize>(
     let tolerance = 2e-3 * expected.abs().max(0.05);
     assert!(
         (slope - expected).abs() < tolerance,
-        "{value:?} {name}: slope {slope}, gradient {expected}"
+        "{kind:?} {name}: slope {slope}, gradient {expected}"
     );
 }
 
@@ -110,18 +115,24 @@ fn every_parameter_against_central_differences() {
     let some = |parameter: &Option<Param<Tensor<2>>>| {
         parameter.clone().expect("all projections are there")
     };
-    for value in [SparseValue::Probability, SparseValue::Score] {
+    use SparseValue::{Probability, Score};
+    for kind in [
+        (Probability, 1.0),
+        (Score, 1.0),
+        (Probability, 0.0),
+        (Score, 2.0),
+    ] {
         check(
-            value,
+            kind,
             "concepts",
             |s| s.concepts.clone(),
             |s, p| s.concepts = p,
         );
-        check(value, "w_q", |s| some(&s.w_q), |s, p| s.w_q = Some(p));
-        check(value, "w_k", |s| some(&s.w_k), |s, p| s.w_k = Some(p));
-        check(value, "w_v", |s| some(&s.w_v), |s, p| s.w_v = Some(p));
+        check(kind, "w_q", |s| some(&s.w_q), |s, p| s.w_q = Some(p));
+        check(kind, "w_k", |s| some(&s.w_k), |s, p| s.w_k = Some(p));
+        check(kind, "w_v", |s| some(&s.w_v), |s, p| s.w_v = Some(p));
         check(
-            value,
+            kind,
             "pre_bias",
             |s| s.pre_bias.clone().expect("a pre-bias"),
             |s, p| s.pre_bias = Some(p),
@@ -132,7 +143,7 @@ fn every_parameter_against_central_differences() {
 #[test]
 fn a_row_that_equals_the_pre_bias_comes_back_and_has_a_gradient() {
     let device = Device::flex().autodiff();
-    let sae = model(SparseValue::Score, &device);
+    let sae = model((SparseValue::Score, 1.0), &device);
     let x = Tensor::<2>::from_data(TensorData::new(noise(WIDTH, 2), [1, WIDTH]), &device);
     let x_hat = sae.reconstruct(x.clone()).x_hat;
     assert_eq!(values(x_hat.clone()), values(x.clone()));

@@ -99,14 +99,8 @@ fn each_damage_has_its_message() {
             "\"pre_bias\" is not part of the model",
         ),
         (
-            &|dir| {
-                edit(
-                    dir,
-                    "\"query_projection\": false",
-                    "\"query_projection\": true",
-                )
-            },
-            "\"w_q\" is missing",
+            &|dir| edit(dir, "\"encoder_bias\": false", "\"encoder_bias\": true"),
+            "\"encoder_bias\" is missing",
         ),
         (
             &|dir| std::fs::write(dir.join(WEIGHTS_FILE), [0; 20]).unwrap(),

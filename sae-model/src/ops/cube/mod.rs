@@ -5,6 +5,7 @@ mod sparsemax;
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Cube, TensorMetadata};
 use burn::tensor::TensorData;
