@@ -54,6 +54,17 @@ impl Architecture {
         )
     }
 
+    /// The usual `input_scale` for data of width `d_in` and variance `mean ||x - mean(x)||^2`: sparsemax sees
+    /// rows of length about one, the others rows of `mean ||u||^2 = d`, the scale of the papers' coefficients.
+    /// The presets of the paper and of its code see rows as they are.
+    pub fn input_scale(self, preset: Preset, d_in: usize, variance: f64) -> f64 {
+        match self {
+            Self::Attention if preset != Preset::Default => 1.0,
+            Self::Attention | Self::MlpSparsemax => variance.sqrt(),
+            _ => (variance / d_in as f64).sqrt(),
+        }
+    }
+
     /// The usual model of this architecture for activations of width `d_in` and `n_latents` latents; for
     /// [`Architecture::Attention`] it is that of `preset`.
     ///

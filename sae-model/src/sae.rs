@@ -160,7 +160,7 @@ impl Sae {
 
     fn reconstruct_with(&self, x: Tensor<2>, training: Option<&Training>) -> Reconstructed {
         let input = self.normalize(x);
-        let queries = self.queries(input.u.clone());
+        let queries = self.queries(&input);
         if self.attends_sparsely(&queries) {
             return self.attend(queries, &input, training);
         }
@@ -177,7 +177,7 @@ impl Sae {
 
     fn encode_with(&self, x: Tensor<2>, training: Option<&Training>) -> Encoded {
         let input = self.normalize(x);
-        let queries = self.queries(input.u.clone());
+        let queries = self.queries(&input);
         let (activations, gate) = self.select(queries.clone(), training);
         Encoded {
             activations,
@@ -216,13 +216,20 @@ impl Sae {
     }
 
     /// `q = u W_Q W_K^T * scale`, `[B, d]`.
-    fn queries(&self, u: Tensor<2>) -> Tensor<2> {
+    fn queries(&self, input: &Input) -> Tensor<2> {
+        let u = input.u.clone();
         let w_q = self.w_q.as_ref().map(Param::val);
         let w_k = self.w_k.as_ref().map(|w_k| w_k.val().transpose());
-        let q = match (w_q, w_k) {
-            (Some(w_q), Some(w_k)) => u.matmul(w_q.matmul(w_k)), // d^3, so that only one is B d^2
-            (Some(w), None) | (None, Some(w)) => u.matmul(w),
-            (None, None) => u,
+        let w = match (w_q, w_k) {
+            (Some(w_q), Some(w_k)) => w_q.matmul(w_k), // d^3, so that only one product is B d^2
+            (Some(w), None) | (None, Some(w)) => w,
+            (None, None) => return scaled(u, self.config.scale),
+        };
+        let q = if ops::is_cpu(&u.device()) {
+            let bias = self.pre_bias.as_ref().map(Param::val);
+            ops::project((u, input.norms.clone()), bias, w, self.norm())
+        } else {
+            u.matmul(w)
         };
         scaled(q, self.config.scale)
     }

@@ -115,9 +115,7 @@ fn learner(
     device: &Device,
 ) -> SaeLearner {
     let mut config = architecture.config(Preset::Default, d, latents);
-    if config.norm_exponent == 0.0 {
-        config.input_scale = (variance / d as f64).sqrt();
-    }
+    config.input_scale = architecture.input_scale(Preset::Default, d, variance);
     let settings = Settings {
         loss: sae_model::loss::Loss::Fvu,
         variance,

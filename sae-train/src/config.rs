@@ -65,8 +65,7 @@ pub(crate) struct ModelConfig {
     pub(crate) scale: Option<f64>,
     /// p of `n = s (||x0|| / s)^p`, which inputs are divided by: 1 for queries of length one.
     pub(crate) norm_exponent: Option<f64>,
-    /// s of the same. Default: root mean square of `||x - mean||` for sparsemax, so that p alone decides; else
-    /// the number that makes `mean ||u||^2 = d`.
+    /// s of the same. Default: see [`Architecture::input_scale`].
     pub(crate) input_scale: Option<f64>,
     pub(crate) query_projection: Option<bool>,
     pub(crate) key_projection: Option<bool>,
@@ -346,12 +345,8 @@ impl Config {
         config.value = m.value.unwrap_or(config.value);
         config.scale = m.scale.unwrap_or(config.scale);
         config.norm_exponent = m.norm_exponent.unwrap_or(config.norm_exponent);
-        if m.architecture != Architecture::Attention || m.preset == Preset::Default {
-            let per_row = m.architecture.is_sparsemax();
-            let divisor = if per_row { 1.0 } else { d_in as f64 };
-            config.input_scale = (variance / divisor).sqrt();
-        }
-        config.input_scale = m.input_scale.unwrap_or(config.input_scale);
+        let usual = m.architecture.input_scale(m.preset, d_in, variance);
+        config.input_scale = m.input_scale.unwrap_or(usual);
         config.init.concepts = m.init_concepts.unwrap_or(config.init.concepts);
         config.init.projections = m.init_projections.unwrap_or(config.init.projections);
         config.init.pre_bias = m.init_pre_bias.unwrap_or(config.init.pre_bias);

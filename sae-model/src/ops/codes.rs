@@ -156,7 +156,8 @@ impl SparseCodes {
 
     /// The values, on the host.
     pub fn host_values(&self) -> Vec<f32> {
-        self.values.clone().into_data().iter().collect()
+        let data = self.values.clone().inner().into_data();
+        data.try_to_vec().expect("values are float32")
     }
 
     /// Rows of the batch on which each latent is active (not zero), `[M]`.

@@ -191,6 +191,25 @@ pub(crate) trait SaeOps: Backend {
         norm: Norm,
     ) -> FloatTensor<Self>;
 
+    /// `q = u W [B, d]` with u and n of `normalize`; carries gradients for W `[d, d]` and, past u, for the bias.
+    fn project(
+        u: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        norms: FloatTensor<Self>,
+        norm: Norm,
+    ) -> FloatTensor<Self>;
+
+    /// `db [d]` of `project`.
+    fn project_backward(
+        u: FloatTensor<Self>,
+        q: FloatTensor<Self>,
+        norms: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        norm: Norm,
+    ) -> FloatTensor<Self>;
+
     /// `x_hat = b + factor * n * y [B, d]`; carries gradients for y, and for the bias with what reaches it
     /// through n.
     fn restore(
@@ -346,6 +365,24 @@ pub(crate) fn normalize(
     let bias = bias.unwrap_or_else(|| Tensor::zeros([0], &x.device()));
     let (u, norms) = Dispatch::normalize(x.into_dispatch(), bias.into_dispatch(), norm);
     (Tensor::from_dispatch(u), Tensor::from_dispatch(norms))
+}
+
+/// `q = u W` with u and n of [`normalize`], differentiable in W `[d, d]` and the bias. The bias's gradient goes past
+/// u (`project_backward` in `cpu/rows.rs`), which saves the product `dq W^T`.
+pub(crate) fn project(
+    (u, norms): (Tensor<2>, Tensor<2>),
+    bias: Option<Tensor<1>>,
+    weight: Tensor<2>,
+    norm: Norm,
+) -> Tensor<2> {
+    let bias = bias.unwrap_or_else(|| Tensor::zeros([0], &u.device()));
+    Tensor::from_dispatch(Dispatch::project(
+        u.into_dispatch(),
+        bias.into_dispatch(),
+        weight.into_dispatch(),
+        norms.into_dispatch(),
+        norm,
+    ))
 }
 
 /// `x_hat = b + factor * n * y`, with u and n of [`normalize`]; the bias has a gradient through n, too.

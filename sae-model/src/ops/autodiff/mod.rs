@@ -19,7 +19,7 @@ use super::{
 };
 use nodes::{
     AttendBackward, AttendState, DecodeBackward, EncodeBackward, EncodeState, NormalizeBackward,
-    RestoreBackward, SparseAttentionBackward, SquaredErrorBackward,
+    ProjectBackward, ProjectState, RestoreBackward, SparseAttentionBackward, SquaredErrorBackward,
 };
 
 impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
@@ -75,6 +75,35 @@ impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
             OpsKind::UnTracked(prep) => prep.finish(u),
         };
         (u, <FloatTensor<Self>>::new(norms))
+    }
+
+    fn project(
+        u: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        norms: FloatTensor<Self>,
+        norm: Norm,
+    ) -> FloatTensor<Self> {
+        let prep = ProjectBackward
+            .prepare::<C>([bias.node(), weight.node()])
+            .compute_bound()
+            .stateful();
+        let (u, bias) = (u.into_primitive(), bias.into_primitive());
+        let (weight, norms) = (weight.into_primitive(), norms.into_primitive());
+        let q = B::project(u.clone(), bias, weight.clone(), norms.clone(), norm);
+        match prep {
+            OpsKind::Tracked(prep) => {
+                let state = ProjectState {
+                    u,
+                    q: q.clone(),
+                    norms,
+                    weight,
+                    norm,
+                };
+                prep.finish(state, q)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(q),
+        }
     }
 
     fn restore(
@@ -140,6 +169,23 @@ impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
     ) -> FloatTensor<Self> {
         let (u, norms) = (u.into_primitive(), norms.into_primitive());
         <FloatTensor<Self>>::new(B::normalize_backward(u, norms, grad.into_primitive(), norm))
+    }
+
+    fn project_backward(
+        u: FloatTensor<Self>,
+        q: FloatTensor<Self>,
+        norms: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        norm: Norm,
+    ) -> FloatTensor<Self> {
+        let (u, q, norms) = (
+            u.into_primitive(),
+            q.into_primitive(),
+            norms.into_primitive(),
+        );
+        let (weight, grad) = (weight.into_primitive(), grad.into_primitive());
+        <FloatTensor<Self>>::new(B::project_backward(u, q, norms, weight, grad, norm))
     }
 
     fn restore_backward(

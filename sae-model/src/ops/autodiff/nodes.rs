@@ -198,6 +198,42 @@ impl<B: SaeOps> Backward<B, 1> for NormalizeBackward {
 }
 
 #[derive(Debug)]
+pub(super) struct ProjectBackward;
+
+/// What the backward pass of the query projection needs.
+#[derive(Clone, Debug)]
+pub(super) struct ProjectState<B: SaeOps> {
+    pub(super) u: FloatTensor<B>,
+    pub(super) q: FloatTensor<B>,
+    pub(super) norms: FloatTensor<B>,
+    pub(super) weight: FloatTensor<B>,
+    pub(super) norm: Norm,
+}
+
+impl<B: SaeOps> Backward<B, 2> for ProjectBackward {
+    type State = ProjectState<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 2>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let [bias, weight] = ops.parents;
+        let s = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        if let Some(node) = weight {
+            let dw = B::float_matmul(B::float_transpose(s.u.clone()), grad.clone());
+            grads.register::<B>(node.id, dw);
+        }
+        if let Some(node) = bias {
+            let db = B::project_backward(s.u, s.q, s.norms, s.weight, grad, s.norm);
+            grads.register::<B>(node.id, db);
+        }
+    }
+}
+
+#[derive(Debug)]
 pub(super) struct RestoreBackward;
 
 impl<B: SaeOps> Backward<B, 2> for RestoreBackward {

@@ -78,6 +78,30 @@ pub(crate) fn normalize_backward(
     })
 }
 
+/// What the bias gradient of `q = u W` needs of `grad [B, d]` with respect to q, without `du = dq W^T`:
+/// `db = sum_i p (q_i . dq_i) u_i / (||u_i||^2 n_i) - (sum_i dq_i / n_i) W^T`, because `u . du = q . dq`. Returns
+/// both sums, `[d]`.
+pub(crate) fn project_backward(
+    (u, q, norms): (&[f32], &[f32], &[f32]),
+    grad: &[f32],
+    d: usize,
+    norm: Norm,
+) -> (Vec<f32>, Vec<f32>) {
+    let along = sum_rows(norms.len(), d, |row, sums| {
+        let range = row * d..(row + 1) * d;
+        let (u, q, g) = (&u[range.clone()], &q[range.clone()], &grad[range]);
+        let factor = norm.exponent * dot(q, g) / squared_length(u) / norms[row];
+        sums.iter_mut().zip(u).for_each(|(s, u)| *s += factor * u);
+    });
+    let scaled = sum_rows(norms.len(), d, |row, sums| {
+        let inverse = 1.0 / norms[row];
+        sums.iter_mut()
+            .zip(&grad[row * d..][..d])
+            .for_each(|(s, g)| *s += g * inverse);
+    });
+    (along, scaled)
+}
+
 /// `||u||^2`, which is not zero even where u is.
 fn squared_length(u: &[f32]) -> f32 {
     dot(u, u).max(f32::MIN_POSITIVE)

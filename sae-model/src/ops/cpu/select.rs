@@ -298,7 +298,7 @@ impl Rule for BatchTopK {
 pub(crate) struct Sparsemax(pub(crate) SparseValue);
 
 /// New candidates after which the bound is computed again.
-const GROWTH: usize = 64;
+const GROWTH: usize = 128;
 
 impl Rule for Sparsemax {
     fn feed(&self, simd: Simd, scores: &[f32], first: u32, row: &mut Candidates) {

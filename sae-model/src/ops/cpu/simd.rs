@@ -99,15 +99,17 @@ vectorised! {
     /// `out += sum_e weights[e] * rows[indices[e]]`, rows of the length of `out`.
     fn add_weighted_rows<FMA>(out: &mut [f32], weights: &[f32], indices: &[u32], rows: &[f32]) {
         let d = out.len();
-        let (fours, rest) = indices.as_chunks::<4>();
-        let (weight_fours, weight_rest) = weights.as_chunks::<4>();
-        for (i, w) in fours.iter().zip(weight_fours) {
-            let [r0, r1, r2, r3] = i.map(|i| row(rows, i, d));
+        // Eight rows at a time, so that `out` is read and written an eighth as often.
+        let (eights, rest) = indices.as_chunks::<8>();
+        let (weight_eights, weight_rest) = weights.as_chunks::<8>();
+        for (i, w) in eights.iter().zip(weight_eights) {
+            let [r0, r1, r2, r3, r4, r5, r6, r7] = i.map(|i| row(rows, i, d));
             for k in 0..d {
-                let a = mul_add::<FMA>(w[0], r0[k], out[k]);
-                let b = mul_add::<FMA>(w[1], r1[k], a);
-                let c = mul_add::<FMA>(w[2], r2[k], b);
-                out[k] = mul_add::<FMA>(w[3], r3[k], c);
+                let low = mul_add::<FMA>(w[1], r1[k], mul_add::<FMA>(w[0], r0[k], out[k]));
+                let low = mul_add::<FMA>(w[3], r3[k], mul_add::<FMA>(w[2], r2[k], low));
+                let high = mul_add::<FMA>(w[5], r5[k], w[4] * r4[k]);
+                let high = mul_add::<FMA>(w[7], r7[k], mul_add::<FMA>(w[6], r6[k], high));
+                out[k] = low + high;
             }
         }
         for (i, w) in rest.iter().zip(weight_rest) {

@@ -139,6 +139,27 @@ macro_rules! row_ops {
             host::normalize_backward::<Self>(&u, &norms, &grad, norm)
         }
 
+        fn project(
+            u: FloatTensor<Self>,
+            _bias: FloatTensor<Self>,
+            weight: FloatTensor<Self>,
+            _norms: FloatTensor<Self>,
+            _norm: ops::Norm,
+        ) -> FloatTensor<Self> {
+            <Self as burn::backend::ops::FloatTensorOps<Self>>::float_matmul(u, weight)
+        }
+
+        fn project_backward(
+            u: FloatTensor<Self>,
+            q: FloatTensor<Self>,
+            norms: FloatTensor<Self>,
+            weight: FloatTensor<Self>,
+            grad: FloatTensor<Self>,
+            norm: ops::Norm,
+        ) -> FloatTensor<Self> {
+            host::project_backward::<Self>((&u, &q, &norms), &weight, &grad, norm)
+        }
+
         fn restore(
             y: FloatTensor<Self>,
             bias: FloatTensor<Self>,

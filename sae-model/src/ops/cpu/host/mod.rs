@@ -262,6 +262,28 @@ pub(crate) fn normalize_backward<B: OnHost>(
     B::write(out, &[d], u)
 }
 
+pub(crate) fn project_backward<B: OnHost>(
+    (u, q, norms): (&FloatTensor<B>, &FloatTensor<B>, &FloatTensor<B>),
+    weight: &FloatTensor<B>,
+    grad: &FloatTensor<B>,
+    norm: Norm,
+) -> FloatTensor<B> {
+    let d = size(u, 1);
+    let saved = (B::read(u), B::read(q), B::read(norms));
+    let (along, scaled) =
+        rows::project_backward((&saved.0, &saved.1, &saved.2), &B::read(grad), d, norm);
+    let weight = B::read(weight);
+    let through = weight
+        .chunks_exact(d)
+        .map(|row| row.iter().zip(&scaled).map(|(w, s)| w * s).sum());
+    let bias = along
+        .iter()
+        .zip(through)
+        .map(|(a, t): (&f32, f32)| a - t)
+        .collect();
+    B::write(bias, &[d], u)
+}
+
 pub(crate) fn restore<B: OnHost>(
     y: &FloatTensor<B>,
     bias: &FloatTensor<B>,
