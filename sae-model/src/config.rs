@@ -93,7 +93,7 @@ impl Architecture {
                 encoder_bias: true,
                 unit_norm_decoder: true,
                 k: self.has_k().then_some(32),
-                bandwidth: (self == Self::JumpRelu).then_some(0.1),
+                bandwidth: (self == Self::JumpRelu).then_some(1.0),
                 ..default
             },
         }
@@ -312,7 +312,7 @@ impl SaeConfig {
             return invalid(
                 "bandwidth",
                 self.bandwidth.map_or("(none)".into(), |b| b.to_string()),
-                "JumpReLU needs a positive bandwidth, for example 0.1",
+                "JumpReLU needs a positive bandwidth, for example 1",
             );
         }
         Ok(())

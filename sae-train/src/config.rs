@@ -228,9 +228,9 @@ impl Config {
                 _ => (Loss::Fvu, 4e-3, 150, 0.5, 0.9, 0.999, 1.0),
             };
         let penalty = match architecture {
-            Architecture::Relu | Architecture::AttentionRelu => 1.0,
-            Architecture::Gated => 1.0,
-            Architecture::JumpRelu => 1.0,
+            Architecture::Relu | Architecture::AttentionRelu => 2.0,
+            Architecture::Gated => 4.0,
+            Architecture::JumpRelu => 0.1,
             _ => 0.0,
         };
         let auxiliary = match architecture {
