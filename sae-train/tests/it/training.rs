@@ -188,7 +188,10 @@ fn every_architecture_learns_keeps_its_promises_and_resumes() {
         let run = w.trained(architecture, &arguments);
         let fvu = recorded(&run, "held_out", "fvu");
         // sixty steps are few, and a penalty takes its part of them
-        assert!(fvu[5] < 0.95 * fvu[0] && fvu[5] < 0.8, "{architecture}: {fvu:?}");
+        assert!(
+            fvu[5] < 0.95 * fvu[0] && fvu[5] < 0.8,
+            "{architecture}: {fvu:?}"
+        );
         let l0 = recorded(&run, "held_out", "l0");
         if architecture == "topk" {
             assert_eq!(l0[5], 3.0);

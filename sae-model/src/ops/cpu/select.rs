@@ -253,7 +253,7 @@ impl Rule for BatchTopK {
             .collect();
         let bound = Largest::of(&mut all, self.0).nth.next_down();
         for row in block {
-            row.retain(|z| !(z <= bound));
+            row.retain(|z| simd::passes(z, bound));
             row.bound = bound;
         }
     }
@@ -318,7 +318,7 @@ impl Rule for Sparsemax {
             if tau.is_finite() {
                 row.bound = round_down(tau).max(row.bound);
                 let bound = row.bound;
-                row.retain(|z| !(z <= bound)); // NaN stays, for the end to see
+                row.retain(|z| simd::passes(z, bound));
             }
         }
     }

@@ -86,6 +86,12 @@ macro_rules! vectorised {
     };
 }
 
+/// Whether a score is above a bound, or not a number, which must not go unseen.
+#[inline(always)]
+pub(crate) fn passes(z: f32, bound: f32) -> bool {
+    z > bound || z.is_nan()
+}
+
 /// Numbers worked on at once: one AVX-512 register.
 const LANES: usize = 16;
 
@@ -144,10 +150,7 @@ vectorised! {
                     sums[0][lane] = mul_add::<FMA>(x[lane], r[lane], sums[0][lane]);
                 }
             }
-            let mut total = 0.0;
-            for lane in 0..LANES {
-                total += sums[0][lane] + sums[1][lane];
-            }
+            let mut total: f32 = sums.as_flattened().iter().sum();
             for (x, r) in x_rest.iter().zip(r_rest) {
                 total = mul_add::<FMA>(*x, *r, total);
             }
@@ -173,7 +176,7 @@ pub(crate) fn keep_above(
         // SAFETY: as above, for AVX2.
         Isa::Avx2 => unsafe { x86::keep_above_avx2(scores, bound, first, values, indices) },
         Isa::Portable => keep_where(scores, first, values, indices, |chunk| {
-            let bit = |lane: usize| u32::from(!(chunk[lane] <= bound)) << lane;
+            let bit = |lane: usize| u32::from(passes(chunk[lane], bound)) << lane;
             (0..LANES).map(bit).sum()
         }),
     }
@@ -253,7 +256,7 @@ vectorised! {
     /// As [`keep_above`], with a bound for each score.
     fn keep_above_each<_FMA>(scores: &[f32], bounds: &[f32], first: u32, values: &mut Vec<f32>, indices: &mut Vec<u32>) {
         for (i, (z, bound)) in scores.iter().zip(bounds).enumerate() {
-            if !(*z <= *bound) {
+            if passes(*z, *bound) {
                 values.push(*z);
                 indices.push(first + i as u32);
             }
