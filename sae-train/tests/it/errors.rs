@@ -46,6 +46,22 @@ fn wrong_values() {
             &["model.n_latents = 0", "at least one latent"],
         ),
         (
+            "model.architecture=rulu",
+            &["model.architecture = \"rulu\"", "`batch_topk`"],
+        ),
+        (
+            "model={architecture = \"topk\", n_latents = 64, k = 65}",
+            &["model.k = 65", "between 1 and n_latents"],
+        ),
+        (
+            "model.norm_exponent=9",
+            &["model.norm_exponent = 9", "between -4 and 4"],
+        ),
+        (
+            "training.sparsity_coefficient=-1",
+            &["training.sparsity_coefficient = -1", "zero or a positive"],
+        ),
+        (
             "training.batch_size=1001",
             &["training.batch_size = 1001", "at most its 1000 rows"],
         ),
