@@ -66,37 +66,10 @@ pub(crate) fn dots(
     out
 }
 
-/// `A^T X`: `values` at `pattern [B, M]`, `x [B, d]` -> `[M, d]`.
+/// The sum of `A^T X` over the terms (A, X): values at `pattern [B, M]`, `x [B, d]` -> `[M, d]`. With two terms it is
+/// the gradient of a dictionary that both encodes and decodes, written once.
 pub(crate) fn transposed_times(
-    values: &[f32],
-    pattern: &Pattern,
-    x: &[f32],
-    d: usize,
-    simd: Simd,
-) -> Vec<f32> {
-    let by_latent = pattern.by_latent();
-    let mut out = vec![0.0; pattern.latents() * d];
-    out.par_chunks_exact_mut(d)
-        .with_min_len(GRAIN)
-        .enumerate()
-        .for_each_init(Vec::new, |weights, (latent, out)| {
-            let entries = by_latent.offsets[latent]..by_latent.offsets[latent + 1];
-            weights.clear();
-            weights.extend(
-                by_latent.positions[entries.clone()]
-                    .iter()
-                    .map(|p| values[*p as usize]),
-            );
-            out.fill(0.0); // as in `times`
-            simd::add_weighted_rows(simd, out, weights, &by_latent.rows[entries], x);
-        });
-    out
-}
-
-/// `A^T X + Z^T Q` in one pass: the gradient of a dictionary that both encodes and decodes.
-pub(crate) fn transposed_times_two(
-    (a, x): (&[f32], &[f32]),
-    (z, q): (&[f32], &[f32]),
+    terms: &[(&[f32], &[f32])],
     pattern: &Pattern,
     d: usize,
     simd: Simd,
@@ -109,15 +82,12 @@ pub(crate) fn transposed_times_two(
         .for_each_init(Vec::new, |weights, (latent, out)| {
             let entries = by_latent.offsets[latent]..by_latent.offsets[latent + 1];
             let rows = &by_latent.rows[entries.clone()];
+            let positions = &by_latent.positions[entries];
             out.fill(0.0); // as in `times`
-            for (values, dense) in [(a, x), (z, q)] {
+            for (values, x) in terms {
                 weights.clear();
-                weights.extend(
-                    by_latent.positions[entries.clone()]
-                        .iter()
-                        .map(|p| values[*p as usize]),
-                );
-                simd::add_weighted_rows(simd, out, weights, rows, dense);
+                weights.extend(positions.iter().map(|p| values[*p as usize]));
+                simd::add_weighted_rows(simd, out, weights, rows, x);
             }
         });
     out

@@ -26,6 +26,12 @@ impl Candidates {
         self.thinned = 0;
     }
 
+    /// Takes up the scores above a bound.
+    fn keep_above(&mut self, simd: Simd, scores: &[f32], bound: f32, first: u32) {
+        let (values, indices) = (&mut self.values, &mut self.indices);
+        simd::keep_above(simd, scores, bound, first, values, indices);
+    }
+
     /// Keeps the candidates that `wanted` says, which sees each score once, in order.
     fn retain(&mut self, mut wanted: impl FnMut(f32) -> bool) {
         let mut kept = 0;
@@ -90,14 +96,7 @@ pub(crate) struct Threshold(pub(crate) f32);
 
 impl Rule for Threshold {
     fn feed(&self, simd: Simd, scores: &[f32], first: u32, row: &mut Candidates) {
-        simd::keep_above(
-            simd,
-            scores,
-            self.0,
-            first,
-            &mut row.values,
-            &mut row.indices,
-        );
+        row.keep_above(simd, scores, self.0, first);
     }
 
     fn finish_row(&self, row: &mut Candidates, out: &mut Chosen) {
@@ -206,14 +205,7 @@ impl Rule for TopK {
             return;
         }
         let bound = row.bound.max(0.0);
-        simd::keep_above(
-            simd,
-            scores,
-            bound,
-            first,
-            &mut row.values,
-            &mut row.indices,
-        );
+        row.keep_above(simd, scores, bound, first);
         if row.values.len() > 2 * self.0 + 64 {
             self.thin(row);
         }
@@ -231,14 +223,7 @@ pub(crate) struct BatchTopK(pub(crate) usize);
 impl Rule for BatchTopK {
     fn feed(&self, simd: Simd, scores: &[f32], first: u32, row: &mut Candidates) {
         let bound = row.bound.max(0.0);
-        simd::keep_above(
-            simd,
-            scores,
-            bound,
-            first,
-            &mut row.values,
-            &mut row.indices,
-        );
+        row.keep_above(simd, scores, bound, first);
     }
 
     /// The n-th largest score of a block is a lower bound of the batch's. Equal ones stay, for the end to decide.
@@ -305,14 +290,7 @@ impl Rule for Sparsemax {
         if row.bound == f32::NEG_INFINITY {
             row.bound = rough_tau(simd, scores);
         }
-        simd::keep_above(
-            simd,
-            scores,
-            row.bound,
-            first,
-            &mut row.values,
-            &mut row.indices,
-        );
+        row.keep_above(simd, scores, row.bound, first);
         if row.values.len() >= row.thinned + GROWTH {
             let tau = newton(&row.values, f64::from(row.bound));
             if tau.is_finite() {

@@ -178,7 +178,8 @@ pub(crate) fn codes_transposed_times<B: OnHost>(
 ) -> FloatTensor<B> {
     let _span = tracing::trace_span!("codes_transposed_times").entered();
     let d = size(x, 1);
-    let out = decode::transposed_times(&B::read(values), pattern, &B::read(x), d, Simd::detect());
+    let (values, rows) = (B::read(values), B::read(x));
+    let out = decode::transposed_times(&[(&values, &rows)], pattern, d, Simd::detect());
     B::write(out, &[pattern.latents(), d], x)
 }
 
@@ -233,7 +234,7 @@ pub(crate) fn attend_backward<B: OnHost>(
     } else {
         Vec::new()
     };
-    let dc = decode::transposed_times_two((&B::read(values), &g), (&dz, &q), pattern, d, simd);
+    let dc = decode::transposed_times(&[(&B::read(values), &g), (&dz, &q)], pattern, d, simd);
     let rows = if want_queries { pattern.rows() } else { 0 };
     (
         B::write(dq, &[rows, d], queries),
