@@ -1,18 +1,31 @@
 //! Activation data sets on disk, and the loader that feeds them to training.
 //!
-//! [`ActivationFile`] maps a safetensors file into memory and hands out rows as float32;
-//! [`ActivationLoader`] turns it into Burn batches, shuffled by a pure function of (seed, epoch) and
-//! prepared ahead of time. [`synthetic`] makes data whose concepts are known. The crate knows nothing of
-//! the model.
+//! [`ActivationData`] opens what other tools write, and hands out rows as float32; [`ActivationLoader`] streams
+//! them as Burn batches, shuffled by a pure function of (seed, epoch) and prepared ahead of time. [`Summary`]
+//! is what a pass over the data finds, [`convert`] writes shards, [`synthetic`] makes data whose concepts are
+//! known. The crate knows nothing of the model.
 
+pub mod config;
+pub mod convert;
 pub mod synthetic;
 
+mod data;
+mod element;
 mod error;
-mod file;
 mod loader;
+mod pool;
+mod selection;
 mod shuffle;
+mod source;
+mod stream;
+mod summary;
+mod window;
 
+pub use config::DataConfig;
+pub use data::{ActivationData, Fingerprint, read_matrix};
+pub use element::Element;
 pub use error::DataError;
-pub use file::{ActivationFile, Fingerprint, read_matrix};
-pub use loader::{ActivationBatch, ActivationLoader, Waiting};
+pub use loader::{ActivationBatch, ActivationLoader, Streaming, StreamingPlan, Waiting};
 pub use shuffle::Shuffle;
+pub use source::{Documents, IndexedShard, Info, Options, ShardIndex, SourceFile};
+pub use summary::{Duplicates, Summary};

@@ -4,21 +4,25 @@
 //! (seed, position), so the loader's whole state is a number. One call of `iter` yields a *virtual epoch*,
 //! a stretch of `steps` batches between two validations, and the next call continues behind it.
 
-use std::sync::Arc;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::thread;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
-use crate::file::ActivationFile;
-use crate::shuffle::Shuffle;
+use crate::data::ActivationData;
+use crate::pool::Pool;
+use crate::stream::{Job, Stream};
+use crate::window::Windows;
 
-/// Batches that wait, ready, for the trainer.
-const PREFETCH: usize = 4;
+/// Bytes of float32 of a block where the format does not say better: long enough to read at the disk's speed,
+/// short enough for many blocks to a window, and small enough for a processor's cache.
+const BLOCK_BYTES: usize = 1 << 20;
+/// Blocks that a window should have at least, to be well shuffled.
+const BLOCKS_PER_WINDOW: usize = 16;
 
 /// A batch of activations `[B, d]`.
 #[derive(Clone, Debug)]
@@ -42,56 +46,109 @@ impl Waiting {
     }
 }
 
-/// Which rows make up which batch.
-#[derive(Clone, Copy, Debug)]
-enum Order {
-    /// Every row once an epoch, in an order of its own for each; what does not fill a batch is left out.
-    Shuffled { seed: u64 },
-    /// File order; the last batch may be short.
-    Sequential,
+/// How training data is streamed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Streaming {
+    /// Memory for batches that wait, in MiB: two windows, one used up while the other is filled. Rows count as
+    /// float32 whatever the files hold, so the order does not depend on the format.
+    pub window_mb: usize,
+    /// Rows of a block; `None` for blocks of 1 MiB, or Parquet's row groups where these are larger.
+    pub block_rows: Option<usize>,
+    /// Threads that read.
+    pub workers: usize,
+    /// Seed of the order.
+    pub seed: u64,
 }
 
-/// Batches of one activation file, for training or for evaluation.
+impl Streaming {
+    /// How `data` is cut into blocks and windows.
+    pub fn plan(&self, data: &ActivationData) -> StreamingPlan {
+        let row_bytes = 4 * data.width();
+        let window = ((self.window_mb << 20) / 2 / row_bytes).max(1);
+        let usual = (BLOCK_BYTES / row_bytes)
+            .min(window / BLOCKS_PER_WINDOW)
+            .max(1);
+        let preferred = data
+            .info()
+            .preferred_block
+            .map_or(usual, |rows| rows.max(usual));
+        let block = self.block_rows.unwrap_or(preferred).min(window);
+        StreamingPlan(Windows::shuffled(data.rows(), window, block, self.seed))
+    }
+}
+
+/// Blocks and windows of a data set.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamingPlan(Windows);
+
+impl StreamingPlan {
+    /// Rows of a block: what is read together.
+    pub fn block_rows(&self) -> usize {
+        self.0.block_rows()
+    }
+
+    /// Rows of a window: what is shuffled together.
+    pub fn window_rows(&self) -> usize {
+        self.0.window_rows()
+    }
+
+    /// Windows of an epoch.
+    pub fn windows(&self) -> usize {
+        self.0.count()
+    }
+}
+
+/// Batches of one data set, for training or for evaluation.
 pub struct ActivationLoader {
-    file: Arc<ActivationFile>,
-    batch: usize,
-    order: Order,
-    /// Positions of the first virtual epoch; the k-th is moved by `k * stride`, cut off at `end`.
-    first: std::ops::Range<u64>,
+    job: Job,
+    /// Batches of the first virtual epoch; the k-th is moved by `k * stride`, cut off at `end`.
+    first: Range<u64>,
     stride: u64,
     end: u64,
     epoch: AtomicU64,
     device: Device,
     waiting: Waiting,
+    /// What has been started for the next virtual epoch, if it is the one that comes.
+    stream: Arc<Mutex<Option<(u64, Stream)>>>,
 }
 
 impl ActivationLoader {
     /// A training loader: `total_steps` shuffled batches in virtual epochs of `epoch_steps`, of which the
-    /// first `epochs_done` are behind us.
+    /// first `epochs_done` are behind us. Every row comes once in each pass over the data; the last batch of a
+    /// pass is filled up from the next.
     ///
     /// # Panics
-    /// If a batch is larger than the file, or any size is zero: the caller has checked.
+    /// If any size is zero: the caller has checked.
     pub fn training(
-        file: Arc<ActivationFile>,
+        data: &ActivationData,
         batch: usize,
-        seed: u64,
+        streaming: &Streaming,
         total_steps: usize,
         epoch_steps: usize,
         epochs_done: usize,
         device: &Device,
     ) -> Self {
-        assert!((1..=file.rows()).contains(&batch), "1 <= batch <= rows");
-        assert!(epoch_steps > 0, "a virtual epoch has steps");
-        Self {
-            file,
+        assert!(
+            batch > 0 && epoch_steps > 0,
+            "a batch has rows, a virtual epoch steps"
+        );
+        let job = Job {
+            data: data.clone(),
+            windows: streaming.plan(data).0,
             batch,
-            order: Order::Shuffled { seed },
+            workers: streaming.workers,
+            pool: Pool::default(),
+            end: (total_steps * batch) as u64,
+        };
+        Self {
+            job,
             first: 0..epoch_steps as u64,
             stride: epoch_steps as u64,
             end: total_steps as u64,
             epoch: AtomicU64::new(epochs_done as u64),
             device: device.clone(),
             waiting: Waiting::default(),
+            stream: Arc::default(),
         }
     }
 
@@ -99,19 +156,26 @@ impl ActivationLoader {
     ///
     /// # Panics
     /// If `batch` is zero.
-    pub fn evaluation(file: Arc<ActivationFile>, batch: usize, device: &Device) -> Self {
+    pub fn evaluation(data: &ActivationData, batch: usize, device: &Device) -> Self {
         assert!(batch > 0, "a batch has rows");
-        let batches = file.rows().div_ceil(batch) as u64;
-        Self {
-            file,
+        let batches = data.rows().div_ceil(batch) as u64;
+        let job = Job {
+            data: data.clone(),
+            windows: Windows::sequential(data.rows(), batch),
             batch,
-            order: Order::Sequential,
+            workers: 1,
+            pool: Pool::default(),
+            end: data.rows() as u64,
+        };
+        Self {
+            job,
             first: 0..batches,
             stride: 0,
             end: batches,
             epoch: AtomicU64::new(0),
             device: device.clone(),
             waiting: Waiting::default(),
+            stream: Arc::default(),
         }
     }
 
@@ -120,82 +184,80 @@ impl ActivationLoader {
         self.waiting.clone()
     }
 
+    /// Another loader of the same data, with a stream of its own.
     fn copy(&self) -> Self {
         Self {
-            file: self.file.clone(),
+            job: self.job.clone(),
             first: self.first.clone(),
             epoch: AtomicU64::new(self.epoch.load(Ordering::Relaxed)),
             device: self.device.clone(),
             waiting: self.waiting.clone(),
+            stream: Arc::default(),
             ..*self
         }
     }
-}
 
-/// The rows of batch `position`.
-fn rows_of(file: &ActivationFile, batch: usize, order: Order, position: u64) -> Vec<usize> {
-    match order {
-        Order::Sequential => {
-            let start = position as usize * batch;
-            (start..(start + batch).min(file.rows())).collect()
+    /// The batches of a virtual epoch.
+    fn batches(&self, epoch: u64) -> Range<u64> {
+        batches(&self.first, self.stride, self.end, epoch)
+    }
+
+    /// The stream that begins with virtual epoch `epoch`.
+    fn stream(&self, epoch: u64) -> Stream {
+        let waiting = self
+            .stream
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some((_, stream)) = waiting.filter(|(next, _)| *next == epoch) {
+            return stream;
         }
-        Order::Shuffled { seed } => {
-            let per_epoch = (file.rows() / batch) as u64;
-            let shuffle = Shuffle::new(file.rows(), seed, position / per_epoch);
-            let start = (position % per_epoch) as usize * batch;
-            (start..start + batch).map(|i| shuffle.row(i)).collect()
-        }
+        let (first, stride, end) = (self.first.clone(), self.stride, self.end);
+        // Training goes on from one virtual epoch to the next, so the stream does; evaluation starts again.
+        let epochs = if stride == 0 {
+            epoch..epoch + 1
+        } else {
+            epoch..u64::MAX
+        };
+        let numbers = epochs
+            .map(move |epoch| batches(&first, stride, end, epoch))
+            .take_while(|batches| !batches.is_empty())
+            .flatten();
+        Stream::start(self.job.clone(), numbers)
     }
 }
 
-/// Batch `position` as `[B, d]` on the host.
-fn read_batch(file: &ActivationFile, batch: usize, order: Order, position: u64) -> TensorData {
-    let _span = tracing::trace_span!("read_batch", position).entered();
-    let rows = rows_of(file, batch, order, position);
-    let mut values = vec![0.0; rows.len() * file.width()];
-    for (row, out) in rows.iter().zip(values.chunks_exact_mut(file.width())) {
-        file.read_row(*row, out);
-    }
-    TensorData::new(values, [rows.len(), file.width()])
+fn batches(first: &Range<u64>, stride: u64, end: u64, epoch: u64) -> Range<u64> {
+    let moved = epoch * stride;
+    (first.start + moved).min(end)..(first.end + moved).min(end)
 }
 
 impl DataLoader<ActivationBatch> for ActivationLoader {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<ActivationBatch> + 'a> {
-        let moved = self.epoch.fetch_add(1, Ordering::Relaxed) * self.stride;
-        let positions =
-            (self.first.start + moved).min(self.end)..(self.first.end + moved).min(self.end);
-        let total = match self.order {
-            Order::Sequential => self.num_items(),
-            Order::Shuffled { .. } => (positions.end - positions.start) as usize * self.batch,
-        };
-        let (sender, batches) = sync_channel(PREFETCH);
-        let (file, batch, order) = (self.file.clone(), self.batch, self.order);
-        thread::spawn(move || {
-            for position in positions {
-                if sender
-                    .send(read_batch(&file, batch, order, position))
-                    .is_err()
-                {
-                    return; // the consumer has stopped early
-                }
-            }
-        });
+        let epoch = self.epoch.fetch_add(1, Ordering::Relaxed);
+        let batches = self.batches(epoch);
+        let left = batches.end - batches.start;
+        let rows = left as usize * self.job.batch;
+        let past_the_end =
+            (batches.end * self.job.batch as u64).saturating_sub(self.job.end) as usize;
         Box::new(Batches {
-            batches,
+            stream: Some(self.stream(epoch)),
+            next_epoch: (self.stride > 0).then_some(epoch + 1),
+            left,
             device: self.device.clone(),
             waiting: self.waiting.clone(),
-            progress: Progress::new(0, total, Some("rows".into())),
+            progress: Progress::new(0, rows.saturating_sub(past_the_end), Some("rows".into())),
+            keep: self.stream.clone(),
         })
     }
 
     /// Rows of a full virtual epoch.
     fn num_items(&self) -> usize {
-        let rows = (self.first.end - self.first.start) as usize * self.batch;
-        match self.order {
-            Order::Sequential => {
-                rows.min(self.file.rows() - self.first.start as usize * self.batch)
-            }
-            Order::Shuffled { .. } => rows,
+        let rows = (self.first.end - self.first.start) as usize * self.job.batch;
+        let past_the_end = (self.first.end * self.job.batch as u64).saturating_sub(self.job.end);
+        match self.stride {
+            0 => rows - past_the_end as usize,
+            _ => rows,
         }
     }
 
@@ -209,7 +271,7 @@ impl DataLoader<ActivationBatch> for ActivationLoader {
     /// The batches that hold rows `start..end` of every virtual epoch; boundaries are rounded down to
     /// whole batches.
     fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<ActivationBatch>> {
-        let position = |row: usize| self.first.start + (row / self.batch) as u64;
+        let position = |row: usize| self.first.start + (row / self.job.batch) as u64;
         let last = if end >= self.num_items() {
             self.first.end
         } else {
@@ -224,20 +286,39 @@ impl DataLoader<ActivationBatch> for ActivationLoader {
 
 /// One virtual epoch.
 struct Batches {
-    batches: Receiver<TensorData>,
+    stream: Option<Stream>,
+    /// The virtual epoch that the stream goes on with.
+    next_epoch: Option<u64>,
+    /// Batches still to come.
+    left: u64,
     device: Device,
     waiting: Waiting,
     progress: Progress,
+    /// Where the stream goes for the next virtual epoch.
+    keep: Arc<Mutex<Option<(u64, Stream)>>>,
 }
 
 impl Iterator for Batches {
     type Item = Result<ActivationBatch, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            let stream = self.stream.take()?;
+            let mut keep = self.keep.lock().unwrap_or_else(PoisonError::into_inner);
+            *keep = self.next_epoch.map(|epoch| (epoch, stream));
+            return None;
+        }
         let start = Instant::now();
-        let data = self.batches.recv();
+        let data = self.stream.as_ref()?.next();
         self.waiting.add(start.elapsed());
-        let data = data.ok()?; // the producer ends when its positions do
+        self.left -= 1;
+        let data = match data? {
+            Ok(data) => data,
+            Err(error) => {
+                (self.left, self.stream) = (0, None);
+                return Some(Err(DatasetError::new(error)));
+            }
+        };
         self.progress.items_processed += data.shape()[0];
         let activations = Tensor::from_data(data, &self.device);
         Some(Ok(ActivationBatch { activations }))

@@ -46,12 +46,37 @@ impl Shuffle {
         }
     }
 
+    /// The position at which `row` stands: the inverse of [`Shuffle::row`].
+    ///
+    /// # Panics
+    /// If `row` is not below `len`.
+    pub fn position(&self, row: usize) -> usize {
+        let mut position = row as u64;
+        assert!(position < self.len, "row {row} of {}", self.len);
+        loop {
+            position = self.permute_back(position);
+            if position < self.len {
+                return position as usize;
+            }
+        }
+    }
+
     /// A bijection of `0..4^half_bits`.
     fn permute(&self, value: u64) -> u64 {
         let mask = (1u64 << self.half_bits) - 1;
         let (mut left, mut right) = (value >> self.half_bits, value & mask);
         for key in self.keys {
             (left, right) = (right, left ^ (mix(right ^ key) & mask));
+        }
+        (left << self.half_bits) | right
+    }
+
+    /// Its inverse.
+    fn permute_back(&self, value: u64) -> u64 {
+        let mask = (1u64 << self.half_bits) - 1;
+        let (mut left, mut right) = (value >> self.half_bits, value & mask);
+        for key in self.keys.iter().rev() {
+            (left, right) = (right ^ (mix(left ^ key) & mask), left);
         }
         (left << self.half_bits) | right
     }
@@ -81,6 +106,12 @@ mod tests {
             let mut rows = order(len, seed, epoch);
             rows.sort_unstable();
             prop_assert!(rows.iter().enumerate().all(|(i, r)| i == *r));
+        }
+
+        #[test]
+        fn position_is_the_inverse(len in 1usize..3000, seed in any::<u64>()) {
+            let shuffle = Shuffle::new(len, seed, 1);
+            prop_assert!((0..len).all(|i| shuffle.position(shuffle.row(i)) == i));
         }
     }
 

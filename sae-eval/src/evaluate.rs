@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData};
-use sae_data::ActivationFile;
+use sae_data::{ActivationData, Summary};
 use sae_model::ops::{self, Pattern};
-use sae_model::stats::{MomentStats, ReconstructionStats, SparsityStats};
+use sae_model::stats::{ReconstructionStats, SparsityStats};
 use sae_model::{Activations, Input, Sae, SparseCodes, SparseValue};
 
 use crate::Arguments;
@@ -54,7 +54,7 @@ pub(crate) fn report(run: &Run, arguments: &Arguments, device: &Device) -> Resul
     let untrained = if arguments.no_untrained || trained.is_none() {
         None
     } else {
-        let mean = mean(&run.train, batch)?;
+        let mean = Summary::of(&run.train, run.check_rows, |_| {})?.mean;
         let sae = Sae::init(model, run.config.seed, &mean, device);
         passes.judge(&sae, |_, _, _| {})?
     };
@@ -66,15 +66,6 @@ pub(crate) fn report(run: &Run, arguments: &Arguments, device: &Device) -> Resul
         top_n(run, threshold, trained, untrained),
         started.elapsed().as_secs_f64(),
     ))
-}
-
-/// Mean of a data set, as training computes it.
-fn mean(file: &ActivationFile, block: usize) -> Result<Vec<f32>> {
-    let mut moments = MomentStats::default();
-    for block in file.blocks(block) {
-        moments.add(&block?, file.width());
-    }
-    Ok(moments.mean().iter().map(|m| *m as f32).collect())
 }
 
 fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
@@ -101,7 +92,7 @@ impl Passes<'_> {
     /// Walks a data set in batches: first row, rows as read, rows on the device.
     fn walk(
         &self,
-        file: &ActivationFile,
+        file: &ActivationData,
         mut visit: impl FnMut(usize, &[f32], Tensor<2>) -> Result<()>,
     ) -> Result<()> {
         let _span = tracing::debug_span!("pass", rows = file.rows()).entered();

@@ -1,8 +1,8 @@
 //! The zero-shot head: the class whose embedding has the largest cosine with a row.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use sae_data::ActivationFile;
+use sae_data::ActivationData;
 
 /// Class embeddings, ready to classify.
 pub(crate) struct Head {
@@ -46,20 +46,18 @@ impl Head {
     /// The labels of rows `start..start + count`, checked against the number of classes.
     pub(crate) fn labels(
         &self,
-        file: &ActivationFile,
+        data: &ActivationData,
         start: usize,
         count: usize,
     ) -> Result<Vec<usize>> {
-        let classes = self.classes();
-        (start..start + count)
-            .map(|row| match file.label(row)? {
-                Some(label) if label < classes => Ok(label),
-                label => bail!(
-                    "{}: row {row} has label {label:?}, but there are {classes} class embeddings",
-                    file.path().display()
-                ),
-            })
-            .collect()
+        let (classes, path) = (self.classes(), data.path().display());
+        let labels = data.labels(start..start + count)?;
+        let labels = labels.with_context(|| format!("{path} has no labels"))?;
+        if let Some(at) = labels.iter().position(|label| *label >= classes) {
+            let (row, label) = (start + at, labels[at]);
+            bail!("{path}: row {row} has label {label}, but there are {classes} class embeddings");
+        }
+        Ok(labels)
     }
 }
 

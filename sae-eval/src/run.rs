@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
-use sae_data::{ActivationFile, read_matrix};
+use sae_data::config::Split;
+use sae_data::{ActivationData, DataConfig, Fingerprint, read_matrix};
 use sae_model::Sae;
 use sae_model::saved::{self, SavedConfig};
 use serde::Deserialize;
@@ -17,13 +18,11 @@ struct RunConfig {
     data: DataConfig,
 }
 
+/// The part of `provenance.json` that evaluation compares.
 #[derive(Deserialize)]
-struct DataConfig {
-    train: PathBuf,
-    held_out: PathBuf,
-    tensor: Option<String>,
-    class_embeddings: Option<PathBuf>,
-    class_names: Option<PathBuf>,
+struct Provenance {
+    train: Fingerprint,
+    held_out: Fingerprint,
 }
 
 /// A trained run, opened.
@@ -35,9 +34,13 @@ pub(crate) struct Run {
     /// Its `cfg.json`.
     pub(crate) config: SavedConfig,
     /// The training split: classes are ranked on it.
-    pub(crate) train: ActivationFile,
+    pub(crate) train: ActivationData,
     /// The held-out split: everything is judged on it.
-    pub(crate) held_out: ActivationFile,
+    pub(crate) held_out: ActivationData,
+    /// What identifies the two.
+    pub(crate) fingerprints: [Fingerprint; 2],
+    /// How many rows training looked at for their mean.
+    pub(crate) check_rows: Option<usize>,
     /// The zero-shot head, or why there is none.
     pub(crate) head: Result<Head, String>,
 }
@@ -64,19 +67,17 @@ impl Run {
         }
         let config = saved::load_config(&model)?;
         let sae = saved::load(&model, device)?;
-        let open = |path: &Path| -> Result<ActivationFile> {
-            let file = ActivationFile::open(path, data.tensor.as_deref())?;
-            if file.width() != config.model.d_in {
-                bail!(
-                    "{}: activations have width {}, the model was trained on width {}",
-                    path.display(),
-                    file.width(),
-                    config.model.d_in
-                );
-            }
-            Ok(file)
-        };
-        let (train, held_out) = (open(&data.train)?, open(&data.held_out)?);
+        let Split { train, held_out } = data.open()?;
+        if train.width() != config.model.d_in {
+            bail!(
+                "{}: activations have width {}, the model was trained on width {}",
+                train.path().display(),
+                train.width(),
+                config.model.d_in
+            );
+        }
+        let fingerprints = [train.fingerprint()?, held_out.fingerprint()?];
+        check_data(dir, &fingerprints)?;
         let head = head(&data, &train, &held_out, device)?;
         Ok(Self {
             dir: dir.into(),
@@ -84,16 +85,45 @@ impl Run {
             config,
             train,
             held_out,
+            fingerprints,
+            check_rows: data.check_rows,
             head,
         })
     }
 }
 
+/// Fails if the data is not what the run was trained on and held out.
+fn check_data(dir: &Path, now: &[Fingerprint; 2]) -> Result<()> {
+    let path = dir.join("provenance.json");
+    if !path.exists() {
+        tracing::warn!(
+            "{}: there is none, so whether this is the data of the run is not known",
+            path.display()
+        );
+        return Ok(());
+    }
+    let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+    let then: Provenance =
+        serde_json::from_str(&text).with_context(|| format!("{}", path.display()))?;
+    for (key, then, now) in [
+        ("data.train", &then.train, &now[0]),
+        ("data.held_out", &then.held_out, &now[1]),
+    ] {
+        if !then.same_data(now) {
+            bail!(
+                "{key} is not the data that the run was trained with (was {then:?}, is {now:?}); put the data \
+                 back, the report would be about something else"
+            );
+        }
+    }
+    Ok(())
+}
+
 /// The head, where class embeddings and labels are there; wrong ones are errors.
 fn head(
     data: &DataConfig,
-    train: &ActivationFile,
-    held_out: &ActivationFile,
+    train: &ActivationData,
+    held_out: &ActivationData,
     device: &Device,
 ) -> Result<Result<Head, String>> {
     let Some(path) = &data.class_embeddings else {
@@ -101,10 +131,7 @@ fn head(
     };
     for file in [train, held_out] {
         if !file.has_labels() {
-            return Ok(Err(format!(
-                "{} has no tensor \"labels\"",
-                file.path().display()
-            )));
+            return Ok(Err(format!("{} has no labels", file.path().display())));
         }
     }
     let (weights, classes, width) = read_matrix(path)?;

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use sae_data::{ActivationData, DataConfig};
 use sae_model::config::{ConceptInit, PreBiasInit, ProjectionInit};
 use sae_model::loss::Loss;
 use sae_model::{Architecture, Preset, SaeConfig, SparseValue};
@@ -28,22 +29,6 @@ pub(crate) struct Config {
     pub(crate) data: DataConfig,
     pub(crate) model: ModelConfig,
     pub(crate) training: TrainingConfig,
-}
-
-/// `[data]`: what to train and evaluate on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct DataConfig {
-    /// Safetensors file with the training activations.
-    pub(crate) train: PathBuf,
-    /// Safetensors file with the held-out activations.
-    pub(crate) held_out: PathBuf,
-    /// Name of the activation tensor. Default: the only 2-D float tensor.
-    pub(crate) tensor: Option<String>,
-    /// Class embeddings `[classes, d]` for top-n classification; used by `sae-eval`.
-    pub(crate) class_embeddings: Option<PathBuf>,
-    /// JSON list of class names; used by `sae-eval`.
-    pub(crate) class_names: Option<PathBuf>,
 }
 
 /// `[model]`: the architecture (for attention, its preset), and what departs from it.
@@ -353,8 +338,15 @@ impl Config {
         config
     }
 
-    /// The config with every default written out, for activations of this width and variance.
-    pub(crate) fn resolved(&self, d_in: usize, variance: f64) -> Self {
+    /// The config with every default written out, for these training activations and their variance.
+    pub(crate) fn resolved(&self, train: &ActivationData, variance: f64) -> Self {
+        let mut config = self.resolved_model(train.width(), variance);
+        let plan = config.data.streaming(self.seed).plan(train);
+        config.data.block_rows = Some(plan.block_rows());
+        config
+    }
+
+    fn resolved_model(&self, d_in: usize, variance: f64) -> Self {
         let sae = self.sae_config(d_in, variance);
         let mut config = self.clone();
         config.model = ModelConfig {
@@ -515,7 +507,7 @@ mod tests {
     fn resolved_configs_read_back_as_themselves() {
         for preset in ["paper", "released", "default"] {
             let config = load(MINIMAL, &[&format!("model.preset={preset}")]).unwrap();
-            let resolved = config.resolved(24, 3.0);
+            let resolved = config.resolved_model(24, 3.0);
             let text = toml::to_string(&resolved).unwrap();
             let again = load(&text, &[]).unwrap();
             assert_eq!(again, resolved);

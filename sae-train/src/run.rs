@@ -13,7 +13,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use sae_data::{ActivationFile, Fingerprint};
+use sae_data::{ActivationData, Fingerprint};
 use sae_model::atomic_file;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -21,7 +21,11 @@ use toml::{Table, Value};
 use crate::config::Config;
 
 /// Keys that may differ between the run and its continuation: they change no number of the result.
-const FREE_TO_CHANGE: [&str; 2] = ["training.log_every", "training.keep_checkpoints"];
+const FREE_TO_CHANGE: [&str; 3] = [
+    "training.log_every",
+    "training.keep_checkpoints",
+    "data.workers",
+];
 
 /// Where the numbers of a run come from.
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,17 +41,21 @@ pub(crate) struct Provenance {
 }
 
 impl Provenance {
-    pub(crate) fn new(config: &Config, train: &ActivationFile, held_out: &ActivationFile) -> Self {
-        Self {
+    pub(crate) fn new(
+        config: &Config,
+        train: &ActivationData,
+        held_out: &ActivationData,
+    ) -> Result<Self> {
+        Ok(Self {
             version: env!("CARGO_PKG_VERSION").into(),
             burn: "0.22.1".into(),
             git_revision: git_revision(),
             device: config.device.clone(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             seed: config.seed,
-            train: train.fingerprint(),
-            held_out: held_out.fingerprint(),
-        }
+            train: train.fingerprint()?,
+            held_out: held_out.fingerprint()?,
+        })
     }
 }
 
@@ -153,9 +161,10 @@ impl RunDir {
             ("data.train", &old.train, &provenance.train),
             ("data.held_out", &old.held_out, &provenance.held_out),
         ] {
-            if old != new {
+            if !old.same_data(new) {
                 bail!(
-                    "--resume: {key} is not the data that the run was started with (was {old:?}, is {new:?})"
+                    "--resume: {key} is not the data that the run was started with (was {old:?}, is {new:?}); \
+                     put the data back, or start another run with --set run=NAME"
                 );
             }
         }

@@ -10,13 +10,13 @@ use burn::optim::ModuleOptimizer;
 use burn::tensor::Device;
 use burn::train::checkpoint::KeepLastNCheckpoints;
 use burn::train::{Learner, LearningResult, SupervisedTraining};
-use sae_data::{ActivationFile, ActivationLoader, DataError, Waiting};
+use sae_data::config::Split;
+use sae_data::{ActivationData, ActivationLoader, Summary, Waiting};
 use sae_model::device::DeviceName;
 use sae_model::ops::Adam;
-use sae_model::stats::MomentStats;
 use sae_model::{Sae, saved};
 
-use crate::config::{Config, DataConfig, invalid};
+use crate::config::{Config, invalid};
 use crate::learner::{SaeLearner, Settings};
 use crate::metrics::{Dead, Fvu, JsonLines, L0, Loss, Mean};
 use crate::progress::PlainLines;
@@ -25,17 +25,15 @@ use crate::schedule::{Schedule, Scheduler};
 
 /// Adam's epsilon, torch's default (Burn's is 1e-5).
 const ADAM_EPSILON: f64 = 1e-8;
-/// Rows read at a time where order does not matter.
-const BLOCK: usize = 4096;
 
 /// A run that can start: config, device and data fit together. Nothing has been written.
 pub(crate) struct Prepared {
     config: Config,
     device: Device,
-    train: Arc<ActivationFile>,
-    held_out: Arc<ActivationFile>,
-    train_moments: Moments,
-    held_out_moments: Moments,
+    train: ActivationData,
+    held_out: ActivationData,
+    train_summary: Summary,
+    held_out_summary: Summary,
     provenance: Provenance,
     pub(crate) dir: RunDir,
     /// Checkpoint to continue from; 0 for the beginning.
@@ -55,17 +53,17 @@ pub(crate) fn prepare(
         dir.check_new()?;
     }
     let device = config.device.parse::<DeviceName>()?.open()?;
-    let (train, held_out) = open(&config.data)?;
+    let Split { train, held_out } = config.data.open()?;
     let batch = config.training.batch_size;
     if batch > train.rows() {
         let rows = train.rows();
         let remedy = format!("larger than the training data; use at most its {rows} rows");
         bail!(invalid("training.batch_size", batch, remedy));
     }
-    let train_moments = Moments::of(&train)?;
-    let held_out_moments = Moments::of(&held_out)?;
-    let config = config.resolved(train.width(), train_moments.variance);
-    let provenance = Provenance::new(&config, &train, &held_out);
+    let train_summary = summary(&train, config.data.check_rows)?;
+    let held_out_summary = summary(&held_out, config.data.check_rows)?;
+    let config = config.resolved(&train, train_summary.variance);
+    let provenance = Provenance::new(&config, &train, &held_out)?;
     let checkpoint = if resume {
         dir.check_resumable(&config, &provenance)?
     } else {
@@ -74,75 +72,33 @@ pub(crate) fn prepare(
     Ok(Prepared {
         config,
         device,
-        train: train.into(),
-        held_out: held_out.into(),
-        train_moments,
-        held_out_moments,
+        train,
+        held_out,
+        train_summary,
+        held_out_summary,
         provenance,
         dir,
         checkpoint,
     })
 }
 
-/// Opens both data sets and compares their widths.
-fn open(data: &DataConfig) -> Result<(ActivationFile, ActivationFile)> {
-    let open = |key: &str, path: &Path| {
-        let remedy = |error: DataError| match error {
-            DataError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                "no such file; check the path (it is relative to the current directory)".to_string()
-            }
-            error => format!("{:#}", anyhow!(error)),
-        };
-        ActivationFile::open(path, data.tensor.as_deref()).map_err(|error| {
-            invalid(
-                key,
-                format!("{:?}", path.display().to_string()),
-                remedy(error),
-            )
-        })
-    };
-    let train = open("data.train", &data.train)?;
-    let held_out = open("data.held_out", &data.held_out)?;
-    if train.width() != held_out.width() {
-        let remedy = format!(
-            "its activations have width {}, those of data.train have width {}; both must come from the same place",
-            held_out.width(),
-            train.width()
+/// What there is to know of a data set before it is trained or judged on.
+fn summary(data: &ActivationData, sample: Option<usize>) -> Result<Summary> {
+    let summary = Summary::of(data, sample, |_| {})?;
+    if let Some((count, row, column, value)) = summary.non_finite {
+        bail!(
+            "{}: row {row}, column {column} is {value}, and {} more values are NaN or infinite; remove such rows, training cannot use them",
+            data.path().display(),
+            count - 1
         );
-        bail!(invalid(
-            "data.held_out",
-            format!("{:?}", data.held_out.display().to_string()),
-            remedy
-        ));
     }
-    Ok((train, held_out))
-}
-
-/// Mean and variance of a data set.
-struct Moments {
-    /// `mean(x) [d]`.
-    mean: Vec<f32>,
-    /// `sigma^2 = mean ||x - mean(x)||^2`.
-    variance: f64,
-}
-
-impl Moments {
-    /// Reads the whole data set once; fails on NaN and infinity, and if all rows are the same.
-    fn of(file: &ActivationFile) -> Result<Self> {
-        let mut stats = MomentStats::default();
-        for block in file.blocks(BLOCK) {
-            stats.add(&block?, file.width());
-        }
-        let variance = stats.variance();
-        if variance <= 0.0 {
-            bail!(
-                "{}: all rows are the same, there is nothing to learn",
-                file.path().display()
-            );
-        }
-        let mean = stats.mean().iter().map(|m| *m as f32).collect();
-        Ok(Self { mean, variance })
+    if summary.variance <= 0.0 {
+        bail!(
+            "{}: all rows are the same, there is nothing to learn",
+            data.path().display()
+        );
     }
+    Ok(summary)
 }
 
 impl Prepared {
@@ -174,8 +130,8 @@ impl Prepared {
         let loss = training.loss.context("a completed config has a loss")?;
         Ok(Settings {
             loss,
-            variance: self.train_moments.variance,
-            held_out_variance: self.held_out_moments.variance,
+            variance: self.train_summary.variance,
+            held_out_variance: self.held_out_summary.variance,
             frequency_cutoff: training.frequency_cutoff.unwrap_or(1.0),
             dead_window: training.dead_window,
             sparsity_coefficient: training.sparsity_coefficient.unwrap_or(0.0),
@@ -197,6 +153,9 @@ impl Prepared {
             self.held_out.rows(),
             c.device,
         );
+        for warning in self.train_summary.warnings() {
+            println!("note: {warning}");
+        }
         if done > 0 {
             println!("continuing after step {done}");
         }
@@ -214,12 +173,12 @@ impl Prepared {
 
     fn learner(&self, settings: Settings) -> Learner<SaeLearner> {
         let device = self.device.clone().autodiff();
-        let variance = self.train_moments.variance;
+        let variance = self.train_summary.variance;
         let sae_config = self.config.sae_config(self.train.width(), variance);
         let sae = Sae::init(
             &sae_config,
             self.config.seed,
-            &self.train_moments.mean,
+            &self.train_summary.mean,
             &device,
         );
         let t = &self.config.training;
@@ -243,17 +202,16 @@ impl Prepared {
     ) -> Result<(SupervisedTraining<SaeLearner>, Waiting)> {
         let t = &self.config.training;
         let train = ActivationLoader::training(
-            self.train.clone(),
+            &self.train,
             t.batch_size,
-            self.config.seed,
+            &self.config.data.streaming(self.config.seed),
             t.steps,
             t.validate_every,
             self.checkpoint,
             &self.device,
         );
         let waiting = train.waiting();
-        let held_out =
-            ActivationLoader::evaluation(self.held_out.clone(), t.batch_size, &self.device);
+        let held_out = ActivationLoader::evaluation(&self.held_out, t.batch_size, &self.device);
         let metrics = self.dir.metrics();
         let metrics = JsonLines::open(&metrics, self.schedule(), done)
             .with_context(|| format!("writing {}", metrics.display()))?;

@@ -1,13 +1,14 @@
 //! Integration tests of `sae-data`, one binary.
 #![allow(clippy::unwrap_used)] // a test may
 
-mod file;
+mod formats;
 mod loader;
+mod safetensors;
 
 use std::path::{Path, PathBuf};
 
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
+use ::safetensors::Dtype;
+use ::safetensors::tensor::TensorView;
 
 /// Writes a safetensors file of the given tensors.
 fn write(path: &Path, tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) {
@@ -17,7 +18,7 @@ fn write(path: &Path, tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) {
             TensorView::new(*dtype, shape.clone(), bytes).expect("a consistent tensor"),
         )
     });
-    let bytes = safetensors::serialize(views, None).expect("serialized");
+    let bytes = ::safetensors::serialize(views, None).expect("serialized");
     std::fs::write(path, bytes).expect("written");
 }
 

@@ -60,7 +60,7 @@ fn header(out: &mut String, report: &Report) {
             m.value,
             m.scale,
             data.rows,
-            escape(&data.path),
+            escape(&data.path.display().to_string()),
             report.device,
             report.seconds,
             report.version,
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn a_report_renders_as_it_did() {
         let report: Report = serde_json::from_str(include_str!("golden/report.json"))
-            .expect("a report of schema version 2 stays readable");
+            .expect("a report of schema version 3 stays readable");
         let rendered = render(&report);
         let golden = include_str!("golden/report.md");
         assert_eq!(

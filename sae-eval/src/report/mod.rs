@@ -12,7 +12,7 @@ use crate::run::Run;
 /// Value of `schema` in `report.json`.
 pub(crate) const SCHEMA: &str = "sae-eval-report";
 /// Value of `schema_version`; grows when a field changes its meaning or goes away.
-pub(crate) const SCHEMA_VERSION: u32 = 2;
+pub(crate) const SCHEMA_VERSION: u32 = 3;
 
 /// Everything measured about a run: the content of `report.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -109,8 +109,8 @@ impl Report {
             device: device.into(),
             seconds,
             model: run.config.model.clone(),
-            train: run.train.fingerprint(),
-            held_out: run.held_out.fingerprint(),
+            train: run.fingerprints[0].clone(),
+            held_out: run.fingerprints[1].clone(),
             reconstruction,
             sparsity: sparsity.metrics(),
             l0_histogram: sparsity.l0_histogram(),

@@ -132,7 +132,9 @@ fn metrics_are_those_of_the_whole_held_out_set() {
     let run = Run::new(Preset::Default);
     let report = run.report(&["--batch-size", "7"]);
     // the same from the model's own output, written out
-    let file = sae_data::ActivationFile::open(&run.path("heldout.safetensors"), None).unwrap();
+    let file =
+        sae_data::ActivationData::open(&run.path("heldout.safetensors"), &Default::default())
+            .unwrap();
     let x: Vec<f32> = file.blocks(1000).next().unwrap().unwrap();
     let sae = saved::load(&run.path("model"), &Device::flex()).unwrap();
     let data = burn::tensor::TensorData::new(x.clone(), [100, WIDTH]);
@@ -182,7 +184,7 @@ fn metrics_are_those_of_the_whole_held_out_set() {
         .sum();
     assert_eq!(rows, 100);
     assert_eq!(report["schema"], "sae-eval-report");
-    assert_eq!(report["schema_version"], 2);
+    assert_eq!(report["schema_version"], 3);
 }
 
 #[test]
@@ -237,7 +239,8 @@ fn markdown_escapes_names_from_files() {
 #[test]
 fn without_labels_there_is_a_report_that_says_so() {
     let run = Run::new(Preset::Default);
-    let file = sae_data::ActivationFile::open(&run.path("train.safetensors"), None).unwrap();
+    let file = sae_data::ActivationData::open(&run.path("train.safetensors"), &Default::default())
+        .unwrap();
     let rows: Vec<f32> = file.blocks(1000).next().unwrap().unwrap();
     run.write_rows("train.safetensors", &rows, false);
     let report = run.report(&[]);
@@ -246,7 +249,7 @@ fn without_labels_there_is_a_report_that_says_so() {
         report["top_n_missing"]
             .as_str()
             .unwrap()
-            .contains("has no tensor")
+            .contains("has no labels")
     );
     assert!(metric(&report, "reconstruction", "fvu") > 0.0);
 }

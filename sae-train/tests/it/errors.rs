@@ -117,7 +117,7 @@ fn a_damaged_file_is_named() {
         &[],
         &[
             "data.train",
-            "not a valid safetensors file",
+            "damaged safetensors file, at byte",
             "copy is complete",
         ],
     );

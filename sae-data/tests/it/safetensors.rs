@@ -1,16 +1,27 @@
-//! Activation files: types, labels, and every way a file can be wrong.
+//! Safetensors files, made here: types, labels, and every way a file can be wrong.
 
 use std::path::Path;
 
+use ::safetensors::Dtype;
 use half::{bf16, f16};
 use proptest::prelude::*;
-use sae_data::{ActivationFile, DataError};
-use safetensors::Dtype;
+use sae_data::{ActivationData, DataError, Options};
 
 use crate::{f32_bytes, write};
 
+fn open(path: &Path, tensor: Option<&str>) -> Result<ActivationData, DataError> {
+    let tensor = tensor.map(String::from);
+    ActivationData::open(
+        path,
+        &Options {
+            tensor,
+            ..Options::default()
+        },
+    )
+}
+
 fn read_all(path: &Path) -> Vec<f32> {
-    let file = ActivationFile::open(path, None).expect("opened");
+    let file = open(path, None).expect("opened");
     let blocks: Result<Vec<_>, _> = file.blocks(3).collect();
     blocks.expect("finite").concat()
 }
@@ -55,12 +66,12 @@ proptest! {
         write(&path, &[("x", Dtype::F32, vec![4, 3], f32_bytes(&[1.0; 12]))]);
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..cut.min(whole.len() - 1)]).unwrap();
-        prop_assert!(ActivationFile::open(&path, None).is_err());
+        prop_assert!(open(&path, None).is_err());
         let mut flipped = whole.clone();
         let at = flip % whole.len();
         flipped[at] ^= 1 << bit;
         std::fs::write(&path, &flipped).unwrap();
-        if let Ok(file) = ActivationFile::open(&path, None) {
+        if let Ok(file) = open(&path, None) {
             let _ = file.blocks(2).count(); // still a file, perhaps of other values
         }
     }
@@ -86,17 +97,17 @@ fn labels_of_every_type() {
         (Dtype::U8, vec![2, 0, 1]),
     ] {
         write(&path, &[x.clone(), ("labels", dtype, vec![3], bytes)]);
-        let file = ActivationFile::open(&path, None).unwrap();
-        let labels: Vec<_> = (0..3).map(|row| file.label(row).unwrap()).collect();
-        assert_eq!(labels, [Some(2), Some(0), Some(1)]);
+        let file = open(&path, None).unwrap();
+        assert_eq!(file.labels(0..3).unwrap(), Some(vec![2, 0, 1]));
+        assert_eq!(file.labels(1..2).unwrap(), Some(vec![0]));
     }
     write(
         &path,
         &[x.clone(), ("labels", Dtype::I32, vec![3], vec![0xff; 12])],
     );
-    let file = ActivationFile::open(&path, None).unwrap();
+    let file = open(&path, None).unwrap();
     assert!(matches!(
-        file.label(1),
+        file.labels(1..3),
         Err(DataError::Label {
             row: 1,
             label: -1,
@@ -104,10 +115,7 @@ fn labels_of_every_type() {
         })
     ));
     write(&path, &[x]);
-    assert_eq!(
-        ActivationFile::open(&path, None).unwrap().label(0).unwrap(),
-        None
-    );
+    assert_eq!(open(&path, None).unwrap().labels(0..3).unwrap(), None);
 }
 
 #[test]
@@ -130,13 +138,13 @@ fn each_way_to_be_wrong_has_its_message() {
             None,
         ),
         (
-            "no tensor of shape [rows, width]",
-            vec![x("x", &[2, 3, 4])],
+            "no tensor of activations, [rows, width] or [examples, tokens, width] in floats; the file has \"x\" F32 [3]",
+            vec![x("x", &[3])],
             None,
         ),
         (
-            "has shape [2, 3, 4]; activations are two-dimensional",
-            vec![x("x", &[2, 3, 4])],
+            "has shape [2, 3, 4, 1]; activations are [rows, width] or [examples, tokens, width]",
+            vec![x("x", &[2, 3, 4, 1])],
             Some("x"),
         ),
         ("has shape [0, 3]", vec![x("x", &[0, 3])], None),
@@ -146,27 +154,27 @@ fn each_way_to_be_wrong_has_its_message() {
             Some("x"),
         ),
         (
-            "\"labels\" has 3 labels for 2 rows",
+            "3 labels for 2 rows; there must be one a row",
             vec![x("x", &[2, 3]), ("labels", Dtype::U8, vec![3], vec![0; 3])],
             None,
         ),
         (
-            "\"labels\" is F32; labels in i64, i32 and u8",
+            "\"labels\" is F32; integers in i64, i32 and u8",
             vec![x("x", &[2, 3]), x("labels", &[2])],
             None,
         ),
     ];
     for (expected, tensors, name) in cases {
         write(&path, &tensors);
-        let message = ActivationFile::open(&path, name).unwrap_err().to_string();
+        let message = open(&path, name).unwrap_err().to_string();
         assert!(
             message.contains(expected) && message.contains("a.safetensors"),
             "{message}"
         );
     }
     std::fs::write(&path, b"").unwrap();
-    assert!(ActivationFile::open(&path, None).is_err());
-    let missing = ActivationFile::open(&dir.path().join("none"), None).unwrap_err();
+    assert!(open(&path, None).is_err());
+    let missing = open(&dir.path().join("none"), None).unwrap_err();
     let not_found = std::io::ErrorKind::NotFound;
     assert!(matches!(missing, DataError::Io { source, .. } if source.kind() == not_found));
 }
@@ -178,7 +186,7 @@ fn the_first_non_finite_value_is_named() {
     let mut values = vec![1.0; 21];
     values[16] = f32::NAN;
     write(&path, &[("x", Dtype::F32, vec![7, 3], f32_bytes(&values))]);
-    let file = ActivationFile::open(&path, None).unwrap();
+    let file = open(&path, None).unwrap();
     let error = file.blocks(2).find_map(Result::err).unwrap();
     assert!(
         matches!(
@@ -199,7 +207,7 @@ fn fingerprints_follow_the_content() {
     let path = dir.path().join("a.safetensors");
     let print = |values: &[f32]| {
         write(&path, &[("x", Dtype::F32, vec![2, 2], f32_bytes(values))]);
-        ActivationFile::open(&path, None).unwrap().fingerprint()
+        open(&path, None).unwrap().fingerprint().unwrap()
     };
     let first = print(&[1.0, 2.0, 3.0, 4.0]);
     assert_eq!(first, print(&[1.0, 2.0, 3.0, 4.0]));

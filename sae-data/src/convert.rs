@@ -1,0 +1,379 @@
+//! Conversion to shards: safetensors files of a handy size, with an index that has a checksum of each.
+//!
+//! ```text
+//! DST/  shard-00000.safetensors    activations [n, d], and labels [n], doc [n] in i64 where there are any
+//!       shard-00001.safetensors
+//!       index.json                 written last: without it the conversion is not finished
+//!       index.json.partial         while it is going on: the shards that are whole, and what they come from
+//! ```
+//!
+//! Every file is written under another name, synced and renamed, so one that has its name is whole. The same
+//! command again goes on behind the last whole shard.
+
+use std::fs::File;
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde::{Deserialize, Serialize};
+
+use crate::data::{ActivationData, Fingerprint};
+use crate::element::Element;
+use crate::error::DataError;
+use crate::source::{INDEX, INDEX_FORMAT, IndexedShard, ShardIndex};
+
+const PARTIAL: &str = "index.json.partial";
+/// Rows converted at once.
+const BLOCK: usize = 1024;
+
+/// How to write shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conversion {
+    /// Element type: f32, f16 or bf16.
+    pub element: Element,
+    /// Rows of a shard.
+    pub shard_rows: usize,
+}
+
+/// A conversion that is going on.
+#[derive(Serialize, Deserialize)]
+struct Partial {
+    source: Fingerprint,
+    shard_rows: usize,
+    index: ShardIndex,
+}
+
+/// Writes `data` as shards into the directory `destination`; `progress` hears of rows as they are done.
+///
+/// # Errors
+/// [`DataError::Destination`] if something else is there or the disk is full; what is whole stays.
+/// [`DataError::Option`] if a value does not fit the element type.
+pub fn convert(
+    data: &ActivationData,
+    destination: &Path,
+    conversion: Conversion,
+    mut progress: impl FnMut(usize),
+) -> Result<ShardIndex, DataError> {
+    let mut partial = begin(data, destination, conversion)?;
+    let shards = data.rows().div_ceil(conversion.shard_rows);
+    progress(partial.index.shards.iter().map(|shard| shard.rows).sum());
+    for number in partial.index.shards.len()..shards {
+        let start = number * conversion.shard_rows;
+        let rows = start..(start + conversion.shard_rows).min(data.rows());
+        let writer = ShardWriter {
+            data,
+            element: conversion.element,
+            path: destination.join(format!("shard-{number:05}.safetensors")),
+        };
+        let shard = writer.write(rows, &mut progress);
+        let shard = shard.map_err(|error| stopped(error, number, shards))?;
+        partial.index.shards.push(shard);
+        write_whole(&destination.join(PARTIAL), &to_json(&partial))
+            .map_err(|error| stopped(error, number, shards))?;
+    }
+    let index = destination.join(INDEX);
+    write_whole(&index, &to_json(&partial.index))
+        .map_err(|error| stopped(error, shards, shards))?;
+    let leftover = destination.join(PARTIAL);
+    std::fs::remove_file(&leftover).map_err(DataError::io(&leftover))?;
+    Ok(partial.index)
+}
+
+/// Compares every shard of `dir` with its checksum; `progress` hears of bytes as they are done.
+///
+/// # Errors
+/// [`DataError::Checksum`] at the first that differs.
+pub fn verify(dir: &Path, mut progress: impl FnMut(u64)) -> Result<(), DataError> {
+    for shard in ShardIndex::read(dir)?.shards {
+        let path = dir.join(&shard.file);
+        let mut hasher = blake3::Hasher::new();
+        let mut file = File::open(&path).map_err(DataError::io(&path))?;
+        hasher
+            .update_reader(&mut file)
+            .map_err(DataError::io(&path))?;
+        if hasher.finalize().to_hex().as_str() != shard.blake3 {
+            let index = dir.join(INDEX);
+            return Err(DataError::Checksum { path, index });
+        }
+        progress(shard.bytes);
+    }
+    Ok(())
+}
+
+/// The state to start or to go on from.
+fn begin(data: &ActivationData, dir: &Path, conversion: Conversion) -> Result<Partial, DataError> {
+    let wrong = |reason: &str| DataError::Destination {
+        path: dir.into(),
+        reason: reason.into(),
+    };
+    std::fs::create_dir_all(dir).map_err(DataError::io(dir))?;
+    if dir.join(INDEX).exists() {
+        return Err(wrong(
+            "there is a finished data set already; choose another destination, or remove it",
+        ));
+    }
+    let fresh = Partial {
+        source: data.fingerprint()?,
+        shard_rows: conversion.shard_rows,
+        index: ShardIndex {
+            format: INDEX_FORMAT.into(),
+            version: 1,
+            rows: data.rows(),
+            width: data.width(),
+            dtype: conversion.element.name().into(),
+            shards: Vec::new(),
+            metadata: serde_json::Map::from_iter([(
+                "source".to_string(),
+                data.path().display().to_string().into(),
+            )]),
+        },
+    };
+    let path = dir.join(PARTIAL);
+    if path.exists() {
+        let text = std::fs::read(&path).map_err(DataError::io(&path))?;
+        let partial: Partial = serde_json::from_slice(&text)
+            .map_err(|error| DataError::damaged(&path, "JSON", 0, error.to_string()))?;
+        let same = partial.source.same_data(&fresh.source)
+            && partial.shard_rows == fresh.shard_rows
+            && partial.index.dtype == fresh.index.dtype;
+        if !same {
+            return Err(wrong(
+                "a conversion of other data, or with other options, was begun here; choose another destination, or remove it",
+            ));
+        }
+        for shard in &partial.index.shards {
+            let path = dir.join(&shard.file);
+            let bytes = std::fs::metadata(&path)
+                .map_err(DataError::io(&path))?
+                .len();
+            if bytes != shard.bytes {
+                return Err(wrong(&format!(
+                    "{} is not as it was written; remove the directory",
+                    shard.file
+                )));
+            }
+        }
+        return Ok(partial);
+    }
+    // A run that was stopped in its first shard leaves at most a file with a temporary name.
+    let foreign = std::fs::read_dir(dir)
+        .map_err(DataError::io(dir))?
+        .flatten();
+    let mut foreign =
+        foreign.filter(|entry| !entry.file_name().to_string_lossy().ends_with(".tmp"));
+    if let Some(entry) = foreign.next() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        return Err(wrong(&format!(
+            "not empty (there is {name}); choose a new directory"
+        )));
+    }
+    Ok(fresh)
+}
+
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    let mut text = serde_json::to_vec_pretty(value).expect("plain data");
+    text.push(b'\n');
+    text
+}
+
+/// Says how far it got where the disk is the reason.
+fn stopped(error: DataError, whole: usize, shards: usize) -> DataError {
+    match error {
+        DataError::Io { path, source } if is_full(&source) => DataError::Destination {
+            path,
+            reason: format!(
+                "the disk is full ({source}); {whole} of {shards} shards are whole. Make room and run the same command again: it goes on from there"
+            ),
+        },
+        error => error,
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    let full = [
+        ErrorKind::StorageFull,
+        ErrorKind::QuotaExceeded,
+        ErrorKind::FileTooLarge,
+    ];
+    full.contains(&error.kind())
+}
+
+/// Writes a file that is whole or not there.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
+    Whole::create(path).and_then(|mut file| {
+        file.write(bytes)?;
+        file.finish()
+    })
+}
+
+/// A file under a temporary name; what is not finished is removed.
+struct Whole {
+    path: PathBuf,
+    temporary: PathBuf,
+    file: BufWriter<File>,
+    finished: bool,
+}
+
+impl Whole {
+    fn create(path: &Path) -> Result<Self, DataError> {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".tmp");
+        let temporary = PathBuf::from(temporary);
+        let file = File::create(&temporary).map_err(DataError::io(&temporary))?;
+        Ok(Self {
+            path: path.into(),
+            temporary,
+            file: BufWriter::with_capacity(1 << 20, file),
+            finished: false,
+        })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), DataError> {
+        self.file
+            .write_all(bytes)
+            .map_err(DataError::io(&self.path))
+    }
+
+    fn finish(mut self) -> Result<(), DataError> {
+        let written = self
+            .file
+            .flush()
+            .and_then(|()| self.file.get_ref().sync_all());
+        let renamed = written.and_then(|()| std::fs::rename(&self.temporary, &self.path));
+        renamed.map_err(DataError::io(&self.path))?;
+        self.finished = true;
+        // the name itself is on disk once its directory is
+        if let Some(dir) = self.path.parent().and_then(|dir| File::open(dir).ok()) {
+            let _ = dir.sync_all();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = std::fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+struct ShardWriter<'a> {
+    data: &'a ActivationData,
+    element: Element,
+    path: PathBuf,
+}
+
+impl ShardWriter<'_> {
+    fn write(
+        &self,
+        rows: Range<usize>,
+        progress: &mut impl FnMut(usize),
+    ) -> Result<IndexedShard, DataError> {
+        let integers: Vec<(&str, Vec<i64>)> = [
+            (
+                "labels",
+                self.data
+                    .labels(rows.clone())?
+                    .map(|l| l.into_iter().map(|l| l as i64).collect()),
+            ),
+            ("doc", self.data.documents(rows.clone())),
+        ]
+        .into_iter()
+        .filter_map(|(name, values)| Some((name, values?)))
+        .collect();
+        let mut file = Whole::create(&self.path)?;
+        let (mut hasher, mut bytes) = (blake3::Hasher::new(), 0);
+        let mut put = |file: &mut Whole, part: &[u8]| {
+            hasher.update(part);
+            bytes += part.len() as u64;
+            file.write(part)
+        };
+        put(&mut file, &self.header(rows.len(), &integers)?)?;
+        let mut converted = Vec::new();
+        for start in rows.clone().step_by(BLOCK) {
+            let block = start..(start + BLOCK).min(rows.end);
+            let values = self.data.read(block.clone())?;
+            self.check(&values, start)?;
+            converted.clear();
+            self.element.from_f32(&values, &mut converted);
+            put(&mut file, &converted)?;
+            progress(block.len());
+        }
+        for (_, values) in &integers {
+            let words: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            put(&mut file, &words)?;
+        }
+        file.finish()?;
+        let name = self.path.file_name().unwrap_or_default();
+        Ok(IndexedShard {
+            file: name.to_string_lossy().into_owned(),
+            rows: rows.len(),
+            bytes,
+            blake3: hasher.finalize().to_hex().to_string(),
+        })
+    }
+
+    /// The header of a safetensors file, its length included.
+    fn header(&self, rows: usize, integers: &[(&str, Vec<i64>)]) -> Result<Vec<u8>, DataError> {
+        let mut end = 0;
+        let mut tensor = |name: &str, dtype: Dtype, shape: Vec<usize>| {
+            let start = end;
+            end += shape.iter().product::<usize>() * dtype.bitsize() / 8;
+            let data_offsets = (start, end);
+            let info = TensorInfo {
+                dtype,
+                shape,
+                data_offsets,
+            };
+            (name.to_string(), info)
+        };
+        let dtype = match self.element {
+            Element::F16 => Dtype::F16,
+            Element::Bf16 => Dtype::BF16,
+            Element::F32 => Dtype::F32,
+            Element::F64 => Dtype::F64,
+        };
+        let mut tensors = vec![tensor("activations", dtype, vec![rows, self.data.width()])];
+        tensors.extend(
+            integers
+                .iter()
+                .map(|(name, _)| tensor(name, Dtype::I64, vec![rows])),
+        );
+        let failed = |reason: String| DataError::damaged(&self.path, "safetensors", 0, reason);
+        let metadata = Metadata::new(None, tensors).map_err(|error| failed(error.to_string()))?;
+        let mut json = serde_json::to_vec(&metadata).map_err(|error| failed(error.to_string()))?;
+        json.resize(json.len().next_multiple_of(8), b' ');
+        let mut header = (json.len() as u64).to_le_bytes().to_vec();
+        header.extend(json);
+        Ok(header)
+    }
+
+    /// Fails at values that the element type cannot hold.
+    fn check(&self, values: &[f32], start: usize) -> Result<(), DataError> {
+        let fits = |v: &f32| match self.element {
+            Element::F16 => half::f16::from_f32(*v).is_finite() || !v.is_finite(),
+            Element::Bf16 => half::bf16::from_f32(*v).is_finite() || !v.is_finite(),
+            _ => true,
+        };
+        let Some(at) = values.iter().position(|v| !fits(v)) else {
+            return Ok(());
+        };
+        let (row, column) = (start + at / self.data.width(), at % self.data.width());
+        Err(DataError::Option {
+            key: "--dtype",
+            value: self.element.name().to_lowercase(),
+            remedy: format!(
+                "row {row}, column {column} is {}, beyond what it can hold; use {}",
+                values[at],
+                if self.element == Element::F16 {
+                    "bf16 or f32"
+                } else {
+                    "f32"
+                }
+            ),
+        })
+    }
+}

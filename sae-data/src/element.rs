@@ -1,0 +1,156 @@
+//! Element types as they stand in files, and their way to float32: the inner loop of the loader.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+/// Element type of activations, little-endian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// IEEE half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// IEEE single precision.
+    F32,
+    /// IEEE double precision, rounded to the nearest float32.
+    F64,
+}
+
+impl Element {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F16 | Self::Bf16 => 2,
+            Self::F32 => 4,
+            Self::F64 => 8,
+        }
+    }
+
+    /// Name as safetensors writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+            Self::F32 => "F32",
+            Self::F64 => "F64",
+        }
+    }
+
+    /// Converts little-endian elements to float32.
+    ///
+    /// # Panics
+    /// If `bytes` does not hold exactly `out.len()` elements.
+    pub fn to_f32(self, bytes: &[u8], out: &mut [f32]) {
+        assert_eq!(bytes.len(), out.len() * self.size(), "one element each");
+        match self {
+            Self::F16 => half_to_f32(bytes, out),
+            Self::Bf16 => words(bytes, out, |w| bf16::from_le_bytes(w).to_f32()),
+            Self::F32 => words(bytes, out, f32::from_le_bytes),
+            Self::F64 => words(bytes, out, |w| f64::from_le_bytes(w) as f32),
+        }
+    }
+
+    /// Appends float32 values as little-endian elements, rounded to the nearest.
+    pub fn from_f32(self, values: &[f32], out: &mut Vec<u8>) {
+        match self {
+            Self::F16 => out.extend(values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes())),
+            Self::Bf16 => out.extend(values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes())),
+            Self::F32 => out.extend(values.iter().flat_map(|v| v.to_le_bytes())),
+            Self::F64 => out.extend(values.iter().flat_map(|v| f64::from(*v).to_le_bytes())),
+        }
+    }
+}
+
+impl std::fmt::Display for Element {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Element by element; the compiler makes vector code of it for all but f16.
+fn words<const N: usize>(bytes: &[u8], out: &mut [f32], to_f32: impl Fn([u8; N]) -> f32) {
+    let words = bytes.as_chunks::<N>().0;
+    out.iter_mut().zip(words).for_each(|(o, w)| *o = to_f32(*w));
+}
+
+/// f16 needs the processor's own instruction to be fast: 16 at a time with AVX-512, otherwise what `half` has.
+fn half_to_f32(bytes: &[u8], out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx512f") {
+        let vectors = out.len() / 16 * 16;
+        let (head, tail) = out.split_at_mut(vectors);
+        // SAFETY: the processor has AVX-512F.
+        unsafe { half_to_f32_avx512(&bytes[..2 * vectors], head) };
+        return words(&bytes[2 * vectors..], tail, |w| {
+            f16::from_le_bytes(w).to_f32()
+        });
+    }
+    match bytemuck::try_cast_slice::<u8, f16>(bytes) {
+        Ok(values) if cfg!(target_endian = "little") => values.convert_to_f32_slice(out),
+        _ => words(bytes, out, |w| f16::from_le_bytes(w).to_f32()), // not aligned
+    }
+}
+
+/// Sixteen elements a turn; whatever is left over at the end is not converted.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn half_to_f32_avx512(bytes: &[u8], out: &mut [f32]) {
+    use std::arch::x86_64::{_mm256_loadu_si256, _mm512_cvtph_ps, _mm512_storeu_ps};
+    let inputs = bytes.as_chunks::<32>().0;
+    for (input, out) in inputs.iter().zip(out.as_chunks_mut::<16>().0) {
+        // SAFETY: `input` is 32 readable bytes, `out` is 64 writable bytes; neither needs an alignment.
+        unsafe {
+            let half = _mm256_loadu_si256(input.as_ptr().cast());
+            _mm512_storeu_ps(out.as_mut_ptr(), _mm512_cvtph_ps(half));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Equal, or both NaN.
+    fn same(a: f32, b: f32) -> bool {
+        a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
+    }
+
+    #[test]
+    fn every_f16_and_bf16_as_the_half_crate_has_it() {
+        let bits: Vec<u16> = (0..=u16::MAX).collect();
+        let bytes: Vec<u8> = bits.iter().flat_map(|b| b.to_le_bytes()).collect();
+        let mut out = vec![0.0; bits.len()];
+        Element::F16.to_f32(&bytes, &mut out);
+        assert!(
+            bits.iter()
+                .zip(&out)
+                .all(|(b, o)| same(f16::from_bits(*b).to_f32(), *o))
+        );
+        Element::Bf16.to_f32(&bytes, &mut out);
+        assert!(
+            bits.iter()
+                .zip(&out)
+                .all(|(b, o)| same(bf16::from_bits(*b).to_f32(), *o))
+        );
+    }
+
+    proptest! {
+        /// Lengths that do not fill a vector, and bytes at any alignment.
+        #[test]
+        fn any_length_and_alignment(values in prop::collection::vec(-1e4f32..1e4, 0..70), shift in 0usize..8) {
+            for element in [Element::F16, Element::Bf16, Element::F32, Element::F64] {
+                let mut bytes = vec![0xaa; shift];
+                element.from_f32(&values, &mut bytes);
+                let mut out = vec![0.0; values.len()];
+                element.to_f32(&bytes[shift..], &mut out);
+                let expected: Vec<f32> = values.iter().map(|v| match element {
+                    Element::F16 => f16::from_f32(*v).to_f32(),
+                    Element::Bf16 => bf16::from_f32(*v).to_f32(),
+                    _ => *v,
+                }).collect();
+                prop_assert_eq!(out, expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! `sae-data inspect`: what a data set is, in words and a histogram.
+
+use anyhow::Result;
+use sae_data::{ActivationData, Documents, Streaming, Summary};
+
+use crate::bar;
+
+/// Batch size that the loader's plan is shown for.
+const BATCH: usize = 4096;
+/// Bins of the histogram.
+const BINS: usize = 12;
+/// Width of the longest bar of the histogram.
+const BAR: usize = 40;
+
+pub(crate) fn print(data: &ActivationData, sample: Option<usize>, window_mb: usize) -> Result<()> {
+    describe(data);
+    let bar = bar(
+        sample.unwrap_or(data.rows()).min(data.rows()) as u64,
+        "checking",
+    );
+    let summary = Summary::of(data, sample, |rows| bar.inc(rows as u64))?;
+    bar.finish_and_clear();
+    values(&summary, data);
+    loader(data, window_mb);
+    for warning in summary.warnings() {
+        println!("note: {warning}");
+    }
+    Ok(())
+}
+
+fn describe(data: &ActivationData) {
+    let info = data.info();
+    let bytes: u64 = info.files.iter().map(|file| file.bytes).sum();
+    println!("{}", info.path.display());
+    println!(
+        "format     {}, {} file(s), {:.1} MB",
+        info.format,
+        info.files.len(),
+        bytes as f64 / 1e6
+    );
+    println!(
+        "shape      [{}, {}] {}",
+        info.rows, info.width, info.element
+    );
+    match &info.documents {
+        None => println!("documents  none: a held-out fraction is taken row by row"),
+        Some(Documents::Uniform { tokens, count }) => {
+            println!("documents  {count} of {tokens} rows each")
+        }
+        Some(Documents::Starts(starts)) => {
+            let mean = info.rows as f64 / starts.len() as f64;
+            println!("documents  {} of {mean:.1} rows on average", starts.len());
+        }
+    }
+    println!("labels     {}", if info.labelled { "yes" } else { "no" });
+}
+
+fn values(summary: &Summary, data: &ActivationData) {
+    println!("checked    {} of {} rows", summary.rows, data.rows());
+    match summary.non_finite {
+        None => println!("finite     yes"),
+        Some((count, row, column, value)) => {
+            println!(
+                "finite     NO: {count} values are NaN or infinite; the first is {value} at row {row}, column {column}"
+            );
+        }
+    }
+    println!(
+        "constant   {} of {} columns",
+        summary.constant_columns.len(),
+        data.width()
+    );
+    let found = summary.duplicates;
+    let how = match found.one_in {
+        1 => "all compared".into(),
+        n => format!("one in {n} compared"),
+    };
+    println!(
+        "duplicates {:.2} % of the rows ({how})",
+        100.0 * found.fraction()
+    );
+    println!(
+        "||mean||   {:.3} sigma; sigma = {:.4}",
+        summary.mean_over_sigma(),
+        summary.variance.sqrt()
+    );
+    let (smallest, mean, largest) = summary.norms;
+    println!("||x||      smallest {smallest:.4}, mean {mean:.4}, largest {largest:.4}");
+    histogram(summary);
+}
+
+/// Norms in a dozen bins at most.
+fn histogram(summary: &Summary) {
+    let bins = &summary.norm_histogram;
+    let (Some(first), Some(last)) = (bins.keys().next(), bins.keys().next_back()) else {
+        return; // no row is finite
+    };
+    let step = (last - first) / BINS as i32 + 1;
+    let counts: Vec<(i32, u64)> = (*first..=*last)
+        .step_by(step as usize)
+        .map(|bin| {
+            (
+                bin,
+                bins.range(bin..bin + step).map(|(_, count)| count).sum(),
+            )
+        })
+        .collect();
+    let most = counts
+        .iter()
+        .map(|(_, count)| *count)
+        .max()
+        .unwrap_or(1)
+        .max(1);
+    for (bin, count) in counts {
+        let bar = "#".repeat((count as usize * BAR).div_ceil(most as usize));
+        println!(
+            "  from {:>10.4} {bar:<BAR$} {count}",
+            Summary::norm_bound(bin)
+        );
+    }
+}
+
+fn loader(data: &ActivationData, window_mb: usize) {
+    let streaming = Streaming {
+        window_mb,
+        block_rows: None,
+        workers: 1,
+        seed: 0,
+    };
+    let plan = streaming.plan(data);
+    println!(
+        "loader     blocks of {} rows, {} window(s) of {} rows an epoch (data.window_mb = {window_mb}); {:.1} batches of {BATCH} an epoch",
+        plan.block_rows(),
+        plan.windows(),
+        plan.window_rows(),
+        data.rows() as f64 / BATCH as f64,
+    );
+    if let Some(group) = data
+        .info()
+        .preferred_block
+        .filter(|rows| *rows > plan.block_rows())
+    {
+        println!(
+            "note: row groups of {group} rows are larger than a block, so each is decoded {} times an epoch; raise data.window_mb, write smaller row groups, or convert",
+            group.div_ceil(plan.block_rows())
+        );
+    }
+}

@@ -1,0 +1,188 @@
+//! `sae-data`: looks at activation data, and converts it.
+
+mod inspect;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use clap::{Parser, Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use sae_data::convert::{Conversion, convert, verify};
+use sae_data::{ActivationData, Element, Options};
+
+/// Look at activation data sets, and convert them.
+///
+/// Reads .npy, .safetensors, Arrow (SAELens' activation caches, Hugging Face datasets), Parquet, saev's shards,
+/// and directories of these. Exit codes: 0 done, 2 the data or an option is not right.
+#[derive(Parser, Debug)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Say what a data set is, check its values, and show what the loader would do with it.
+    Inspect {
+        #[command(flatten)]
+        source: SourceArguments,
+        /// Check about so many rows, evenly spread, instead of all.
+        #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
+        sample: Option<u32>,
+        /// Memory of the loader, as data.window_mb.
+        #[arg(long, value_name = "MB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+        window_mb: u32,
+        /// Compare shards with the checksums in their index.json.
+        #[arg(long)]
+        verify: bool,
+    },
+    /// Write a data set as safetensors shards with checksums; the same command again goes on where it stopped.
+    Convert {
+        #[command(flatten)]
+        source: SourceArguments,
+        /// Directory for the shards.
+        destination: PathBuf,
+        /// Element type of the shards.
+        #[arg(long, value_enum, default_value_t = Dtype::F16)]
+        dtype: Dtype,
+        /// Size of a shard.
+        #[arg(long, value_name = "MB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+        shard_mb: u32,
+    },
+}
+
+#[derive(clap::Args, Debug)]
+struct SourceArguments {
+    /// File or directory of activations.
+    path: PathBuf,
+    /// Name of the activation tensor or column; default: the only one that can be.
+    #[arg(long)]
+    tensor: Option<String>,
+    /// The layer, where saev shards have several.
+    #[arg(long, allow_hyphen_values = true)]
+    layer: Option<i64>,
+    /// Leave out position 0 of each example.
+    #[arg(long)]
+    drop_first_token: bool,
+    /// File of labels, one a row or one an example.
+    #[arg(long)]
+    labels: Option<PathBuf>,
+}
+
+impl SourceArguments {
+    fn open(&self) -> Result<ActivationData> {
+        let options = Options {
+            tensor: self.tensor.clone(),
+            layer: self.layer,
+            drop_first_token: self.drop_first_token,
+            labels: self.labels.clone(),
+        };
+        Ok(ActivationData::open(&self.path, &options)?)
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Dtype {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl From<Dtype> for Element {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::F16 => Self::F16,
+            Dtype::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    match &arguments.command {
+        Command::Inspect {
+            source,
+            sample,
+            window_mb,
+            verify: with_checksums,
+        } => {
+            let data = source.open()?;
+            if *with_checksums {
+                let bar = bar(
+                    data.info().files.iter().map(|file| file.bytes).sum(),
+                    "verifying",
+                );
+                verify(&source.path, |bytes| bar.inc(bytes))?;
+                bar.finish_and_clear();
+                println!("checksums: all shards are as their index says");
+            }
+            inspect::print(&data, sample.map(|rows| rows as usize), *window_mb as usize)
+        }
+        Command::Convert {
+            source,
+            destination,
+            dtype,
+            shard_mb,
+        } => {
+            let data = source.open()?;
+            convert_to(&data, destination, (*dtype).into(), *shard_mb as usize)
+        }
+    }
+}
+
+fn convert_to(
+    data: &ActivationData,
+    destination: &Path,
+    element: Element,
+    shard_mb: usize,
+) -> Result<()> {
+    let inside = |path: &Path| path.canonicalize().ok();
+    ensure!(
+        inside(destination).is_none() || inside(destination) != inside(data.path()),
+        "{}: source and destination are the same; choose another destination",
+        destination.display()
+    );
+    let shard_rows = ((shard_mb << 20) / (data.width() * element.size())).max(1);
+    let conversion = Conversion {
+        element,
+        shard_rows,
+    };
+    let bar = bar(data.rows() as u64, "converting");
+    let index = convert(data, destination, conversion, |rows| bar.inc(rows as u64))?;
+    bar.finish_and_clear();
+    let bytes: u64 = index.shards.iter().map(|shard| shard.bytes).sum();
+    println!(
+        "{}: {} rows of width {} as {} in {} shards, {:.1} MB",
+        destination.display(),
+        index.rows,
+        index.width,
+        index.dtype,
+        index.shards.len(),
+        bytes as f64 / 1e6
+    );
+    Ok(())
+}
+
+/// A progress bar on stderr, if that is a terminal.
+fn bar(length: u64, what: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {percent} % {per_sec} ETA {eta}");
+    let bar = ProgressBar::new(length).with_message(what);
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}

@@ -1,0 +1,577 @@
+//! Arrow IPC, streams and files: what Hugging Face `datasets`, and so SAELens' activation cache, write.
+//!
+//! Only the messages are read, with the field's own generated view of them, and the offsets of lists. They say
+//! where in the file the values lie; the values are left there. Columns before the activations are stepped over
+//! by the number of buffers that their types have.
+
+use arrow_ipc::{
+    Endianness, Field, MessageHeader, Precision, RecordBatch, Schema, Type, root_as_message,
+};
+
+use super::file::{OpenFile, SourceFile};
+use super::matrix::{Integer, IntegerColumn, MatrixBuilder};
+use crate::element::Element;
+use crate::error::DataError;
+
+pub(super) const FORMAT: &str = "Arrow";
+
+const FILE_MAGIC: &[u8; 6] = b"ARROW1";
+/// Longest message without its body that is read.
+const MAX_MESSAGE: u64 = 1 << 28;
+
+/// How a list knows where its elements are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum List {
+    Offsets32,
+    Offsets64,
+    Fixed(usize),
+}
+
+/// Where a column is among the nodes and buffers of a record batch.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    node: usize,
+    buffer: usize,
+    /// Columns of views before it: their buffers are counted batch by batch.
+    views: usize,
+}
+
+/// What the schema says.
+#[derive(Debug)]
+struct Columns {
+    name: String,
+    place: Place,
+    /// One list for rows, two for examples of rows.
+    lists: Vec<List>,
+    element: Element,
+    labels: Option<(Place, Integer)>,
+}
+
+/// A buffer in the file.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    offset: u64,
+    len: u64,
+}
+
+/// Adds a file of activations.
+pub(super) fn add(
+    builder: &mut MatrixBuilder<'_>,
+    file: SourceFile,
+    column: Option<&str>,
+) -> Result<(), DataError> {
+    let number = builder.file(file.clone());
+    let mut reader = Reader {
+        open: file.open()?,
+        file: &file,
+        columns: None,
+        rows: 0,
+    };
+    let mut at = reader.start()?;
+    while let Some((metadata, body)) = reader.message(at)? {
+        let damaged = |reason: String| DataError::damaged(&file.path, FORMAT, at, reason);
+        let message = root_as_message(&metadata).map_err(|error| damaged(error.to_string()))?;
+        let length =
+            u64::try_from(message.bodyLength()).map_err(|_| damaged("a negative length".into()))?;
+        file.check_span(FORMAT, body, length)?;
+        match message.header_type() {
+            MessageHeader::Schema => {
+                let schema = message.header_as_schema();
+                let schema = schema.ok_or_else(|| damaged("a schema without content".into()))?;
+                reader.columns = Some(columns(&file, &schema, column)?);
+            }
+            MessageHeader::RecordBatch => {
+                let batch = message.header_as_record_batch();
+                let batch =
+                    batch.ok_or_else(|| damaged("a record batch without content".into()))?;
+                reader.batch(
+                    builder,
+                    number,
+                    &batch,
+                    Span {
+                        offset: body,
+                        len: length,
+                    },
+                )?;
+            }
+            _ => {} // dictionaries of other columns
+        }
+        at = body + length;
+    }
+    match reader.columns {
+        Some(_) => Ok(()),
+        None => Err(DataError::damaged(
+            &file.path,
+            FORMAT,
+            0,
+            "there is no schema",
+        )),
+    }
+}
+
+struct Reader<'a> {
+    open: OpenFile<'a>,
+    file: &'a SourceFile,
+    columns: Option<Columns>,
+    /// Rows of this file so far, for messages.
+    rows: usize,
+}
+
+impl Reader<'_> {
+    fn damaged(&self, offset: u64, reason: impl Into<String>) -> DataError {
+        DataError::damaged(&self.file.path, FORMAT, offset, reason)
+    }
+
+    /// Where the messages start: in a file behind the magic, which must then end in it, too.
+    fn start(&mut self) -> Result<u64, DataError> {
+        if self.open.bytes_at(FORMAT, 0, 4)? != FILE_MAGIC[..4] {
+            return Ok(0);
+        }
+        let end = self.file.bytes.saturating_sub(FILE_MAGIC.len() as u64);
+        if self.open.bytes_at(FORMAT, 0, 8)?[..6] != FILE_MAGIC[..]
+            || self.open.bytes_at(FORMAT, end, 6)? != FILE_MAGIC
+        {
+            return Err(self.damaged(end, "an Arrow file ends in \"ARROW1\"; this one was cut"));
+        }
+        Ok(8)
+    }
+
+    /// The message at `at` without its body, and where the body starts; `None` at the end.
+    fn message(&mut self, at: u64) -> Result<Option<(Vec<u8>, u64)>, DataError> {
+        if at == self.file.bytes {
+            return Ok(None); // a stream may just stop
+        }
+        let mut word = |at| -> Result<u32, DataError> {
+            let bytes = self.open.bytes_at(FORMAT, at, 4)?;
+            Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+        };
+        let (length, start) = match word(at)? {
+            u32::MAX => (word(at + 4)?, at + 8),
+            length => (length, at + 4), // before Arrow 0.15
+        };
+        match u64::from(length) {
+            0 => Ok(None),
+            length if length > MAX_MESSAGE => {
+                Err(self.damaged(at, format!("a message of {length} bytes")))
+            }
+            length => {
+                let metadata = self.open.bytes_at(FORMAT, start, length)?;
+                Ok(Some((metadata, start + length)))
+            }
+        }
+    }
+
+    /// Adds the rows of a record batch.
+    fn batch(
+        &mut self,
+        builder: &mut MatrixBuilder<'_>,
+        number: usize,
+        batch: &RecordBatch<'_>,
+        body: Span,
+    ) -> Result<(), DataError> {
+        if batch.compression().is_some() {
+            let remedy = "write it uncompressed: feather.write_feather(..., compression=\"uncompressed\"), ipc.IpcWriteOptions(compression=None)";
+            return Err(DataError::unsupported(
+                &self.file.path,
+                "a compressed Arrow file",
+                remedy,
+            ));
+        }
+        let columns = self.columns.take();
+        let columns =
+            columns.ok_or_else(|| self.damaged(body.offset, "rows come before the schema"))?;
+        let walk = Walk {
+            reader: self,
+            batch,
+            body,
+            name: &columns.name,
+        };
+        let rows = walk.activations(builder, number, &columns)?;
+        if let Some((place, integer)) = columns.labels {
+            let walk = Walk {
+                reader: self,
+                batch,
+                body,
+                name: "label",
+            };
+            let node = walk.node(place, 0)?;
+            let values = walk.buffer(place, 1)?;
+            let bytes = (node as u64).checked_mul(integer.size() as u64);
+            if bytes.is_none_or(|bytes| bytes > values.len) {
+                return Err(self.damaged(values.offset, "labels are missing"));
+            }
+            let column = IntegerColumn {
+                integer,
+                offset: values.offset,
+                count: node,
+            };
+            builder.labels(number, &column)?;
+        }
+        self.rows += rows;
+        self.columns = Some(columns);
+        Ok(())
+    }
+}
+
+/// One column of one record batch.
+struct Walk<'a, 'b> {
+    reader: &'a mut Reader<'b>,
+    batch: &'a RecordBatch<'a>,
+    body: Span,
+    name: &'a str,
+}
+
+impl Walk<'_, '_> {
+    /// Length of the column's `index`-th node, which must be without nulls.
+    fn node(&self, place: Place, index: usize) -> Result<usize, DataError> {
+        let nodes = self.batch.nodes();
+        let node = nodes.filter(|nodes| place.node + index < nodes.len());
+        let node = node.map(|nodes| *nodes.get(place.node + index));
+        let node =
+            node.ok_or_else(|| self.reader.damaged(self.body.offset, "a column is missing"))?;
+        if node.null_count() != 0 {
+            return Err(DataError::Null {
+                path: self.reader.file.path.clone(),
+                name: self.name.into(),
+                row: self.reader.rows,
+            });
+        }
+        usize::try_from(node.length())
+            .map_err(|_| self.reader.damaged(self.body.offset, "a negative length"))
+    }
+
+    /// The column's `index`-th buffer.
+    fn buffer(&self, place: Place, index: usize) -> Result<Span, DataError> {
+        let damaged = |reason: &str| self.reader.damaged(self.body.offset, reason);
+        let mut at = place.buffer + index;
+        if place.views > 0 {
+            let counts = self.batch.variadicBufferCounts();
+            let counts = counts.filter(|counts| counts.len() >= place.views);
+            let counts = counts.ok_or_else(|| damaged("counts of view buffers are missing"))?;
+            for count in counts.iter().take(place.views) {
+                let count = usize::try_from(count).map_err(|_| damaged("a negative count"))?;
+                at = at
+                    .checked_add(count)
+                    .ok_or_else(|| damaged("too many view buffers"))?;
+            }
+        }
+        let buffers = self.batch.buffers().filter(|buffers| at < buffers.len());
+        let buffer = buffers.map(|buffers| *buffers.get(at));
+        let buffer = buffer.ok_or_else(|| damaged("a buffer is missing"))?;
+        let (offset, len) = (
+            u64::try_from(buffer.offset()),
+            u64::try_from(buffer.length()),
+        );
+        match (offset, len) {
+            (Ok(offset), Ok(len))
+                if offset
+                    .checked_add(len)
+                    .is_some_and(|end| end <= self.body.len) =>
+            {
+                Ok(Span {
+                    offset: self.body.offset + offset,
+                    len,
+                })
+            }
+            _ => Err(damaged("a buffer lies outside of its message")),
+        }
+    }
+
+    /// The `n + 1` offsets of a list, ascending and within its `elements` elements.
+    fn offsets(
+        &mut self,
+        list: List,
+        span: Span,
+        n: usize,
+        elements: usize,
+    ) -> Result<Vec<usize>, DataError> {
+        let size = match list {
+            List::Fixed(size) => {
+                let fits = n.checked_mul(size).is_some_and(|end| end <= elements);
+                if !fits || n > elements {
+                    return Err(self
+                        .reader
+                        .damaged(span.offset, "a list has too few elements"));
+                }
+                return Ok((0..=n).map(|i| i * size).collect());
+            }
+            List::Offsets32 => 4,
+            List::Offsets64 => 8,
+        };
+        if n == 0 {
+            return Ok(vec![0]);
+        }
+        let len = (n as u64).checked_add(1).and_then(|n| n.checked_mul(size));
+        let len = len.filter(|len| *len <= span.len);
+        let len = len.ok_or_else(|| self.reader.damaged(span.offset, "offsets are missing"))?;
+        let bytes = self.reader.open.bytes_at(FORMAT, span.offset, len)?;
+        let mut offsets = Vec::with_capacity(n + 1);
+        match list {
+            List::Offsets32 => Integer::I32.decode(&bytes, &mut offsets),
+            _ => Integer::I64.decode(&bytes, &mut offsets),
+        }
+        let ascending = offsets[0] >= 0
+            && offsets.windows(2).all(|pair| pair[0] <= pair[1])
+            && offsets[n] as u64 <= elements as u64;
+        if !ascending {
+            return Err(self.reader.damaged(
+                span.offset,
+                "the offsets of a list do not ascend, or lead out of it",
+            ));
+        }
+        Ok(offsets.into_iter().map(|offset| offset as usize).collect())
+    }
+
+    /// Adds the activations; returns how many rows there were.
+    fn activations(
+        mut self,
+        builder: &mut MatrixBuilder<'_>,
+        number: usize,
+        columns: &Columns,
+    ) -> Result<usize, DataError> {
+        let place = columns.place;
+        // validity, then offsets where the list has any
+        let (mut lengths, mut spans, mut buffer) = (Vec::new(), Vec::new(), 0);
+        for (depth, list) in columns.lists.iter().enumerate() {
+            lengths.push(self.node(place, depth)?);
+            let fixed = matches!(list, List::Fixed(_));
+            spans.push(self.buffer(place, buffer + usize::from(!fixed))?);
+            buffer += if fixed { 1 } else { 2 };
+        }
+        let depth = columns.lists.len();
+        lengths.push(self.node(place, depth)?);
+        let values = self.buffer(place, buffer + 1)?;
+        let (list, inner) = (columns.lists[depth - 1], lengths[depth - 1]);
+        let rows = self.offsets(list, spans[depth - 1], inner, lengths[depth])?;
+        let width = match list {
+            List::Fixed(size) => size,
+            _ if inner == 0 => return Ok(0),
+            _ => rows[1] - rows[0],
+        };
+        if inner == 0 {
+            return Ok(0);
+        }
+        if width == 0 {
+            return Err(DataError::Ragged {
+                path: self.reader.file.path.clone(),
+                row: self.reader.rows,
+                len: 0,
+                width: 1,
+            });
+        }
+        if let Some(row) = (0..inner).find(|i| rows[i + 1] - rows[*i] != width) {
+            return Err(DataError::Ragged {
+                path: self.reader.file.path.clone(),
+                row: self.reader.rows + row,
+                len: rows[row + 1] - rows[row],
+                width,
+            });
+        }
+        let size = columns.element.size() as u64;
+        let end = (rows[inner] as u64).checked_mul(size);
+        if end.is_none_or(|end| end > values.len) {
+            return Err(self.reader.damaged(values.offset, "values are missing"));
+        }
+        builder.kind(number, columns.element, width)?;
+        let place_of = |row: usize| values.offset + (rows[0] + row * width) as u64 * size;
+        if depth == 1 {
+            builder.rows(number, place_of(0), inner)?;
+            return Ok(inner);
+        }
+        let examples = self.offsets(columns.lists[0], spans[0], lengths[0], inner)?;
+        for example in examples.windows(2) {
+            builder.example(number, place_of(example[0]), example[1] - example[0])?;
+        }
+        Ok(examples[lengths[0]] - examples[0])
+    }
+}
+
+/// Finds the activations and the labels in the schema.
+fn columns(
+    file: &SourceFile,
+    schema: &Schema<'_>,
+    wanted: Option<&str>,
+) -> Result<Columns, DataError> {
+    if schema.endianness() != Endianness::Little {
+        let remedy = "write it on a little-endian machine";
+        return Err(DataError::unsupported(
+            &file.path,
+            "big-endian Arrow",
+            remedy,
+        ));
+    }
+    let mut place = Place::default();
+    let (mut candidates, mut labels, mut names) = (Vec::new(), None, Vec::new());
+    for field in schema.fields().into_iter().flatten() {
+        let name = field.name().unwrap_or("").to_string();
+        let (start, activations) = (place, activations(&field));
+        if let (true, Some(integer)) =
+            (matches!(name.as_str(), "label" | "labels"), integer(&field))
+        {
+            labels = Some((start, integer));
+        }
+        names.push(format!("\"{name}\" {}", describe(&field)));
+        step_over(file, &field, &mut place, 0)?;
+        if let Some((lists, element)) = activations {
+            candidates.push((name, start, lists, element));
+        }
+    }
+    let (path, noun, available) = (file.path.clone(), "column", names.join(", "));
+    if let Some(wanted) = wanted {
+        candidates.retain(|(name, ..)| name == wanted);
+        if candidates.is_empty() {
+            return Err(DataError::NoTensor {
+                path,
+                noun,
+                name: wanted.into(),
+                available,
+            });
+        }
+    }
+    match candidates.pop() {
+        None => Err(DataError::NoActivations {
+            path,
+            noun,
+            available,
+        }),
+        Some(_) if !candidates.is_empty() => Err(DataError::Ambiguous {
+            path,
+            noun,
+            available,
+        }),
+        Some((name, place, lists, element)) => Ok(Columns {
+            name,
+            place,
+            lists,
+            element,
+            labels,
+        }),
+    }
+}
+
+/// The type in a word or two, for messages.
+fn describe(field: &Field<'_>) -> String {
+    let name = field
+        .type_type()
+        .variant_name()
+        .unwrap_or("of an unknown type")
+        .trim_end_matches('_');
+    match field
+        .children()
+        .filter(|_| list(field).is_some())
+        .and_then(|c| (!c.is_empty()).then(|| c.get(0)))
+    {
+        Some(child) => format!("{name} of {}", describe(&child)),
+        None => name.into(),
+    }
+}
+
+fn list(field: &Field<'_>) -> Option<List> {
+    match field.type_type() {
+        Type::List => Some(List::Offsets32),
+        Type::LargeList => Some(List::Offsets64),
+        Type::FixedSizeList => {
+            let size = usize::try_from(field.type_as_fixed_size_list()?.listSize()).ok()?;
+            Some(List::Fixed(size))
+        }
+        _ => None,
+    }
+}
+
+/// Lists around floats, one or two deep.
+fn activations(field: &Field<'_>) -> Option<(Vec<List>, Element)> {
+    let mut lists = vec![list(field)?];
+    let mut child = field.children().filter(|c| c.len() == 1)?.get(0);
+    if let Some(inner) = list(&child) {
+        lists.push(inner);
+        child = child.children().filter(|c| c.len() == 1)?.get(0);
+    }
+    let element = match child.type_as_floating_point()?.precision() {
+        Precision::HALF => Element::F16,
+        Precision::SINGLE => Element::F32,
+        Precision::DOUBLE => Element::F64,
+        _ => return None,
+    };
+    Some((lists, element))
+}
+
+fn integer(field: &Field<'_>) -> Option<Integer> {
+    let int = field
+        .type_as_int()
+        .filter(|_| field.dictionary().is_none())?;
+    match (int.bitWidth(), int.is_signed()) {
+        (64, true) => Some(Integer::I64),
+        (32, true) => Some(Integer::I32),
+        (8, false) => Some(Integer::U8),
+        _ => None,
+    }
+}
+
+/// Counts the nodes and buffers of a field and those in it (Arrow columnar format, "Buffer layouts").
+fn step_over(
+    file: &SourceFile,
+    field: &Field<'_>,
+    place: &mut Place,
+    depth: usize,
+) -> Result<(), DataError> {
+    const DEEPEST: usize = 64; // the depth that flatbuffers verifies
+    place.node += 1;
+    if field.dictionary().is_some() {
+        place.buffer += 2; // validity, indices; the values travel in messages of their own
+        return Ok(());
+    }
+    place.buffer += match field.type_type() {
+        Type::Null | Type::RunEndEncoded => 0,
+        Type::Struct_ | Type::FixedSizeList => 1,
+        Type::Int
+        | Type::FloatingPoint
+        | Type::Bool
+        | Type::Decimal
+        | Type::Date
+        | Type::Time
+        | Type::Timestamp
+        | Type::Interval
+        | Type::Duration
+        | Type::FixedSizeBinary
+        | Type::List
+        | Type::LargeList
+        | Type::Map => 2,
+        Type::Utf8
+        | Type::Binary
+        | Type::LargeUtf8
+        | Type::LargeBinary
+        | Type::ListView
+        | Type::LargeListView => 3,
+        Type::Utf8View | Type::BinaryView => {
+            place.views += 1;
+            2
+        }
+        Type::Union => match field.type_as_union().map(|union| union.mode()) {
+            Some(arrow_ipc::UnionMode::Dense) => 2,
+            _ => 1,
+        },
+        other => {
+            let what = format!(
+                "column \"{}\" of type {other:?}",
+                field.name().unwrap_or("")
+            );
+            return Err(DataError::unsupported(
+                &file.path,
+                what,
+                "leave this column out",
+            ));
+        }
+    };
+    if depth == DEEPEST {
+        return Err(DataError::damaged(
+            &file.path,
+            FORMAT,
+            0,
+            "a column is nested too deeply",
+        ));
+    }
+    for child in field.children().into_iter().flatten() {
+        step_over(file, &child, place, depth + 1)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,290 @@
+//! Directories: what is in them decides what they are.
+
+use std::cmp::Ordering;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::file::SourceFile;
+use super::{Kind, Options, Sniffed, Source, files, saev, sniff};
+use crate::error::DataError;
+
+/// Name of the index of our own shards.
+pub(crate) const INDEX: &str = "index.json";
+/// What [`ShardIndex::format`] says.
+pub(crate) const INDEX_FORMAT: &str = "dynamic-sae.shards";
+
+/// `index.json`: the shards that `sae-data convert` and `tools/export_activations.py` write.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardIndex {
+    /// [`INDEX_FORMAT`].
+    pub format: String,
+    /// 1.
+    pub version: u32,
+    /// Rows of all shards.
+    pub rows: usize,
+    /// Width of a row.
+    pub width: usize,
+    /// Element type, as safetensors names it.
+    pub dtype: String,
+    /// The shards, in the order of their rows.
+    pub shards: Vec<IndexedShard>,
+    /// Where the data comes from, in free words.
+    #[serde(default)]
+    pub metadata: serde_json::Map<String, serde_json::Value>,
+}
+
+/// One shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexedShard {
+    /// Name of the file, beside the index.
+    pub file: String,
+    /// Its rows.
+    pub rows: usize,
+    /// Its size.
+    pub bytes: u64,
+    /// BLAKE3 of the whole file, in hexadecimal.
+    pub blake3: String,
+}
+
+/// `state.json` of a Hugging Face data set: its files in order.
+#[derive(Deserialize)]
+struct State {
+    #[serde(rename = "_data_files")]
+    data_files: Vec<DataFile>,
+}
+
+#[derive(Deserialize)]
+struct DataFile {
+    filename: String,
+}
+
+/// Opens a directory.
+pub(super) fn open(dir: &Path, options: &Options) -> Result<Box<dyn Source>, DataError> {
+    let unknown = |reason: String| DataError::NotRecognised {
+        path: dir.into(),
+        reason,
+    };
+    if dir.join("dataset_dict.json").exists() {
+        let dict: serde_json::Value = saev::json(&dir.join("dataset_dict.json"))?;
+        return Err(unknown(format!(
+            "it is a Hugging Face DatasetDict of {}: open one of these directories in it",
+            dict["splits"]
+        )));
+    }
+    if dir.join(saev::METADATA).exists() && holds_saev(dir)? {
+        return Ok(Box::new(saev::open(dir, options)?));
+    }
+    if dir.join(INDEX).exists() {
+        return indexed(dir, options);
+    }
+    let state = dir.join("state.json");
+    if state.exists() {
+        let state: State = saev::json(&state)?;
+        let stat = |file: DataFile| {
+            if file.filename.contains(['/', '\\']) || file.filename == ".." {
+                let reason = format!("\"{}\" is not the name of a file beside it", file.filename);
+                return Err(DataError::damaged(
+                    &dir.join("state.json"),
+                    "JSON",
+                    0,
+                    reason,
+                ));
+            }
+            SourceFile::stat(&dir.join(file.filename))
+        };
+        let data = state
+            .data_files
+            .into_iter()
+            .map(stat)
+            .collect::<Result<_, _>>()?;
+        return files(dir, Kind::Arrow, data, options);
+    }
+    let mut found: Vec<(Kind, SourceFile)> = Vec::new();
+    for path in listed(dir)? {
+        if options
+            .labels
+            .as_ref()
+            .is_some_and(|labels| same_file(labels, &path))
+        {
+            continue;
+        }
+        let data_name = path.extension().is_some_and(|e| {
+            ["npy", "safetensors", "arrow", "parquet", "feather"]
+                .iter()
+                .any(|known| e == *known)
+        });
+        let file = match SourceFile::stat(&path) {
+            Err(DataError::Empty { .. }) if !data_name => continue,
+            file => file?,
+        };
+        if let Sniffed::Is(kind) = sniff(&file)? {
+            found.push((kind, file));
+        }
+    }
+    let Some((kind, first)) = found.first().map(|(kind, file)| (*kind, file.path.clone())) else {
+        return Err(unknown("no file in it is one".into()));
+    };
+    if let Some((other, file)) = found.iter().find(|(other, _)| *other != kind) {
+        return Err(DataError::Mixed {
+            path: file.path.clone(),
+            first,
+            what: "format",
+            here: format!("{other:?}"),
+            there: format!("{kind:?}"),
+        });
+    }
+    files(
+        dir,
+        kind,
+        found.into_iter().map(|(_, file)| file).collect(),
+        options,
+    )
+}
+
+/// Whether `metadata.json` is saev's: `shards.json` beside it, or keys of its own.
+fn holds_saev(dir: &Path) -> Result<bool, DataError> {
+    if dir.join(saev::SHARDS).exists() {
+        return Ok(true);
+    }
+    let metadata: serde_json::Value = saev::json(&dir.join(saev::METADATA))?;
+    Ok(metadata.get("d_model").is_some() && metadata.get("layers").is_some())
+}
+
+/// Our own shards.
+fn indexed(dir: &Path, options: &Options) -> Result<Box<dyn Source>, DataError> {
+    let path = dir.join(INDEX);
+    let index = ShardIndex::read(dir)?;
+    let mut shards = Vec::new();
+    for shard in &index.shards {
+        let file = SourceFile::stat(&dir.join(&shard.file))?;
+        if file.bytes != shard.bytes {
+            let reason = format!("{} says it has {} bytes", path.display(), shard.bytes);
+            return Err(DataError::damaged(
+                &file.path,
+                "safetensors",
+                file.bytes,
+                reason,
+            ));
+        }
+        shards.push(file);
+    }
+    let source = files(dir, Kind::Safetensors, shards, options)?;
+    let info = source.info();
+    if (info.rows, info.width) != (index.rows, index.width) && !options.drop_first_token {
+        let (rows, width) = (info.rows, info.width);
+        let reason = format!(
+            "it says {} rows of width {}, the shards have {rows} of {width}",
+            index.rows, index.width
+        );
+        return Err(DataError::damaged(&path, "JSON", 0, reason));
+    }
+    Ok(source)
+}
+
+impl ShardIndex {
+    /// Reads `dir/index.json`.
+    ///
+    /// # Errors
+    /// [`DataError`] if it is not there or not an index of shards.
+    pub fn read(dir: &Path) -> Result<Self, DataError> {
+        let path = dir.join(INDEX);
+        let index: Self = saev::json(&path)?;
+        if index.format != INDEX_FORMAT || index.version != 1 {
+            let what = format!("format \"{}\", version {}", index.format, index.version);
+            return Err(DataError::unsupported(
+                &path,
+                what,
+                format!("known is \"{INDEX_FORMAT}\", version 1"),
+            ));
+        }
+        if let Some(shard) = index
+            .shards
+            .iter()
+            .find(|s| s.file.contains(['/', '\\']) || s.file == "..")
+        {
+            let reason = format!("\"{}\" is not the name of a file beside it", shard.file);
+            return Err(DataError::damaged(&path, "JSON", 0, reason));
+        }
+        Ok(index)
+    }
+}
+
+/// Whether two paths lead to the same file.
+pub(crate) fn same_file(a: &Path, b: &Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a == b,
+    }
+}
+
+/// Files of a directory, hidden ones left out, `part-2` before `part-10`.
+fn listed(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(DataError::io(dir))? {
+        let path = entry.map_err(DataError::io(dir))?.path();
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned());
+        let hidden =
+            name.is_some_and(|name| name.starts_with(['.', '_']) || name.ends_with(".tmp"));
+        if path.is_file() && !hidden {
+            paths.push(path);
+        }
+    }
+    paths.sort_by(|a, b| natural(&a.to_string_lossy(), &b.to_string_lossy()));
+    Ok(paths)
+}
+
+/// Compares runs of digits as numbers.
+fn natural(a: &str, b: &str) -> Ordering {
+    let (mut a, mut b) = (a, b);
+    loop {
+        let (x, y) = (digits(a), digits(b));
+        if x > 0 && y > 0 {
+            let (m, n) = (
+                a[..x].trim_start_matches('0'),
+                b[..y].trim_start_matches('0'),
+            );
+            match m.len().cmp(&n.len()).then_with(|| m.cmp(n)).then(x.cmp(&y)) {
+                Ordering::Equal => (a, b) = (&a[x..], &b[y..]),
+                other => return other,
+            }
+        } else {
+            let (mut left, mut right) = (a.chars(), b.chars());
+            match left.next().cmp(&right.next()) {
+                Ordering::Equal if a.is_empty() => return Ordering::Equal,
+                Ordering::Equal => (a, b) = (left.as_str(), right.as_str()),
+                other => return other,
+            }
+        }
+    }
+}
+
+fn digits(text: &str) -> usize {
+    text.bytes().take_while(u8::is_ascii_digit).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_names_are_numbers() {
+        let sorted = [
+            "a",
+            "part-2.npy",
+            "part-2b.npy",
+            "part-10.npy",
+            "part-010.npy",
+            "part-11.npy",
+            "é1",
+            "é2",
+        ];
+        for (i, a) in sorted.iter().enumerate() {
+            for (j, b) in sorted.iter().enumerate() {
+                assert_eq!(natural(a, b), i.cmp(&j), "{a} {b}");
+            }
+        }
+    }
+}

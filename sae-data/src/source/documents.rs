@@ -1,0 +1,122 @@
+//! Where documents (examples, contexts, images) begin: splits never cut through one.
+
+/// The documents of a data set, in row order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Documents {
+    /// `count` documents of `tokens` rows each.
+    Uniform {
+        /// Rows of each.
+        tokens: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// The first row of each document; one without rows begins where the next one does.
+    Starts(Vec<usize>),
+}
+
+impl Documents {
+    /// Number of documents.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Uniform { count, .. } => *count,
+            Self::Starts(starts) => starts.len(),
+        }
+    }
+
+    /// The document that `row` belongs to.
+    pub(crate) fn of(&self, row: usize) -> usize {
+        match self {
+            Self::Uniform { tokens, .. } => row / tokens,
+            Self::Starts(starts) => starts.partition_point(|start| *start <= row) - 1,
+        }
+    }
+
+    /// The first row at or after `row` that begins a document, or `rows`, the number of all rows.
+    pub(crate) fn next_start(&self, row: usize, rows: usize) -> usize {
+        match self {
+            Self::Uniform { tokens, .. } => row.next_multiple_of(*tokens).min(rows),
+            Self::Starts(starts) => {
+                let at = starts.partition_point(|start| *start < row);
+                starts.get(at).copied().unwrap_or(rows)
+            }
+        }
+    }
+}
+
+/// Collects documents while a data set is opened.
+#[derive(Debug, Default)]
+pub(crate) struct DocumentsBuilder {
+    rows: usize,
+    documents: Option<Documents>,
+}
+
+impl DocumentsBuilder {
+    /// Adds a document of `rows` rows.
+    pub(crate) fn push(&mut self, rows: usize) {
+        match &mut self.documents {
+            None if rows > 0 => {
+                self.documents = Some(Documents::Uniform {
+                    tokens: rows,
+                    count: 1,
+                });
+            }
+            Some(Documents::Uniform { tokens, count }) if *tokens == rows => *count += 1,
+            Some(Documents::Uniform { tokens, count }) => {
+                let mut starts: Vec<usize> = (0..*count).map(|i| i * *tokens).collect();
+                starts.push(self.rows);
+                self.documents = Some(Documents::Starts(starts));
+            }
+            Some(Documents::Starts(starts)) => starts.push(self.rows),
+            None => self.documents = Some(Documents::Starts(vec![self.rows])),
+        }
+        self.rows += rows;
+    }
+
+    /// The documents, if there are any.
+    pub(crate) fn finish(self) -> Option<Documents> {
+        self.documents
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(lengths: &[usize]) -> Documents {
+        let mut builder = DocumentsBuilder::default();
+        lengths.iter().for_each(|len| builder.push(*len));
+        builder.finish().unwrap()
+    }
+
+    #[test]
+    fn equal_lengths_need_no_list() {
+        let documents = of(&[3, 3, 3]);
+        assert_eq!(
+            documents,
+            Documents::Uniform {
+                tokens: 3,
+                count: 3
+            }
+        );
+        assert_eq!([0, 2, 3, 8].map(|row| documents.of(row)), [0, 0, 1, 2]);
+        assert_eq!(
+            [0, 1, 3, 7].map(|row| documents.next_start(row, 9)),
+            [0, 3, 3, 9]
+        );
+    }
+
+    #[test]
+    fn other_lengths_do() {
+        let documents = of(&[3, 3, 0, 2, 4]);
+        assert_eq!(documents, Documents::Starts(vec![0, 3, 6, 6, 8]));
+        assert_eq!(
+            [5, 6, 7, 8, 11].map(|row| documents.of(row)),
+            [1, 3, 3, 4, 4]
+        );
+        assert_eq!(
+            [0, 4, 6, 7, 9].map(|row| documents.next_start(row, 12)),
+            [0, 6, 6, 8, 12]
+        );
+        assert_eq!(of(&[0, 2]), Documents::Starts(vec![0, 0]));
+    }
+}

@@ -1,0 +1,227 @@
+//! safetensors: a JSON header with names, types, shapes and places, then the values.
+
+use ::safetensors::tensor::{Metadata, TensorInfo};
+use ::safetensors::{Dtype, SafeTensorError, SafeTensors};
+
+use super::file::SourceFile;
+use super::matrix::{Integer, IntegerColumn, MatrixBuilder};
+use crate::element::Element;
+use crate::error::DataError;
+
+pub(super) const FORMAT: &str = "safetensors";
+
+/// Names of tensors that are not activations.
+const LABELS: &str = "labels";
+const DOCUMENTS: &str = "doc";
+
+/// The crate's own limit.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// Adds a file of activations, with its labels and document ids.
+pub(super) fn add(
+    builder: &mut MatrixBuilder<'_>,
+    file: SourceFile,
+    tensor: Option<&str>,
+) -> Result<(), DataError> {
+    let header = Header::read(&file)?;
+    let (name, info) = header.activations(&file, tensor)?;
+    let element = match info.dtype {
+        Dtype::F32 => Element::F32,
+        Dtype::F16 => Element::F16,
+        Dtype::BF16 => Element::Bf16,
+        other => {
+            return Err(DataError::Dtype {
+                path: file.path,
+                name,
+                dtype: format!("{other:?}"),
+                expected: "f32, f16 and bf16",
+            });
+        }
+    };
+    let documents = match header.integers(&file, DOCUMENTS)? {
+        Some(column) if info.shape.len() == 2 => Some(column.read(&file, FORMAT)?),
+        _ => None,
+    };
+    let labels = header.integers(&file, LABELS)?;
+    let path = file.path.clone();
+    let number = builder.file(file);
+    let offset = header.place(info).0;
+    builder.tensor(
+        number,
+        &name,
+        element,
+        &info.shape,
+        offset,
+        documents.as_deref(),
+    )?;
+    if let Some(labels) = labels {
+        let rows: usize = info.shape[..info.shape.len() - 1].iter().product();
+        let examples = (info.shape.len() == 3).then_some(info.shape[0]);
+        if labels.count != rows && Some(labels.count) != examples {
+            return Err(DataError::LabelCount {
+                path,
+                labels: labels.count,
+                rows,
+                examples,
+            });
+        }
+        builder.labels(number, &labels)?;
+    }
+    Ok(())
+}
+
+/// A file of labels: the tensor `labels`, or the only one of integers.
+pub(super) fn label_column(file: &SourceFile) -> Result<IntegerColumn, DataError> {
+    let header = Header::read(file)?;
+    if let Some(column) = header.integers(file, LABELS)? {
+        return Ok(column);
+    }
+    let mut columns = header
+        .tensors
+        .keys()
+        .filter_map(|name| header.integers(file, name).ok()?);
+    match (columns.next(), columns.next()) {
+        (Some(column), None) => Ok(column),
+        _ => Err(DataError::NoTensor {
+            path: file.path.clone(),
+            noun: "tensor",
+            name: LABELS.into(),
+            available: header.describe(),
+        }),
+    }
+}
+
+/// The header of a file that is as long as its header says.
+struct Header {
+    tensors: std::collections::BTreeMap<String, TensorInfo>,
+    /// Byte at which the values start.
+    data: u64,
+}
+
+impl Header {
+    fn read(file: &SourceFile) -> Result<Self, DataError> {
+        let damaged =
+            |offset, reason: String| DataError::damaged(&file.path, FORMAT, offset, reason);
+        let mut open = file.open()?;
+        let len = open.bytes_at(FORMAT, 0, 8)?;
+        let len = u64::from_le_bytes(len.try_into().expect("eight bytes"));
+        if len > MAX_HEADER {
+            return Err(damaged(
+                0,
+                format!("a header of {len} bytes; there may be {MAX_HEADER}"),
+            ));
+        }
+        let bytes = open.bytes_at(FORMAT, 0, 8 + len)?;
+        // The crate wants the whole file; that the values are missing is the last thing it finds.
+        match SafeTensors::read_metadata(&bytes) {
+            Ok(_) | Err(SafeTensorError::MetadataIncompleteBuffer) => {}
+            Err(error) => return Err(damaged(8, error.to_string())),
+        }
+        let metadata: Metadata =
+            serde_json::from_slice(&bytes[8..]).map_err(|error| damaged(8, error.to_string()))?;
+        let data = 8 + len;
+        let tensors: std::collections::BTreeMap<String, TensorInfo> = metadata
+            .tensors()
+            .into_iter()
+            .map(|(name, info)| (name, info.clone()))
+            .collect();
+        let end = tensors
+            .values()
+            .map(|info| info.data_offsets.1 as u64)
+            .max()
+            .unwrap_or(0);
+        if data.checked_add(end) != Some(file.bytes) {
+            let reason = format!(
+                "{end} bytes should follow from here, but the file ends at byte {}",
+                file.bytes
+            );
+            return Err(damaged(data, reason));
+        }
+        Ok(Self { tensors, data })
+    }
+
+    /// First byte and number of bytes.
+    fn place(&self, info: &TensorInfo) -> (u64, usize) {
+        let (start, end) = info.data_offsets;
+        (self.data + start as u64, end - start)
+    }
+
+    /// The named tensor, or the only 2-D float tensor, or else the only 3-D one.
+    fn activations(
+        &self,
+        file: &SourceFile,
+        name: Option<&str>,
+    ) -> Result<(String, &TensorInfo), DataError> {
+        let (path, noun, available) = (file.path.clone(), "tensor", self.describe());
+        if let Some(name) = name {
+            let info = self.tensors.get(name).ok_or_else(|| DataError::NoTensor {
+                path,
+                noun,
+                name: name.into(),
+                available,
+            })?;
+            return Ok((name.into(), info));
+        }
+        let of_rank = |rank| {
+            self.tensors.iter().filter(move |(_, info)| {
+                matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
+                    && info.shape.len() == rank
+            })
+        };
+        let candidates: Vec<_> = match of_rank(2).count() {
+            0 => of_rank(3).collect(),
+            _ => of_rank(2).collect(),
+        };
+        match candidates[..] {
+            [(name, info)] => Ok((name.clone(), info)),
+            [] => Err(DataError::NoActivations {
+                path,
+                noun,
+                available,
+            }),
+            _ => Err(DataError::Ambiguous {
+                path,
+                noun,
+                available,
+            }),
+        }
+    }
+
+    /// A tensor of integers, if there is one of this name; whatever its shape, its values in order.
+    fn integers(&self, file: &SourceFile, name: &str) -> Result<Option<IntegerColumn>, DataError> {
+        let Some(info) = self.tensors.get(name) else {
+            return Ok(None);
+        };
+        let integer = match info.dtype {
+            Dtype::I64 => Integer::I64,
+            Dtype::I32 => Integer::I32,
+            Dtype::U8 => Integer::U8,
+            other => {
+                return Err(DataError::Dtype {
+                    path: file.path.clone(),
+                    name: name.into(),
+                    dtype: format!("{other:?}"),
+                    expected: "integers in i64, i32 and u8",
+                });
+            }
+        };
+        let (offset, bytes) = self.place(info);
+        let count = bytes / integer.size();
+        Ok(Some(IntegerColumn {
+            integer,
+            offset,
+            count,
+        }))
+    }
+
+    /// Names, types and shapes, for messages.
+    fn describe(&self) -> String {
+        let part = |(name, info): (&String, &TensorInfo)| {
+            format!("\"{name}\" {:?} {:?}", info.dtype, info.shape)
+        };
+        match self.tensors.is_empty() {
+            true => "no tensors".into(),
+            false => self.tensors.iter().map(part).collect::<Vec<_>>().join(", "),
+        }
+    }
+}

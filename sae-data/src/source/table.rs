@@ -1,0 +1,202 @@
+//! Rows of a fixed number of bytes, wherever they lie in files: what `.npy`, safetensors, Arrow and saev have
+//! in common.
+//!
+//! A table is a list of [`Extent`]s. Each is a series of runs of consecutive rows, at equal distances: one long
+//! run for a plain matrix; one run an example where the first token is left out, or where several layers lie
+//! side by side. Any row is found by a binary search over the extents.
+
+use std::ops::Range;
+
+use super::file::SourceFile;
+use crate::error::DataError;
+
+/// Bytes read at once; also what the scratch space grows to.
+const PIECE: usize = 1 << 20;
+
+/// Runs of rows in one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Extent {
+    file: usize,
+    /// Byte at which the first run starts.
+    offset: u64,
+    rows: usize,
+    /// Rows of a run.
+    run: usize,
+    /// Bytes from the start of one run to that of the next.
+    stride: u64,
+    /// Number of the first row, counted before any were left out.
+    first_stored: usize,
+    /// Stored rows from the start of one run to that of the next.
+    pitch: usize,
+}
+
+/// Rows of `row_bytes` bytes.
+#[derive(Debug)]
+pub(crate) struct Table {
+    row_bytes: usize,
+    extents: Vec<Extent>,
+    /// First row of each extent.
+    starts: Vec<usize>,
+    rows: usize,
+    stored: usize,
+}
+
+impl Table {
+    pub(crate) fn new(row_bytes: usize) -> Self {
+        Self {
+            row_bytes,
+            extents: Vec::new(),
+            starts: Vec::new(),
+            rows: 0,
+            stored: 0,
+        }
+    }
+
+    /// Number of rows.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of rows before any were left out.
+    pub(crate) fn stored(&self) -> usize {
+        self.stored
+    }
+
+    /// Adds the `rows` rows that start at byte `offset`, without the first `skip` of them. The caller has
+    /// checked that they lie within the file.
+    pub(crate) fn push(&mut self, file: usize, offset: u64, rows: usize, skip: usize) {
+        let kept = rows.saturating_sub(skip);
+        let first_stored = self.stored + skip.min(rows);
+        self.stored += rows;
+        if kept == 0 {
+            return;
+        }
+        let row_bytes = self.row_bytes as u64;
+        let offset = offset + skip as u64 * row_bytes;
+        self.rows += kept;
+        if let Some(last) = self.extents.last_mut().filter(|last| last.file == file) {
+            let dense = last.run == last.rows;
+            let end = (
+                last.offset + last.rows as u64 * row_bytes,
+                last.first_stored + last.rows,
+            );
+            if dense && end == (offset, first_stored) {
+                last.rows += kept;
+                last.run = last.rows;
+                return;
+            }
+            if dense && last.run == kept && offset > last.offset {
+                (last.stride, last.pitch) =
+                    (offset - last.offset, first_stored - last.first_stored);
+                last.rows += kept;
+                return;
+            }
+            let runs = last.rows / last.run;
+            let next = (
+                last.offset + runs as u64 * last.stride,
+                last.first_stored + runs * last.pitch,
+            );
+            if !dense && last.run == kept && next == (offset, first_stored) {
+                last.rows += kept;
+                return;
+            }
+        }
+        self.starts.push(self.rows - kept);
+        self.extents.push(Extent {
+            file,
+            offset,
+            rows: kept,
+            run: kept,
+            stride: 0,
+            first_stored,
+            pitch: 0,
+        });
+    }
+
+    /// Number that `row` had before any were left out.
+    pub(crate) fn stored_row(&self, row: usize) -> usize {
+        let (extent, local) = self.locate(row);
+        extent.first_stored + local / extent.run * extent.pitch + local % extent.run
+    }
+
+    fn locate(&self, row: usize) -> (&Extent, usize) {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        let at = self.starts.partition_point(|start| *start <= row) - 1;
+        (&self.extents[at], row - self.starts[at])
+    }
+
+    /// Reads `rows` in order: `visit` sees them as they stand in the file, several whole rows at a time.
+    pub(crate) fn read(
+        &self,
+        files: &[SourceFile],
+        rows: Range<usize>,
+        scratch: &mut Vec<u8>,
+        mut visit: impl FnMut(&[u8]),
+    ) -> Result<(), DataError> {
+        let mut open = None;
+        let mut row = rows.start;
+        while row < rows.end {
+            let (extent, local) = self.locate(row);
+            let within = local % extent.run;
+            let piece = (PIECE / self.row_bytes).max(1);
+            let left_in_run = (extent.run - within).min(extent.rows - local);
+            let count = left_in_run.min(rows.end - row).min(piece);
+            let offset = extent.offset
+                + (local / extent.run) as u64 * extent.stride
+                + (within * self.row_bytes) as u64;
+            let file = match &mut open {
+                Some((number, file)) if *number == extent.file => file,
+                other => &mut other.insert((extent.file, files[extent.file].open()?)).1,
+            };
+            scratch.resize(count * self.row_bytes, 0);
+            file.read_at(offset, scratch)?;
+            visit(scratch);
+            row += count;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Against a plain list of (file, byte, stored row) of every row.
+        #[test]
+        fn every_row_is_found_where_it_was_put(
+            pieces in prop::collection::vec((0usize..3, 0u64..6, 1usize..6, 0usize..3), 1..12),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let files: Vec<SourceFile> = (0..3u8).map(|i| {
+                let path = dir.path().join(i.to_string());
+                std::fs::write(&path, (0..=255u8).map(|b| b.wrapping_mul(3).wrapping_add(i)).collect::<Vec<_>>()).unwrap();
+                SourceFile::stat(&path).unwrap()
+            }).collect();
+            let contents: Vec<_> = files.iter().map(|f| std::fs::read(&f.path).unwrap()).collect();
+            let mut table = Table::new(3);
+            let (mut expected, mut stored, mut at) = (Vec::new(), 0, [0u64; 3]);
+            for (file, gap, rows, skip) in pieces {
+                let offset = at[file] + 3 * gap;
+                if offset + 3 * rows as u64 > 256 { continue }
+                at[file] = offset + 3 * rows as u64;
+                table.push(file, offset, rows, skip);
+                for row in skip..rows {
+                    let byte = offset as usize + 3 * row;
+                    expected.push((contents[file][byte..byte + 3].to_vec(), stored + row));
+                }
+                stored += rows;
+            }
+            prop_assert_eq!(table.rows(), expected.len());
+            prop_assert_eq!(table.stored(), stored);
+            for start in 0..expected.len() {
+                let mut read = Vec::new();
+                table.read(&files, start..expected.len(), &mut Vec::new(), |bytes| read.extend_from_slice(bytes)).unwrap();
+                let bytes: Vec<u8> = expected[start..].iter().flat_map(|(row, _)| row.clone()).collect();
+                prop_assert_eq!(read, bytes);
+                prop_assert_eq!(table.stored_row(start), expected[start].1);
+            }
+        }
+    }
+}

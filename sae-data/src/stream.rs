@@ -1,0 +1,190 @@
+//! Fills batches ahead of time: windows are read by several threads and handed over batch by batch, in one
+//! defined order.
+//!
+//! The rows of a window belong to known places in known batches, so each block is read into a small buffer
+//! that stays in the processor's cache, and its rows are converted from there straight to their places: the
+//! window is never stored as such, only the batches made of it. Two windows exist at a time at most, one being
+//! used up and one being filled.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use burn::tensor::TensorData;
+
+use crate::data::ActivationData;
+use crate::error::DataError;
+use crate::pool::Pool;
+use crate::window::{Window, Windows};
+
+/// What is to be streamed.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    pub(crate) data: ActivationData,
+    pub(crate) windows: Windows,
+    pub(crate) batch: usize,
+    pub(crate) workers: usize,
+    pub(crate) pool: Pool,
+    /// Positions there are; the last batch ends here.
+    pub(crate) end: u64,
+}
+
+/// Batches that are being prepared.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    batches: Receiver<Result<TensorData, DataError>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Stream {
+    /// Starts to prepare the batches of these numbers, which must ascend.
+    pub(crate) fn start(job: Job, numbers: impl Iterator<Item = u64> + Send + 'static) -> Self {
+        let ahead = (job.windows.window_rows() / job.batch).max(2);
+        let (sender, batches) = sync_channel(ahead);
+        let stop = Arc::new(AtomicBool::new(false));
+        let filler = Filler {
+            job,
+            sender,
+            stop: stop.clone(),
+        };
+        thread::spawn(move || filler.run(numbers));
+        Self { batches, stop }
+    }
+
+    /// The next batch; `None` when there are no more.
+    pub(crate) fn next(&self) -> Option<Result<TensorData, DataError>> {
+        self.batches.recv().ok()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A batch that is being filled.
+struct Filling {
+    /// Position of its first row.
+    start: u64,
+    rows: usize,
+    values: Vec<f32>,
+}
+
+impl Filling {
+    fn end(&self) -> u64 {
+        self.start + self.rows as u64
+    }
+}
+
+struct Filler {
+    job: Job,
+    sender: SyncSender<Result<TensorData, DataError>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Filler {
+    fn run(self, numbers: impl Iterator<Item = u64>) {
+        let mut numbers = numbers.peekable();
+        let mut filling: VecDeque<Filling> = VecDeque::new();
+        let mut position = None;
+        loop {
+            let next = numbers.peek().map(|number| number * self.job.batch as u64);
+            let Some(at) = filling
+                .front()
+                .map_or(next, |_| position)
+                .filter(|at| *at < self.job.end)
+            else {
+                return;
+            };
+            let window = self.job.windows.at(at);
+            let end = window.positions.end;
+            while let Some(number) =
+                numbers.next_if(|number| number * (self.job.batch as u64) < end)
+            {
+                let start = number * self.job.batch as u64;
+                let rows = (self.job.end.saturating_sub(start) as usize).min(self.job.batch);
+                if rows > 0 {
+                    let values = self.job.pool.take(rows * self.job.data.width());
+                    filling.push_back(Filling {
+                        start,
+                        rows,
+                        values,
+                    });
+                }
+            }
+            if let Err(error) = self.fill(&window, filling.make_contiguous()) {
+                let _ = self.sender.send(Err(error)); // if nobody listens, nobody misses it
+                return;
+            }
+            while let Some(batch) = filling.pop_front_if(|batch| batch.end() <= end) {
+                let width = self.job.data.width();
+                let tensor = self.job.pool.lend(batch.values, batch.rows, width);
+                if self.sender.send(Ok(tensor)).is_err() {
+                    return; // the consumer has stopped early
+                }
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            position = Some(end);
+        }
+    }
+
+    /// Reads the rows of a window into their batches.
+    fn fill(&self, window: &Window, batches: &mut [Filling]) -> Result<(), DataError> {
+        let _span = tracing::trace_span!("fill", start = window.positions.start).entered();
+        let width = self.job.data.width();
+        let start = window.positions.start;
+        let rows = (window.positions.end - start) as usize;
+        // the place of each packed row
+        let mut places: Vec<Option<&mut [f32]>> = Vec::new();
+        places.resize_with(rows, || None);
+        for batch in batches {
+            let first = batch.start;
+            for (i, place) in batch.values.chunks_exact_mut(width).enumerate() {
+                let position = first + i as u64;
+                if window.positions.contains(&position) {
+                    places[window.packed((position - start) as usize)] = Some(place);
+                }
+            }
+        }
+        let mut rest = &mut places[..];
+        let mut blocks = Vec::with_capacity(window.blocks.len());
+        for block in &window.blocks {
+            let (now, later) = rest.split_at_mut(block.len());
+            blocks.push((block.clone(), now));
+            rest = later;
+        }
+        let blocks = Mutex::new(blocks.into_iter());
+        let failed = Mutex::new(None);
+        thread::scope(|scope| {
+            for _ in 0..self.job.workers.max(1) {
+                scope.spawn(|| {
+                    let mut scratch = Vec::new();
+                    loop {
+                        let next = blocks.lock().unwrap_or_else(PoisonError::into_inner).next();
+                        let Some((rows, places)) = next else { return };
+                        if self.stop.load(Ordering::Relaxed) {
+                            return;
+                        }
+                        if places.iter().all(Option::is_none) {
+                            continue; // behind us already, or another loader's
+                        }
+                        if let Err(error) = self.job.data.read_rows(rows, &mut scratch, places) {
+                            let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                            failed.get_or_insert(error);
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        failed
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+            .map_or(Ok(()), Err)
+    }
+}
