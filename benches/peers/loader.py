@@ -9,6 +9,7 @@ epoch, the incomplete last one dropped. A turn is STEPS batches of an iterator t
 Variants:
     items           a Dataset of rows, shuffle=True, the default collate: what everybody writes first (the default)
     batched         the same, but `__getitems__` takes all rows of a batch from the map at once
+    copy            no loader: all rows, in memory, converted to float32 in memory of their own; STEPS is not used
 """
 
 import json
@@ -65,14 +66,24 @@ def batches(path, batch, variant, workers):
         yield from loader
 
 
+def copies(path):
+    rows = torch.from_numpy(np.load(path))
+    converted = torch.ones(rows.shape, dtype=torch.float32)
+    while True:
+        converted.copy_(rows)
+        yield converted
+
+
 def main():
     path, batch, steps = sys.argv[1], *map(int, sys.argv[2:4])
     variant = sys.argv[4] if len(sys.argv) > 4 else "items"
     workers = int(sys.argv[5]) if len(sys.argv) > 5 else 0
     torch.manual_seed(0)
-    running = batches(path, batch, variant, workers)
-    first = next(running)  # starts the workers
-    assert first.dtype == torch.float32 and first.shape[0] == batch
+    if variant == "copy":
+        steps, running = 1, copies(path)
+    else:
+        running = batches(path, batch, variant, workers)
+    assert next(running).dtype == torch.float32  # starts the workers
     print(json.dumps({"ready": True}), flush=True)
     for _ in sys.stdin:
         rows = 0

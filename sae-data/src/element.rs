@@ -42,6 +42,30 @@ impl Element {
     /// If `bytes` does not hold exactly `out.len()` elements.
     pub fn to_f32(self, bytes: &[u8], out: &mut [f32]) {
         assert_eq!(bytes.len(), out.len() * self.size(), "one element each");
+        self.convert(bytes, out);
+        fence();
+    }
+
+    /// Converts rows of `row_bytes` bytes, each to its place, if it has one.
+    ///
+    /// # Panics
+    /// If a place is not as long as a row.
+    pub(crate) fn rows_to_f32<'a, 'b: 'a>(
+        self,
+        bytes: &[u8],
+        row_bytes: usize,
+        places: impl Iterator<Item = &'a mut Option<&'b mut [f32]>>,
+    ) {
+        for (row, place) in bytes.chunks_exact(row_bytes.max(1)).zip(places) {
+            if let Some(out) = place {
+                assert_eq!(row.len(), out.len() * self.size(), "one element each");
+                self.convert(row, out);
+            }
+        }
+        fence();
+    }
+
+    fn convert(self, bytes: &[u8], out: &mut [f32]) {
         match self {
             Self::F16 => half_to_f32(bytes, out),
             Self::Bf16 => words(bytes, out, |w| bf16::from_le_bytes(w).to_f32()),
@@ -76,14 +100,9 @@ fn words<const N: usize>(bytes: &[u8], out: &mut [f32], to_f32: impl Fn([u8; N])
 /// f16 needs the processor's own instruction to be fast: 16 at a time with AVX-512, otherwise what `half` has.
 fn half_to_f32(bytes: &[u8], out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx512f") {
-        let vectors = out.len() / 16 * 16;
-        let (head, tail) = out.split_at_mut(vectors);
-        // SAFETY: the processor has AVX-512F.
-        unsafe { half_to_f32_avx512(&bytes[..2 * vectors], head) };
-        return words(&bytes[2 * vectors..], tail, |w| {
-            f16::from_le_bytes(w).to_f32()
-        });
+    if out.len() >= 2 * LANES && std::arch::is_x86_feature_detected!("avx512f") {
+        // SAFETY: the processor has AVX-512F; `bytes` and `out` are of one length (`rows_to_f32` asserts it).
+        return unsafe { half_to_f32_avx512(bytes, out) };
     }
     match bytemuck::try_cast_slice::<u8, f16>(bytes) {
         Ok(values) if cfg!(target_endian = "little") => values.convert_to_f32_slice(out),
@@ -91,18 +110,48 @@ fn half_to_f32(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Sixteen elements a turn; whatever is left over at the end is not converted.
+/// Elements of a vector.
+#[cfg(target_arch = "x86_64")]
+const LANES: usize = 16;
+
+/// Writes whole cache lines past the cache: a window is larger than the cache, and is read much later. What is
+/// left over at both ends, and shares its line with other rows, is written as usual. Others may see what was
+/// written after a [`fence`] only.
+///
+/// # Safety
+/// `bytes` has two bytes for each of `out`, which has at least `2 * LANES`.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn half_to_f32_avx512(bytes: &[u8], out: &mut [f32]) {
-    use std::arch::x86_64::{_mm256_loadu_si256, _mm512_cvtph_ps, _mm512_storeu_ps};
-    let inputs = bytes.as_chunks::<32>().0;
-    for (input, out) in inputs.iter().zip(out.as_chunks_mut::<16>().0) {
-        // SAFETY: `input` is 32 readable bytes, `out` is 64 writable bytes; neither needs an alignment.
-        unsafe {
-            let half = _mm256_loadu_si256(input.as_ptr().cast());
-            _mm512_storeu_ps(out.as_mut_ptr(), _mm512_cvtph_ps(half));
+unsafe fn half_to_f32_avx512(bytes: &[u8], out: &mut [f32]) {
+    use std::arch::x86_64::{
+        __m512, _mm256_loadu_si256, _mm512_cvtph_ps, _mm512_mask_storeu_ps, _mm512_stream_ps,
+    };
+    let (input, len) = (bytes.as_ptr(), out.len());
+    let out = out.as_mut_ptr();
+    // SAFETY of its calls: `at + LANES <= len`.
+    let load = |at: usize| -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(input.add(2 * at).cast())) }
+    };
+    let head = out.align_offset(64).min(LANES);
+    let tail = (len - head) % LANES;
+    // SAFETY: every vector begins at most `len - LANES` elements in; those that are streamed are aligned, as
+    // `head` and the size of a vector make them.
+    unsafe {
+        _mm512_mask_storeu_ps(out, ((1u32 << head) - 1) as u16, load(0));
+        for at in (head..len - tail).step_by(LANES) {
+            _mm512_stream_ps(out.add(at), load(at));
         }
+        let last = !((1u32 << (LANES - tail)) - 1) as u16;
+        _mm512_mask_storeu_ps(out.add(len - LANES), last, load(len - LANES));
+    }
+}
+
+/// Orders what was written past the cache before whatever tells other threads of it.
+fn fence() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 processor has SSE.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
     }
 }
 

@@ -1,53 +1,84 @@
 //! Buffers that come back: a batch is megabytes, and fresh memory costs more to get than to fill.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{AllocationProperty, Bytes, DType, TensorData};
+use memmap2::MmapMut;
+
+/// Room for float32 values, zeros at first: pages of its own, so that rows of whole cache lines begin at one.
+#[derive(Debug)]
+pub(crate) struct Buffer {
+    map: MmapMut,
+    len: usize,
+}
+
+impl Buffer {
+    fn new(len: usize) -> std::io::Result<Self> {
+        let map = MmapMut::map_anon((4 * len).max(1))?;
+        Ok(Self { map, len })
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.map[..4 * self.len])
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        bytemuck::cast_slice_mut(&mut self.map[..4 * self.len])
+    }
+}
 
 /// Buffers of one size that wait to be used again.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Pool(Arc<Mutex<Vec<Vec<f32>>>>);
+pub(crate) struct Pool(Arc<Mutex<Vec<Buffer>>>);
 
 impl Pool {
     /// A buffer of `len` elements, whatever they are.
-    pub(crate) fn take(&self, len: usize) -> Vec<f32> {
+    pub(crate) fn take(&self, len: usize) -> std::io::Result<Buffer> {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match free.iter().position(|buffer| buffer.len() == len) {
-            Some(at) => free.swap_remove(at),
-            None => vec![0.0; len],
+        match free.iter().position(|buffer| buffer.len == len) {
+            Some(at) => Ok(free.swap_remove(at)),
+            None => Buffer::new(len),
         }
     }
 
     /// `values` as a tensor `[rows, width]`; when that is dropped, the buffer comes back.
-    pub(crate) fn lend(&self, values: Vec<f32>, rows: usize, width: usize) -> TensorData {
-        let pool = self.clone();
-        let owned = bytes::Bytes::from_owner(Lent { values, pool });
-        let bytes = Bytes::from_shared(owned, AllocationProperty::Native);
+    pub(crate) fn lend(&self, values: Buffer, rows: usize, width: usize) -> TensorData {
+        let owner = Lent {
+            values: Some(values),
+            pool: self.clone(),
+        };
+        let bytes = Bytes::from_shared(bytes::Bytes::from_owner(owner), AllocationProperty::Native);
         TensorData::from_bytes(bytes, [rows, width], DType::F32)
     }
 }
 
 /// A buffer in use.
 struct Lent {
-    values: Vec<f32>,
+    values: Option<Buffer>,
     pool: Pool,
 }
 
 impl AsRef<[u8]> for Lent {
     fn as_ref(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.values)
+        self.values.as_deref().map_or(&[], bytemuck::cast_slice)
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let values = std::mem::take(&mut self.values);
+        let Some(values) = self.values.take() else {
+            return;
+        };
         let mut free = self.pool.0.lock().unwrap_or_else(PoisonError::into_inner);
         // As many as are in use at most; sizes that are no longer asked for make room.
-        if free
-            .first()
-            .is_some_and(|other| other.len() != values.len())
-        {
+        if free.first().is_some_and(|other| other.len != values.len) {
             free.clear();
         }
         free.push(values);
@@ -62,7 +93,9 @@ mod tests {
     #[test]
     fn a_buffer_comes_back_when_its_tensor_is_gone() {
         let pool = Pool::default();
-        let buffer = vec![1.0, 2.0, 3.0, 4.0];
+        let mut buffer = pool.take(4).unwrap();
+        assert_eq!(*buffer, [0.0; 4]);
+        buffer.copy_from_slice(&[1.0, 2.0, 3.0, 4.0]);
         let place = buffer.as_ptr();
         let tensor = Tensor::<2>::from_data(pool.lend(buffer, 2, 2), &Device::flex());
         assert_eq!(
@@ -70,14 +103,13 @@ mod tests {
             [1.0, 2.0, 3.0, 4.0]
         );
         let doubled = tensor.clone() * 2.0;
-        let other = pool.take(4);
+        let other = pool.take(4).unwrap();
         assert_ne!(other.as_ptr(), place, "still in use");
         drop(tensor);
         assert_eq!(
             doubled.into_data().iter::<f32>().collect::<Vec<_>>(),
             [2.0, 4.0, 6.0, 8.0]
         );
-        let back = pool.take(4);
-        assert_eq!(back.as_ptr(), place);
+        assert_eq!(pool.take(4).unwrap().as_ptr(), place);
     }
 }

@@ -98,7 +98,8 @@ impl Selection {
 
     /// Holds out `rows`, `(train, held out)`; where there are documents, those that begin in it.
     pub(crate) fn split_rows(info: &Info, rows: Range<usize>) -> (Self, Self) {
-        let held_out = Self::new([next_start(info, rows.start)..next_start(info, rows.end)]);
+        let bounds = next_start(info, rows.start)..next_start(info, rows.end);
+        let held_out = Self::new(std::iter::once(bounds));
         (held_out.complement(info.rows), held_out)
     }
 }

@@ -9,14 +9,14 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use burn::tensor::TensorData;
 
 use crate::data::ActivationData;
 use crate::error::DataError;
-use crate::pool::Pool;
+use crate::pool::{Buffer, Pool};
 use crate::window::{Window, Windows};
 
 /// What is to be streamed.
@@ -70,7 +70,7 @@ struct Filling {
     /// Position of its first row.
     start: u64,
     rows: usize,
-    values: Vec<f32>,
+    values: Buffer,
 }
 
 impl Filling {
@@ -90,6 +90,7 @@ impl Filler {
         let mut numbers = numbers.peekable();
         let mut filling: VecDeque<Filling> = VecDeque::new();
         let mut position = None;
+        let mut scratch = vec![Vec::new(); self.job.workers.max(1)];
         loop {
             let next = numbers.peek().map(|number| number * self.job.batch as u64);
             let Some(at) = filling
@@ -107,7 +108,10 @@ impl Filler {
                 let start = number * self.job.batch as u64;
                 let rows = (self.job.end.saturating_sub(start) as usize).min(self.job.batch);
                 if rows > 0 {
-                    let values = self.job.pool.take(rows * self.job.data.width());
+                    let values = match self.job.pool.take(rows * self.job.data.width()) {
+                        Ok(values) => values,
+                        Err(error) => return self.fail(DataError::io(self.job.data.path())(error)),
+                    };
                     filling.push_back(Filling {
                         start,
                         rows,
@@ -115,9 +119,8 @@ impl Filler {
                     });
                 }
             }
-            if let Err(error) = self.fill(&window, filling.make_contiguous()) {
-                let _ = self.sender.send(Err(error)); // if nobody listens, nobody misses it
-                return;
+            if let Err(error) = self.fill(&window, filling.make_contiguous(), &mut scratch) {
+                return self.fail(error);
             }
             while let Some(batch) = filling.pop_front_if(|batch| batch.end() <= end) {
                 let width = self.job.data.width();
@@ -133,24 +136,20 @@ impl Filler {
         }
     }
 
+    fn fail(&self, error: DataError) {
+        let _ = self.sender.send(Err(error)); // if nobody listens, nobody misses it
+    }
+
     /// Reads the rows of a window into their batches.
-    fn fill(&self, window: &Window, batches: &mut [Filling]) -> Result<(), DataError> {
+    fn fill(
+        &self,
+        window: &Window,
+        batches: &mut [Filling],
+        scratch: &mut [Vec<u8>],
+    ) -> Result<(), DataError> {
         let _span = tracing::trace_span!("fill", start = window.positions.start).entered();
-        let width = self.job.data.width();
-        let start = window.positions.start;
-        let rows = (window.positions.end - start) as usize;
-        // the place of each packed row
-        let mut places: Vec<Option<&mut [f32]>> = Vec::new();
-        places.resize_with(rows, || None);
-        for batch in batches {
-            let first = batch.start;
-            for (i, place) in batch.values.chunks_exact_mut(width).enumerate() {
-                let position = first + i as u64;
-                if window.positions.contains(&position) {
-                    places[window.packed((position - start) as usize)] = Some(place);
-                }
-            }
-        }
+        let order = packed(window, scratch.len());
+        let mut places = self.places(window, batches, &order);
         let mut rest = &mut places[..];
         let mut blocks = Vec::with_capacity(window.blocks.len());
         for block in &window.blocks {
@@ -161,11 +160,10 @@ impl Filler {
         let blocks = Mutex::new(blocks.into_iter());
         let failed = Mutex::new(None);
         thread::scope(|scope| {
-            for _ in 0..self.job.workers.max(1) {
+            for scratch in scratch {
                 scope.spawn(|| {
-                    let mut scratch = Vec::new();
                     loop {
-                        let next = blocks.lock().unwrap_or_else(PoisonError::into_inner).next();
+                        let next = locked(&blocks).next(); // not in a `while let`, which would keep the lock
                         let Some((rows, places)) = next else { return };
                         if self.stop.load(Ordering::Relaxed) {
                             return;
@@ -173,18 +171,60 @@ impl Filler {
                         if places.iter().all(Option::is_none) {
                             continue; // behind us already, or another loader's
                         }
-                        if let Err(error) = self.job.data.read_rows(rows, &mut scratch, places) {
-                            let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-                            failed.get_or_insert(error);
+                        if let Err(error) = self.job.data.read_rows(rows, scratch, places) {
+                            locked(&failed).get_or_insert(error);
                             return;
                         }
                     }
                 });
             }
         });
-        failed
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
-            .map_or(Ok(()), Err)
+        let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        failed.map_or(Ok(()), Err)
     }
+
+    /// The place of each packed row of a window, where it has one.
+    fn places<'a>(
+        &self,
+        window: &Window,
+        batches: &'a mut [Filling],
+        order: &[usize],
+    ) -> Vec<Option<&'a mut [f32]>> {
+        let mut places = Vec::new();
+        places.resize_with(order.len(), || None);
+        for batch in batches {
+            let first = batch.start;
+            for (i, place) in batch
+                .values
+                .chunks_exact_mut(self.job.data.width())
+                .enumerate()
+            {
+                let position = first + i as u64;
+                if window.positions.contains(&position) {
+                    places[order[(position - window.positions.start) as usize]] = Some(place);
+                }
+            }
+        }
+        places
+    }
+}
+
+/// Which of the packed rows stands at each position of a window, computed by several threads.
+fn packed(window: &Window, workers: usize) -> Vec<usize> {
+    let mut order = vec![0; (window.positions.end - window.positions.start) as usize];
+    let share = order.len().div_ceil(workers);
+    thread::scope(|scope| {
+        for (worker, part) in order.chunks_mut(share).enumerate() {
+            scope.spawn(move || {
+                for (i, packed) in part.iter_mut().enumerate() {
+                    *packed = window.packed(worker * share + i);
+                }
+            });
+        }
+    });
+    order
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -22,7 +22,7 @@ struct Arguments {
 enum Chore {
     /// Check that crates depend on each other only as ARCHITECTURE.md says.
     Check,
-    /// Time a training step, in multiples of one sgemm and beside torch and SAELens.
+    /// Time a training step, in multiples of one sgemm and beside torch and SAELens; or the data loader (--loader).
     Bench(bench::Arguments),
     /// Evaluate a run and write reports/report.{json,md} into it.
     Eval {

@@ -432,11 +432,7 @@ impl Source for Matrix {
         );
         let mut out = out.iter_mut();
         self.table.read(&self.info.files, rows, scratch, |piece| {
-            for (row, out) in piece.chunks_exact(bytes).zip(&mut out) {
-                if let Some(out) = out {
-                    element.to_f32(row, out);
-                }
-            }
+            element.rows_to_f32(piece, bytes, &mut out);
         })
     }
 

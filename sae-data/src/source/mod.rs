@@ -149,6 +149,9 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Box<dyn Source>, Da
     }
 }
 
+/// Adds a file to a data set; the name is that of the wanted tensor or column.
+type Add = fn(&mut MatrixBuilder<'_>, SourceFile, Option<&str>) -> Result<(), DataError>;
+
 /// Opens files of one kind as one data set.
 fn files(
     path: &Path,
@@ -166,10 +169,7 @@ fn files(
             ),
         });
     }
-    let (format, add): (
-        _,
-        fn(&mut MatrixBuilder<'_>, SourceFile, Option<&str>) -> Result<(), DataError>,
-    ) = match kind {
+    let (format, add): (_, Add) = match kind {
         Kind::Npy => (npy::FORMAT, npy::add),
         Kind::Safetensors => (safetensors::FORMAT, safetensors::add),
         Kind::Arrow => (arrow::FORMAT, arrow::add),

@@ -11,7 +11,7 @@ use super::file::SourceFile;
 use crate::error::DataError;
 
 /// Bytes read at once; also what the scratch space grows to.
-const PIECE: usize = 1 << 20;
+const PIECE: usize = 1 << 18;
 
 /// Runs of rows in one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,9 +148,12 @@ impl Table {
                 Some((number, file)) if *number == extent.file => file,
                 other => &mut other.insert((extent.file, files[extent.file].open()?)).1,
             };
-            scratch.resize(count * self.row_bytes, 0);
-            file.read_at(offset, scratch)?;
-            visit(scratch);
+            let bytes = count * self.row_bytes;
+            if scratch.len() < bytes {
+                scratch.resize(bytes, 0);
+            }
+            file.read_at(offset, &mut scratch[..bytes])?;
+            visit(&scratch[..bytes]);
             row += count;
         }
         Ok(())

@@ -4,6 +4,7 @@
 //! Every contestant is a process of its own that does one thing per line on stdin (`worker.rs`), so peak memory
 //! is its own, and the contestants take turns, so that a machine that is slower for a while is slower for all.
 
+mod loader;
 mod report;
 mod worker;
 
@@ -60,6 +61,15 @@ pub(crate) struct Arguments {
     /// Measure the peers with this Python, which has what benches/peers/requirements.txt lists.
     #[arg(long, value_name = "PYTHON")]
     peers_python: Option<PathBuf>,
+    /// Measure the data loader instead of the training step.
+    #[arg(long)]
+    loader: bool,
+    /// Rows of width 768 in the file that the loader reads.
+    #[arg(long, default_value_t = 819_200, requires = "loader")]
+    rows: usize,
+    /// Memory of the loader, as data.window_mb.
+    #[arg(long, default_value_t = 256, requires = "loader")]
+    window_mb: usize,
     /// Leave the forward pass and the TopK step out: less memory in use at once.
     #[arg(long)]
     step_only: bool,
@@ -83,12 +93,19 @@ const PEERS: [(&str, &str); 4] = [
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     ensure!(arguments.rounds > 0, "--rounds 0: at least one turn each");
-    let binary = build()?;
+    let binary = build(if arguments.loader {
+        "sae-data"
+    } else {
+        "sae-train"
+    })?;
     let python = match (&arguments.peers_python, arguments.peers) {
         (Some(python), _) => Some(python.clone()),
         (None, true) => Some(environment()?),
         (None, false) => None,
     };
+    if arguments.loader {
+        return loader::run(arguments, &binary, python.as_deref());
+    }
     let mut report = Report::of_this_machine(arguments.rounds);
     for shape in &arguments.shapes {
         let shape_report = measure(*shape, arguments, &binary, python.as_deref())?;
@@ -102,14 +119,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds `sae-train`, whose workers are measured; returns its path.
-fn build() -> Result<PathBuf> {
+/// Builds the package whose workers are measured; returns the path of its binary.
+fn build(package: &str) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args([
             "build",
             "--package",
-            "sae-train",
+            package,
             "--message-format",
             "json-render-diagnostics",
         ])
@@ -122,7 +139,7 @@ fn build() -> Result<PathBuf> {
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)));
-    executable.context("cargo build names no executable of sae-train")
+    executable.context("cargo build names no executable")
 }
 
 /// A Python environment with the peers, made once.
@@ -169,19 +186,20 @@ fn measure(
     python: Option<&Path>,
 ) -> Result<ShapeReport> {
     let mut workers = Vec::new();
+    let sizes = [shape.batch, shape.width, shape.latents].map(|size| size.to_string());
     for (work, name) in OURS {
         if arguments.step_only && !["sgemm", "step"].contains(&work) {
             continue;
         }
         let mut command = Command::new(binary);
-        command.args(["--bench", work, "--shape"]);
-        workers.push((work, name, Worker::start(command, shape)?));
+        command.args(["--bench", work, "--shape"]).args(&sizes);
+        workers.push((work, name, Worker::start(command)?));
     }
     for (peer, name) in PEERS {
         let Some(python) = python else { break };
         let mut command = Command::new(python);
-        command.args(["benches/peers/worker.py", peer]);
-        workers.push((peer, name, Worker::start(command, shape)?));
+        command.args(["benches/peers/worker.py", peer]).args(&sizes);
+        workers.push((peer, name, Worker::start(command)?));
     }
     let mut measured: Vec<Measured> = workers
         .iter()

@@ -34,10 +34,10 @@ pub(super) struct ShapeReport {
 #[derive(Debug, Serialize)]
 pub(super) struct Measured {
     id: String,
-    name: String,
+    pub(super) name: String,
     pub(super) seconds: Vec<f64>,
     l0: Option<f64>,
-    peak_bytes: Option<u64>,
+    pub(super) peak_bytes: Option<u64>,
 }
 
 impl Report {
@@ -83,7 +83,7 @@ impl Measured {
         self.peak_bytes = turn.peak_bytes.max(self.peak_bytes);
     }
 
-    fn median(&self) -> f64 {
+    pub(super) fn median(&self) -> f64 {
         let mut sorted = self.seconds.clone();
         sorted.sort_by(f64::total_cmp);
         let n = sorted.len();
@@ -94,7 +94,7 @@ impl Measured {
         }
     }
 
-    fn extremes(&self) -> (f64, f64) {
+    pub(super) fn extremes(&self) -> (f64, f64) {
         let fold = |f: fn(f64, f64) -> f64, start| self.seconds.iter().copied().fold(start, f);
         (fold(f64::min, f64::INFINITY), fold(f64::max, 0.0))
     }
@@ -156,6 +156,7 @@ mod tests {
         for seconds in seconds {
             measured.add(&Turn {
                 seconds: *seconds,
+                rows: None,
                 l0: Some(31.96),
                 peak_bytes: Some(5_000_000),
             });

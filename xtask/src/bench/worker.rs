@@ -6,12 +6,12 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use super::Shape;
-
 /// What a worker says of a turn.
 #[derive(Debug, Deserialize)]
 pub(super) struct Turn {
     pub(super) seconds: f64,
+    /// Rows that were delivered, by a loader.
+    pub(super) rows: Option<f64>,
     /// Active latents a row, where there are such.
     pub(super) l0: Option<f64>,
     /// Peak resident memory of the process so far.
@@ -25,11 +25,9 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Starts `command` for a shape and waits until it is ready.
-    pub(super) fn start(mut command: Command, shape: Shape) -> Result<Self> {
-        let sizes = [shape.batch, shape.width, shape.latents].map(|size| size.to_string());
+    /// Starts `command` and waits until it is ready.
+    pub(super) fn start(mut command: Command) -> Result<Self> {
         let mut process = command
-            .args(sizes)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

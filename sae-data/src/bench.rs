@@ -1,0 +1,121 @@
+//! The workers behind `cargo xtask bench --loader`: each does one thing again whenever a line comes in on stdin,
+//! and says how long it took.
+
+use std::io::{BufRead, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use burn::data::dataloader::DataLoader;
+use burn::tensor::Device;
+use clap::ValueEnum;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
+use sae_data::{ActivationData, ActivationLoader, Element, Options, Streaming};
+
+/// What a worker does each time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Work {
+    /// Takes as many shuffled batches as an epoch has from the loader.
+    Stream,
+    /// Converts all elements from one place in memory to another, on every core, as `half` does: the yardstick.
+    Copy,
+    /// The same with the loader's own conversion, which writes past the cache.
+    CopyOwn,
+}
+
+/// Does the work once; returns the seconds that it took.
+type Job = Box<dyn FnMut() -> Result<f64>>;
+
+/// Runs a worker on the f16 rows of `path` until stdin ends.
+pub(crate) fn worker(work: Work, path: &Path, batch: usize, window_mb: usize) -> Result<()> {
+    let data = ActivationData::open(path, &Options::default())?;
+    let rows = data.rows() / batch * batch;
+    let mut job: Job = match work {
+        Work::Stream => stream(&data, batch, window_mb),
+        Work::Copy => copy(path, rows * data.width(), |bytes, out| {
+            bytemuck::cast_slice::<u8, f16>(bytes).convert_to_f32_slice(out);
+        })?,
+        Work::CopyOwn => copy(path, rows * data.width(), |bytes, out| {
+            Element::F16.to_f32(bytes, out)
+        })?,
+    };
+    let report = |line: serde_json::Value| -> Result<()> {
+        println!("{line}");
+        std::io::stdout().flush().context("writing to stdout")
+    };
+    report(serde_json::json!({ "ready": true }))?;
+    for line in std::io::stdin().lock().lines() {
+        line.context("reading stdin")?;
+        let seconds = job()?;
+        report(
+            serde_json::json!({ "seconds": seconds, "rows": rows, "peak_bytes": peak_bytes() }),
+        )?;
+    }
+    Ok(())
+}
+
+/// An epoch of batches. What was prepared while others took their turns is taken first, and not timed.
+fn stream(data: &ActivationData, batch: usize, window_mb: usize) -> Job {
+    let streaming = Streaming {
+        window_mb,
+        block_rows: None,
+        workers: sae_data::config::default_workers(),
+        seed: 0,
+    };
+    let prepared = 2 * streaming.plan(data).window_rows().div_ceil(batch);
+    let timed = data.rows() / batch;
+    let device = Device::flex();
+    let steps = prepared + timed;
+    let loader = ActivationLoader::training(
+        data,
+        batch,
+        &streaming,
+        usize::MAX / batch,
+        steps,
+        0,
+        &device,
+    );
+    Box::new(move || {
+        let mut batches = loader.iter();
+        for _ in 0..prepared {
+            batches.next().context("the loader ended")??;
+        }
+        let start = Instant::now();
+        for batch in batches {
+            batch?;
+        }
+        Ok(start.elapsed().as_secs_f64())
+    })
+}
+
+/// Converts all elements, in pieces of a megabyte.
+fn copy(
+    path: &Path,
+    elements: usize,
+    convert: impl Fn(&[u8], &mut [f32]) + Sync + 'static,
+) -> Result<Job> {
+    const PIECE: usize = 1 << 19;
+    let bytes = std::fs::read(path).with_context(|| format!("{}", path.display()))?;
+    let source = bytes[bytes.len() - 2 * elements..].to_vec(); // behind the header, and aligned
+    let mut destination = vec![1.0f32; elements];
+    Ok(Box::new(move || {
+        let start = Instant::now();
+        let pieces = destination
+            .par_chunks_mut(PIECE)
+            .zip(source.par_chunks(2 * PIECE));
+        pieces.for_each(|(out, bytes)| convert(bytes, out));
+        Ok(start.elapsed().as_secs_f64())
+    }))
+}
+
+/// Peak resident memory of this process, where the system tells.
+fn peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
