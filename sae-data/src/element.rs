@@ -128,8 +128,8 @@ unsafe fn half_to_f32_avx512(bytes: &[u8], out: &mut [f32]) {
     };
     let (input, len) = (bytes.as_ptr(), out.len());
     let out = out.as_mut_ptr();
-    // SAFETY of its calls: `at + LANES <= len`.
     let load = |at: usize| -> __m512 {
+        // SAFETY: every call has `at + LANES <= len`, so there are 32 bytes to read; they need no alignment.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(input.add(2 * at).cast())) }
     };
     let head = out.align_offset(64).min(LANES);

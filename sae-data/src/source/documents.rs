@@ -72,6 +72,19 @@ impl DocumentsBuilder {
         self.rows += rows;
     }
 
+    /// Adds rows to the last document.
+    pub(crate) fn extend(&mut self, rows: usize) {
+        match &mut self.documents {
+            Some(Documents::Uniform { tokens, count: 1 }) => *tokens += rows,
+            Some(Documents::Uniform { tokens, count }) => {
+                let starts = (0..*count).map(|i| i * *tokens).collect();
+                self.documents = Some(Documents::Starts(starts));
+            }
+            _ => {}
+        }
+        self.rows += rows;
+    }
+
     /// The documents, if there are any.
     pub(crate) fn finish(self) -> Option<Documents> {
         self.documents
@@ -118,5 +131,17 @@ mod tests {
             [0, 6, 6, 8, 12]
         );
         assert_eq!(of(&[0, 2]), Documents::Starts(vec![0, 0]));
+    }
+
+    #[test]
+    fn a_document_may_go_on() {
+        let mut builder = DocumentsBuilder::default();
+        builder.push(3);
+        builder.extend(1);
+        builder.push(4);
+        builder.extend(2);
+        builder.push(4);
+        builder.extend(1);
+        assert_eq!(builder.finish(), Some(Documents::Starts(vec![0, 4, 10])));
     }
 }

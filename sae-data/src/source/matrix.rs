@@ -116,6 +116,8 @@ pub(crate) struct MatrixBuilder<'a> {
     /// Whether rows come in examples, and the file that said so first.
     in_examples: Option<(bool, PathBuf)>,
     examples: usize,
+    /// Document id of the last row.
+    last_id: Option<i64>,
     labels: Option<(Integer, Table)>,
 }
 
@@ -131,6 +133,7 @@ impl<'a> MatrixBuilder<'a> {
             documents: DocumentsBuilder::default(),
             in_examples: None,
             examples: 0,
+            last_id: None,
             labels: None,
         }
     }
@@ -293,7 +296,7 @@ impl<'a> MatrixBuilder<'a> {
         }
     }
 
-    /// Adds rows whose documents are told by ids.
+    /// Adds rows whose documents are told by ids. A document may go on from one file to the next.
     fn grouped(
         &mut self,
         file: usize,
@@ -317,9 +320,16 @@ impl<'a> MatrixBuilder<'a> {
         let mut start = 0;
         for document in ids.chunk_by(|a, b| a == b) {
             let at = offset + start as u64 * self.row_bytes();
-            self.example(file, at, document.len())?;
+            if start == 0 && self.last_id == Some(document[0]) {
+                let table = self.table.as_mut().expect("kind() comes first");
+                table.push(file, at, document.len(), 0);
+                self.documents.extend(document.len());
+            } else {
+                self.example(file, at, document.len())?;
+            }
             start += document.len();
         }
+        self.last_id = ids.last().copied();
         Ok(())
     }
 

@@ -292,7 +292,8 @@ impl Opening<'_> {
             self.check_kind(file, element, width, depth)?;
             let start = self.rows;
             if depth == 1 {
-                self.rows += records;
+                let rows = self.rows.checked_add(records);
+                self.rows = rows.ok_or_else(|| damaged("too many rows"))?;
             } else {
                 let skip = usize::from(self.options.drop_first_token);
                 let lengths = Column { width, ..in_group }.lengths(records)?;
@@ -439,12 +440,10 @@ struct Decoded {
 }
 
 impl Column<'_> {
+    /// Where the column's pages begin, as the footer says; it may say anything.
     fn offset(&self) -> u64 {
-        self.metadata
-            .row_group(self.group)
-            .column(self.column)
-            .byte_range()
-            .0
+        let chunk = self.metadata.row_group(self.group).column(self.column);
+        u64::try_from(chunk.data_page_offset()).unwrap_or(0)
     }
 
     fn damaged(&self, reason: impl Into<String>) -> DataError {

@@ -1,9 +1,12 @@
 //! Integration tests of `sae-data`, one binary.
 #![allow(clippy::unwrap_used)] // a test may
 
+mod convert;
 mod formats;
+mod fuzz;
 mod loader;
 mod safetensors;
+mod summary;
 
 use std::path::{Path, PathBuf};
 

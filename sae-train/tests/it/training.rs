@@ -94,6 +94,54 @@ fn the_same_config_gives_the_same_bytes_on_cpu() {
     );
 }
 
+/// The same rows as `.npy` files in a directory, in three parts.
+fn as_npy(dir: &std::path::Path, rows: &[f32]) {
+    std::fs::create_dir(dir).unwrap();
+    for (i, part) in rows.chunks(5000 * WIDTH).enumerate() {
+        let shape = format!("({}, {WIDTH})", part.len() / WIDTH);
+        let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend((header.len() as u16).to_le_bytes());
+        bytes.extend(header.as_bytes());
+        bytes.extend(part.iter().flat_map(|v| v.to_le_bytes()));
+        std::fs::write(dir.join(format!("part-{i}.npy")), bytes).unwrap();
+    }
+}
+
+#[test]
+fn the_format_of_the_data_does_not_matter() {
+    let w = Workspace::new();
+    let rows = SOURCE.rows(12_000); // several windows of a megabyte
+    w.write_rows("rows.safetensors", &rows, WIDTH);
+    as_npy(&w.path("parts"), &rows);
+    let conversion = sae_data::convert::Conversion {
+        element: sae_data::Element::F32,
+        shard_rows: 3500,
+    };
+    let data = sae_data::ActivationData::open(&w.path("parts"), &Default::default()).unwrap();
+    sae_data::convert::convert(&data, &w.path("shards"), conversion, |_| {}).unwrap();
+    for (held_out, name) in [
+        ("{ fraction = 0.2 }", "fraction"),
+        ("{ rows = [3000, 4000] }", "rows"),
+    ] {
+        let models = ["rows.safetensors", "parts", "shards"].map(|train| {
+            let train = format!("data.train={:?}", w.path(train).display().to_string());
+            let held_out = format!("data.held_out={held_out}");
+            let set = [
+                "--set",
+                &train,
+                "--set",
+                &held_out,
+                "--set",
+                "data.window_mb=1",
+            ];
+            let run = format!("{name}-{}", train.len());
+            std::fs::read(w.trained(&run, &set).join(WEIGHTS)).unwrap()
+        });
+        assert!(models[0] == models[1] && models[1] == models[2], "{name}");
+    }
+}
+
 #[test]
 fn a_resumed_run_ends_as_the_uninterrupted_one() {
     let w = Workspace::new();
