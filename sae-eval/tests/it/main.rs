@@ -237,6 +237,32 @@ fn markdown_escapes_names_from_files() {
 }
 
 #[test]
+fn other_data_than_the_run_was_trained_on_is_refused() {
+    let run = Run::new(Preset::Default);
+    let print = |name: &str| {
+        let data = sae_data::ActivationData::open(&run.path(name), &Default::default()).unwrap();
+        data.fingerprint().unwrap()
+    };
+    let provenance = serde_json::json!({
+        "train": print("train.safetensors"),
+        "held_out": print("heldout.safetensors"),
+    });
+    std::fs::write(run.path("provenance.json"), provenance.to_string()).unwrap();
+    run.report(&[]);
+    std::fs::remove_dir_all(run.path("reports")).unwrap();
+    let path = run.path("heldout.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let message = run.refused(&[]);
+    assert!(
+        message.contains("data.held_out is not the data that the run was trained with"),
+        "{message}"
+    );
+}
+
+#[test]
 fn without_labels_there_is_a_report_that_says_so() {
     let run = Run::new(Preset::Default);
     let file = sae_data::ActivationData::open(&run.path("train.safetensors"), &Default::default())

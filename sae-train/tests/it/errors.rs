@@ -1,6 +1,9 @@
 //! Wrong input: one clear message that names the key, the value and the remedy; exit code 2; nothing written.
 
-use crate::{WIDTH, Workspace};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::{SOURCE, WIDTH, Workspace, as_npy};
 
 /// Runs with `arguments` and checks that it fails properly with each of `expected` in the message.
 fn refused(workspace: &Workspace, arguments: &[&str], expected: &[&str]) {
@@ -70,6 +73,23 @@ fn wrong_values() {
             &["data.train = \"nowhere.safetensors\"", "no such file"],
         ),
         ("device=tpu", &["\"tpu\"", "use \"cpu\""]),
+        ("data.window_mb=0", &["data.window_mb = 0", "at least 1"]),
+        (
+            "data.held_out={ fraction = 1.5 }",
+            &["data.held_out = { fraction = 1.5 }", "between 0 and 1"],
+        ),
+        (
+            "data.held_out={ rows = [900, 1100] }",
+            &["data.held_out = { rows = [900, 1100] }", "rows 0 to 1000"],
+        ),
+        (
+            "data.held_out=7",
+            &["data.held_out = 7", "{ fraction = 0.1 }"],
+        ),
+        (
+            "data.drop_first_token=true",
+            &["data.drop_first_token = true", "have no positions"],
+        ),
         (
             "data.tensor=x",
             &[
@@ -93,6 +113,60 @@ fn widths_must_agree() {
         &[],
         &["data.held_out", "width 7", &format!("width {WIDTH}")],
     );
+}
+
+#[test]
+fn the_two_sides_may_not_share_files() {
+    let w = Workspace::new();
+    // by another name, in a directory
+    std::fs::create_dir(w.path("all")).unwrap();
+    std::os::unix::fs::symlink(w.path("train.safetensors"), w.path("all/a.safetensors")).unwrap();
+    let set = format!("data.held_out={:?}", w.path("all").display().to_string());
+    refused(
+        &w,
+        &["--set", &set],
+        &["data.held_out", "shares files with data.train"],
+    );
+}
+
+#[test]
+fn a_shard_that_vanishes_while_training_ends_it_with_its_name() {
+    let w = Workspace::new();
+    as_npy(&w.path("parts"), &SOURCE.rows(12_000));
+    let train = format!("data.train={:?}", w.path("parts").display().to_string());
+    let arguments = [
+        "--set",
+        &train,
+        "--set",
+        "data.window_mb=1",
+        "--set",
+        "training.steps=100000",
+    ];
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sae-train"));
+    let running = command.arg(w.path("small.toml")).args(arguments);
+    let running = running
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let metrics = w.path("runs/small/metrics.jsonl");
+    let started = Instant::now();
+    while std::fs::metadata(&metrics).map_or(0, |file| file.len()) == 0 {
+        assert!(
+            started.elapsed() < Duration::from_secs(30),
+            "it does not start"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::fs::remove_file(w.path("parts/part-1.npy")).unwrap();
+    let output = running.wait_with_output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(
+        message.contains("part-1.npy") && message.contains("it is missing"),
+        "{message}"
+    );
+    assert!(!message.contains("panicked"), "{message}");
 }
 
 #[test]

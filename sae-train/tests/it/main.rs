@@ -82,6 +82,20 @@ impl Workspace {
     }
 }
 
+/// The same rows as `.npy` files in a directory, in three parts.
+fn as_npy(dir: &Path, rows: &[f32]) {
+    std::fs::create_dir(dir).unwrap();
+    for (i, part) in rows.chunks(5000 * WIDTH).enumerate() {
+        let shape = format!("({}, {WIDTH})", part.len() / WIDTH);
+        let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend((header.len() as u16).to_le_bytes());
+        bytes.extend(header.as_bytes());
+        bytes.extend(part.iter().flat_map(|v| v.to_le_bytes()));
+        std::fs::write(dir.join(format!("part-{i}.npy")), bytes).unwrap();
+    }
+}
+
 /// The `key` of every record of `metrics.jsonl` with this split.
 fn recorded(run: &Path, split: &str, key: &str) -> Vec<f64> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("metrics.jsonl");

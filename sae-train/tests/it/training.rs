@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use sae_model::saved;
 
-use crate::{SOURCE, WIDTH, Workspace, recorded};
+use crate::{SOURCE, WIDTH, Workspace, as_npy, recorded};
 
 const WEIGHTS: &str = "model/sae.safetensors";
 
@@ -92,20 +92,6 @@ fn the_same_config_gives_the_same_bytes_on_cpu() {
         std::fs::read(other.join(WEIGHTS)).unwrap(),
         std::fs::read(w.path("runs/default-a").join(WEIGHTS)).unwrap()
     );
-}
-
-/// The same rows as `.npy` files in a directory, in three parts.
-fn as_npy(dir: &std::path::Path, rows: &[f32]) {
-    std::fs::create_dir(dir).unwrap();
-    for (i, part) in rows.chunks(5000 * WIDTH).enumerate() {
-        let shape = format!("({}, {WIDTH})", part.len() / WIDTH);
-        let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
-        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
-        bytes.extend((header.len() as u16).to_le_bytes());
-        bytes.extend(header.as_bytes());
-        bytes.extend(part.iter().flat_map(|v| v.to_le_bytes()));
-        std::fs::write(dir.join(format!("part-{i}.npy")), bytes).unwrap();
-    }
 }
 
 #[test]
