@@ -3,9 +3,10 @@
 
 Usage:  python3 tools/make_sample.py SOURCE_DIR data/wordnet_minilm      (needs numpy, safetensors)
 
-SOURCE_DIR holds sentences.safetensors (activations f16 [N, d], labels i64 [N]),
-class_embeddings.safetensors (weight f32 [C, d]) and classes.json. The cut is stratified by class and
-a pure function of SEED, so running it again gives the same bytes.
+SOURCE_DIR holds the shards that tools/export_activations.py writes of the WordNet glosses (README, "Your own
+activations"), or sentences.safetensors (activations f16 [N, d], labels i64 [N]); class_embeddings.safetensors (weight
+f32 [C, d]) and classes.json. The cut is stratified by class and a pure function of SEED, so running it again gives the
+same rows.
 """
 
 import json
@@ -33,11 +34,19 @@ def class_quota(sizes: np.ndarray) -> np.ndarray:
     return quota
 
 
+def load(source: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Activations [N, d] and labels [N]."""
+    files = ["sentences.safetensors"]
+    if (source / "index.json").exists():
+        files = [shard["file"] for shard in json.loads((source / "index.json").read_text())["shards"]]
+    parts = [load_file(source / file) for file in files]
+    return np.concatenate([part["activations"] for part in parts]), np.concatenate([part["labels"] for part in parts])
+
+
 def main() -> None:
     source, target = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
     target.mkdir(parents=True, exist_ok=True)
-    full = load_file(source / "sentences.safetensors")
-    activations, labels = full["activations"], full["labels"]
+    activations, labels = load(source)
     rng = np.random.default_rng(SEED)
     quota = class_quota(np.bincount(labels))
     train, held_out = [], []
