@@ -17,7 +17,7 @@ pub(crate) const INDEX_FORMAT: &str = "dynamic-sae.shards";
 /// `index.json`: the shards that `sae-data convert` and `tools/export_activations.py` write.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardIndex {
-    /// [`INDEX_FORMAT`].
+    /// `dynamic-sae.shards`.
     pub format: String,
     /// 1.
     pub version: u32,
