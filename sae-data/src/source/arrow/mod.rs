@@ -4,13 +4,14 @@
 //! where in the file the values lie; the values are left there. Columns before the activations are stepped over
 //! by the number of buffers that their types have.
 
-use arrow_ipc::{
-    Endianness, Field, MessageHeader, Precision, RecordBatch, Schema, Type, root_as_message,
-};
+mod schema;
+
+use arrow_ipc::{MessageHeader, RecordBatch, root_as_message};
+
+use schema::{Columns, List, Place, columns};
 
 use super::file::{OpenFile, SourceFile};
 use super::matrix::{Integer, IntegerColumn, MatrixBuilder};
-use crate::element::Element;
 use crate::error::DataError;
 
 pub(super) const FORMAT: &str = "Arrow";
@@ -18,34 +19,6 @@ pub(super) const FORMAT: &str = "Arrow";
 const FILE_MAGIC: &[u8; 6] = b"ARROW1";
 /// Longest message without its body that is read.
 const MAX_MESSAGE: u64 = 1 << 28;
-
-/// How a list knows where its elements are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum List {
-    Offsets32,
-    Offsets64,
-    Fixed(usize),
-}
-
-/// Where a column is among the nodes and buffers of a record batch.
-#[derive(Clone, Copy, Debug, Default)]
-struct Place {
-    node: usize,
-    buffer: usize,
-    /// Columns of views before it: their buffers are counted batch by batch.
-    views: usize,
-}
-
-/// What the schema says.
-#[derive(Debug)]
-struct Columns {
-    name: String,
-    place: Place,
-    /// One list for rows, two for examples of rows.
-    lists: Vec<List>,
-    element: Element,
-    labels: Option<(Place, Integer)>,
-}
 
 /// A buffer in the file.
 #[derive(Clone, Copy, Debug)]
@@ -384,194 +357,4 @@ impl Walk<'_, '_> {
         }
         Ok(examples[lengths[0]] - examples[0])
     }
-}
-
-/// Finds the activations and the labels in the schema.
-fn columns(
-    file: &SourceFile,
-    schema: &Schema<'_>,
-    wanted: Option<&str>,
-) -> Result<Columns, DataError> {
-    if schema.endianness() != Endianness::Little {
-        let remedy = "write it on a little-endian machine";
-        return Err(DataError::unsupported(
-            &file.path,
-            "big-endian Arrow",
-            remedy,
-        ));
-    }
-    let mut place = Place::default();
-    let (mut candidates, mut labels, mut names) = (Vec::new(), None, Vec::new());
-    for field in schema.fields().into_iter().flatten() {
-        let name = field.name().unwrap_or("").to_string();
-        let (start, activations) = (place, activations(&field));
-        if let (true, Some(integer)) =
-            (matches!(name.as_str(), "label" | "labels"), integer(&field))
-        {
-            labels = Some((start, integer));
-        }
-        names.push(format!("\"{name}\" {}", describe(&field)));
-        step_over(file, &field, &mut place, 0)?;
-        if let Some((lists, element)) = activations {
-            candidates.push((name, start, lists, element));
-        }
-    }
-    let (path, noun, available) = (file.path.clone(), "column", names.join(", "));
-    if let Some(wanted) = wanted {
-        candidates.retain(|(name, ..)| name == wanted);
-        if candidates.is_empty() {
-            return Err(DataError::NoTensor {
-                path,
-                noun,
-                name: wanted.into(),
-                available,
-            });
-        }
-    }
-    match candidates.pop() {
-        None => Err(DataError::NoActivations {
-            path,
-            noun,
-            available,
-        }),
-        Some(_) if !candidates.is_empty() => Err(DataError::Ambiguous {
-            path,
-            noun,
-            available,
-        }),
-        Some((name, place, lists, element)) => Ok(Columns {
-            name,
-            place,
-            lists,
-            element,
-            labels,
-        }),
-    }
-}
-
-/// The type in a word or two, for messages.
-fn describe(field: &Field<'_>) -> String {
-    let name = field
-        .type_type()
-        .variant_name()
-        .unwrap_or("of an unknown type")
-        .trim_end_matches('_');
-    match field
-        .children()
-        .filter(|_| list(field).is_some())
-        .and_then(|c| (!c.is_empty()).then(|| c.get(0)))
-    {
-        Some(child) => format!("{name} of {}", describe(&child)),
-        None => name.into(),
-    }
-}
-
-fn list(field: &Field<'_>) -> Option<List> {
-    match field.type_type() {
-        Type::List => Some(List::Offsets32),
-        Type::LargeList => Some(List::Offsets64),
-        Type::FixedSizeList => {
-            let size = usize::try_from(field.type_as_fixed_size_list()?.listSize()).ok()?;
-            Some(List::Fixed(size))
-        }
-        _ => None,
-    }
-}
-
-/// Lists around floats, one or two deep.
-fn activations(field: &Field<'_>) -> Option<(Vec<List>, Element)> {
-    let mut lists = vec![list(field)?];
-    let mut child = field.children().filter(|c| c.len() == 1)?.get(0);
-    if let Some(inner) = list(&child) {
-        lists.push(inner);
-        child = child.children().filter(|c| c.len() == 1)?.get(0);
-    }
-    let element = match child.type_as_floating_point()?.precision() {
-        Precision::HALF => Element::F16,
-        Precision::SINGLE => Element::F32,
-        Precision::DOUBLE => Element::F64,
-        _ => return None,
-    };
-    Some((lists, element))
-}
-
-fn integer(field: &Field<'_>) -> Option<Integer> {
-    let int = field
-        .type_as_int()
-        .filter(|_| field.dictionary().is_none())?;
-    match (int.bitWidth(), int.is_signed()) {
-        (64, true) => Some(Integer::I64),
-        (32, true) => Some(Integer::I32),
-        (8, false) => Some(Integer::U8),
-        _ => None,
-    }
-}
-
-/// Counts the nodes and buffers of a field and those in it (Arrow columnar format, "Buffer layouts").
-fn step_over(
-    file: &SourceFile,
-    field: &Field<'_>,
-    place: &mut Place,
-    depth: usize,
-) -> Result<(), DataError> {
-    const DEEPEST: usize = 64; // the depth that flatbuffers verifies
-    place.node += 1;
-    if field.dictionary().is_some() {
-        place.buffer += 2; // validity, indices; the values travel in messages of their own
-        return Ok(());
-    }
-    place.buffer += match field.type_type() {
-        Type::Null | Type::RunEndEncoded => 0,
-        Type::Struct_ | Type::FixedSizeList => 1,
-        Type::Int
-        | Type::FloatingPoint
-        | Type::Bool
-        | Type::Decimal
-        | Type::Date
-        | Type::Time
-        | Type::Timestamp
-        | Type::Interval
-        | Type::Duration
-        | Type::FixedSizeBinary
-        | Type::List
-        | Type::LargeList
-        | Type::Map => 2,
-        Type::Utf8
-        | Type::Binary
-        | Type::LargeUtf8
-        | Type::LargeBinary
-        | Type::ListView
-        | Type::LargeListView => 3,
-        Type::Utf8View | Type::BinaryView => {
-            place.views += 1;
-            2
-        }
-        Type::Union => match field.type_as_union().map(|union| union.mode()) {
-            Some(arrow_ipc::UnionMode::Dense) => 2,
-            _ => 1,
-        },
-        other => {
-            let what = format!(
-                "column \"{}\" of type {other:?}",
-                field.name().unwrap_or("")
-            );
-            return Err(DataError::unsupported(
-                &file.path,
-                what,
-                "leave this column out",
-            ));
-        }
-    };
-    if depth == DEEPEST {
-        return Err(DataError::damaged(
-            &file.path,
-            FORMAT,
-            0,
-            "a column is nested too deeply",
-        ));
-    }
-    for child in field.children().into_iter().flatten() {
-        step_over(file, &child, place, depth + 1)?;
-    }
-    Ok(())
 }

@@ -4,23 +4,18 @@
 //! and levels (Dremel's definition and repetition levels); the levels say where rows begin and whether a value
 //! is missing.
 
-use std::cell::Cell;
+mod column;
+
 use std::fs::File;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 
-use half::f16;
 use parquet::basic::{LogicalType, Type as PhysicalType};
-use parquet::column::reader::ColumnReaderImpl;
-use parquet::data_type::{
-    DataType, DoubleType, FixedLenByteArray, FixedLenByteArrayType, FloatType, Int32Type, Int64Type,
-};
-use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
-use parquet::file::serialized_reader::SerializedPageReader;
 use parquet::schema::types::ColumnDescriptor;
+
+use column::{Column, guarded};
 
 use super::documents::DocumentsBuilder;
 use super::file::SourceFile;
@@ -29,8 +24,6 @@ use crate::element::Element;
 use crate::error::DataError;
 
 const FORMAT: &str = "Parquet";
-/// Records decoded at once where whole columns are walked.
-const RECORDS: usize = 1024;
 
 /// A data set of Parquet files.
 #[derive(Debug)]
@@ -414,276 +407,5 @@ fn activation_column(
             noun,
             available,
         }),
-    }
-}
-
-/// One column of one row group.
-#[derive(Clone, Copy)]
-struct Column<'a> {
-    file: &'a SourceFile,
-    metadata: &'a ParquetMetaData,
-    group: usize,
-    column: usize,
-    element: Element,
-    width: usize,
-    depth: usize,
-    /// First row of the row group among all, for messages.
-    first_row: usize,
-}
-
-/// Decoded records: values, and the levels that say where rows begin.
-#[derive(Default)]
-struct Decoded {
-    values: Vec<f32>,
-    definition: Vec<i16>,
-    repetition: Vec<i16>,
-}
-
-impl Column<'_> {
-    /// Where the column's pages begin, as the footer says; it may say anything.
-    fn offset(&self) -> u64 {
-        let chunk = self.metadata.row_group(self.group).column(self.column);
-        u64::try_from(chunk.data_page_offset()).unwrap_or(0)
-    }
-
-    fn damaged(&self, reason: impl Into<String>) -> DataError {
-        DataError::damaged(&self.file.path, FORMAT, self.offset(), reason)
-    }
-
-    /// Reads `records` and hands over their values, some records at a time.
-    fn decode<T: DataType>(
-        &self,
-        records: Range<usize>,
-        mut visit: impl FnMut(Vec<T::T>, Vec<i16>, Vec<i16>) -> Result<(), DataError>,
-    ) -> Result<(), DataError> {
-        self.file.open()?; // it is still what it was
-        let mut reader = self.caught(|| {
-            let file = Arc::new(File::open(&self.file.path)?);
-            let group = self.metadata.row_group(self.group);
-            let chunk = group.column(self.column);
-            let rows = usize::try_from(group.num_rows()).unwrap_or(0);
-            let pages = SerializedPageReader::new(file, chunk, rows, None)?;
-            Ok(ColumnReaderImpl::<T>::new(
-                chunk.column_descr_ptr(),
-                Box::new(pages),
-            ))
-        })?;
-        let skipped = self.caught(|| reader.skip_records(records.start))?;
-        if skipped != records.start {
-            return Err(self.damaged("the column has fewer rows than its row group"));
-        }
-        let mut left = records.len();
-        while left > 0 {
-            let (mut values, mut definition, mut repetition) = (Vec::new(), Vec::new(), Vec::new());
-            let (read, ..) = self.caught(|| {
-                reader.read_records(
-                    left.min(RECORDS),
-                    Some(&mut definition),
-                    Some(&mut repetition),
-                    &mut values,
-                )
-            })?;
-            if read == 0 {
-                return Err(self.damaged("the column has fewer rows than its row group"));
-            }
-            left -= read.min(left);
-            visit(values, definition, repetition)?;
-        }
-        Ok(())
-    }
-
-    fn caught<R>(&self, work: impl FnOnce() -> Result<R, ParquetError>) -> Result<R, DataError> {
-        guarded(work).map_err(|reason| match reason.contains("Disabled feature") {
-            true => DataError::unsupported(
-                &self.file.path,
-                reason.trim_start_matches("Parquet error: ").to_string(),
-                "write it with compression snappy, zstd, gzip, lz4 or none",
-            ),
-            false => self.damaged(reason),
-        })
-    }
-
-    /// Activations as float32.
-    fn floats(
-        &self,
-        records: Range<usize>,
-        mut visit: impl FnMut(Decoded) -> Result<(), DataError>,
-    ) -> Result<(), DataError> {
-        let mut each = |values, definition, repetition| {
-            visit(Decoded {
-                values,
-                definition,
-                repetition,
-            })
-        };
-        match self.element {
-            Element::F64 => self.decode::<DoubleType>(records, |values, definition, repetition| {
-                each(
-                    values.into_iter().map(|v| v as f32).collect(),
-                    definition,
-                    repetition,
-                )
-            }),
-            Element::F16 => {
-                self.decode::<FixedLenByteArrayType>(records, |values, definition, repetition| {
-                    let half = |v: &FixedLenByteArray| match *v.data() {
-                        [low, high] => Ok(f16::from_le_bytes([low, high]).to_f32()),
-                        _ => Err(self.damaged("a half-precision value has two bytes")),
-                    };
-                    each(
-                        values.iter().map(half).collect::<Result<_, _>>()?,
-                        definition,
-                        repetition,
-                    )
-                })
-            }
-            _ => self.decode::<FloatType>(records, each),
-        }
-    }
-
-    /// Width of the first row, from the first records that have one.
-    fn first_width(&self) -> Result<usize, DataError> {
-        let mut width = None;
-        let records = usize::try_from(self.metadata.row_group(self.group).num_rows()).unwrap_or(0);
-        self.floats(0..records.min(1), |decoded| {
-            self.check_nulls(&decoded, 0)?;
-            let same_row = decoded
-                .repetition
-                .iter()
-                .skip(1)
-                .take_while(|level| **level as usize == self.depth);
-            width = width.or(Some(1 + same_row.count()));
-            Ok(())
-        })?;
-        Ok(width.unwrap_or(1))
-    }
-
-    /// Every value must be there: nulls and empty lists have a lower definition level.
-    fn check_nulls(&self, decoded: &Decoded, row: usize) -> Result<(), DataError> {
-        let leaf = self
-            .metadata
-            .row_group(self.group)
-            .column(self.column)
-            .column_descr();
-        let whole = leaf.max_def_level();
-        if decoded.definition.iter().all(|level| *level == whole)
-            && decoded.values.len() == decoded.repetition.len()
-        {
-            return Ok(());
-        }
-        Err(DataError::Null {
-            path: self.file.path.clone(),
-            name: leaf.path().parts().first().cloned().unwrap_or_default(),
-            row: self.first_row + row,
-        })
-    }
-
-    /// Hands over each row of `records` with its place in its record.
-    fn rows(
-        &self,
-        records: Range<usize>,
-        mut visit: impl FnMut(usize, &[f32]),
-    ) -> Result<(), DataError> {
-        let (mut row, mut token) = (0, 0);
-        self.floats(records, |decoded| {
-            self.check_nulls(&decoded, row)?;
-            let mut rest = &decoded.repetition[..];
-            for values in decoded.values.chunks(self.width) {
-                let inside = rest
-                    .iter()
-                    .skip(1)
-                    .take_while(|level| **level as usize == self.depth);
-                let len = 1 + inside.count();
-                if len != self.width {
-                    return Err(DataError::Ragged {
-                        path: self.file.path.clone(),
-                        row: self.first_row + row,
-                        len,
-                        width: self.width,
-                    });
-                }
-                token = if rest[0] == 0 { 0 } else { token + 1 };
-                visit(token, values);
-                rest = &rest[len..];
-                row += 1;
-            }
-            Ok(())
-        })
-    }
-
-    /// Number of rows of each of the `records` examples.
-    fn lengths(&self, records: usize) -> Result<Vec<usize>, DataError> {
-        let mut lengths = Vec::new();
-        self.rows(0..records, |token, _| match lengths.last_mut() {
-            Some(length) if token > 0 => *length += 1,
-            _ => lengths.push(1),
-        })?;
-        match lengths.len() == records {
-            true => Ok(lengths),
-            false => Err(self.damaged("the column has fewer rows than its row group")),
-        }
-    }
-
-    fn integers(&self, records: Range<usize>) -> Result<Vec<i64>, DataError> {
-        let leaf = self
-            .metadata
-            .row_group(self.group)
-            .column(self.column)
-            .column_descr();
-        let (whole, count) = (leaf.max_def_level(), records.len());
-        let mut all = Vec::with_capacity(count);
-        let mut add = |values: Vec<i64>, definition: Vec<i16>| {
-            if definition.iter().any(|level| *level != whole) {
-                return Err(DataError::Null {
-                    path: self.file.path.clone(),
-                    name: "label".into(),
-                    row: self.first_row,
-                });
-            }
-            all.extend(values);
-            Ok(())
-        };
-        match leaf.physical_type() {
-            PhysicalType::INT32 => self.decode::<Int32Type>(records, |values, definition, _| {
-                add(values.into_iter().map(i64::from).collect(), definition)
-            })?,
-            _ => {
-                self.decode::<Int64Type>(records, |values, definition, _| add(values, definition))?
-            }
-        }
-        match all.len() == count {
-            true => Ok(all),
-            false => Err(self.damaged("there are fewer labels than rows")),
-        }
-    }
-}
-
-thread_local! {
-    /// Whether a panic of this thread is caught by [`guarded`].
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Runs the decoder; a panic in it, which a damaged file can cause, is an error like any other and is not
-/// printed.
-fn guarded<T>(work: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, String> {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if !GUARDED.get() {
-                usual(panic);
-            }
-        }));
-    });
-    GUARDED.set(true);
-    let result = catch_unwind(AssertUnwindSafe(work));
-    GUARDED.set(false);
-    match result {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(panic) => Err(panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()))
-            .unwrap_or_else(|| "the decoder gave up".into())),
     }
 }
