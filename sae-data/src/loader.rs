@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::data::ActivationData;
 use crate::pool::Pool;
@@ -312,16 +312,24 @@ impl Iterator for Batches {
         let data = self.stream.as_ref()?.next();
         self.waiting.add(start.elapsed());
         self.left -= 1;
-        let data = match data? {
-            Ok(data) => data,
-            Err(error) => {
-                (self.left, self.stream) = (0, None);
-                return Some(Err(DatasetError::new(error)));
-            }
+        let error = match data {
+            Some(Ok(data)) => return Some(Ok(self.deliver(data))),
+            Some(Err(error)) => DatasetError::new(error),
+            // not the end of the data: this many batches were promised
+            None => DatasetError::new(std::io::Error::other(
+                "the loader's thread ended before its batches did",
+            )),
         };
+        (self.left, self.stream) = (0, None);
+        Some(Err(error))
+    }
+}
+
+impl Batches {
+    fn deliver(&mut self, data: TensorData) -> ActivationBatch {
         self.progress.items_processed += data.shape()[0];
         let activations = Tensor::from_data(data, &self.device);
-        Some(Ok(ActivationBatch { activations }))
+        ActivationBatch { activations }
     }
 }
 

@@ -7,6 +7,7 @@
 //! used up and one being filled.
 
 use std::collections::VecDeque;
+use std::iter::Peekable;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -102,22 +103,8 @@ impl Filler {
             };
             let window = self.job.windows.at(at);
             let end = window.positions.end;
-            while let Some(number) =
-                numbers.next_if(|number| number * (self.job.batch as u64) < end)
-            {
-                let start = number * self.job.batch as u64;
-                let rows = (self.job.end.saturating_sub(start) as usize).min(self.job.batch);
-                if rows > 0 {
-                    let values = match self.job.pool.take(rows * self.job.data.width()) {
-                        Ok(values) => values,
-                        Err(error) => return self.fail(DataError::io(self.job.data.path())(error)),
-                    };
-                    filling.push_back(Filling {
-                        start,
-                        rows,
-                        values,
-                    });
-                }
+            if let Err(error) = self.begin(&mut numbers, end, &mut filling) {
+                return self.fail(error);
             }
             if let Err(error) = self.fill(&window, filling.make_contiguous(), &mut scratch) {
                 return self.fail(error);
@@ -134,6 +121,29 @@ impl Filler {
             }
             position = Some(end);
         }
+    }
+
+    /// Gets buffers for the batches that start before position `end`.
+    fn begin(
+        &self,
+        numbers: &mut Peekable<impl Iterator<Item = u64>>,
+        end: u64,
+        filling: &mut VecDeque<Filling>,
+    ) -> Result<(), DataError> {
+        let batch = self.job.batch as u64;
+        while let Some(number) = numbers.next_if(|number| number * batch < end) {
+            let start = number * batch;
+            let rows = self.job.end.saturating_sub(start).min(batch) as usize;
+            if rows > 0 {
+                let values = self.job.pool.take(rows * self.job.data.width());
+                filling.push_back(Filling {
+                    start,
+                    rows,
+                    values: values.map_err(DataError::io(self.job.data.path()))?,
+                });
+            }
+        }
+        Ok(())
     }
 
     fn fail(&self, error: DataError) {

@@ -10,6 +10,7 @@ use burn::optim::ModuleOptimizer;
 use burn::tensor::Device;
 use burn::train::checkpoint::KeepLastNCheckpoints;
 use burn::train::{Learner, LearningResult, SupervisedTraining};
+use indicatif::{ProgressBar, ProgressStyle};
 use sae_data::config::Split;
 use sae_data::{ActivationData, ActivationLoader, Summary, Waiting};
 use sae_model::device::DeviceName;
@@ -84,7 +85,13 @@ pub(crate) fn prepare(
 
 /// What there is to know of a data set before it is trained or judged on.
 fn summary(data: &ActivationData, sample: Option<usize>) -> Result<Summary> {
-    let summary = Summary::of(data, sample, |_| {})?;
+    let rows = sample.unwrap_or(data.rows()).min(data.rows());
+    let bar =
+        ProgressBar::new(rows as u64).with_message(format!("checking {}", data.path().display()));
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {percent} % ETA {eta}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let summary = Summary::of(data, sample, |rows| bar.inc(rows as u64))?;
+    bar.finish_and_clear();
     if let Some((count, row, column, value)) = summary.non_finite {
         bail!(
             "{}: row {row}, column {column} is {value}, and {} more values are NaN or infinite; remove such rows, training cannot use them",
@@ -115,7 +122,8 @@ impl Prepared {
             "training starts"
         );
         let training = &config.training;
-        let done = self.checkpoint * training.validate_every;
+        // the last virtual epoch may be a shorter one
+        let done = (self.checkpoint * training.validate_every).min(training.steps);
         if !use_tui {
             self.announce(done);
         }

@@ -63,6 +63,16 @@ fn recovery(run: &std::path::Path) -> f64 {
 }
 
 #[test]
+fn a_finished_run_may_be_resumed_again() {
+    let w = Workspace::new();
+    let set = ["--set", "training.steps=25"]; // the last virtual epoch has five of ten steps
+    let run = w.trained("short", &set);
+    let before = std::fs::read(run.join(WEIGHTS)).unwrap();
+    w.trained("short", &[set[0], set[1], "--resume"]);
+    assert_eq!(std::fs::read(run.join(WEIGHTS)).unwrap(), before);
+}
+
+#[test]
 fn training_finds_the_concepts_that_made_the_data() {
     let w = Workspace::new();
     let run = |steps: &str| {
