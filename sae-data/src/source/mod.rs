@@ -182,6 +182,36 @@ fn files(
     Ok(Box::new(builder.finish()?))
 }
 
+/// The only candidate for the activations, all of which bear the wanted name if there is one.
+fn only<T>(
+    path: &Path,
+    noun: &'static str,
+    wanted: Option<&str>,
+    mut candidates: Vec<T>,
+    available: String,
+) -> Result<T, DataError> {
+    let path = path.to_path_buf();
+    match (candidates.pop(), wanted) {
+        (Some(candidate), _) if candidates.is_empty() => Ok(candidate),
+        (Some(_), _) => Err(DataError::Ambiguous {
+            path,
+            noun,
+            available,
+        }),
+        (None, Some(name)) => Err(DataError::NoTensor {
+            path,
+            noun,
+            name: name.into(),
+            available,
+        }),
+        (None, None) => Err(DataError::NoActivations {
+            path,
+            noun,
+            available,
+        }),
+    }
+}
+
 /// The labels in a file of their own.
 fn label_file(file: &SourceFile) -> Result<IntegerColumn, DataError> {
     match sniff(file)? {

@@ -5,6 +5,7 @@ use ::safetensors::{Dtype, SafeTensorError, SafeTensors};
 
 use super::file::SourceFile;
 use super::matrix::{Integer, IntegerColumn, MatrixBuilder};
+use super::only;
 use crate::element::Element;
 use crate::error::DataError;
 
@@ -152,39 +153,19 @@ impl Header {
         file: &SourceFile,
         name: Option<&str>,
     ) -> Result<(String, &TensorInfo), DataError> {
-        let (path, noun, available) = (file.path.clone(), "tensor", self.describe());
-        if let Some(name) = name {
-            let info = self.tensors.get(name).ok_or_else(|| DataError::NoTensor {
-                path,
-                noun,
-                name: name.into(),
-                available,
-            })?;
-            return Ok((name.into(), info));
-        }
         let of_rank = |rank| {
             self.tensors.iter().filter(move |(_, info)| {
                 matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
                     && info.shape.len() == rank
             })
         };
-        let candidates: Vec<_> = match of_rank(2).count() {
-            0 => of_rank(3).collect(),
-            _ => of_rank(2).collect(),
+        let candidates: Vec<_> = match name {
+            Some(name) => self.tensors.get_key_value(name).into_iter().collect(),
+            None if of_rank(2).count() == 0 => of_rank(3).collect(),
+            None => of_rank(2).collect(),
         };
-        match candidates[..] {
-            [(name, info)] => Ok((name.clone(), info)),
-            [] => Err(DataError::NoActivations {
-                path,
-                noun,
-                available,
-            }),
-            _ => Err(DataError::Ambiguous {
-                path,
-                noun,
-                available,
-            }),
-        }
+        let (name, info) = only(&file.path, "tensor", name, candidates, self.describe())?;
+        Ok((name.clone(), info))
     }
 
     /// A tensor of integers, if there is one of this name; whatever its shape, its values in order.

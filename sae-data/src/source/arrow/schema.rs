@@ -6,6 +6,7 @@ use super::{FORMAT, SourceFile};
 use crate::element::Element;
 use crate::error::DataError;
 use crate::source::matrix::Integer;
+use crate::source::only;
 
 /// How a list knows where its elements are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,37 +66,16 @@ pub(super) fn columns(
             candidates.push((name, start, lists, element));
         }
     }
-    let (path, noun, available) = (file.path.clone(), "column", names.join(", "));
-    if let Some(wanted) = wanted {
-        candidates.retain(|(name, ..)| name == wanted);
-        if candidates.is_empty() {
-            return Err(DataError::NoTensor {
-                path,
-                noun,
-                name: wanted.into(),
-                available,
-            });
-        }
-    }
-    match candidates.pop() {
-        None => Err(DataError::NoActivations {
-            path,
-            noun,
-            available,
-        }),
-        Some(_) if !candidates.is_empty() => Err(DataError::Ambiguous {
-            path,
-            noun,
-            available,
-        }),
-        Some((name, place, lists, element)) => Ok(Columns {
-            name,
-            place,
-            lists,
-            element,
-            labels,
-        }),
-    }
+    candidates.retain(|(name, ..)| wanted.is_none_or(|wanted| name == wanted));
+    let (name, place, lists, element) =
+        only(&file.path, "column", wanted, candidates, names.join(", "))?;
+    Ok(Columns {
+        name,
+        place,
+        lists,
+        element,
+        labels,
+    })
 }
 
 /// The type in a word or two, for messages.

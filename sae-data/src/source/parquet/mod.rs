@@ -19,7 +19,7 @@ use column::{Column, guarded};
 
 use super::documents::DocumentsBuilder;
 use super::file::SourceFile;
-use super::{Documents, Info, Options, Source};
+use super::{Documents, Info, Options, Source, only};
 use crate::element::Element;
 use crate::error::DataError;
 
@@ -384,28 +384,9 @@ fn activation_column(
         .iter()
         .map(|leaf| format!("\"{}\" {}", leaf.path().string(), leaf.physical_type()))
         .collect();
-    let (path, noun, available) = (file.path.clone(), "column", names.join(", "));
-    let candidates: Vec<usize> = (0..leaves.len())
+    let candidates = (0..leaves.len())
         .filter(|i| activations(leaves[*i]).is_some())
         .filter(|i| wanted.is_none_or(|wanted| root(leaves[*i]) == wanted))
         .collect();
-    match (&candidates[..], wanted) {
-        ([column], _) => Ok(*column),
-        ([], Some(name)) => Err(DataError::NoTensor {
-            path,
-            noun,
-            name: name.into(),
-            available,
-        }),
-        ([], None) => Err(DataError::NoActivations {
-            path,
-            noun,
-            available,
-        }),
-        _ => Err(DataError::Ambiguous {
-            path,
-            noun,
-            available,
-        }),
-    }
+    only(&file.path, "column", wanted, candidates, names.join(", "))
 }
