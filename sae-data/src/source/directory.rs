@@ -80,48 +80,12 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Box<dyn Source>, Dat
     }
     let state = dir.join("state.json");
     if state.exists() {
-        let state: State = saev::json(&state)?;
-        let stat = |file: DataFile| {
-            if file.filename.contains(['/', '\\']) || file.filename == ".." {
-                let reason = format!("\"{}\" is not the name of a file beside it", file.filename);
-                return Err(DataError::damaged(
-                    &dir.join("state.json"),
-                    "JSON",
-                    0,
-                    reason,
-                ));
-            }
-            SourceFile::stat(&dir.join(file.filename))
-        };
-        let data = state
-            .data_files
-            .into_iter()
-            .map(stat)
-            .collect::<Result<_, _>>()?;
+        let State { data_files } = saev::json(&state)?;
+        let stat = |file: DataFile| SourceFile::stat(&beside(&state, &file.filename)?);
+        let data = data_files.into_iter().map(stat).collect::<Result<_, _>>()?;
         return files(dir, Kind::Arrow, data, options);
     }
-    let mut found: Vec<(Kind, SourceFile)> = Vec::new();
-    for path in listed(dir)? {
-        if options
-            .labels
-            .as_ref()
-            .is_some_and(|labels| same_file(labels, &path))
-        {
-            continue;
-        }
-        let data_name = path.extension().is_some_and(|e| {
-            ["npy", "safetensors", "arrow", "parquet", "feather"]
-                .iter()
-                .any(|known| e == *known)
-        });
-        let file = match SourceFile::stat(&path) {
-            Err(DataError::Empty { .. }) if !data_name => continue,
-            file => file?,
-        };
-        if let Sniffed::Is(kind) = sniff(&file)? {
-            found.push((kind, file));
-        }
-    }
+    let found = recognised(dir, options)?;
     let Some((kind, first)) = found.first().map(|(kind, file)| (*kind, file.path.clone())) else {
         return Err(unknown("no file in it is one".into()));
     };
@@ -134,12 +98,40 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Box<dyn Source>, Dat
             there: format!("{kind:?}"),
         });
     }
-    files(
-        dir,
-        kind,
-        found.into_iter().map(|(_, file)| file).collect(),
-        options,
-    )
+    let data = found.into_iter().map(|(_, file)| file).collect();
+    files(dir, kind, data, options)
+}
+
+/// The files of a directory that are of a known kind, but for one that is given as labels.
+fn recognised(dir: &Path, options: &Options) -> Result<Vec<(Kind, SourceFile)>, DataError> {
+    const DATA: [&str; 5] = ["npy", "safetensors", "arrow", "parquet", "feather"];
+    let mut found = Vec::new();
+    for path in listed(dir)? {
+        let labels = options.labels.as_deref();
+        if labels.is_some_and(|labels| same_file(labels, &path)) {
+            continue;
+        }
+        let named_so = path
+            .extension()
+            .is_some_and(|e| DATA.iter().any(|known| e == *known));
+        let file = match SourceFile::stat(&path) {
+            Err(DataError::Empty { .. }) if !named_so => continue,
+            file => file?,
+        };
+        if let Sniffed::Is(kind) = sniff(&file)? {
+            found.push((kind, file));
+        }
+    }
+    Ok(found)
+}
+
+/// The file `name` beside its `description`, and nowhere else.
+pub(super) fn beside(description: &Path, name: &str) -> Result<PathBuf, DataError> {
+    if name.contains(['/', '\\']) || matches!(name, "" | "." | "..") {
+        let reason = format!("{name:?} is not the name of a file beside it");
+        return Err(DataError::damaged(description, "JSON", 0, reason));
+    }
+    Ok(description.with_file_name(name))
 }
 
 /// Whether `metadata.json` is saev's: `shards.json` beside it, or keys of its own.
@@ -198,13 +190,8 @@ impl ShardIndex {
                 format!("known is \"{INDEX_FORMAT}\", version 1"),
             ));
         }
-        if let Some(shard) = index
-            .shards
-            .iter()
-            .find(|s| s.file.contains(['/', '\\']) || s.file == "..")
-        {
-            let reason = format!("\"{}\" is not the name of a file beside it", shard.file);
-            return Err(DataError::damaged(&path, "JSON", 0, reason));
+        for shard in &index.shards {
+            beside(&path, &shard.file)?;
         }
         Ok(index)
     }

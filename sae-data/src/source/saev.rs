@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::Options;
+use super::directory::beside;
 use super::file::SourceFile;
 use super::matrix::{Integer, IntegerColumn, Matrix, MatrixBuilder};
 use crate::element::Element;
@@ -37,6 +38,19 @@ struct Metadata {
     dtype: String,
 }
 
+impl Metadata {
+    /// Tokens of an example, bytes of one layer of it, and of all.
+    fn sizes(&self) -> Option<(usize, u64, u64)> {
+        let class_token = usize::from(self.cls_token);
+        let tokens = self.content_tokens_per_example.checked_add(class_token)?;
+        let layer = (tokens as u64)
+            .checked_mul(self.d_model as u64)?
+            .checked_mul(4)?;
+        let example = layer.checked_mul(self.layers.len() as u64)?;
+        (layer > 0).then_some((tokens, layer, example))
+    }
+}
+
 fn float32() -> String {
     "float32".into()
 }
@@ -53,7 +67,6 @@ struct Shard {
 pub(super) fn open(dir: &Path, options: &Options) -> Result<Matrix, DataError> {
     let metadata: Metadata = json(&dir.join(METADATA))?;
     let shards: Vec<Shard> = json(&dir.join(SHARDS))?;
-    let wrong = |reason: String| DataError::damaged(&dir.join(METADATA), FORMAT, 0, reason);
     if metadata.dtype != "float32" {
         return Err(DataError::unsupported(
             &dir.join(METADATA),
@@ -62,32 +75,19 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Matrix, DataError> {
         ));
     }
     let layer = layer(dir, &metadata, options)?;
-    let size = |sizes: &[usize]| {
-        sizes
-            .iter()
-            .try_fold(4u64, |n, size| n.checked_mul(*size as u64))
-    };
-    let tokens = metadata
-        .content_tokens_per_example
-        .checked_add(usize::from(metadata.cls_token));
-    let tokens = tokens.ok_or_else(|| wrong("content_tokens_per_example is too large".into()))?;
-    let layer_bytes = size(&[tokens, metadata.d_model]).filter(|bytes| *bytes > 0);
-    let layer_bytes =
-        layer_bytes.ok_or_else(|| wrong("an example has no values, or too many".into()))?;
-    let example_bytes = layer_bytes.checked_mul(metadata.layers.len() as u64);
-    let example_bytes =
-        example_bytes.ok_or_else(|| wrong("an example has too many values".into()))?;
+    let sizes = metadata.sizes().ok_or_else(|| {
+        let reason = "an example has no values, or more than there can be";
+        DataError::damaged(&dir.join(METADATA), FORMAT, 0, reason)
+    })?;
+    let (tokens, layer_bytes, example_bytes) = sizes;
     let mut builder = MatrixBuilder::new(dir, FORMAT, options);
     let mut examples = 0;
     for shard in shards {
-        if shard.name.contains(['/', '\\']) || shard.name == ".." {
-            let reason = format!("\"{}\" is not the name of a file beside it", shard.name);
-            return Err(DataError::damaged(&dir.join(SHARDS), FORMAT, 0, reason));
-        }
+        let file = beside(&dir.join(SHARDS), &shard.name)?;
         if shard.n_examples == 0 {
             continue; // a file that is padding and nothing else
         }
-        let file = SourceFile::stat(&dir.join(shard.name))?;
+        let file = SourceFile::stat(&file)?;
         let promised = (shard.n_examples as u64).saturating_mul(example_bytes);
         file.check_span(FORMAT, 0, promised)?;
         if (file.bytes - promised) % example_bytes != 0 {

@@ -154,11 +154,17 @@ fn fuzz(format: &str) {
             entry.display()
         );
     }
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../target/fuzz")
+        .join(format);
     let (start, mut inputs, mut refused) = (Instant::now(), 0, 0);
     while start.elapsed() < budget {
-        let dir = tempfile::tempdir().unwrap();
+        // where it can be found if the process dies of it
+        let dir = kept.join("current");
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
         let entry = &entries[rng.random_range(0..entries.len())];
-        let copy = damaged_copy(entry, dir.path(), &mut rng);
+        let copy = damaged_copy(entry, &dir, &mut rng);
         let options = options(&mut rng);
         let began = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(|| read(&copy, &options)));
@@ -168,10 +174,6 @@ fn fuzz(format: &str) {
                 refused += usize::from(result.is_err())
             }
             _ => {
-                let kept = Path::new(env!("CARGO_MANIFEST_DIR"))
-                    .join("../target/fuzz")
-                    .join(format);
-                std::fs::create_dir_all(&kept).unwrap();
                 let kept = kept.join(format!("{seed:x}-{inputs}"));
                 std::fs::rename(&copy, &kept).unwrap();
                 panic!(

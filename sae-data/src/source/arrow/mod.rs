@@ -314,6 +314,12 @@ impl Walk<'_, '_> {
         let depth = columns.lists.len();
         lengths.push(self.node(place, depth)?);
         let values = self.buffer(place, buffer + 1)?;
+        let size = columns.element.size() as u64;
+        // before anything of that length is made
+        let bytes = (lengths[depth] as u64).checked_mul(size);
+        if bytes.is_none_or(|bytes| bytes > values.len) {
+            return Err(self.reader.damaged(values.offset, "values are missing"));
+        }
         let (list, inner) = (columns.lists[depth - 1], lengths[depth - 1]);
         let rows = self.offsets(list, spans[depth - 1], inner, lengths[depth])?;
         let width = match list {
@@ -339,11 +345,6 @@ impl Walk<'_, '_> {
                 len: rows[row + 1] - rows[row],
                 width,
             });
-        }
-        let size = columns.element.size() as u64;
-        let end = (rows[inner] as u64).checked_mul(size);
-        if end.is_none_or(|end| end > values.len) {
-            return Err(self.reader.damaged(values.offset, "values are missing"));
         }
         builder.kind(number, columns.element, width)?;
         let place_of = |row: usize| values.offset + (rows[0] + row * width) as u64 * size;
