@@ -65,6 +65,9 @@ fn values(summary: &Summary, data: &ActivationData) {
             );
         }
     }
+    if summary.norms.0 > summary.norms.2 {
+        return; // no row is finite, so there is nothing to say of the rest
+    }
     println!(
         "constant   {} of {} columns",
         summary.constant_columns.len(),

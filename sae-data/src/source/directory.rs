@@ -85,9 +85,10 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Box<dyn Source>, Dat
         let data = data_files.into_iter().map(stat).collect::<Result<_, _>>()?;
         return files(dir, Kind::Arrow, data, options);
     }
-    let found = recognised(dir, options)?;
+    let (found, others) = recognised(dir, options)?;
     let Some((kind, first)) = found.first().map(|(kind, file)| (*kind, file.path.clone())) else {
-        return Err(unknown("no file in it is one".into()));
+        let others = others.map_or(String::new(), |(name, what)| format!("; {name} is {what}"));
+        return Err(unknown(format!("no file in it is one{others}")));
     };
     if let Some((other, file)) = found.iter().find(|(other, _)| *other != kind) {
         return Err(DataError::Mixed {
@@ -102,10 +103,17 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Box<dyn Source>, Dat
     files(dir, kind, data, options)
 }
 
-/// The files of a directory that are of a known kind, but for one that is given as labels.
-fn recognised(dir: &Path, options: &Options) -> Result<Vec<(Kind, SourceFile)>, DataError> {
+/// Files of a known kind.
+type Found = Vec<(Kind, SourceFile)>;
+
+/// The files of a directory that are of a known kind, but for one that is given as labels; and the first of
+/// those that are something else which can be told.
+fn recognised(
+    dir: &Path,
+    options: &Options,
+) -> Result<(Found, Option<(String, &'static str)>), DataError> {
     const DATA: [&str; 5] = ["npy", "safetensors", "arrow", "parquet", "feather"];
-    let mut found = Vec::new();
+    let (mut found, mut others) = (Vec::new(), None);
     for path in listed(dir)? {
         let labels = options.labels.as_deref();
         if labels.is_some_and(|labels| same_file(labels, &path)) {
@@ -118,11 +126,16 @@ fn recognised(dir: &Path, options: &Options) -> Result<Vec<(Kind, SourceFile)>, 
             Err(DataError::Empty { .. }) if !named_so => continue,
             file => file?,
         };
-        if let Sniffed::Is(kind) = sniff(&file)? {
-            found.push((kind, file));
+        match sniff(&file)? {
+            Sniffed::Is(kind) => found.push((kind, file)),
+            Sniffed::Other(what) => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                others.get_or_insert((name.into_owned(), what));
+            }
+            Sniffed::Unknown => {}
         }
     }
-    Ok(found)
+    Ok((found, others))
 }
 
 /// The file `name` beside its `description`, and nowhere else.

@@ -97,8 +97,9 @@ enum Kind {
 /// What the first bytes of a file say.
 enum Sniffed {
     Is(Kind),
-    /// Something else, as far as can be told.
+    /// Something else, and what to do about it.
     Other(&'static str),
+    Unknown,
 }
 
 fn sniff(file: &SourceFile) -> Result<Sniffed, DataError> {
@@ -128,7 +129,7 @@ fn sniff(file: &SourceFile) -> Result<Sniffed, DataError> {
             "safetensors" => Sniffed::Is(Kind::Safetensors),
             "arrow" | "feather" => Sniffed::Is(Kind::Arrow),
             "parquet" => Sniffed::Is(Kind::Parquet),
-            _ => Sniffed::Other("its first bytes are those of no format"),
+            _ => Sniffed::Unknown,
         },
     })
 }
@@ -140,13 +141,13 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Box<dyn Source>, Da
         return directory::open(path, options);
     }
     let file = SourceFile::stat(path)?;
-    match sniff(&file)? {
-        Sniffed::Is(kind) => files(path, kind, vec![file], options),
-        Sniffed::Other(reason) => Err(DataError::NotRecognised {
-            path: path.into(),
-            reason: reason.into(),
-        }),
-    }
+    let reason = match sniff(&file)? {
+        Sniffed::Is(kind) => return files(path, kind, vec![file], options),
+        Sniffed::Other(what) => format!("it is {what}"),
+        Sniffed::Unknown => "its first bytes are those of no format".into(),
+    };
+    let path = path.to_path_buf();
+    Err(DataError::NotRecognised { path, reason })
 }
 
 /// Adds a file to a data set; the name is that of the wanted tensor or column.

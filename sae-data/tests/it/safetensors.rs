@@ -213,3 +213,26 @@ fn fingerprints_follow_the_content() {
     assert_eq!(first, print(&[1.0, 2.0, 3.0, 4.0]));
     assert_ne!(first, print(&[1.0, 2.0, 3.0, 5.0]));
 }
+
+#[test]
+fn a_folder_of_torch_files_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("README.md"), b"nothing to see").unwrap();
+    std::fs::write(dir.path().join("acts-0.pt"), b"PK\x03\x04 and so on").unwrap();
+    let message = open(dir.path(), None).unwrap_err().to_string();
+    assert!(
+        message.contains("no file in it is one; acts-0.pt is a zip archive, as torch.save"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_sentence_about_rows_that_are_all_nan() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.safetensors");
+    let nan = f32_bytes(&[f32::NAN; 6]);
+    write(&path, &[("x", Dtype::F32, vec![3, 2], nan)]);
+    let summary = sae_data::Summary::of(&open(&path, None).unwrap(), None, |_| {}).unwrap();
+    assert!(matches!(summary.non_finite, Some((6, 0, 0, _))));
+    assert_eq!(summary.variance, 0.0);
+}
