@@ -85,12 +85,12 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Box<dyn Source>, Dat
         let data = data_files.into_iter().map(stat).collect::<Result<_, _>>()?;
         return files(dir, Kind::Arrow, data, options);
     }
-    let (found, others) = recognised(dir, options)?;
-    let Some((kind, first)) = found.first().map(|(kind, file)| (*kind, file.path.clone())) else {
-        let others = others.map_or(String::new(), |(name, what)| format!("; {name} is {what}"));
-        return Err(unknown(format!("no file in it is one{others}")));
+    let Found { data, other } = recognised(dir, options)?;
+    let Some((kind, first)) = data.first().map(|(kind, file)| (*kind, file.path.clone())) else {
+        let other = other.map_or(String::new(), |(name, what)| format!("; {name} is {what}"));
+        return Err(unknown(format!("no file in it is one{other}")));
     };
-    if let Some((other, file)) = found.iter().find(|(other, _)| *other != kind) {
+    if let Some((other, file)) = data.iter().find(|(other, _)| *other != kind) {
         return Err(DataError::Mixed {
             path: file.path.clone(),
             first,
@@ -99,21 +99,22 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Box<dyn Source>, Dat
             there: format!("{kind:?}"),
         });
     }
-    let data = found.into_iter().map(|(_, file)| file).collect();
+    let data = data.into_iter().map(|(_, file)| file).collect();
     files(dir, kind, data, options)
 }
 
-/// Files of a known kind.
-type Found = Vec<(Kind, SourceFile)>;
+/// What is in a directory.
+#[derive(Default)]
+struct Found {
+    /// The files of a known kind, but for one that is given as labels.
+    data: Vec<(Kind, SourceFile)>,
+    /// The first of those that are something else which can be told: its name, and what it is.
+    other: Option<(String, &'static str)>,
+}
 
-/// The files of a directory that are of a known kind, but for one that is given as labels; and the first of
-/// those that are something else which can be told.
-fn recognised(
-    dir: &Path,
-    options: &Options,
-) -> Result<(Found, Option<(String, &'static str)>), DataError> {
+fn recognised(dir: &Path, options: &Options) -> Result<Found, DataError> {
     const DATA: [&str; 5] = ["npy", "safetensors", "arrow", "parquet", "feather"];
-    let (mut found, mut others) = (Vec::new(), None);
+    let mut found = Found::default();
     for path in listed(dir)? {
         let labels = options.labels.as_deref();
         if labels.is_some_and(|labels| same_file(labels, &path)) {
@@ -127,15 +128,15 @@ fn recognised(
             file => file?,
         };
         match sniff(&file)? {
-            Sniffed::Is(kind) => found.push((kind, file)),
+            Sniffed::Is(kind) => found.data.push((kind, file)),
             Sniffed::Other(what) => {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
-                others.get_or_insert((name.into_owned(), what));
+                found.other.get_or_insert((name.into_owned(), what));
             }
             Sniffed::Unknown => {}
         }
     }
-    Ok((found, others))
+    Ok(found)
 }
 
 /// The file `name` beside its `description`, and nowhere else.
