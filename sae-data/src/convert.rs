@@ -353,11 +353,8 @@ impl ShardWriter<'_> {
 
     /// Fails at values that the element type cannot hold.
     fn check(&self, values: &[f32], start: usize) -> Result<(), DataError> {
-        let fits = |v: &f32| match self.element {
-            Element::F16 => half::f16::from_f32(*v).is_finite() || !v.is_finite(),
-            Element::Bf16 => half::bf16::from_f32(*v).is_finite() || !v.is_finite(),
-            _ => true,
-        };
+        let limit = self.element.overflows_at();
+        let fits = |v: &f32| v.abs() < limit || !v.is_finite();
         let Some(at) = values.iter().position(|v| !fits(v)) else {
             return Ok(());
         };

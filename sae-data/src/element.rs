@@ -77,10 +77,27 @@ impl Element {
     /// Appends float32 values as little-endian elements, rounded to the nearest.
     pub fn from_f32(self, values: &[f32], out: &mut Vec<u8>) {
         match self {
-            Self::F16 => out.extend(values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes())),
-            Self::Bf16 => out.extend(values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes())),
+            Self::F16 => {
+                let mut halves = vec![f16::ZERO; values.len()];
+                halves.convert_from_f32_slice(values);
+                out.extend(halves.iter().flat_map(|v| v.to_le_bytes()));
+            }
+            Self::Bf16 => {
+                let mut halves = vec![bf16::ZERO; values.len()];
+                halves.convert_from_f32_slice(values);
+                out.extend(halves.iter().flat_map(|v| v.to_le_bytes()));
+            }
             Self::F32 => out.extend(values.iter().flat_map(|v| v.to_le_bytes())),
             Self::F64 => out.extend(values.iter().flat_map(|v| f64::from(*v).to_le_bytes())),
+        }
+    }
+
+    /// The smallest magnitude that becomes infinite: half a unit above the largest value.
+    pub(crate) fn overflows_at(self) -> f32 {
+        match self {
+            Self::F16 => 65_520.0,
+            Self::Bf16 => f32::from_bits(0x7f7f_8000),
+            Self::F32 | Self::F64 => f32::INFINITY,
         }
     }
 }
@@ -182,6 +199,21 @@ mod tests {
                 .zip(&out)
                 .all(|(b, o)| same(bf16::from_bits(*b).to_f32(), *o))
         );
+    }
+
+    #[test]
+    fn values_overflow_where_it_is_said() {
+        for element in [Element::F16, Element::Bf16] {
+            let limit = element.overflows_at();
+            let below = f32::from_bits(limit.to_bits() - 1);
+            let (mut bytes, mut out) = (Vec::new(), [0.0; 2]);
+            element.from_f32(&[below, limit], &mut bytes);
+            element.to_f32(&bytes, &mut out);
+            assert!(
+                out[0].is_finite() && out[1].is_infinite(),
+                "{element}: {out:?}"
+            );
+        }
     }
 
     proptest! {

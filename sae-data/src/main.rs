@@ -196,7 +196,8 @@ fn convert_to(
 
 /// A progress bar on stderr, if that is a terminal.
 fn bar(length: u64, what: &'static str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {percent} % {per_sec} ETA {eta}");
+    let style =
+        ProgressStyle::with_template("{msg} {wide_bar} {human_pos} of {human_len} ETA {eta}");
     let bar = ProgressBar::new(length).with_message(what);
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar
