@@ -20,11 +20,14 @@ use toml::{Table, Value};
 
 use crate::config::Config;
 
-/// Keys that may differ between the run and its continuation: they change no number of the result.
-const FREE_TO_CHANGE: [&str; 3] = [
+/// Keys that may differ between the run and its continuation: they change no number of the result. Data may
+/// have moved; whether it is the same is for the fingerprint to say.
+const FREE_TO_CHANGE: [&str; 5] = [
     "training.log_every",
     "training.keep_checkpoints",
     "data.workers",
+    "data.train",
+    "data.held_out",
 ];
 
 /// Where the numbers of a run come from.
@@ -145,6 +148,14 @@ impl RunDir {
             .parse()
             .with_context(|| format!("{}", path.display()))?;
         let differences = differences(&old, &config.to_table());
+        // Other data makes other values that are derived from it, so it is what must be named first; but not
+        // where the config asks for other data.
+        if !differences
+            .iter()
+            .any(|difference| difference.starts_with("data."))
+        {
+            self.check_data(provenance)?;
+        }
         if !differences.is_empty() {
             bail!(
                 "--resume: the config differs from the one that {} was started with: {}; \
@@ -153,22 +164,27 @@ impl RunDir {
                 differences.join("; ")
             );
         }
+        Ok(self.newest_checkpoint())
+    }
+
+    /// Fails if the data is not what the run was started with.
+    fn check_data(&self, now: &Provenance) -> Result<()> {
         let path = self.provenance();
         let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
-        let old: Provenance =
+        let then: Provenance =
             serde_json::from_str(&text).with_context(|| format!("{}", path.display()))?;
-        for (key, old, new) in [
-            ("data.train", &old.train, &provenance.train),
-            ("data.held_out", &old.held_out, &provenance.held_out),
+        for (key, then, now) in [
+            ("data.train", &then.train, &now.train),
+            ("data.held_out", &then.held_out, &now.held_out),
         ] {
-            if !old.same_data(new) {
+            if !then.same_data(now) {
                 bail!(
-                    "--resume: {key} is not the data that the run was started with (was {old:?}, is {new:?}); \
+                    "--resume: {key} is not the data that the run was started with (was {then:?}, is {now:?}); \
                      put the data back, or start another run with --set run=NAME"
                 );
             }
         }
-        Ok(self.newest_checkpoint())
+        Ok(())
     }
 
     /// Creates the directory and what describes the run.

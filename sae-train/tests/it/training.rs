@@ -63,6 +63,50 @@ fn recovery(run: &std::path::Path) -> f64 {
 }
 
 #[test]
+fn a_run_goes_on_with_data_that_has_moved_but_not_with_other_data() {
+    let w = Workspace::new();
+    let whole = w.trained("whole", &[]);
+    let cut = w.trained("cut", &[]);
+    std::fs::remove_dir_all(cut.join("model")).unwrap();
+    for part in ["model", "optim", "scheduler"] {
+        std::fs::remove_file(cut.join(format!("checkpoint/{part}-3.bpk"))).unwrap();
+    }
+    std::fs::create_dir(w.path("elsewhere")).unwrap();
+    let moved = w.path("elsewhere/train.safetensors");
+    std::fs::rename(w.path("train.safetensors"), &moved).unwrap();
+    let train = format!("data.train={:?}", moved.display().to_string());
+    let arguments = ["--set", "run=cut", "--resume", "--set", &train];
+    // another way to hold out is another run
+    let output = w.train(
+        &[
+            &arguments[..],
+            &["--set", "data.held_out={ fraction = 0.1 }"],
+        ]
+        .concat(),
+    );
+    let message = String::from_utf8_lossy(&output.stderr).to_string();
+    assert!(
+        !output.status.success() && message.contains("data.held_out.fraction"),
+        "{message}"
+    );
+    let mut bytes = std::fs::read(&moved).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&moved, &bytes).unwrap();
+    let output = w.train(&arguments);
+    let message = String::from_utf8_lossy(&output.stderr).to_string();
+    assert!(
+        !output.status.success() && message.contains("data.train is not the data"),
+        "{message}"
+    );
+    bytes[last] ^= 1;
+    std::fs::write(&moved, &bytes).unwrap();
+    let cut = w.trained("cut", &arguments[2..]);
+    let [a, b] = [&whole, &cut].map(|run| std::fs::read(run.join(WEIGHTS)).unwrap());
+    assert_eq!(a, b);
+}
+
+#[test]
 fn a_finished_run_may_be_resumed_again() {
     let w = Workspace::new();
     let set = ["--set", "training.steps=25"]; // the last virtual epoch has five of ten steps
