@@ -87,8 +87,14 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Box<dyn Source>, Dat
     }
     let Found { data, other } = recognised(dir, options)?;
     let Some((kind, first)) = data.first().map(|(kind, file)| (*kind, file.path.clone())) else {
-        let other = other.map_or(String::new(), |(name, what)| format!("; {name} is {what}"));
-        return Err(unknown(format!("no file in it is one{other}")));
+        let hint = match (other, directories(dir)) {
+            (Some((name, what)), _) => format!("; {name} is {what}"),
+            (None, inside) if !inside.is_empty() => {
+                format!("; open one of its directories: {inside}")
+            }
+            _ => String::new(),
+        };
+        return Err(unknown(format!("no file in it is one{hint}")));
     };
     if let Some((other, file)) = data.iter().find(|(other, _)| *other != kind) {
         return Err(DataError::Mixed {
@@ -101,6 +107,18 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Box<dyn Source>, Dat
     }
     let data = data.into_iter().map(|(_, file)| file).collect();
     files(dir, kind, data, options)
+}
+
+/// Names of the first few directories in `dir`, for a message.
+fn directories(dir: &Path) -> String {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let inside = entries.filter(|entry| entry.path().is_dir());
+    let mut names: Vec<String> = inside
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort_by(|a, b| natural(a, b));
+    names.truncate(8);
+    names.join(", ")
 }
 
 /// What is in a directory.

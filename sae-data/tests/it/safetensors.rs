@@ -215,9 +215,17 @@ fn fingerprints_follow_the_content() {
 }
 
 #[test]
-fn a_folder_of_torch_files_says_what_to_do() {
+fn a_folder_without_data_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("README.md"), b"nothing to see").unwrap();
+    for name in ["layer-10", "layer-2"] {
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    let message = open(dir.path(), None).unwrap_err().to_string();
+    assert!(
+        message.contains("open one of its directories: layer-2, layer-10"),
+        "{message}"
+    );
     std::fs::write(dir.path().join("acts-0.pt"), b"PK\x03\x04 and so on").unwrap();
     let message = open(dir.path(), None).unwrap_err().to_string();
     assert!(
