@@ -3,6 +3,7 @@
 //!
 //! A fuzzer for the stable toolchain: valid files of `tests/corpus` are damaged at random, opened and read. Each
 //! format gets half a second, or SAE_FUZZ_SECONDS of them (`SAE_FUZZ_SECONDS=600 cargo test -p sae-data fuzz`).
+//! `tests/corpus/slow` has an input that is refused after half a minute only, for whoever bounds the decoder.
 //! An input that makes the reader panic is kept under `target/fuzz`, and its path printed; put it into the corpus.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
