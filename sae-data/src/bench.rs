@@ -72,9 +72,8 @@ fn stream(data: &ActivationData, batch: usize, window_mb: usize) -> Job {
         data,
         batch,
         &streaming,
-        usize::MAX / batch,
+        0..usize::MAX / batch,
         steps,
-        0,
         &device,
     );
     Box::new(move || {

@@ -61,6 +61,26 @@ pub struct Streaming {
 }
 
 impl Streaming {
+    /// The rows of the training batch at position `number`, as they are numbered in the whole data set.
+    ///
+    /// # Panics
+    /// If `batch` is zero.
+    pub fn rows_of_batch(&self, data: &ActivationData, batch: usize, number: usize) -> Vec<usize> {
+        let windows = self.plan(data).0;
+        let (mut position, end) = ((number * batch) as u64, ((number + 1) * batch) as u64);
+        let mut rows = Vec::with_capacity(batch);
+        while position < end {
+            let window = windows.at(position);
+            let stop = end.min(window.positions.end);
+            rows.extend((position..stop).map(|position| {
+                let row = window.row((position - window.positions.start) as usize);
+                data.row_in_source(row)
+            }));
+            position = stop;
+        }
+        rows
+    }
+
     /// How `data` is cut into blocks and windows.
     pub fn plan(&self, data: &ActivationData) -> StreamingPlan {
         let row_bytes = 4 * data.width();
@@ -101,10 +121,10 @@ impl StreamingPlan {
 /// Batches of one data set, for training or for evaluation.
 pub struct ActivationLoader {
     job: Job,
-    /// Batches of the first virtual epoch; the k-th is moved by `k * stride`, cut off at `end`.
+    /// Batches of the first virtual epoch; the k-th is moved by `k * stride`, cut off at both ends of `all`.
     first: Range<u64>,
     stride: u64,
-    end: u64,
+    all: Range<u64>,
     epoch: AtomicU64,
     device: Device,
     waiting: Waiting,
@@ -113,9 +133,9 @@ pub struct ActivationLoader {
 }
 
 impl ActivationLoader {
-    /// A training loader: `total_steps` shuffled batches in virtual epochs of `epoch_steps`, of which the
-    /// first `epochs_done` are behind us. Every row comes once in each pass over the data; the last batch of a
-    /// pass is filled up from the next.
+    /// A training loader: the batches `steps` of the shuffled sequence, in virtual epochs that end at the
+    /// multiples of `epoch_steps`. Every row comes once in each pass over the data; the last batch of a pass is
+    /// filled up from the next.
     ///
     /// # Panics
     /// If any size is zero: the caller has checked.
@@ -123,9 +143,8 @@ impl ActivationLoader {
         data: &ActivationData,
         batch: usize,
         streaming: &Streaming,
-        total_steps: usize,
+        steps: Range<usize>,
         epoch_steps: usize,
-        epochs_done: usize,
         device: &Device,
     ) -> Self {
         assert!(
@@ -138,14 +157,14 @@ impl ActivationLoader {
             batch,
             workers: streaming.workers,
             pool: Pool::default(),
-            end: (total_steps * batch) as u64,
+            end: (steps.end * batch) as u64,
         };
         Self {
             job,
             first: 0..epoch_steps as u64,
             stride: epoch_steps as u64,
-            end: total_steps as u64,
-            epoch: AtomicU64::new(epochs_done as u64),
+            all: steps.start.min(steps.end) as u64..steps.end as u64,
+            epoch: AtomicU64::new((steps.start / epoch_steps) as u64),
             device: device.clone(),
             waiting: Waiting::default(),
             stream: Arc::default(),
@@ -171,7 +190,7 @@ impl ActivationLoader {
             job,
             first: 0..batches,
             stride: 0,
-            end: batches,
+            all: 0..batches,
             epoch: AtomicU64::new(0),
             device: device.clone(),
             waiting: Waiting::default(),
@@ -189,6 +208,7 @@ impl ActivationLoader {
         Self {
             job: self.job.clone(),
             first: self.first.clone(),
+            all: self.all.clone(),
             epoch: AtomicU64::new(self.epoch.load(Ordering::Relaxed)),
             device: self.device.clone(),
             waiting: self.waiting.clone(),
@@ -199,7 +219,7 @@ impl ActivationLoader {
 
     /// The batches of a virtual epoch.
     fn batches(&self, epoch: u64) -> Range<u64> {
-        batches(&self.first, self.stride, self.end, epoch)
+        batches(&self.first, self.stride, &self.all, epoch)
     }
 
     /// The stream that begins with virtual epoch `epoch`.
@@ -212,7 +232,7 @@ impl ActivationLoader {
         if let Some((_, stream)) = waiting.filter(|(next, _)| *next == epoch) {
             return stream;
         }
-        let (first, stride, end) = (self.first.clone(), self.stride, self.end);
+        let (first, stride, all) = (self.first.clone(), self.stride, self.all.clone());
         // Training goes on from one virtual epoch to the next, so the stream does; evaluation starts again.
         let epochs = if stride == 0 {
             epoch..epoch + 1
@@ -220,16 +240,16 @@ impl ActivationLoader {
             epoch..u64::MAX
         };
         let numbers = epochs
-            .map(move |epoch| batches(&first, stride, end, epoch))
+            .map(move |epoch| batches(&first, stride, &all, epoch))
             .take_while(|batches| !batches.is_empty())
             .flatten();
         Stream::start(self.job.clone(), numbers)
     }
 }
 
-fn batches(first: &Range<u64>, stride: u64, end: u64, epoch: u64) -> Range<u64> {
-    let moved = epoch * stride;
-    (first.start + moved).min(end)..(first.end + moved).min(end)
+fn batches(first: &Range<u64>, stride: u64, all: &Range<u64>, epoch: u64) -> Range<u64> {
+    let moved = |number: u64| (number + epoch * stride).clamp(all.start, all.end);
+    moved(first.start)..moved(first.end)
 }
 
 impl DataLoader<ActivationBatch> for ActivationLoader {

@@ -128,6 +128,18 @@ impl Window {
     pub(crate) fn packed(&self, local: usize) -> usize {
         self.order.map_or(local, |order| order.row(local))
     }
+
+    /// The row at the `local`-th position of the window.
+    pub(crate) fn row(&self, local: usize) -> usize {
+        let mut packed = self.packed(local);
+        for block in &self.blocks {
+            if packed < block.len() {
+                return block.start + packed;
+            }
+            packed -= block.len();
+        }
+        unreachable!("a window has a row at each of its positions")
+    }
 }
 
 #[cfg(test)]

@@ -34,6 +34,15 @@ impl Data {
         self.with_workers(2, seed, total, epoch_steps, done)
     }
 
+    fn streaming(&self, workers: usize, seed: u64) -> Streaming {
+        Streaming {
+            window_mb: 1,
+            block_rows: Some(4),
+            workers,
+            seed,
+        }
+    }
+
     fn with_workers(
         &self,
         workers: usize,
@@ -42,12 +51,7 @@ impl Data {
         epoch_steps: usize,
         done: usize,
     ) -> ActivationLoader {
-        let streaming = Streaming {
-            window_mb: 1,
-            block_rows: Some(4),
-            workers,
-            seed,
-        };
+        let streaming = self.streaming(workers, seed);
         assert_eq!(
             (
                 streaming.plan(&self.0).window_rows(),
@@ -59,9 +63,8 @@ impl Data {
             &self.0,
             10,
             &streaming,
-            total,
+            done..total,
             epoch_steps,
-            done,
             &Device::flex(),
         )
     }
@@ -97,8 +100,28 @@ fn virtual_epochs_are_one_sequence() {
     );
     assert_eq!(parts.concat(), whole);
     for (done, part) in parts.iter().enumerate() {
-        let resumed = epoch(&data.training(1, 25, 7, done));
+        let resumed = epoch(&data.training(1, 25, 7, 7 * done));
         assert_eq!(&resumed, part, "resumed behind {done} virtual epochs");
+    }
+    for done in 0..25 {
+        let loader = data.training(1, 25, 7, done);
+        let rest: Vec<_> = (0..4).flat_map(|_| epoch(&loader)).collect();
+        assert_eq!(rest, whole[done..], "resumed behind step {done}");
+        let within = epoch(&data.training(1, 25, 7, done));
+        assert_eq!(
+            within.len(),
+            (7 - done % 7).min(25 - done),
+            "the rest of its virtual epoch"
+        );
+    }
+}
+
+#[test]
+fn the_rows_of_a_batch_are_named() {
+    let data = Data::new();
+    for (number, batch) in epoch(&data.training(5, 25, 25, 0)).into_iter().enumerate() {
+        let streaming = data.streaming(2, 5);
+        assert_eq!(streaming.rows_of_batch(&data.0, 10, number), batch);
     }
 }
 
