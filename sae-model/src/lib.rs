@@ -3,7 +3,7 @@
 //! A model's activations are queries, a learned dictionary of concepts is key and value, and sparsemax
 //! decides for each input how many concepts it needs. [`Sae`] is the model, [`ops`] its custom operation,
 //! [`loss`] what training minimises, [`stats`] every metric with its formula, [`saved`] the files that a
-//! trained model is kept in.
+//! trained model is kept in, [`sealed`] how files that belong together are kept whole.
 //!
 //! The crate is mathematics: it reads and writes nothing but saved models and knows no command line.
 
@@ -14,6 +14,7 @@ pub mod loss;
 #[cfg_attr(feature = "ndarray", allow(deprecated))] // Burn 0.22 announces NdArray's removal
 pub mod ops;
 pub mod saved;
+pub mod sealed;
 pub mod stats;
 
 mod baselines;

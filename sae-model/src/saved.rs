@@ -1,4 +1,5 @@
-//! A saved model: a directory of two files that any safetensors reader understands.
+//! A saved model: a directory of two files that any safetensors reader understands, and their checksums
+//! ([`sealed`]). A copy without checksums loads, a copy that contradicts them does not.
 //!
 //! `cfg.json`, UTF-8 JSON, is the object
 //!
@@ -35,9 +36,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use crate::atomic_file;
 use crate::config::{Architecture, InvalidConfig, SaeConfig};
 use crate::sae::Sae;
+use crate::sealed::{self, SealError};
 
 /// Value of `format` in `cfg.json`.
 pub const FORMAT: &str = "sae-attention";
@@ -75,6 +76,9 @@ struct Header {
 pub enum SavedModelError {
     #[error("{}", path.display())]
     Io { path: PathBuf, source: io::Error },
+    /// The files are not what was saved.
+    #[error(transparent)]
+    Seal(#[from] SealError),
     #[error("{}: not a valid cfg.json", path.display())]
     Json {
         path: PathBuf,
@@ -110,18 +114,28 @@ pub enum SavedModelError {
     },
 }
 
-/// Saves a model to the directory `dir`, which is created if needed; `seed` is recorded for provenance.
+/// Saves a model as the directory `dir`, whole or not at all; `seed` is recorded for provenance. What was there
+/// is replaced.
 ///
 /// # Errors
-/// [`SavedModelError::Io`] or [`SavedModelError::Safetensors`]; an existing model is left as it was.
+/// [`SavedModelError::Io`], [`SavedModelError::Seal`] or [`SavedModelError::Safetensors`].
 pub fn save(sae: &Sae, seed: u64, dir: &Path) -> Result<(), SavedModelError> {
+    let staging = sealed::staging(dir)?;
+    let written = write(sae, seed, &staging).and_then(|()| Ok(sealed::seal(&staging, dir)?));
+    if written.is_err() {
+        let _ = fs::remove_dir_all(&staging);
+    }
+    written
+}
+
+/// Writes the two files into `dir`.
+fn write(sae: &Sae, seed: u64, dir: &Path) -> Result<(), SavedModelError> {
     let io = |path: &Path| {
         let path = path.to_path_buf();
         move |source| SavedModelError::Io { path, source }
     };
-    fs::create_dir_all(dir).map_err(io(dir))?;
     let weights = dir.join(WEIGHTS_FILE);
-    atomic_file::write(&weights, &to_bytes(sae, &weights)?).map_err(io(&weights))?;
+    fs::write(&weights, to_bytes(sae, &weights)?).map_err(io(&weights))?;
     let config = SavedConfig {
         format: FORMAT.into(),
         format_version: FORMAT_VERSION,
@@ -131,7 +145,7 @@ pub fn save(sae: &Sae, seed: u64, dir: &Path) -> Result<(), SavedModelError> {
     let path = dir.join(CONFIG_FILE);
     let mut json = serde_json::to_vec_pretty(&config).expect("a config is plain data");
     json.push(b'\n');
-    atomic_file::write(&path, &json).map_err(io(&path))
+    fs::write(&path, &json).map_err(io(&path))
 }
 
 /// The parameters of rank one by name.
@@ -210,6 +224,9 @@ pub fn load_config(dir: &Path) -> Result<SavedConfig, SavedModelError> {
 /// # Errors
 /// [`SavedModelError`], one variant per way the files can be wrong.
 pub fn load(dir: &Path, device: &Device) -> Result<Sae, SavedModelError> {
+    if dir.join(sealed::SUMS_FILE).exists() {
+        sealed::verify(dir)?;
+    }
     let config = load_config(dir)?.model;
     let path = dir.join(WEIGHTS_FILE);
     let bytes = fs::read(&path).map_err(|source| SavedModelError::Io {

@@ -241,6 +241,9 @@ pub(crate) trait SaeOps: Backend {
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
 
+    /// `sum x^2 [1]` of a tensor of any shape; carries no gradient.
+    fn squared_norm(x: FloatTensor<Self>) -> FloatTensor<Self>;
+
     /// One step of Adam on tensors of one shape, in one pass over memory.
     fn adam(
         param: FloatTensor<Self>,
@@ -413,6 +416,15 @@ pub(crate) fn squared_error(x_hat: Tensor<2>, x: Tensor<2>) -> Tensor<1> {
         x_hat.into_dispatch(),
         x.into_dispatch(),
     ))
+}
+
+/// `sum x^2 [1]` of a tensor of any shape, in float32 and without gradient: NaN or infinite exactly if a number is,
+/// or if the sum does not fit, and then Adam's second moment may not either.
+pub fn squared_norm<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    if !is_cpu(&x.device()) {
+        return x.square().sum();
+    }
+    Tensor::from_dispatch(Dispatch::squared_norm(x.into_dispatch()))
 }
 
 /// `out = a b^T` on every core: `a [B, d]`, `b [M, d]`, `out [B, M]`, row-major. The yardstick of the

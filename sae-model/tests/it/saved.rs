@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use sae_model::saved::{self, CONFIG_FILE, WEIGHTS_FILE};
-use sae_model::{Preset, Sae};
+use sae_model::{Preset, Sae, sealed};
 
 use crate::values;
 
@@ -108,9 +108,28 @@ fn each_damage_has_its_message() {
         ),
     ];
     for (damage, expected) in cases {
-        let message = message_after(damage);
+        let sums = |dir: &Path| dir.join(sealed::SUMS_FILE);
+        let with_sums = message_after(damage);
+        assert!(with_sums.contains("BLAKE3"), "{with_sums}");
+        let message = message_after(|dir| {
+            std::fs::remove_file(sums(dir)).unwrap();
+            damage(dir);
+        });
         assert!(message.contains(expected), "{message}");
     }
+}
+
+#[test]
+fn saving_over_a_directory_with_other_files_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    saved::save(&fresh(Preset::Default), 0, &model).unwrap();
+    saved::save(&fresh(Preset::Paper), 0, &model).unwrap(); // over another model
+    std::fs::write(model.join("thesis.tex"), "x").unwrap();
+    let error = saved::save(&fresh(Preset::Default), 0, &model).unwrap_err();
+    assert!(chain(&error).contains("thesis.tex"), "{error}");
+    assert!(model.join("thesis.tex").exists() && model.join(WEIGHTS_FILE).exists());
+    assert!(!dir.path().join("model.tmp").exists());
 }
 
 #[test]

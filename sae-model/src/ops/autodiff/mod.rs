@@ -202,6 +202,10 @@ impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
         (<FloatTensor<Self>>::new(dy), <FloatTensor<Self>>::new(db))
     }
 
+    fn squared_norm(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        <FloatTensor<Self>>::new(B::squared_norm(x.into_primitive()))
+    }
+
     fn squared_error_backward(
         x_hat: FloatTensor<Self>,
         x: FloatTensor<Self>,

@@ -194,6 +194,23 @@ pub(crate) fn squared_error(x_hat: &[f32], x: &[f32]) -> f64 {
     partial.iter().sum()
 }
 
+/// `sum x^2`: finite exactly if every number is, and the sum fits. f32 sums of a chunk are added up in f64.
+pub(crate) fn squared_norm(x: &[f32]) -> f64 {
+    let of_chunk = |x: &[f32]| {
+        let mut sums = [0.0f32; LANES];
+        let (lanes, rest) = x.as_chunks::<LANES>();
+        for x in lanes {
+            for lane in 0..LANES {
+                sums[lane] += x[lane] * x[lane];
+            }
+        }
+        let rest: f32 = rest.iter().map(|x| x * x).sum();
+        f64::from(rest) + sums.iter().map(|s| f64::from(*s)).sum::<f64>()
+    };
+    let partial: Vec<f64> = x.par_chunks(CHUNK).map(of_chunk).collect();
+    partial.iter().sum()
+}
+
 /// `2 * scale * (x_hat - x)`.
 pub(crate) fn squared_error_backward(x_hat: &[f32], x: &[f32], scale: f32) -> Vec<f32> {
     let mut out = vec![0.0; x.len()];

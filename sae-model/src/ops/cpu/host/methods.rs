@@ -186,6 +186,10 @@ macro_rules! row_ops {
             host::squared_error::<Self>(&x_hat, &x)
         }
 
+        fn squared_norm(x: FloatTensor<Self>) -> FloatTensor<Self> {
+            host::squared_norm::<Self>(&x)
+        }
+
         fn squared_error_backward(
             x_hat: FloatTensor<Self>,
             x: FloatTensor<Self>,

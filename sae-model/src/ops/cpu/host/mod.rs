@@ -318,6 +318,10 @@ pub(crate) fn squared_error<B: OnHost>(
     B::write(vec![sum as f32], &[1], x)
 }
 
+pub(crate) fn squared_norm<B: OnHost>(x: &FloatTensor<B>) -> FloatTensor<B> {
+    B::write(vec![rows::squared_norm(&B::read(x)) as f32], &[1], x)
+}
+
 pub(crate) fn squared_error_backward<B: OnHost>(
     x_hat: &FloatTensor<B>,
     x: &FloatTensor<B>,
