@@ -3,6 +3,7 @@
 //! Every message names the key, the value and the remedy, and is printed before anything is written.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sae_data::{ActivationData, DataConfig};
 use sae_model::config::{ConceptInit, PreBiasInit, ProjectionInit};
@@ -10,6 +11,8 @@ use sae_model::loss::Loss;
 use sae_model::{Architecture, Preset, SaeConfig, SparseValue};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
+
+use crate::nonfinite::OnNonFinite;
 
 /// A whole run. Optional keys take the preset's value; the run directory holds them written out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,15 +99,23 @@ pub(crate) struct TrainingConfig {
     /// Steps without firing after which a latent counts as dead in the progress lines.
     #[serde(default = "default_dead_window")]
     pub(crate) dead_window: usize,
-    /// Steps between two validations, each followed by a checkpoint.
+    /// Steps between two validations.
     #[serde(default = "default_validate_every")]
     pub(crate) validate_every: usize,
     /// Steps between two progress lines.
     #[serde(default = "default_log_every")]
     pub(crate) log_every: usize,
-    /// Checkpoints kept.
+    /// Steps between two checkpoints. Default: `validate_every`.
+    pub(crate) checkpoint_every: Option<usize>,
+    /// Minutes after the last checkpoint after which another is written, whatever the step; 0 for none.
+    #[serde(default = "default_checkpoint_minutes")]
+    pub(crate) checkpoint_minutes: f64,
+    /// Newest checkpoints kept; the one with the least held-out FVU is kept, too.
     #[serde(default = "default_keep_checkpoints")]
     pub(crate) keep_checkpoints: usize,
+    /// What to do about a step whose loss or gradients are not finite: `stop` or `skip`.
+    #[serde(default)]
+    pub(crate) on_nonfinite: OnNonFinite,
 }
 
 fn default_runs_dir() -> PathBuf {
@@ -124,6 +135,9 @@ fn default_validate_every() -> usize {
 }
 fn default_log_every() -> usize {
     20
+}
+fn default_checkpoint_minutes() -> f64 {
+    10.0
 }
 fn default_keep_checkpoints() -> usize {
     2
@@ -235,6 +249,9 @@ impl Config {
         training.sparsity_warmup_steps.get_or_insert(steps / 10);
         training.aux_coefficient.get_or_insert(auxiliary);
         training.aux_k.get_or_insert(256);
+        training
+            .checkpoint_every
+            .get_or_insert(training.validate_every);
     }
 
     /// Checks everything that does not need the data.
@@ -255,6 +272,7 @@ impl Config {
             ("training.log_every", t.log_every),
             ("training.dead_window", t.dead_window),
             ("training.keep_checkpoints", t.keep_checkpoints),
+            ("training.checkpoint_every", t.checkpoint_every()),
         ] {
             if value == 0 {
                 return Err(invalid(key, 0, "must be at least 1"));
@@ -265,6 +283,13 @@ impl Config {
                 "training.lr",
                 t.lr(),
                 "the learning rate must be a positive number, such as 1e-3",
+            ));
+        }
+        if !(0.0..=1e6).contains(&t.checkpoint_minutes) {
+            return Err(invalid(
+                "training.checkpoint_minutes",
+                t.checkpoint_minutes,
+                "must be zero (none) or a number of minutes",
             ));
         }
         let part = 0.0..=1.0;
@@ -399,6 +424,17 @@ impl TrainingConfig {
     /// Peak learning rate; [`Config::load`] has completed it.
     pub(crate) fn lr(&self) -> f64 {
         self.lr.unwrap_or_default()
+    }
+
+    /// Steps between two checkpoints; [`Config::load`] has completed it.
+    pub(crate) fn checkpoint_every(&self) -> usize {
+        self.checkpoint_every.unwrap_or(self.validate_every)
+    }
+
+    /// Time after which a checkpoint is due.
+    pub(crate) fn checkpoint_interval(&self) -> Option<Duration> {
+        let minutes = self.checkpoint_minutes;
+        (minutes > 0.0).then(|| Duration::from_secs_f64(60.0 * minutes))
     }
 }
 

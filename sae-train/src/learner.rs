@@ -6,14 +6,14 @@
 
 use std::sync::Arc;
 
-use burn::module::{Module, Param};
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::{Device, ExecutionError, Tensor};
+use burn::tensor::{Device, ExecutionError, Int, Tensor};
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use sae_data::ActivationBatch;
 use sae_model::loss::Loss;
-use sae_model::{Reconstructed, Sae, Training};
+use sae_model::{Reconstructed, Sae, Training, ops};
 
 /// What a step needs to know beside the model.
 #[derive(Clone, Debug)]
@@ -43,8 +43,8 @@ pub(crate) struct SaeLearner {
     frequency: Param<Tensor<1>>,
     /// Steps since each latent last fired `[M]`.
     silent: Param<Tensor<1>>,
-    /// Steps so far `[1]`.
-    steps: Param<Tensor<1>>,
+    /// Batches counted so far `[1]`: steps, but for those passed over.
+    steps: Param<Tensor<1, Int>>,
     #[module(skip)]
     settings: Settings,
 }
@@ -60,8 +60,42 @@ pub(crate) struct StepOutput {
     pub(crate) l0: Tensor<1>,
     /// Latents that have not fired within the window, before this batch `[1]`.
     pub(crate) dead: Tensor<1>,
+    /// Sum of the squares of all gradients `[1]`; zero in a validation.
+    pub(crate) squared_gradients: Tensor<1>,
     /// Rows B of the batch.
     pub(crate) rows: usize,
+}
+
+impl StepOutput {
+    /// Whether the loss and every gradient is a finite number.
+    pub(crate) fn is_finite(&self) -> bool {
+        let sum = self.loss.clone() + self.squared_gradients.clone();
+        sum.into_scalar::<f32>().is_finite()
+    }
+
+    /// For a message: `the loss is NaN`.
+    pub(crate) fn what_is_not_finite(&self) -> String {
+        match self.loss.clone().into_scalar::<f32>() {
+            loss if loss.is_finite() => {
+                format!("the loss is {loss}, but a gradient is NaN or infinite")
+            }
+            loss => format!("the loss is {loss}"),
+        }
+    }
+}
+
+/// Adds up the squares of the gradients of a module's parameters.
+struct SquaredGradients<'a> {
+    grads: &'a GradientsParams,
+    sum: Tensor<1>,
+}
+
+impl ModuleVisitor for SquaredGradients<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.grads.get::<D>(param.id) {
+            self.sum = self.sum.clone() + ops::squared_norm(gradient);
+        }
+    }
 }
 
 impl ItemLazy for StepOutput {
@@ -79,14 +113,14 @@ impl SaeLearner {
             sae,
             frequency: counter(n_latents),
             silent: counter(n_latents),
-            steps: counter(1),
+            steps: Param::initialized(ParamId::new(), Tensor::zeros([1], device)),
             settings,
         }
     }
 
-    /// Optimizer steps behind this model, those before a resume included.
-    pub(crate) fn steps_done(&self) -> usize {
-        self.steps.val().into_scalar::<f32>() as usize
+    /// Batches counted so far.
+    fn steps_done(&self) -> usize {
+        self.steps.val().into_scalar::<i64>() as usize
     }
 
     /// 1 for latents that may take part and 0 for those that fire too often `[M]`; empty if no cutoff.
@@ -122,8 +156,16 @@ impl SaeLearner {
             fvu,
             l0: fired.clone().sum(),
             dead: dead.float().sum(),
+            squared_gradients: Tensor::zeros([1], &self.silent.val().inner().device()),
             rows,
         }
+    }
+
+    fn squared_gradients(&self, grads: &GradientsParams) -> Tensor<1> {
+        let sum = Tensor::zeros([1], &self.silent.val().inner().device());
+        let mut visitor = SquaredGradients { grads, sum };
+        self.visit(&mut visitor);
+        visitor.sum
     }
 
     /// What training minimises, the reconstruction loss and what the architecture adds to it, and the batch's
@@ -162,13 +204,14 @@ impl SaeLearner {
     /// Updates the counters with the firing frequencies `[M]` of a batch.
     fn count(mut self, fired: Tensor<1>) -> Self {
         let state = |param: &Param<Tensor<1>>| param.val().inner();
-        let steps = state(&self.steps) + 1.0;
+        let steps = self.steps.val() + 1;
         let frequency = state(&self.frequency);
-        let frequency = frequency.clone() + (fired.clone() - frequency) / steps.clone();
+        let frequency =
+            frequency.clone() + (fired.clone() - frequency) / steps.clone().float().inner();
         let silent = (state(&self.silent) + 1.0) * fired.equal_elem(0.0).float();
         let set =
             |param: Param<Tensor<1>>, value: Tensor<1>| param.map(|_| Tensor::from_inner(value));
-        self.steps = set(self.steps, steps);
+        self.steps = self.steps.map(|_| steps);
         self.frequency = set(self.frequency, frequency);
         self.silent = set(self.silent, silent);
         self
@@ -193,6 +236,7 @@ impl TrainStep for SaeLearner {
         drop(r);
         let grads = tracing::debug_span!("backward").in_scope(|| loss.backward());
         let mut output = TrainOutput::new(self, grads, output);
+        output.item.squared_gradients = self.squared_gradients(&output.grads);
         output.grads.register(self.frequency.id, fired);
         if let (Some(threshold), Some(smallest)) = (&self.sae.batch_threshold, smallest) {
             output.grads.register(threshold.id, smallest);

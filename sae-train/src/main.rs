@@ -1,13 +1,20 @@
 //! `sae-train`: trains a sparse autoencoder from a TOML config.
 
 mod bench;
+mod checkpoint;
 mod config;
+mod failure;
+mod json_lines;
 mod learner;
+mod lock;
 mod logging;
 mod metrics;
+mod nonfinite;
 mod progress;
 mod run;
 mod schedule;
+mod signals;
+mod steps;
 mod train;
 
 use std::path::PathBuf;
@@ -15,12 +22,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use failure::Failure;
+
 /// Train a sparse autoencoder on activations.
-///
-/// Exit codes: 0 trained, 1 training failed or was interrupted, 2 the config, the data or the device is
-/// not right (nothing has been written).
 #[derive(Parser)]
-#[command(version)]
+#[command(version, after_help = failure::EXIT_CODES)]
 struct Arguments {
     /// The config, for example configs/quickstart.toml.
     #[arg(required_unless_present = "bench")]
@@ -31,7 +37,7 @@ struct Arguments {
     /// Override a key of the config, for example --set training.lr=1e-3; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Continue an interrupted run from its last checkpoint.
+    /// Continue the run from its last checkpoint; a run that has not begun is begun.
     #[arg(long)]
     resume: bool,
     /// Be a worker of `cargo xtask bench` instead.
@@ -58,8 +64,11 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(failure)
+            let known = error
+                .chain()
+                .find_map(|cause| cause.downcast_ref::<Failure>());
+            eprintln!("error: {}", failure::chain(&*error));
+            ExitCode::from(known.map_or(failure, Failure::code))
         }
     }
 }

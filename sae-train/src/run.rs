@@ -1,33 +1,47 @@
 //! The run directory: what a run leaves behind, and what resuming it needs.
 //!
 //! ```text
-//! runs/<run>/  config.toml      the config, every default written out
+//! runs/<run>/  lock             held by the process that works here
 //!              provenance.json  versions, git revision, device, threads, seed, data fingerprints
-//!              checkpoint/      {model,optim,scheduler}-<n>.bpk after the n-th validation
+//!              config.toml      the config, every default written out; written last: with it, the run has begun
+//!              checkpoint/      see `checkpoint`
 //!              metrics.jsonl    one record a step and a validation
 //!              train.log        what `tracing` has to say
-//!              model/           cfg.json + sae.safetensors
+//!              model/           cfg.json + sae.safetensors + BLAKE3SUMS
 //!              reports/         written by sae-eval
 //! ```
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use sae_data::{ActivationData, Fingerprint};
+use sae_data::{ActivationData, Fingerprint, Summary};
 use sae_model::atomic_file;
+use sae_model::sealed::STAGING_SUFFIX;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use crate::checkpoint::Checkpoints;
 use crate::config::Config;
+use crate::failure::Failure;
+use crate::lock::{LOCK_FILE, RunLock};
 
-/// Keys that may differ between the run and its continuation: they change no number of the result. Data may
-/// have moved; whether it is the same is for the fingerprint to say.
-const FREE_TO_CHANGE: [&str; 5] = [
+/// Keys that may differ between the run and its continuation: they change no number of the result, except where
+/// it would otherwise end (`on_nonfinite`). Data may have moved; whether it is the same is for the fingerprint to say.
+const FREE_TO_CHANGE: [&str; 14] = [
+    "run",
+    "runs_dir",
     "training.log_every",
     "training.keep_checkpoints",
+    "training.checkpoint_every",
+    "training.checkpoint_minutes",
+    "training.on_nonfinite",
     "data.workers",
     "data.train",
     "data.held_out",
+    "data.labels",
+    "data.held_out_labels",
+    "data.class_embeddings",
+    "data.class_names",
 ];
 
 /// Where the numbers of a run come from.
@@ -41,13 +55,15 @@ pub(crate) struct Provenance {
     seed: u64,
     train: Fingerprint,
     held_out: Fingerprint,
+    /// Variance of the rows that were looked at, of both: what the fingerprints' samples miss shows here.
+    variances: [f64; 2],
 }
 
 impl Provenance {
     pub(crate) fn new(
         config: &Config,
-        train: &ActivationData,
-        held_out: &ActivationData,
+        [train, held_out]: [&ActivationData; 2],
+        summaries: [&Summary; 2],
     ) -> Result<Self> {
         Ok(Self {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -58,8 +74,39 @@ impl Provenance {
             seed: config.seed,
             train: train.fingerprint()?,
             held_out: held_out.fingerprint()?,
+            variances: summaries.map(|summary| summary.variance),
         })
     }
+
+    /// In what the two differ that may make other bytes, though it is the same run.
+    fn differences(&self, now: &Self) -> Vec<String> {
+        let burn = |of: &Self| format!("Burn {}", of.burn);
+        let version = |of: &Self| format!("sae-train {}", of.version);
+        let revision =
+            |of: &Self| format!("revision {}", of.git_revision.as_deref().unwrap_or("?"));
+        let threads = |of: &Self| format!("{} threads", of.threads);
+        let all: [&dyn Fn(&Self) -> String; 4] = [&burn, &version, &revision, &threads];
+        let pairs = all.into_iter().map(|what| (what(self), what(now)));
+        pairs
+            .filter(|(then, now)| then != now)
+            .map(|(then, now)| format!("{then}, now {now}"))
+            .collect()
+    }
+}
+
+/// What identifies a run: BLAKE3 of all that its numbers depend on.
+fn identity(config: &Config, provenance: &Provenance) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (key, value) in flatten(&config.to_table()) {
+        if !FREE_TO_CHANGE.contains(&key.as_str()) {
+            hasher.update(format!("{key} = {value}\n").as_bytes());
+        }
+    }
+    for data in [&provenance.train, &provenance.held_out] {
+        let (rows, sample) = (data.rows, &data.sample_blake3);
+        hasher.update(format!("{rows} {sample}\n").as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
 }
 
 /// Commit of the source tree that this binary was built from, if it still is one, with `+` if changed.
@@ -118,9 +165,26 @@ impl RunDir {
         self.0.join("provenance.json")
     }
 
-    /// Fails if there is already something where a new run would go.
+    /// The checkpoints of the run of `config`.
+    pub(crate) fn checkpoints(&self, config: &Config, provenance: &Provenance) -> Checkpoints {
+        let (dir, keep) = (self.0.join("checkpoint"), config.training.keep_checkpoints);
+        Checkpoints::new(dir, identity(config, provenance), keep)
+    }
+
+    /// Whether there is a run in this directory.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.config().exists()
+    }
+
+    /// Fails if there is already something where a new run would go; what a process left that died before the run
+    /// had begun is nothing.
     pub(crate) fn check_new(&self) -> Result<()> {
-        if self.0.exists() {
+        let begun_by_us = |name: &str| {
+            name == LOCK_FILE || name == "provenance.json" || name.ends_with(STAGING_SUFFIX)
+        };
+        let entries = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
+        let mut others = entries.filter(|entry| !begun_by_us(&entry.file_name().to_string_lossy()));
+        if self.has_begun() || others.next().is_some() {
             bail!(
                 "run directory {} exists; continue it with --resume, or start another with --set run=NAME \
                  (or remove the directory)",
@@ -130,20 +194,15 @@ impl RunDir {
         Ok(())
     }
 
-    /// Fails if this directory does not hold a run of `config` on the same data; otherwise returns the
-    /// number of its newest checkpoint (0: none yet).
-    pub(crate) fn check_resumable(
-        &self,
-        config: &Config,
-        provenance: &Provenance,
-    ) -> Result<usize> {
+    /// Takes the lock of this directory.
+    pub(crate) fn lock(&self) -> Result<RunLock, Failure> {
+        RunLock::take(&self.0)
+    }
+
+    /// Fails if this directory does not hold a run of `config` on the same data.
+    pub(crate) fn check_resumable(&self, config: &Config, provenance: &Provenance) -> Result<()> {
         let path = self.config();
-        let text = std::fs::read_to_string(&path).with_context(|| {
-            format!(
-                "--resume: there is no run in {} to continue; start it without --resume",
-                self.0.display()
-            )
-        })?;
+        let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
         let old: Table = text
             .parse()
             .with_context(|| format!("{}", path.display()))?;
@@ -157,14 +216,14 @@ impl RunDir {
             self.check_data(provenance)?;
         }
         if !differences.is_empty() {
-            bail!(
-                "--resume: the config differs from the one that {} was started with: {}; \
-                 restore these values, or start another run with --set run=NAME",
-                self.0.display(),
-                differences.join("; ")
-            );
+            return Err(Failure::ConfigChanged {
+                run: self.0.clone(),
+                differences: differences.join("; "),
+                free: FREE_TO_CHANGE.join(", "),
+            }
+            .into());
         }
-        Ok(self.newest_checkpoint())
+        Ok(())
     }
 
     /// Fails if the data is not what the run was started with.
@@ -173,50 +232,48 @@ impl RunDir {
         let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
         let then: Provenance =
             serde_json::from_str(&text).with_context(|| format!("{}", path.display()))?;
-        for (key, then, now) in [
-            ("data.train", &then.train, &now.train),
-            ("data.held_out", &then.held_out, &now.held_out),
+        for (key, i, then_data, now_data) in [
+            ("data.train", 0, &then.train, &now.train),
+            ("data.held_out", 1, &then.held_out, &now.held_out),
         ] {
-            if !then.same_data(now) {
-                bail!(
-                    "--resume: {key} is not the data that the run was started with (was {then:?}, is {now:?}); \
-                     put the data back, or start another run with --set run=NAME"
-                );
-            }
+            let (was, is) = (then.variances[i], now.variances[i]);
+            let difference = match then_data.same_data(now_data) {
+                true if was.to_bits() == is.to_bits() => continue,
+                true => format!("its variance was {was}, and is {is}"),
+                false => format!("was {then_data:?}, is {now_data:?}"),
+            };
+            return Err(Failure::DataChanged { key, difference }.into());
+        }
+        for difference in then.differences(now) {
+            eprintln!(
+                "note: the run was started with {difference}: the result may differ in its last bits"
+            );
         }
         Ok(())
     }
 
-    /// Creates the directory and what describes the run.
-    pub(crate) fn create(&self, config: &Config, provenance: &Provenance) -> Result<()> {
-        std::fs::create_dir_all(&self.0)
-            .with_context(|| format!("creating {}", self.0.display()))?;
-        let toml = toml::to_string(config).context("writing the config as TOML")?;
+    /// Creates the directory of a new run, locked, and what describes the run.
+    pub(crate) fn create(&self, config: &Config, provenance: &Provenance) -> Result<RunLock> {
+        std::fs::create_dir_all(&self.0).map_err(Failure::write(&self.0))?;
+        let lock = self.lock()?;
+        self.check_new()?; // another process may have been quicker
         let json = serde_json::to_string_pretty(provenance)? + "\n";
-        for (path, text) in [(self.config(), toml), (self.provenance(), json)] {
-            atomic_file::write(&path, text.as_bytes())
-                .with_context(|| format!("writing {}", path.display()))?;
-        }
-        Ok(())
+        let path = self.provenance();
+        atomic_file::write(&path, json.as_bytes()).map_err(Failure::write(&path))?;
+        self.write_config(config)?;
+        Ok(lock)
     }
 
-    /// Number of the newest checkpoint of which all three files are there.
-    fn newest_checkpoint(&self) -> usize {
-        let dir = self.0.join("checkpoint");
-        let whole = |n: &usize| {
-            ["model", "optim", "scheduler"]
-                .iter()
-                .all(|part| dir.join(format!("{part}-{n}.bpk")).is_file())
-        };
-        let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
-        let numbers = entries.filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            name.strip_prefix("model-")?
-                .strip_suffix(".bpk")?
-                .parse()
-                .ok()
-        });
-        numbers.filter(whole).max().unwrap_or(0)
+    /// Writes the config if it is not there as it is.
+    pub(crate) fn write_config(&self, config: &Config) -> Result<()> {
+        let (path, toml) = (
+            self.config(),
+            toml::to_string(config).context("writing the config as TOML")?,
+        );
+        if std::fs::read(&path).is_ok_and(|old| old == toml.as_bytes()) {
+            return Ok(());
+        }
+        Ok(atomic_file::write(&path, toml.as_bytes()).map_err(Failure::write(&path))?)
     }
 }
 

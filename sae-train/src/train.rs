@@ -6,23 +6,32 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::optim::ModuleOptimizer;
 use burn::tensor::Device;
-use burn::train::checkpoint::KeepLastNCheckpoints;
-use burn::train::{Learner, LearningResult, SupervisedTraining};
+use burn::train::{Learner, LearningResult, SupervisedTraining, TrainingStrategy};
 use indicatif::{ProgressBar, ProgressStyle};
 use sae_data::config::Split;
 use sae_data::{ActivationData, ActivationLoader, Summary, Waiting};
 use sae_model::device::DeviceName;
 use sae_model::ops::Adam;
+use sae_model::saved::SavedModelError;
+use sae_model::sealed::SealError;
 use sae_model::{Sae, saved};
 
+use crate::checkpoint::{self, Checkpoints, Found, MODEL, OPTIMIZER, Part, SCHEDULER, Writer};
 use crate::config::{Config, invalid};
+use crate::failure::{Failure, Outcome, chain};
+use crate::json_lines::{JsonLines, MetricsFile};
 use crate::learner::{SaeLearner, Settings};
-use crate::metrics::{Dead, Fvu, JsonLines, L0, Loss, Mean};
+use crate::lock::RunLock;
+use crate::metrics::{Dead, Fvu, L0, Loss, Mean};
+use crate::nonfinite::NonFinite;
 use crate::progress::PlainLines;
 use crate::run::{Provenance, RunDir};
 use crate::schedule::{Schedule, Scheduler};
+use crate::signals::Signals;
+use crate::steps::{Cadence, Steps};
 
 /// Adam's epsilon, torch's default (Burn's is 1e-5).
 const ADAM_EPSILON: f64 = 1e-8;
@@ -36,9 +45,12 @@ pub(crate) struct Prepared {
     train_summary: Summary,
     held_out_summary: Summary,
     provenance: Provenance,
-    pub(crate) dir: RunDir,
-    /// Checkpoint to continue from; 0 for the beginning.
-    checkpoint: usize,
+    dir: RunDir,
+    /// Held if there is a run to continue; a new one is locked when its directory is made.
+    lock: Option<RunLock>,
+    checkpoints: Checkpoints,
+    /// The checkpoint to continue from, if any.
+    found: Found,
 }
 
 /// Checks a run from config to data.
@@ -50,11 +62,18 @@ pub(crate) fn prepare(
 ) -> Result<Prepared> {
     let config = Config::load(path, set, device)?;
     let dir = RunDir::new(config.run_dir());
-    if !resume {
+    let resume = resume && dir.has_begun();
+    let lock = if resume {
+        Some(dir.lock()?)
+    } else {
         dir.check_new()?;
-    }
+        None
+    };
     let device = config.device.parse::<DeviceName>()?.open()?;
-    let Split { train, held_out } = config.data.open()?;
+    let Split { train, held_out } = match config.data.open() {
+        Err(error) if resume => return Err(Failure::DataMissing(chain(&error)).into()),
+        opened => opened?,
+    };
     let batch = config.training.batch_size;
     if batch > train.rows() {
         let rows = train.rows();
@@ -64,12 +83,14 @@ pub(crate) fn prepare(
     let train_summary = summary(&train, config.data.check_rows)?;
     let held_out_summary = summary(&held_out, config.data.check_rows)?;
     let config = config.resolved(&train, train_summary.variance);
-    let provenance = Provenance::new(&config, &train, &held_out)?;
-    let checkpoint = if resume {
-        dir.check_resumable(&config, &provenance)?
-    } else {
-        0
-    };
+    let summaries = [&train_summary, &held_out_summary];
+    let provenance = Provenance::new(&config, [&train, &held_out], summaries)?;
+    let checkpoints = dir.checkpoints(&config, &provenance);
+    let mut found = Found::default();
+    if resume {
+        dir.check_resumable(&config, &provenance)?;
+        found = checkpoints.look()?;
+    }
     Ok(Prepared {
         config,
         device,
@@ -79,7 +100,9 @@ pub(crate) fn prepare(
         held_out_summary,
         provenance,
         dir,
-        checkpoint,
+        lock,
+        checkpoints,
+        found,
     })
 }
 
@@ -110,27 +133,36 @@ fn summary(data: &ActivationData, sample: Option<usize>) -> Result<Summary> {
 
 impl Prepared {
     /// Trains to the end, or as far as it gets, and saves the model.
-    pub(crate) fn train(self) -> Result<()> {
+    pub(crate) fn train(mut self) -> Result<()> {
         let config = &self.config;
         let settings = self.settings()?;
-        self.dir.create(config, &self.provenance)?;
+        let _lock = match self.lock.take() {
+            Some(lock) => lock,
+            None => self.dir.create(config, &self.provenance)?,
+        };
+        self.dir.write_config(config)?;
         let use_tui = std::io::stdout().is_terminal();
         crate::logging::start(&self.dir.log(), !use_tui)?;
-        tracing::info!(
-            run = config.run_name(),
-            checkpoint = self.checkpoint,
-            "training starts"
-        );
-        let training = &config.training;
-        // the last virtual epoch may be a shorter one
-        let done = (self.checkpoint * training.validate_every).min(training.steps);
+        self.checkpoints.tidy(&self.found.damaged)?;
+        let done = self.steps_done();
+        tracing::info!(run = config.run_name(), done, "training starts");
         if !use_tui {
             self.announce(done);
         }
-        let (builder, waiting) = self.supervised(done, use_tui)?;
+        let learner = self.learner(settings)?;
+        let outcome = Arc::new(Outcome::default());
+        let (builder, waiting) = self.supervised(use_tui, &outcome)?;
         let started = Instant::now();
-        let result = builder.launch(self.learner(settings));
-        self.finish(result, done, started.elapsed(), &waiting)
+        let result = builder.launch(learner);
+        self.finish(result, &outcome, started.elapsed(), &waiting)
+    }
+
+    /// Steps behind the checkpoint to continue from.
+    fn steps_done(&self) -> usize {
+        self.found
+            .newest
+            .as_ref()
+            .map_or(0, |position| position.step)
     }
 
     fn settings(&self) -> Result<Settings> {
@@ -179,7 +211,8 @@ impl Prepared {
         )
     }
 
-    fn learner(&self, settings: Settings) -> Learner<SaeLearner> {
+    /// Model, optimizer and schedule, as they were at the checkpoint to continue from.
+    fn learner(&self, settings: Settings) -> Result<Learner<SaeLearner>> {
         let device = self.device.clone().autodiff();
         let variance = self.train_summary.variance;
         let sae_config = self.config.sae_config(self.train.width(), variance);
@@ -195,34 +228,42 @@ impl Prepared {
             beta_2: t.beta_2.unwrap_or(0.999),
             epsilon: ADAM_EPSILON,
         };
-        Learner::new(
-            SaeLearner::new(sae, settings, &device),
-            ModuleOptimizer::from(adam),
-            Scheduler::new(self.schedule()),
-        )
+        let mut learner = SaeLearner::new(sae, settings, &device);
+        let mut optimizer = ModuleOptimizer::from(adam);
+        let mut scheduler = ModuleLrScheduler::new(Scheduler::new(self.schedule()));
+        let done = self.steps_done();
+        if done > 0 {
+            let dir = self.checkpoints.path(done);
+            (learner, optimizer, scheduler) =
+                checkpoint::restore(&dir, done, learner, optimizer, scheduler)?;
+        }
+        Ok(Learner::new(learner, optimizer, scheduler))
     }
 
-    /// Burn's trainer, set up for this run after its first `done` steps.
+    /// Burn's trainer, set up for what is left of this run.
     fn supervised(
         &self,
-        done: usize,
         use_tui: bool,
+        outcome: &Arc<Outcome>,
     ) -> Result<(SupervisedTraining<SaeLearner>, Waiting)> {
-        let t = &self.config.training;
+        let (t, done) = (&self.config.training, self.steps_done());
         let train = ActivationLoader::training(
             &self.train,
             t.batch_size,
             &self.config.data.streaming(self.config.seed),
-            t.steps,
+            done..t.steps,
             t.validate_every,
-            self.checkpoint,
             &self.device,
         );
         let waiting = train.waiting();
         let held_out = ActivationLoader::evaluation(&self.held_out, t.batch_size, &self.device);
-        let metrics = self.dir.metrics();
-        let metrics = JsonLines::open(&metrics, self.schedule(), done)
-            .with_context(|| format!("writing {}", metrics.display()))?;
+        let position = self.found.newest.as_ref().map(|position| &position.metrics);
+        let metrics = MetricsFile::open(&self.dir.metrics(), done, position)?;
+        let writer = Arc::new(Writer::new(self.checkpoints.clone(), outcome.clone()));
+        let part = |name| Part {
+            name,
+            writer: writer.clone(),
+        };
         let mut builder =
             SupervisedTraining::new(self.dir.path(), Arc::new(train), Arc::new(held_out))
                 .metrics((
@@ -231,63 +272,81 @@ impl Prepared {
                     Mean::<L0>::new(),
                     Mean::<Dead>::new(),
                 ))
-                .with_metric_logger(metrics)
+                .with_metric_logger(JsonLines::new(metrics.clone(), self.schedule()))
                 .with_application_logger(None)
-                .with_default_checkpointers()
-                .with_checkpointing_strategy(KeepLastNCheckpoints::new(t.keep_checkpoints))
+                .with_custom_checkpointers(part(MODEL), part(OPTIMIZER), part(SCHEDULER))
+                .with_checkpointing_strategy(checkpoint::Always)
                 .num_epochs(t.steps.div_ceil(t.validate_every));
-        if self.checkpoint > 0 {
-            builder = builder.checkpoint(self.checkpoint);
-        }
         if !use_tui {
             let lines = PlainLines::new(t.log_every, t.batch_size, t.steps, done);
             builder = builder.renderer(Box::new(lines));
         }
-        Ok((builder, waiting))
+        let steps = self.steps(use_tui, metrics, writer.clone(), outcome)?;
+        let strategy = TrainingStrategy::Custom(Arc::new(steps));
+        Ok((builder.with_training_strategy(strategy), waiting))
+    }
+
+    /// The training loop.
+    fn steps(
+        &self,
+        use_tui: bool,
+        metrics: Arc<MetricsFile>,
+        writer: Arc<Writer>,
+        outcome: &Arc<Outcome>,
+    ) -> Result<Steps> {
+        let t = &self.config.training;
+        let validated = self
+            .found
+            .newest
+            .as_ref()
+            .is_some_and(|position| position.validated);
+        Ok(Steps {
+            device: self.device.clone().autodiff(),
+            cadence: Cadence {
+                steps: t.steps,
+                validate_every: t.validate_every,
+                checkpoint_every: t.checkpoint_every(),
+                checkpoint_interval: t.checkpoint_interval(),
+            },
+            first: (self.steps_done(), validated),
+            checkpoints: self.checkpoints.clone(),
+            writer,
+            metrics,
+            nonfinite: NonFinite {
+                policy: t.on_nonfinite,
+                train: self.train.clone(),
+                streaming: self.config.data.streaming(self.config.seed),
+                batch_size: t.batch_size,
+            },
+            signals: Signals::watch().context("watching for Ctrl-C")?,
+            outcome: outcome.clone(),
+            use_tui,
+        })
     }
 
     fn finish(
         &self,
         result: LearningResult<SaeLearner>,
-        done: usize,
+        outcome: &Outcome,
         elapsed: Duration,
         waiting: &Waiting,
     ) -> Result<()> {
         drop(result.renderer); // gives the terminal back
+        if let Some(failure) = outcome.take() {
+            return Err(failure.into());
+        }
         if let Some(error) = result.error {
-            return Err(anyhow!("training stopped: {error}"));
-        }
-        // Not `result.interrupted`: Burn's TUI clears it when it closes.
-        let steps = result.model.steps_done();
-        if steps < self.config.training.steps {
-            bail!(
-                "training was stopped at step {steps} of {}, so there is no model yet; continue from \
-                 the last checkpoint with --resume ({})",
-                self.config.training.steps,
-                self.dir.path().display()
-            );
-        }
-        let sae = result.model.sae;
-        if !sae
-            .concepts
-            .val()
-            .into_data()
-            .iter::<f32>()
-            .all(f32::is_finite)
-        {
-            bail!("the dictionary holds NaN or infinity, so no model is saved; lower training.lr");
+            return Err(anyhow!("training failed: {}", chain(&*error)));
         }
         let model = self.dir.model();
-        saved::save(&sae, self.config.seed, &model)?;
+        saved::save(&result.model.sae, self.config.seed, &model)
+            .map_err(|error| save_failure(&model, error))?;
         let t = &self.config.training;
-        let (seconds, rows) = (
-            elapsed.as_secs_f64(),
-            ((t.steps - done) * t.batch_size) as f64,
-        );
+        let steps = t.steps - self.steps_done();
+        let (seconds, rows) = (elapsed.as_secs_f64(), (steps * t.batch_size) as f64);
         let waited = waiting.total().as_secs_f64();
         println!(
-            "trained {} steps in {seconds:.1} s ({:.0} rows/s, validation included); waited for data {waited:.2} s ({:.2} %)",
-            t.steps - done,
+            "trained {steps} steps in {seconds:.1} s ({:.0} rows/s, validation included); waited for data {waited:.2} s ({:.2} %)",
             rows / seconds,
             100.0 * waited / seconds,
         );
@@ -295,5 +354,16 @@ impl Prepared {
         println!("report: cargo xtask eval {}", self.dir.path().display());
         tracing::info!(seconds, waited, "training ends");
         Ok(())
+    }
+}
+
+/// The failure to write a model, with its exit code where it has one.
+fn save_failure(model: &Path, error: SavedModelError) -> anyhow::Error {
+    match error {
+        SavedModelError::Io { path, source }
+        | SavedModelError::Seal(SealError::Io { path, source }) => {
+            Failure::Write { path, source }.into()
+        }
+        other => anyhow::Error::new(other).context(format!("saving {}", model.display())),
     }
 }

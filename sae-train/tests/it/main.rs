@@ -2,10 +2,13 @@
 #![allow(clippy::unwrap_used)] // a test may
 
 mod errors;
+mod faults;
+mod resume;
 mod training;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use sae_data::synthetic::Synthetic;
 use safetensors::Dtype;
@@ -69,6 +72,17 @@ impl Workspace {
             .expect("sae-train runs")
     }
 
+    /// Starts it without waiting.
+    fn start(&self, arguments: &[&str]) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_sae-train"))
+            .arg(self.path("small.toml"))
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("sae-train starts")
+    }
+
     /// Runs it and expects success; returns the run directory.
     fn trained(&self, run: &str, arguments: &[&str]) -> PathBuf {
         let run_argument = format!("run={run}");
@@ -80,6 +94,50 @@ impl Workspace {
         );
         self.path("runs").join(run)
     }
+}
+
+/// As if a run had died before the checkpoint of `step`.
+fn forget(run: &Path, step: usize) {
+    std::fs::remove_dir_all(run.join(format!("checkpoint/step-{step:08}"))).expect("a checkpoint");
+}
+
+/// Waits until `run` has recorded `steps` steps.
+fn wait_for_steps(run: &Path, steps: usize) {
+    let started = Instant::now();
+    let count = || {
+        let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
+        text.matches("\"split\":\"train\"").count()
+    };
+    while count() < steps {
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "step {steps} does not come"
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Steps of the checkpoints that there are.
+fn checkpoints(run: &Path) -> Vec<usize> {
+    let entries = std::fs::read_dir(run.join("checkpoint"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let step = |name: String| name.strip_prefix("step-")?.parse().ok();
+    let mut steps: Vec<usize> = entries
+        .filter_map(|entry| step(entry.file_name().into_string().ok()?))
+        .collect();
+    steps.sort_unstable();
+    steps
+}
+
+/// The exit code and standard error of a process that was started.
+fn ended(child: Child) -> (Option<i32>, String) {
+    let output = child.wait_with_output().expect("it ends");
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
 }
 
 /// The same rows as `.npy` files in a directory, in three parts.

@@ -1,0 +1,247 @@
+//! Checkpoints: all that the next step depends on, whole or absent.
+//!
+//! ```text
+//! checkpoint/step-00000300/  model.bpk        parameters and the counters of the learner  } Burn's
+//!                            optimizer.bpk    Adam's moments and times                    } records
+//!                            scheduler.bpk    the schedule's step                         }
+//!                            checkpoint.json  which run, which step, where metrics.jsonl stood
+//!                            BLAKE3SUMS       checksums of the four (sae_model::sealed)
+//! ```
+//!
+//! It is written under the name `step-00000300.tmp`, synced, sealed and renamed. The loader's position is the
+//! step: its order is a function of (seed, position). What is kept: the newest `training.keep_checkpoints`, and the
+//! one with the least held-out FVU.
+
+mod read;
+mod write;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sae_model::sealed;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Failure, chain};
+
+pub(crate) use read::restore;
+pub(crate) use write::{Always, Part, Writer};
+
+/// Names of Burn's records within a checkpoint.
+pub(crate) const MODEL: &str = "model.bpk";
+pub(crate) const OPTIMIZER: &str = "optimizer.bpk";
+pub(crate) const SCHEDULER: &str = "scheduler.bpk";
+const POSITION: &str = "checkpoint.json";
+const FORMAT: &str = "sae-train-checkpoint";
+const FORMAT_VERSION: u32 = 1;
+/// Damaged checkpoints are moved aside under this name.
+const DAMAGED: &str = "damaged-";
+/// More than any `checkpoint.json` of ours has.
+const MAX_POSITION_BYTES: u64 = 1 << 16;
+
+/// Where a run stands: the content of `checkpoint.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Position {
+    format: String,
+    format_version: u32,
+    /// [`crate::run::identity`] of the run.
+    run: String,
+    /// Steps done.
+    pub(crate) step: usize,
+    /// Held-out FVU at this step; absent if it has not been validated.
+    pub(crate) held_out_fvu: Option<f64>,
+    /// Whether the validation due at this step is done.
+    pub(crate) validated: bool,
+    /// Where `metrics.jsonl` stood.
+    pub(crate) metrics: MetricsPosition,
+}
+
+/// Where `metrics.jsonl` stood.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MetricsPosition {
+    /// Its length.
+    pub(crate) bytes: u64,
+    /// BLAKE3 of these bytes.
+    pub(crate) blake3: String,
+    /// Seconds of training so far.
+    pub(crate) seconds: f64,
+}
+
+/// The checkpoints of a run.
+#[derive(Clone, Debug)]
+pub(crate) struct Checkpoints {
+    dir: PathBuf,
+    /// [`crate::run::identity`] of the run.
+    run: String,
+    /// How many of the newest are kept.
+    keep: usize,
+}
+
+/// What [`Checkpoints::look`] finds.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// The newest that is whole.
+    pub(crate) newest: Option<Position>,
+    /// Newer ones, and why they cannot be used.
+    pub(crate) damaged: Vec<(PathBuf, String)>,
+}
+
+impl Checkpoints {
+    pub(crate) fn new(dir: PathBuf, run: String, keep: usize) -> Self {
+        Self { dir, run, keep }
+    }
+
+    /// Directory of the checkpoint of `step`.
+    pub(crate) fn path(&self, step: usize) -> PathBuf {
+        self.dir.join(format!("step-{step:08}"))
+    }
+
+    /// The position to be saved at `step`.
+    pub(crate) fn position(
+        &self,
+        step: usize,
+        validated: bool,
+        held_out_fvu: Option<f64>,
+        metrics: MetricsPosition,
+    ) -> Position {
+        Position {
+            format: FORMAT.into(),
+            format_version: FORMAT_VERSION,
+            run: self.run.clone(),
+            step,
+            held_out_fvu,
+            validated,
+            metrics,
+        }
+    }
+
+    /// Steps of the checkpoints that there are, newest first.
+    fn steps(&self) -> Vec<usize> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let step = |entry: fs::DirEntry| {
+            let name = entry.file_name().into_string().ok()?;
+            let step = name.strip_prefix("step-")?.parse().ok()?;
+            (self.path(step) == entry.path()).then_some(step)
+        };
+        let mut steps: Vec<usize> = entries.filter_map(step).collect();
+        steps.sort_unstable_by(|a, b| b.cmp(a));
+        steps
+    }
+
+    /// Looks for the newest checkpoint that is whole. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Failure::NoCheckpoint`] if there are some and none is whole.
+    pub(crate) fn look(&self) -> Result<Found, Failure> {
+        let mut found = Found::default();
+        for step in self.steps() {
+            match self.check(step) {
+                Ok(position) => {
+                    found.newest = Some(position);
+                    return Ok(found);
+                }
+                Err(problem) => found.damaged.push((self.path(step), problem)),
+            }
+        }
+        if found.damaged.is_empty() {
+            return Ok(found);
+        }
+        let problems: Vec<String> = found.damaged.into_iter().map(|(_, what)| what).collect();
+        Err(Failure::NoCheckpoint {
+            dir: self.dir.clone(),
+            problems: problems.join("; "),
+        })
+    }
+
+    /// The position of the checkpoint of `step`, if every byte of it is as it was written.
+    fn check(&self, step: usize) -> Result<Position, String> {
+        let dir = self.path(step);
+        sealed::verify(&dir).map_err(|error| chain(&error))?;
+        let position = self.read(step)?;
+        for name in [MODEL, OPTIMIZER, SCHEDULER] {
+            if !dir.join(name).is_file() {
+                return Err(format!("{}: it is missing", dir.join(name).display()));
+            }
+        }
+        Ok(position)
+    }
+
+    /// `checkpoint.json` of `step`.
+    fn read(&self, step: usize) -> Result<Position, String> {
+        let path = self.path(step).join(POSITION);
+        let wrong = |what: String| format!("{}: {what}", path.display());
+        let length = fs::metadata(&path)
+            .map_err(|error| wrong(error.to_string()))?
+            .len();
+        if length > MAX_POSITION_BYTES {
+            return Err(wrong(format!("{length} bytes are too many")));
+        }
+        let bytes = fs::read(&path).map_err(|error| wrong(error.to_string()))?;
+        let position: Position =
+            serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+        match position {
+            p if p.format != FORMAT || p.format_version != FORMAT_VERSION => Err(wrong(format!(
+                "format \"{}\" version {}",
+                p.format, p.format_version
+            ))),
+            p if p.run != self.run => Err(wrong("it belongs to another run".into())),
+            p if p.step != step => Err(wrong(format!("it is of step {}", p.step))),
+            p => Ok(p),
+        }
+    }
+
+    /// Makes room for going on: removes what a dead process left half-written, and moves `damaged` ones aside.
+    pub(crate) fn tidy(&self, damaged: &[(PathBuf, String)]) -> Result<(), Failure> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        for path in entries.map(|entry| entry.path()) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.ends_with(sealed::STAGING_SUFFIX) {
+                fs::remove_dir_all(&path).map_err(Failure::write(&path))?;
+            }
+        }
+        for (path, problem) in damaged {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let aside = (0..)
+                .map(|i| self.dir.join(format!("{DAMAGED}{name}-{i}")))
+                .find(|aside| !aside.exists())
+                .expect("there are enough numbers");
+            tracing::warn!(
+                "{problem}; the checkpoint before it is used, this one is moved to {}",
+                aside.display()
+            );
+            fs::rename(path, &aside).map_err(Failure::write(path))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what need not be kept.
+    fn prune(&self) -> Result<(), Failure> {
+        let steps = self.steps();
+        let fvu = |step: &usize| self.read(*step).ok()?.held_out_fvu;
+        let best = steps
+            .iter()
+            .filter_map(|step| Some((*step, fvu(step)?)))
+            .reduce(|best, other| if other.1 < best.1 { other } else { best });
+        for step in steps.into_iter().skip(self.keep) {
+            if best.is_none_or(|(best, _)| best != step) {
+                remove(&self.path(step))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes a checkpoint so that no part of it is ever found under its name.
+fn remove(dir: &Path) -> Result<(), Failure> {
+    let mut name = dir.file_name().unwrap_or_default().to_os_string();
+    name.push(".removed");
+    name.push(sealed::STAGING_SUFFIX);
+    let aside = dir.with_file_name(name);
+    fs::rename(dir, &aside)
+        .and_then(|()| fs::remove_dir_all(&aside))
+        .map_err(Failure::write(dir))
+}
+
+#[cfg(test)]
+mod tests;

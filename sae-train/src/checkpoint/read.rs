@@ -1,0 +1,120 @@
+//! Reading: every record is checked against the model before Burn sees it, which would panic, or silently leave
+//! out what does not fit.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::lr_scheduler::LrSchedulerRecord;
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::{ModuleOptimizer, OptimizerRecord};
+use burn::store::{ModuleRecord, RecordError};
+use burn::tensor::{Bytes, DType, Tensor};
+use burn::train::checkpoint::Checkpoint;
+
+use super::{MODEL, OPTIMIZER, SCHEDULER};
+use crate::learner::SaeLearner;
+
+/// A checkpoint whose checksums are right and whose content is not of this model: from elsewhere, then.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RestoreError {
+    #[error("{}", path.display())]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{}: not a record of this model ({reason})", path.display())]
+    Record { path: PathBuf, reason: String },
+}
+
+/// Puts the state saved in the checkpoint `dir`, of step `step`, into a learner's parts.
+pub(crate) fn restore(
+    dir: &Path,
+    step: usize,
+    learner: SaeLearner,
+    optimizer: ModuleOptimizer,
+    scheduler: ModuleLrScheduler,
+) -> Result<(SaeLearner, ModuleOptimizer, ModuleLrScheduler), RestoreError> {
+    let learner = part(dir, MODEL, |bytes| {
+        let record = ModuleRecord::checkpoint_from_bytes(bytes).map_err(words)?;
+        learner.try_load_record(record).map_err(words)
+    })?;
+    let optimizer = part(dir, OPTIMIZER, |bytes| {
+        check_moments(&bytes, &learner)?;
+        let record = OptimizerRecord::checkpoint_from_bytes(bytes).map_err(words)?;
+        let saved = record.len();
+        let optimizer = optimizer.load_record(record);
+        match optimizer.to_record().len() {
+            loaded if loaded == saved => Ok(optimizer),
+            loaded => Err(format!("{loaded} of its {saved} tensors could be used")),
+        }
+    })?;
+    let scheduler = part(dir, SCHEDULER, |bytes| {
+        let record = LrSchedulerRecord::checkpoint_from_bytes(bytes).map_err(words)?;
+        match record.record("0").scalar::<u64>("step") {
+            Some(found) if found == step as u64 => Ok(scheduler.load_record(record)),
+            found => Err(format!("its step is {found:?}, not {step}")),
+        }
+    })?;
+    Ok((learner, optimizer, scheduler))
+}
+
+fn words(error: RecordError) -> String {
+    error.to_string()
+}
+
+fn part<T>(
+    dir: &Path,
+    name: &str,
+    load: impl FnOnce(Bytes) -> Result<T, String>,
+) -> Result<T, RestoreError> {
+    let path = dir.join(name);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => Bytes::from_bytes_vec(bytes),
+        Err(source) => return Err(RestoreError::Io { path, source }),
+    };
+    load(bytes).map_err(|reason| RestoreError::Record { path, reason })
+}
+
+/// Fails unless the optimizer's state is two moments a parameter, of its shape.
+fn check_moments(bytes: &Bytes, learner: &SaeLearner) -> Result<(), String> {
+    let reader = burn_pack::Reader::from_bytes(bytes.clone()).map_err(|error| error.to_string())?;
+    let mut wanted = Shapes::default();
+    learner.visit(&mut wanted);
+    let mut found: BTreeMap<u64, usize> = BTreeMap::new();
+    for tensor in reader.into_tensors().map_err(|error| error.to_string())? {
+        let id = tensor
+            .param_id
+            .ok_or_else(|| format!("{} has no parameter", tensor.name))?;
+        let shape = wanted
+            .0
+            .get(&id)
+            .ok_or_else(|| format!("{}: no such parameter", tensor.name))?;
+        if tensor.dtype != DType::F32 || tensor.shape.to_vec() != *shape {
+            let (dtype, found) = (tensor.dtype, tensor.shape.to_vec());
+            return Err(format!(
+                "{} is {dtype:?} {found:?}, not {shape:?}",
+                tensor.name
+            ));
+        }
+        *found.entry(id).or_default() += 1;
+    }
+    match found.values().find(|count| **count != 2) {
+        Some(count) => Err(format!("{count} moments of a parameter, not 2")),
+        None => Ok(()),
+    }
+}
+
+/// Shapes of the parameters that an optimizer touches, by id.
+#[derive(Default)]
+struct Shapes(BTreeMap<u64, Vec<usize>>);
+
+impl ModuleVisitor for Shapes {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let tensor = param.val();
+        if tensor.is_require_grad() {
+            self.0.insert(param.id.val(), tensor.dims().to_vec());
+        }
+    }
+}

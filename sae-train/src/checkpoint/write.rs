@@ -1,0 +1,159 @@
+//! Writing: Burn hands over three records, each on a thread of its own; the last to come seals the checkpoint.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use burn::train::checkpoint::{
+    Checkpoint, Checkpointer, CheckpointerError, CheckpointingAction, CheckpointingStrategy,
+};
+use burn::train::metric::store::EventStoreClient;
+use sae_model::sealed;
+
+use super::{Checkpoints, POSITION, Position};
+use crate::failure::{Failure, Outcome};
+
+/// Records of a checkpoint.
+const PARTS: usize = 3;
+
+/// Puts checkpoints together while training goes on.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    checkpoints: Checkpoints,
+    /// Checkpoints of which records are still to come, by step.
+    pending: Mutex<HashMap<usize, Pending>>,
+    outcome: Arc<Outcome>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    staging: PathBuf,
+    missing: usize,
+    failed: bool,
+}
+
+impl Writer {
+    pub(crate) fn new(checkpoints: Checkpoints, outcome: Arc<Outcome>) -> Self {
+        Self {
+            checkpoints,
+            pending: Mutex::default(),
+            outcome,
+        }
+    }
+
+    /// Begins the checkpoint of `position`; its records follow through [`Part`].
+    pub(crate) fn begin(&self, position: &Position) -> Result<(), Failure> {
+        let target = self.checkpoints.path(position.step);
+        let staging = sealed::staging(&target).map_err(|error| seal_failure(&target, error))?;
+        let path = staging.join(POSITION);
+        let mut json = serde_json::to_vec_pretty(position).expect("a position is plain data");
+        json.push(b'\n');
+        fs::write(&path, json).map_err(Failure::write(&path))?;
+        let pending = Pending {
+            staging,
+            missing: PARTS,
+            failed: false,
+        };
+        self.pending().insert(position.step, pending);
+        Ok(())
+    }
+
+    fn pending(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Pending>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes one record by `save`; seals the checkpoint if it was the last.
+    fn write(
+        &self,
+        step: usize,
+        name: &str,
+        save: impl FnOnce(PathBuf) -> Result<(), CheckpointerError>,
+    ) -> Result<(), Failure> {
+        let Some(staging) = self.pending().get(&step).map(|p| p.staging.clone()) else {
+            return Ok(()); // it has failed already
+        };
+        let path = staging.join(name);
+        let saved =
+            save(path.clone()).map_err(|error| Failure::write_message(&path, &error.to_string()));
+        let whole = {
+            let mut all = self.pending();
+            let Some(pending) = all.get_mut(&step) else {
+                return saved;
+            };
+            pending.missing -= 1;
+            pending.failed |= saved.is_err();
+            match (pending.missing, pending.failed) {
+                (0, failed) => {
+                    all.remove(&step);
+                    Some(!failed)
+                }
+                _ => None,
+            }
+        };
+        saved?;
+        match whole {
+            Some(true) => self.seal(&staging, step),
+            _ => Ok(()),
+        }
+    }
+
+    fn seal(&self, staging: &Path, step: usize) -> Result<(), Failure> {
+        let target = self.checkpoints.path(step);
+        sealed::seal(staging, &target).map_err(|error| seal_failure(&target, error))?;
+        tracing::debug!(step, "checkpoint");
+        self.checkpoints.prune()
+    }
+}
+
+impl Drop for Writer {
+    /// What could not be finished is of no use.
+    fn drop(&mut self) {
+        for (_, pending) in self.pending().drain() {
+            let _ = fs::remove_dir_all(pending.staging);
+        }
+    }
+}
+
+fn seal_failure(target: &Path, error: sealed::SealError) -> Failure {
+    match error {
+        sealed::SealError::Io { path, source } => Failure::Write { path, source },
+        other => Failure::write(target)(std::io::Error::other(other)),
+    }
+}
+
+/// One record of a checkpoint, as Burn's learner saves it.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    pub(crate) name: &'static str,
+    pub(crate) writer: Arc<Writer>,
+}
+
+impl<R: Checkpoint> Checkpointer<R> for Part {
+    fn save(&self, step: usize, record: R) -> Result<(), CheckpointerError> {
+        let written = self.writer.write(step, self.name, |path| record.save(path));
+        written.map_err(|failure| {
+            let message = failure.to_string();
+            self.writer.outcome.fail(failure);
+            CheckpointerError::Unknown(message)
+        })
+    }
+
+    fn delete(&self, _step: usize) -> Result<(), CheckpointerError> {
+        Ok(()) // `Checkpoints::prune` does
+    }
+
+    fn restore(&self, _step: usize) -> Result<R, CheckpointerError> {
+        let message = "checkpoints are restored before training starts";
+        Err(CheckpointerError::Unknown(message.into()))
+    }
+}
+
+/// Saves whenever it is asked: when, is for the training loop to say.
+pub(crate) struct Always;
+
+impl CheckpointingStrategy for Always {
+    fn checkpointing(&mut self, _: usize, _: &EventStoreClient) -> Vec<CheckpointingAction> {
+        vec![CheckpointingAction::Save]
+    }
+}

@@ -1,0 +1,180 @@
+//! Why a run ends early: one variant a kind of fault, and one exit code, so that scripts can tell them apart.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// A fault with an exit code of its own. Everything else exits with 1, or with 2 while nothing has been written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(
+        "--resume: the config differs from the one that {} was started with: {differences}; restore these \
+         values, or start another run with --set run=NAME (these keys may change: {free})",
+        run.display()
+    )]
+    ConfigChanged {
+        run: PathBuf,
+        differences: String,
+        free: String,
+    },
+    #[error(
+        "--resume: {key} is not the data that the run was started with ({difference}); put the data back, or \
+         start another run with --set run=NAME"
+    )]
+    DataChanged {
+        key: &'static str,
+        difference: String,
+    },
+    #[error("--resume: {0}; or pass its new place with --set")]
+    DataMissing(String),
+    #[error(
+        "{reason}; training stopped at step {step}, with a checkpoint; put the data back and continue with --resume"
+    )]
+    DataLost { step: usize, reason: String },
+    #[error(
+        "run directory {} is in use by {holder}; wait for it, stop it, or start another run with --set run=NAME",
+        run.display()
+    )]
+    Locked { run: PathBuf, holder: String },
+    #[error("cannot write {}{}", path.display(), remedy(source))]
+    Write { path: PathBuf, source: io::Error },
+    #[error(
+        "{}: no checkpoint can be used ({problems}); restore one from a copy, or move the directory away to start \
+         from the beginning",
+        dir.display()
+    )]
+    NoCheckpoint { dir: PathBuf, problems: String },
+    #[error("{0}")]
+    NonFinite(String),
+    /// What Burn's trainer met.
+    #[error("training failed: {0}")]
+    Burn(String),
+    #[error("{what} at step {step} of {steps}; a checkpoint is kept, continue with --resume")]
+    Stopped {
+        what: &'static str,
+        step: usize,
+        steps: usize,
+        code: u8,
+    },
+}
+
+/// What to do about a failed write.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        kind if is_full(kind) => " (make room on the disk, then continue with --resume)",
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+            " (make the run directory writable, or set runs_dir to one that is)"
+        }
+        _ => "",
+    }
+}
+
+fn is_full(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(kind, StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+impl Failure {
+    /// For `map_err` where `path` is written.
+    pub(crate) fn write(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_path_buf();
+        move |source| Self::Write { path, source }
+    }
+
+    /// For errors that have lost their [`io::Error`] on the way: its number stands in the message.
+    pub(crate) fn write_message(path: &Path, message: &str) -> Self {
+        let number = message.rsplit_once("(os error ").and_then(|(_, rest)| {
+            let digits = rest.split(')').next()?;
+            digits.parse().ok()
+        });
+        let source = number.map_or_else(|| io::Error::other(message), io::Error::from_raw_os_error);
+        Self::write(path)(source)
+    }
+
+    /// The process's exit code.
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            Self::ConfigChanged { .. } => 3,
+            Self::DataChanged { .. } => 4,
+            Self::DataLost { .. } | Self::DataMissing(_) => 5,
+            Self::Locked { .. } => 6,
+            Self::Write { source, .. } if is_full(source.kind()) => 7,
+            Self::Write { .. } => 8,
+            Self::NoCheckpoint { .. } => 9,
+            Self::NonFinite(_) => 10,
+            Self::Burn(_) => 1,
+            Self::Stopped { code, .. } => *code,
+        }
+    }
+}
+
+/// The exit codes, as `--help` lists them.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes:
+  0    trained
+  1    something that has no code of its own
+  2    the config, the data or the device is not right; nothing has been written
+  3    --resume: the config differs from the run's in a key that may not change
+  4    --resume: the data is not what the run was started with
+  5    the data can no longer be read
+  6    another process works in the run directory
+  7    the disk, or a quota, is full
+  8    the run directory cannot be written
+  9    --resume: there are checkpoints, but none that can be used
+  10   NaN or infinity
+  130  stopped by Ctrl-C, 143 by SIGTERM; a checkpoint is kept";
+
+/// The first failure of a run, told by whichever thread meets it.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome(Mutex<Option<Failure>>);
+
+impl Outcome {
+    pub(crate) fn fail(&self, failure: Failure) {
+        tracing::error!("{}", crate::failure::chain(&failure));
+        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert(failure);
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        let first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        first.is_some()
+    }
+
+    pub(crate) fn take(&self) -> Option<Failure> {
+        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        first.take()
+    }
+}
+
+/// An error and its causes, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !text.ends_with(&message) {
+            text += &format!(": {message}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_recognised_by_its_number() {
+        let message = "Record I/O error: cannot write: No space left on device (os error 28)";
+        let failure = Failure::write_message(Path::new("x"), message);
+        assert_eq!(failure.code(), 7);
+        let text = chain(&failure);
+        assert!(
+            text.contains("cannot write x (make room on the disk") && text.contains("os error 28"),
+            "{text}"
+        );
+        let failure = Failure::write_message(Path::new("x"), "cannot say");
+        assert_eq!(failure.code(), 8);
+    }
+}

@@ -1,0 +1,311 @@
+//! `metrics.jsonl`: one object a step (`split` = `train`), one a validation (`split` = `held_out`, means over all
+//! held-out rows), each once, however often the run was interrupted.
+//!
+//! Burn's metrics arrive on a thread of their own, behind training. A checkpoint waits until the records of its
+//! step are there and notes the file's length and checksum; resuming cuts the file off at that length.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use burn::train::logger::MetricLogger;
+use burn::train::metric::MetricDefinition;
+use burn::train::metric::NumericEntry;
+use burn::train::metric::store::{EpochSummary, MetricsUpdate, Split};
+use serde_json::{Map, Value, json};
+
+use crate::checkpoint::MetricsPosition;
+use crate::failure::Failure;
+use crate::metrics::Names;
+use crate::schedule::Schedule;
+
+/// How long a checkpoint waits for the records of its step.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The file, shared by the logger that writes it and the checkpoints that note its position.
+#[derive(Debug)]
+pub(crate) struct MetricsFile {
+    path: PathBuf,
+    state: Mutex<State>,
+    written: Condvar,
+    started: Instant,
+    /// Seconds of training before this process.
+    seconds_before: f64,
+}
+
+#[derive(Debug)]
+struct State {
+    file: File,
+    bytes: u64,
+    hasher: blake3::Hasher,
+    /// Steps recorded.
+    step: usize,
+    /// The last validation: its step and held-out FVU.
+    validated: Option<(usize, Option<f64>)>,
+    failure: Option<Failure>,
+}
+
+impl MetricsFile {
+    /// Opens `path` behind the records of the first `step` steps; later ones, left by an interrupted stretch that
+    /// will be run again, are dropped.
+    pub(crate) fn open(
+        path: &Path,
+        step: usize,
+        position: Option<&MetricsPosition>,
+    ) -> Result<Arc<Self>, Failure> {
+        let mut hasher = blake3::Hasher::new();
+        let bytes = position.map_or(0, |position| position.bytes);
+        let kept = hash_prefix(path, bytes, &mut hasher).map_err(Failure::write(path))?;
+        let sum = hasher.finalize().to_hex();
+        if let Some(position) = position
+            && (kept < bytes || sum.as_str() != position.blake3)
+        {
+            tracing::warn!(
+                "{}: the records of the first {step} steps are not what was written; those that can be read are kept",
+                path.display()
+            );
+            let text = rescue(path, step).map_err(Failure::write(path))?;
+            sae_model::atomic_file::write(path, text.as_bytes()).map_err(Failure::write(path))?;
+            hasher.reset().update(text.as_bytes());
+        }
+        let bytes = hasher.count();
+        let mut options = File::options();
+        let file = options.create(true).append(true).open(path);
+        let file = file
+            .and_then(|file| file.set_len(bytes).map(|()| file))
+            .map_err(Failure::write(path))?;
+        let state = State {
+            file,
+            bytes,
+            hasher,
+            step,
+            validated: None,
+            failure: None,
+        };
+        Ok(Arc::new(Self {
+            path: path.into(),
+            state: Mutex::new(state),
+            written: Condvar::new(),
+            started: Instant::now(),
+            seconds_before: position.map_or(0.0, |position| position.seconds),
+        }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seconds(&self) -> f64 {
+        self.seconds_before + self.started.elapsed().as_secs_f64()
+    }
+
+    /// Where the file stands behind the records of `step` steps, durably, and the held-out FVU if `validated`.
+    pub(crate) fn position(
+        &self,
+        step: usize,
+        validated: bool,
+    ) -> Result<(MetricsPosition, Option<f64>), Failure> {
+        let behind = |state: &mut State| {
+            let held_out = state.validated.is_some_and(|(at, _)| at == step);
+            state.failure.is_none() && (state.step < step || (validated && !held_out))
+        };
+        let waited = self
+            .written
+            .wait_timeout_while(self.state(), PATIENCE, behind);
+        let (mut state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        if let Some(failure) = state.failure.take() {
+            return Err(failure);
+        }
+        if timeout.timed_out() {
+            let message = format!("the records of step {step} do not arrive");
+            return Err(Failure::write(&self.path)(io::Error::other(message)));
+        }
+        state.file.sync_data().map_err(Failure::write(&self.path))?;
+        let position = MetricsPosition {
+            bytes: state.bytes,
+            blake3: state.hasher.finalize().to_hex().to_string(),
+            seconds: self.seconds(),
+        };
+        let fvu = state
+            .validated
+            .filter(|_| validated)
+            .and_then(|(_, fvu)| fvu);
+        Ok((position, fvu))
+    }
+
+    /// A failure to write a record, if there was one.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        self.state().failure.take()
+    }
+
+    /// Appends a record; its step is counted here.
+    fn append(&self, mut record: Map<String, Value>, training: bool, schedule: Schedule) {
+        let mut state = self.state();
+        if training {
+            record.insert("lr".into(), json!(schedule.at(state.step)));
+            state.step += 1;
+        } else {
+            let fvu = record.get("fvu").and_then(Value::as_f64);
+            state.validated = Some((state.step, fvu));
+        }
+        let split = if training { "train" } else { "held_out" };
+        record.insert("split".into(), json!(split));
+        record.insert("step".into(), json!(state.step));
+        record.insert("seconds".into(), json!(self.seconds()));
+        let line = format!("{}\n", Value::Object(record));
+        match state.file.write_all(line.as_bytes()) {
+            Ok(()) => {
+                state.bytes += line.len() as u64;
+                state.hasher.update(line.as_bytes());
+            }
+            Err(error) => state.failure = Some(Failure::write(&self.path)(error)),
+        }
+        self.written.notify_all();
+    }
+}
+
+/// Hashes the first `bytes` bytes of a file; how many there are.
+fn hash_prefix(path: &Path, bytes: u64, hasher: &mut blake3::Hasher) -> io::Result<u64> {
+    match File::open(path) {
+        Ok(file) => hasher
+            .update_reader(file.take(bytes))
+            .map(|hasher| hasher.count()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+/// The lines of the first `step` steps that can still be read, each step and split once.
+fn rescue(path: &Path, step: usize) -> io::Result<String> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let mut seen = std::collections::HashSet::new();
+    let mut kept = String::new();
+    for line in String::from_utf8_lossy(&bytes).lines() {
+        let record: Option<Value> = serde_json::from_str(line).ok();
+        let key = record.and_then(|record| {
+            let split = record["split"].as_str()?.to_string();
+            Some((record["step"].as_u64()?, split))
+        });
+        if let Some(key) = key.filter(|(at, _)| *at <= step as u64)
+            && seen.insert(key)
+        {
+            kept += line;
+            kept.push('\n');
+        }
+    }
+    Ok(kept)
+}
+
+/// What Burn hands its metrics to.
+pub(crate) struct JsonLines {
+    file: Arc<MetricsFile>,
+    names: Names,
+    schedule: Schedule,
+}
+
+impl JsonLines {
+    pub(crate) fn new(file: Arc<MetricsFile>, schedule: Schedule) -> Self {
+        Self {
+            file,
+            names: Names::default(),
+            schedule,
+        }
+    }
+
+    /// Values of an update by name: those of one batch, or (`of_pass`) their means over a whole pass.
+    fn values(&self, update: &MetricsUpdate, of_pass: bool) -> Map<String, Value> {
+        let entries = update.entries_numeric.iter().filter_map(|numeric| {
+            let value = numeric.numeric_entry.as_ref()?;
+            let name = self.names.get(&numeric.entry.metric_id).to_string();
+            let wanted = matches!(value, NumericEntry::Final(_)) == of_pass;
+            wanted.then(|| (name, json!(value.current())))
+        });
+        entries.collect()
+    }
+}
+
+impl MetricLogger for JsonLines {
+    fn log(&mut self, update: MetricsUpdate, _epoch: usize, split: &Split) {
+        let training = matches!(split, Split::Train);
+        let record = self.values(&update, !training);
+        // else the end of a stretch of training, or one batch of a validation
+        if !record.is_empty() {
+            self.file.append(record, training, self.schedule);
+        }
+    }
+
+    fn read_numeric(
+        &mut self,
+        _name: &str,
+        _epoch: usize,
+        _split: &Split,
+    ) -> Result<Vec<NumericEntry>, String> {
+        Err("metrics.jsonl is not read back while training".into())
+    }
+
+    fn log_metric_definition(&mut self, definition: MetricDefinition) {
+        self.names.add(&definition);
+    }
+
+    fn log_epoch_summary(&mut self, _summary: EpochSummary) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(step: usize) -> String {
+        format!("{{\"split\":\"train\",\"step\":{step}}}\n")
+    }
+
+    fn position_of(text: &str) -> MetricsPosition {
+        MetricsPosition {
+            bytes: text.len() as u64,
+            blake3: blake3::hash(text.as_bytes()).to_hex().to_string(),
+            seconds: 2.0,
+        }
+    }
+
+    #[test]
+    fn resuming_drops_what_will_be_run_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let first = record(1) + &record(2);
+        std::fs::write(&path, format!("{first}{}{{\"step\":", record(3))).unwrap();
+        let file = MetricsFile::open(&path, 2, Some(&position_of(&first))).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), first);
+        file.append(Map::new(), true, Schedule::new(1.0, 0, 0.0, 9));
+        let (position, fvu) = file.position(3, false).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(position.blake3, position_of(&text).blake3);
+        assert_eq!((position.bytes, fvu), (text.len() as u64, None));
+        assert!(position.seconds >= 2.0);
+    }
+
+    #[test]
+    fn what_can_be_read_of_a_damaged_file_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let whole = record(1) + &record(2) + &record(3);
+        let damaged = format!(
+            "{}{{\"spl\n{}{}{}",
+            record(1),
+            record(3),
+            record(3),
+            record(4)
+        );
+        std::fs::write(&path, damaged).unwrap();
+        MetricsFile::open(&path, 3, Some(&position_of(&whole))).unwrap();
+        let kept = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(kept, record(1) + &record(3));
+        std::fs::remove_file(&path).unwrap();
+        MetricsFile::open(&path, 3, Some(&position_of(&whole))).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"");
+    }
+}

@@ -1,0 +1,116 @@
+//! NaN and infinity: found before they reach the parameters, and told with the rows that brought them.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use sae_data::{ActivationData, Streaming};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::learner::{SaeLearner, StepOutput};
+
+/// Row numbers that a message lists; the log has all of them.
+const LISTED: usize = 8;
+/// Steps passed over in a row after which it is not the data.
+const MAX_IN_A_ROW: usize = 10;
+
+/// What to do about a step whose loss or gradients are not finite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OnNonFinite {
+    /// End the run.
+    #[default]
+    Stop,
+    /// Leave parameters and counters as they are, and go on with the next batch.
+    Skip,
+}
+
+/// Knows which rows a step saw.
+#[derive(Debug)]
+pub(crate) struct NonFinite {
+    pub(crate) policy: OnNonFinite,
+    pub(crate) train: ActivationData,
+    pub(crate) streaming: Streaming,
+    pub(crate) batch_size: usize,
+}
+
+impl NonFinite {
+    /// What is to be said of step `step` (steps before it), which saw `x [B, d]`.
+    pub(crate) fn found(
+        &self,
+        step: usize,
+        model: &SaeLearner,
+        x: Tensor<2>,
+        output: &StepOutput,
+        last_saved: usize,
+    ) -> String {
+        let rows = self
+            .streaming
+            .rows_of_batch(&self.train, self.batch_size, step);
+        let what = output.what_is_not_finite();
+        let (bad, how) = match broken_rows(&x) {
+            bad if !bad.is_empty() => (bad, "hold NaN or infinity"),
+            _ => match broken_rows(&model.clone().valid().sae.reconstruct(x.inner()).x_hat) {
+                bad if !bad.is_empty() => (bad, "are reconstructed as NaN or infinity"),
+                _ => (Vec::new(), ""),
+            },
+        };
+        let path = self.train.path().display();
+        let named = |places: &[usize]| -> Vec<usize> { places.iter().map(|i| rows[*i]).collect() };
+        let told = if bad.is_empty() {
+            tracing::error!(step = step + 1, rows = ?rows, "all rows of the batch");
+            format!(
+                "its batch has rows {} of {path}, none of them wrong by itself",
+                list(&rows)
+            )
+        } else {
+            tracing::error!(step = step + 1, rows = ?named(&bad), "rows that {how}");
+            format!("rows {} of {path} {how}", list(&named(&bad)))
+        };
+        let last = match last_saved {
+            0 => "there is no checkpoint yet".to_string(),
+            saved => format!("the checkpoint of step {saved} is the last good one"),
+        };
+        format!("step {}: {what}; {told}; {last}", step + 1)
+    }
+
+    /// Passes over the step, or fails.
+    pub(crate) fn pass_over(&self, found: String, in_a_row: usize) -> Result<(), Failure> {
+        let remedy = match self.policy {
+            OnNonFinite::Skip if in_a_row < MAX_IN_A_ROW => {
+                tracing::warn!("{found}; passed over");
+                return Ok(());
+            }
+            OnNonFinite::Skip => {
+                format!("{MAX_IN_A_ROW} steps in a row: it is not the data, lower training.lr")
+            }
+            OnNonFinite::Stop => {
+                "remove such rows, lower training.lr, or pass over such steps: --resume --set \
+                                  training.on_nonfinite=skip"
+                    .into()
+            }
+        };
+        Err(Failure::NonFinite(format!("{found}; {remedy}")))
+    }
+}
+
+/// Rows of `[B, d]` with a value that is not finite.
+fn broken_rows(rows: &Tensor<2>) -> Vec<usize> {
+    let [_, width] = rows.dims();
+    let values: Vec<f32> = rows.clone().into_data().iter().collect();
+    let broken = |row: &[f32]| !row.iter().all(|v| v.is_finite());
+    let rows = values.chunks_exact(width).enumerate();
+    rows.filter_map(|(i, row)| broken(row).then_some(i))
+        .collect()
+}
+
+/// `3, 7, 9 and 4 more`
+fn list(rows: &[usize]) -> String {
+    let shown: Vec<String> = rows.iter().take(LISTED).map(usize::to_string).collect();
+    match rows.len().saturating_sub(LISTED) {
+        0 => shown.join(", "),
+        more => format!(
+            "{} and {more} more (train.log lists them)",
+            shown.join(", ")
+        ),
+    }
+}

@@ -1,0 +1,330 @@
+//! The training loop, as a strategy of Burn's trainer: what its own loop does, and what makes a run safe.
+//!
+//! Burn's loop saves where a virtual epoch ends, and an interrupted one is lost. This one looks after every
+//! step whether a checkpoint is due, whether it was asked to stop, and whether the numbers are still numbers;
+//! virtual epochs (stretches between validations) remain what Burn's metrics and dashboard are organised by.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use burn::data::dataloader::Progress;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor};
+use burn::train::metric::store::EventStoreClient;
+use burn::train::{
+    EventProcessorTraining, InferenceStep, Interrupter, Learner, LearnerEvent,
+    LearningCheckpointer, SupervisedLearningStrategy, SupervisedTrainingEventProcessor,
+    TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
+};
+use sae_data::ActivationBatch;
+use sae_model::ops;
+
+use crate::checkpoint::{Checkpoints, Writer};
+use crate::failure::{Failure, Outcome, chain};
+use crate::json_lines::MetricsFile;
+use crate::learner::{SaeLearner, StepOutput};
+use crate::nonfinite::NonFinite;
+use crate::signals::{self, Signals};
+
+/// When something is done beside stepping; counted in steps from the beginning of the run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cadence {
+    pub(crate) steps: usize,
+    pub(crate) validate_every: usize,
+    pub(crate) checkpoint_every: usize,
+    /// Time after which a checkpoint is due whatever the step.
+    pub(crate) checkpoint_interval: Option<Duration>,
+}
+
+/// The loop, and whom it reports to.
+pub(crate) struct Steps {
+    pub(crate) device: Device,
+    pub(crate) cadence: Cadence,
+    /// Steps done before, and whether the validation due there is done, too.
+    pub(crate) first: (usize, bool),
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) writer: Arc<Writer>,
+    pub(crate) metrics: Arc<MetricsFile>,
+    pub(crate) nonfinite: NonFinite,
+    pub(crate) signals: Signals,
+    pub(crate) outcome: Arc<Outcome>,
+    /// Whether Burn's dashboard has the terminal.
+    pub(crate) use_tui: bool,
+}
+
+impl SupervisedLearningStrategy<SaeLearner> for Steps {
+    fn fit(
+        &self,
+        components: TrainingComponents<SaeLearner>,
+        mut learner: Learner<SaeLearner>,
+        train: TrainLoader<SaeLearner>,
+        held_out: ValidLoader<SaeLearner>,
+        _starting_epoch: usize,
+    ) -> (SaeLearner, SupervisedTrainingEventProcessor<SaeLearner>) {
+        if self.use_tui {
+            signals::let_ctrl_c_through();
+        }
+        learner.fork(&self.device);
+        let mut session = Session {
+            steps: self,
+            learner,
+            events: components.event_processor,
+            checkpointer: components.checkpointer,
+            store: components.event_store,
+            interrupter: components.interrupter,
+            step: self.first.0,
+            validated: self.first.1,
+            saved: (self.first.0, Instant::now()),
+            skipped_in_a_row: 0,
+        };
+        let train = train.to_device(&self.device);
+        let held_out = held_out.to_device(&self.device.clone().inner());
+        if let Err(failure) = session.run(&train, &held_out) {
+            self.outcome.fail(failure);
+        }
+        drop(session.checkpointer); // waits until what it writes is written
+        (session.learner.model(), session.events)
+    }
+}
+
+/// What changes from step to step.
+struct Session<'a> {
+    steps: &'a Steps,
+    learner: Learner<SaeLearner>,
+    events: SupervisedTrainingEventProcessor<SaeLearner>,
+    checkpointer: Option<LearningCheckpointer<SaeLearner>>,
+    store: Arc<EventStoreClient>,
+    interrupter: Interrupter,
+    /// Steps done.
+    step: usize,
+    /// Whether the validation due at this step is done.
+    validated: bool,
+    /// Step and time of the last checkpoint.
+    saved: (usize, Instant),
+    skipped_in_a_row: usize,
+}
+
+impl Session<'_> {
+    fn run(
+        &mut self,
+        train: &TrainLoader<SaeLearner>,
+        held_out: &ValidLoader<SaeLearner>,
+    ) -> Result<(), Failure> {
+        let Cadence { steps, .. } = self.steps.cadence;
+        if self.step > 0 && self.ends_epoch() && !self.validated {
+            self.validate(held_out)?;
+        }
+        while self.step < steps && !self.asked_to_stop() {
+            self.train(train)?;
+            if self.ends_epoch() && !self.asked_to_stop() {
+                self.validate(held_out)?;
+            }
+            self.save_if_due()?;
+        }
+        self.save()?;
+        if let Some(error) = self.interrupter.error() {
+            return Err(Failure::Burn(chain(&*error)));
+        }
+        match self.steps.signals.caught() {
+            _ if self.step == steps && self.validated => Ok(()),
+            Some((what, code)) => Err(self.stopped(what, code)),
+            None => Err(self.stopped("stopped", 130)),
+        }
+    }
+
+    fn stopped(&self, what: &'static str, code: u8) -> Failure {
+        let (step, steps) = (self.step, self.steps.cadence.steps);
+        Failure::Stopped {
+            what,
+            step,
+            steps,
+            code,
+        }
+    }
+
+    /// The virtual epoch that the next step belongs to, from 1.
+    fn epoch(&self) -> usize {
+        self.step / self.steps.cadence.validate_every + 1
+    }
+
+    /// Whether this step is the last of a virtual epoch.
+    fn ends_epoch(&self) -> bool {
+        let Cadence {
+            steps,
+            validate_every,
+            ..
+        } = self.steps.cadence;
+        self.step == steps || self.step.is_multiple_of(validate_every)
+    }
+
+    fn asked_to_stop(&self) -> bool {
+        self.interrupter.should_stop()
+            || self.steps.signals.caught().is_some()
+            || self.steps.outcome.has_failed()
+    }
+
+    /// Steps to the end of the virtual epoch, or until asked to stop.
+    fn train(&mut self, loader: &TrainLoader<SaeLearner>) -> Result<(), Failure> {
+        let epoch_number = self.epoch();
+        self.tell_train(LearnerEvent::StartSplit {
+            epoch_number,
+            total_items: loader.num_items(),
+        });
+        let mut batches = loader.iter();
+        while let Some(batch) = batches.next() {
+            let batch = match batch {
+                Ok(batch) => batch,
+                Err(error) => return Err(self.data_lost(chain(&error))),
+            };
+            self.take_step(batch, batches.progress())?;
+            if self.ends_epoch() || self.asked_to_stop() {
+                break;
+            }
+            self.save_if_due()?;
+        }
+        self.tell_train(LearnerEvent::EndSplit(epoch_number));
+        Ok(())
+    }
+
+    fn take_step(&mut self, batch: ActivationBatch, progress: Progress) -> Result<(), Failure> {
+        let x = batch.activations.clone();
+        let output = self.learner.train_step(batch);
+        self.learner.lr_step();
+        if output.item.is_finite() {
+            self.learner.optimizer_step(output.grads);
+            self.skipped_in_a_row = 0;
+        } else {
+            self.skipped_in_a_row += 1;
+            let model = self.learner.model();
+            let last_saved = self.saved.0;
+            let found = self
+                .steps
+                .nonfinite
+                .found(self.step, &model, x, &output.item, last_saved);
+            self.steps
+                .nonfinite
+                .pass_over(found, self.skipped_in_a_row)?;
+        }
+        self.step += 1;
+        self.validated = false;
+        let lr = Some(self.learner.lr_current());
+        let item = TrainingItem::new(output.item, progress, Some(self.step), lr);
+        self.tell_train(LearnerEvent::ProcessedItem(item));
+        match self.steps.metrics.failure() {
+            Some(failure) => Err(failure),
+            None => Ok(()),
+        }
+    }
+
+    /// One pass over the held-out rows; given up if asked to stop, and done again after a resume.
+    fn validate(&mut self, loader: &ValidLoader<SaeLearner>) -> Result<(), Failure> {
+        let epoch_number = self.step.div_ceil(self.steps.cadence.validate_every);
+        self.tell_valid(LearnerEvent::StartSplit {
+            epoch_number,
+            total_items: loader.num_items(),
+        });
+        let model = self.learner.model().valid();
+        let mut batches = loader.iter();
+        let mut done = 0;
+        while let Some(batch) = batches.next() {
+            let batch = match batch {
+                Ok(batch) => batch,
+                Err(error) => return Err(self.data_lost(chain(&error))),
+            };
+            done += 1;
+            let item: StepOutput = InferenceStep::step(&model, batch);
+            let item = TrainingItem::new(item, batches.progress(), Some(done), None);
+            self.tell_valid(LearnerEvent::ProcessedItem(item));
+            if self.asked_to_stop() {
+                return Ok(());
+            }
+        }
+        self.tell_valid(LearnerEvent::EndSplit(epoch_number));
+        self.tell_train(LearnerEvent::EndEpoch(epoch_number));
+        self.validated = true;
+        Ok(())
+    }
+
+    /// Saves what can be saved, for when the data is back.
+    fn data_lost(&mut self, reason: String) -> Failure {
+        match self.save() {
+            Ok(()) => Failure::DataLost {
+                step: self.step,
+                reason,
+            },
+            Err(failure) => failure,
+        }
+    }
+
+    fn save_if_due(&mut self) -> Result<(), Failure> {
+        let Cadence {
+            checkpoint_every,
+            checkpoint_interval,
+            ..
+        } = self.steps.cadence;
+        let (step, time) = self.saved;
+        let late = checkpoint_interval.is_some_and(|interval| time.elapsed() >= interval);
+        if self.step > step && (self.step.is_multiple_of(checkpoint_every) || late) {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// Hands a checkpoint of this step to the threads that write it.
+    fn save(&mut self) -> Result<(), Failure> {
+        if self.step == self.saved.0 || self.steps.outcome.has_failed() {
+            return Ok(());
+        }
+        let _span = tracing::debug_span!("checkpoint", step = self.step).entered();
+        self.interrupter.fail_on_error(self.events.flush());
+        let (metrics, fvu) = self.steps.metrics.position(self.step, self.validated)?;
+        self.check_finite()?;
+        let position = self
+            .steps
+            .checkpoints
+            .position(self.step, self.validated, fvu, metrics);
+        self.steps.writer.begin(&position)?;
+        if let Some(checkpointer) = &mut self.checkpointer {
+            checkpointer.checkpoint(&self.learner, self.step, &self.store);
+        }
+        self.saved = (self.step, Instant::now());
+        Ok(())
+    }
+
+    /// Gradients were finite, and so are the moments made of them; a step along them may still leave float32.
+    fn check_finite(&self) -> Result<(), Failure> {
+        let mut parameters = Parameters(Vec::new());
+        self.learner.model().visit(&mut parameters);
+        match parameters
+            .0
+            .into_iter()
+            .all(|sum| sum.into_scalar::<f64>().is_finite())
+        {
+            true => Ok(()),
+            false => Err(Failure::NonFinite(format!(
+                "step {}: the parameters are no longer finite; the checkpoint of step {} is the last good one: \
+                 lower training.lr and start another run",
+                self.step, self.saved.0
+            ))),
+        }
+    }
+
+    fn tell_train(&mut self, event: LearnerEvent<StepOutput>) {
+        self.interrupter
+            .fail_on_error(self.events.process_train(event));
+    }
+
+    fn tell_valid(&mut self, event: LearnerEvent<StepOutput>) {
+        self.interrupter
+            .fail_on_error(self.events.process_valid(event));
+    }
+}
+
+/// Squared norms of a module's parameters.
+struct Parameters(Vec<Tensor<1>>);
+
+impl ModuleVisitor for Parameters {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.0.push(ops::squared_norm(param.val().inner()));
+    }
+}
