@@ -161,7 +161,7 @@ fn fuzz(format: &str) {
     let (start, mut inputs, mut refused) = (Instant::now(), 0, 0);
     while start.elapsed() < budget {
         // where it can be found if the process dies of it
-        let dir = kept.join("current");
+        let dir = kept.join(format!("current-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
         let entry = &entries[rng.random_range(0..entries.len())];
@@ -184,6 +184,7 @@ fn fuzz(format: &str) {
             }
         }
     }
+    let _ = std::fs::remove_dir_all(kept.join(format!("current-{}", std::process::id())));
     println!("{format}: {inputs} inputs, {refused} refused");
     // a fuzzer whose inputs are all refused, or none, damages the wrong things
     assert!(
