@@ -88,8 +88,9 @@ def reconstruction(x, x_hat):
         "fvu": fvu,
         "explained_variance": 1 - fvu,
         "nmse_uncentred": error.sum() / square.sum(),
-        "nmse_rowwise": (error / square).mean(),
-        "cosine": ((x * x_hat).sum(1) / norms).mean(),
+        "nmse_rowwise": (error[square > 0] / square[square > 0]).mean(),
+        "cosine": np.divide((x * x_hat).sum(1), norms, out=np.zeros(len(x)), where=norms > 0).mean(),
+        "zero_rows": (square == 0).sum(),
     }
 
 
@@ -105,6 +106,57 @@ def sparsity(active, positive):
         "dead_fraction": dead / active.shape[1],
         "dead_latents": dead,
     }
+
+
+def toolkits(x, x_hat, a):
+    """What each toolkit computes, by (owner, its own name); the whole set is one batch (docs/METRICS.md)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        e = x - x_hat
+        error, square = (e**2).sum(1), (x**2).sum(1)
+        norm, norm_hat, dot = np.sqrt(square), np.linalg.norm(x_hat, axis=1), (x * x_hat).sum(1)
+        centred = ((x - x.mean(0)) ** 2).sum(1)
+        bias = (norm_hat**2).mean() / dot.mean()
+        cosine = (dot / (norm * norm_hat)).mean()
+        l0, l1 = (a != 0).sum(1).mean(), np.abs(a).sum(1)
+        explained = 1 - error.mean() / centred.mean()
+        if centred.mean() < 1e-10:
+            explained = float(error.mean() < 1e-10)
+        by_owner = {
+            "SAELens 6.54.12": {
+                "mse": error.mean(),
+                "explained_variance": explained,
+                "explained_variance_legacy": (1 - error / centred).mean(),
+                "cossim": cosine,
+                "l0": l0,
+                "l1": l1.mean(),
+                "l2_ratio": (norm_hat / np.where(norm < 1e-4, 1, norm)).mean(),
+                "relative_reconstruction_bias": bias,
+            },
+            "dictionary_learning 0.1.0": {
+                "l2_loss": np.sqrt(error).mean(),
+                "frac_variance_explained": 1 - e.var(0, ddof=1).sum() / x.var(0, ddof=1).sum(),
+                "cossim": cosine,
+                "l0": l0,
+                "l1_loss": l1.mean(),
+                "l2_ratio": (norm_hat / norm).mean(),
+                "relative_reconstruction_bias": bias,
+                "frac_alive": (a.sum(0) != 0).mean(),
+            },
+            "sparsify 1.3.3": {"fvu": error.sum() / centred.sum()},
+            "openai/sparse_autoencoder 4965b94": {
+                "normalized_mean_squared_error": (error / square).mean(),
+                "normalized_mse": error.sum() / centred.sum(),
+                "normalized_L1_loss": (l1 / norm).mean(),
+                "dead (stats_last_nonzero)": (a <= 1e-3).all(0).mean(),
+            },
+            "Sparsemax-SAE 2192e4c (the paper's code)": {
+                "metrics/explained_variance": 1 - error.sum() / square.sum(),
+                "losses/mse_loss": 10 * (e**2 / norm[:, None]).mean(),
+                "metrics/l0": (a > 0).sum(1).mean(),
+                "sparsity/dead_features": ((a != 0).mean(0) < 1e-6).mean(),
+            },
+        }
+    return {(owner, name): value for owner, metrics in by_owner.items() for name, value in metrics.items()}
 
 
 def over_classes(prediction, labels):
@@ -134,6 +186,13 @@ def top_n(model, train, labels_train, x, a, n, labels, head, rows, threshold):
     return over_classes((x @ unit.T).argmax(1), labels), result
 
 
+def evaluated(model, x):
+    """Reconstructions of rows, their codes, and what the decoder multiplies by."""
+    parts = [model.encode(x[s]) for s in chunks(len(x))]
+    a, n = np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+    return model.decode(a, n), a, n
+
+
 def main():
     run = pathlib.Path(sys.argv[1])
     report = json.loads((run / "reports" / "report.json").read_text())
@@ -141,20 +200,30 @@ def main():
     model = Model(run / "model")
     held_out = load_file(data["held_out"])
     x = held_out["activations"].astype(np.float64)
-    parts = [model.encode(x[s]) for s in chunks(len(x))]
-    a, n = np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+    x_hat, a, n = evaluated(model, x)
     wrong = 0
 
     def compare(name, theirs, ours, tolerance, relative=True):
         nonlocal wrong
+        if theirs is None or not np.isfinite(ours):
+            wrong += (theirs is None) == np.isfinite(ours)
+            print(f"{name:<58} report {theirs} numpy {ours}")
+            return
         off = abs(theirs - ours) / (max(abs(ours), 1e-12) if relative else 1)
         verdict = "ok" if off <= tolerance else "DIFFERS"
         wrong += verdict != "ok"
-        print(f"{name:<24} report {theirs:<12.6g} numpy {ours:<12.6g} {verdict}")
+        print(f"{name:<58} report {theirs:<12.6g} numpy {ours:<12.6g} {verdict}")
 
-    ours = reconstruction(x, model.decode(a, n)) | sparsity(a != 0, a > 0)
+    ours = reconstruction(x, x_hat) | sparsity(a != 0, a > 0)
     for metric in report["reconstruction"] + report["sparsity"]:
         compare(metric["name"], metric["value"], ours[metric["name"]], METRIC_TOLERANCE)
+    others = toolkits(x, x_hat, a)
+    for metric in report["toolkits"]:
+        key = (metric["owner"], metric["name"])
+        compare(f"{key[0].split()[0]}: {key[1]}", metric["value"], others.pop(key), METRIC_TOLERANCE)
+    if others:
+        wrong += len(others)
+        print("not in the report:", *others)
     if report["top_n"]:
         train = load_file(data["train"])
         head = next(iter(load_file(data["class_embeddings"]).values())).astype(np.float64)

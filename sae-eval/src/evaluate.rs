@@ -1,5 +1,6 @@
 //! The passes over the data: one over the held-out split for everything that is judged, and one over the
-//! training split for what top-n classification learns about classes.
+//! training split for what top-n classification learns about classes. A quick one before, without the model, finds the
+//! mean of the held-out rows, which one toolkit's definition needs beforehand.
 
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData};
 use sae_data::{ActivationData, Summary};
 use sae_model::ops::{self, Pattern};
-use sae_model::stats::{ReconstructionStats, SparsityStats};
+use sae_model::stats::{MomentStats, ReconstructionStats, SparsityStats, ToolkitStats};
 use sae_model::{Activations, Input, Sae, SparseCodes, SparseValue};
 
 use crate::Arguments;
@@ -43,13 +44,14 @@ pub(crate) fn report(run: &Run, arguments: &Arguments, device: &Device) -> Resul
     };
     let mut reconstruction = ReconstructionStats::new(model.d_in);
     let mut sparsity = SparsityStats::new(model.n_latents);
+    let mean = passes.mean(&run.held_out)?;
+    let mut toolkits = ToolkitStats::new(model.d_in, model.n_latents, Some(mean));
     let trained = passes.judge(&run.sae, |x, codes, x_hat| {
-        reconstruction.add(x, &host(x_hat));
-        sparsity.add(
-            codes.pattern.indices(),
-            &codes.host_values(),
-            codes.pattern.row_lengths(),
-        );
+        let (x_hat, values) = (host(x_hat), codes.host_values());
+        let (latents, lengths) = (codes.pattern.indices(), || codes.pattern.row_lengths());
+        reconstruction.add(x, &x_hat);
+        sparsity.add(latents, &values, lengths());
+        toolkits.add((x, &x_hat), (latents, &values), lengths());
     })?;
     let untrained = if arguments.no_untrained || trained.is_none() {
         None
@@ -63,6 +65,7 @@ pub(crate) fn report(run: &Run, arguments: &Arguments, device: &Device) -> Resul
         &arguments.device,
         reconstruction.metrics(),
         &sparsity,
+        toolkits.metrics(),
         top_n(run, threshold, trained, untrained),
         started.elapsed().as_secs_f64(),
     ))
@@ -105,6 +108,15 @@ impl Passes<'_> {
             start += rows;
         }
         Ok(())
+    }
+
+    /// Mean of the rows of a data set.
+    fn mean(&self, file: &ActivationData) -> Result<Vec<f64>> {
+        let mut moments = MomentStats::default();
+        for block in file.blocks(self.batch) {
+            moments.add(&block?, file.width());
+        }
+        Ok(moments.mean())
     }
 
     /// Ranks the latents of each class on the training split.

@@ -1,5 +1,7 @@
 //! What evaluation needs of a run directory: its model and where its data lies.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -11,6 +13,9 @@ use sae_model::saved::{self, SavedConfig};
 use serde::Deserialize;
 
 use crate::head::Head;
+
+/// Longest text file that is read: a config, a provenance, a list of class names.
+const MAX_TEXT: u64 = 16 << 20;
 
 /// The part of `config.toml` that evaluation reads.
 #[derive(Deserialize)]
@@ -48,13 +53,8 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) fn open(dir: &Path, device: &Device) -> Result<Self> {
         let path = dir.join("config.toml");
-        let text = std::fs::read_to_string(&path).with_context(|| {
-            format!(
-                "{}: not a run directory (reading {})",
-                dir.display(),
-                path.display()
-            )
-        })?;
+        let text =
+            read_text(&path).with_context(|| format!("{}: not a run directory", dir.display()))?;
         let data = toml::from_str::<RunConfig>(&text)
             .with_context(|| format!("{}", path.display()))?
             .data;
@@ -92,6 +92,20 @@ impl Run {
     }
 }
 
+/// A text file, refused before it fills the memory if it is far longer than such a file can be.
+fn read_text(path: &Path) -> Result<String> {
+    let name = || format!("{}", path.display());
+    let mut bytes = Vec::new();
+    let file = File::open(path).with_context(name)?;
+    file.take(MAX_TEXT + 1)
+        .read_to_end(&mut bytes)
+        .with_context(name)?;
+    if bytes.len() as u64 > MAX_TEXT {
+        bail!("{}: longer than {} MiB", path.display(), MAX_TEXT >> 20);
+    }
+    String::from_utf8(bytes).with_context(name)
+}
+
 /// Fails if the data is not what the run was trained on and held out.
 fn check_data(dir: &Path, now: &[Fingerprint; 2]) -> Result<()> {
     let path = dir.join("provenance.json");
@@ -102,7 +116,7 @@ fn check_data(dir: &Path, now: &[Fingerprint; 2]) -> Result<()> {
         );
         return Ok(());
     }
-    let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+    let text = read_text(&path)?;
     let then: Provenance =
         serde_json::from_str(&text).with_context(|| format!("{}", path.display()))?;
     for (key, then, now) in [
@@ -144,8 +158,7 @@ fn head(
     }
     let names = match &data.class_names {
         Some(path) => {
-            let text =
-                std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
+            let text = read_text(path)?;
             let names: Vec<String> = serde_json::from_str(&text)
                 .with_context(|| format!("{}: not a JSON list of strings", path.display()))?;
             if names.len() != classes {

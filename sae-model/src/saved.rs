@@ -24,7 +24,7 @@
 //! | `batch_threshold` | `[1]` | `batch_topk`     |
 //!
 //! The same parameters always give the same bytes. A tensor that is missing, unexpected, of another shape
-//! or of another type is an error; nothing is guessed.
+//! or of another type, or that has NaN or infinity, is an error; nothing is guessed.
 
 use std::collections::HashMap;
 use std::fs;
@@ -111,6 +111,13 @@ pub enum SavedModelError {
         dtype: Dtype,
         shape: Vec<usize>,
         expected: Vec<usize>,
+    },
+    #[error("{}: tensor \"{name}\" has {value} at position {position}; a model must be finite: train it again with a smaller learning rate, or export it again", path.display())]
+    NonFinite {
+        path: PathBuf,
+        name: &'static str,
+        position: usize,
+        value: f32,
     },
 }
 
@@ -302,6 +309,14 @@ impl Reader<'_> {
             Ok(view) => {
                 let (words, _) = view.data().as_chunks::<4>();
                 let values: Vec<f32> = words.iter().map(|w| f32::from_le_bytes(*w)).collect();
+                if let Some(position) = values.iter().position(|value| !value.is_finite()) {
+                    return Err(SavedModelError::NonFinite {
+                        path: path(),
+                        name,
+                        position,
+                        value: values[position],
+                    });
+                }
                 Ok(Some(Tensor::from_data(
                     TensorData::new(values, shape),
                     device,

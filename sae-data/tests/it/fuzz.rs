@@ -3,8 +3,8 @@
 //!
 //! A fuzzer for the stable toolchain: valid files of `tests/corpus` are damaged at random, opened and read. Each
 //! format gets half a second, or SAE_FUZZ_SECONDS of them (`SAE_FUZZ_SECONDS=600 cargo test -p sae-data fuzz`).
-//! `tests/corpus/slow` has an input that is refused after half a minute only, for whoever bounds the decoder.
-//! An input that makes the reader panic is kept under `target/fuzz`, and its path printed; put it into the corpus.
+//! An input that makes the reader panic, or keeps it busy, is kept under `target/fuzz`, and its path printed; put it
+//! into `tests/corpus/refused`, or where else it belongs. Memory is bounded from outside: `ulimit -v 4000000`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -161,7 +161,7 @@ fn fuzz(format: &str) {
     let (start, mut inputs, mut refused) = (Instant::now(), 0, 0);
     while start.elapsed() < budget {
         // where it can be found if the process dies of it
-        let dir = kept.join("current");
+        let dir = kept.join(format!("current-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
         let entry = &entries[rng.random_range(0..entries.len())];
@@ -184,6 +184,7 @@ fn fuzz(format: &str) {
             }
         }
     }
+    let _ = std::fs::remove_dir_all(kept.join(format!("current-{}", std::process::id())));
     println!("{format}: {inputs} inputs, {refused} refused");
     // a fuzzer whose inputs are all refused, or none, damages the wrong things
     assert!(
@@ -223,13 +224,28 @@ fn directory() {
     fuzz("directory");
 }
 
+/// Files that once made a reader panic, kept it busy for half a minute, or had it allocate gigabytes.
 #[test]
-fn inputs_that_once_made_a_reader_panic() {
-    for entry in corpus("panicked") {
+fn files_that_claim_too_much_are_refused_at_once() {
+    for entry in corpus("refused") {
+        let began = Instant::now();
+        let result = read(&entry, &Options::default());
+        let took = began.elapsed();
+        assert!(result.is_err(), "{}", entry.display());
         assert!(
-            read(&entry, &Options::default()).is_err(),
-            "{}",
+            took < Duration::from_secs(1),
+            "{}: {took:?}",
             entry.display()
         );
+    }
+}
+
+/// A thousand bytes, eighty million values: rows that are all the same compress well, and that is no mistake.
+#[test]
+fn rows_of_zeros_are_read() {
+    for entry in corpus("compressed") {
+        let data = ActivationData::open(&entry, &Options::default()).unwrap();
+        assert_eq!((data.rows(), data.width()), (20_000, 1024));
+        assert!(data.read(19_900..20_000).unwrap().iter().all(|x| *x == 0.0));
     }
 }

@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
-use sae_model::stats::{Histogram, Metric};
+use sae_model::stats::{Histogram, Metric, ToolkitMetric};
 
+use super::escape::{name, prose};
 use super::{Report, TopN};
 
 /// Longest bar of a histogram, in characters.
@@ -29,13 +30,14 @@ pub(crate) fn render(report: &Report) -> String {
         &report.firing_frequency_histogram,
         |edge| format!("{edge:.1e}"),
     );
+    toolkits(&mut out, &report.toolkits);
     match (&report.top_n, &report.top_n_missing) {
         (Some(top_n), _) => classification(&mut out, top_n),
         (None, reason) => line(
             &mut out,
             format!(
                 "\n## Top-n classification\n\nNot measured: {}.",
-                escape(reason.as_deref().unwrap_or("no reason given"))
+                prose(reason.as_deref().unwrap_or("no reason given"))
             ),
         ),
     }
@@ -50,7 +52,7 @@ fn line(out: &mut String, text: impl AsRef<str>) {
 fn header(out: &mut String, report: &Report) {
     let m = &report.model;
     let data = &report.held_out;
-    line(out, format!("# {}\n", escape(&report.run)));
+    line(out, format!("# {}\n", name(&report.run)));
     line(
         out,
         format!(
@@ -60,10 +62,10 @@ fn header(out: &mut String, report: &Report) {
             m.value,
             m.scale,
             data.rows,
-            escape(&data.path.display().to_string()),
-            report.device,
+            name(&data.path.display().to_string()),
+            name(&report.device),
             report.seconds,
-            report.version,
+            name(&report.version),
         ),
     );
 }
@@ -79,8 +81,39 @@ fn metrics(out: &mut String, title: &str, metrics: &[Metric]) {
             out,
             format!(
                 "| {} | {value} | {} |",
-                metric.name,
-                escape(&metric.formula)
+                name(&metric.name),
+                prose(&metric.formula)
+            ),
+        );
+    }
+}
+
+/// The same numbers as others name and define them; a report of before schema version 4 has none.
+fn toolkits(out: &mut String, metrics: &[ToolkitMetric]) {
+    if metrics.is_empty() {
+        return;
+    }
+    line(
+        out,
+        "\n## As other toolkits define it\n\n\
+         The same rows, all as one batch, by each toolkit's own formula; \"in our terms\" is the metric above that is the \
+         same number. Undefined: the toolkit's own function gives NaN or infinity. docs/METRICS.md has the sources.\n\n\
+         | toolkit | its name | value | in our terms | formula |\n|---|---|---:|---|---|",
+    );
+    for metric in metrics {
+        let value = metric.value.map_or("undefined".into(), number);
+        let equals = metric
+            .equals
+            .as_deref()
+            .map(|ours| format!("= {}", name(ours)));
+        line(
+            out,
+            format!(
+                "| {} | {} | {value} | {} | {} |",
+                name(&metric.owner),
+                name(&metric.name),
+                equals.unwrap_or_default(),
+                prose(&metric.formula),
             ),
         );
     }
@@ -109,19 +142,10 @@ fn histogram(
     let filled = |count: &u64| *count > 0;
     let first = histogram.counts.iter().position(filled).unwrap_or(0);
     let last = histogram.counts.iter().rposition(filled).unwrap_or(0);
-    for (i, count) in histogram
-        .counts
-        .iter()
-        .enumerate()
-        .take(last + 1)
-        .skip(first)
-    {
+    let bins = histogram.edges.windows(2).zip(&histogram.counts);
+    for (edges, count) in bins.take(last + 1).skip(first) {
         let bar = "#".repeat((*count as f64 / most * BAR).ceil() as usize);
-        let range = format!(
-            "[{}, {})",
-            edge(histogram.edges[i]),
-            edge(histogram.edges[i + 1])
-        );
+        let range = format!("[{}, {})", edge(edges[0]), edge(edges[1]));
         line(out, format!("{range:>20} {count:>8} {of} {bar}").trim_end());
     }
     line(out, "```");
@@ -130,7 +154,10 @@ fn histogram(
 fn classification(out: &mut String, top_n: &TopN) {
     line(
         out,
-        format!("\n## Top-n classification\n\n{}\n", top_n.definition),
+        format!(
+            "\n## Top-n classification\n\n{}\n",
+            prose(&top_n.definition)
+        ),
     );
     line(
         out,
@@ -151,7 +178,7 @@ fn classification(out: &mut String, top_n: &TopN) {
             out,
             format!(
                 "| {} | {} | {} | {} | {} |",
-                row.n,
+                name(&row.n),
                 percent(Some(row.on)),
                 percent(Some(row.off)),
                 percent(before.map(|row| row.on)),
@@ -167,7 +194,7 @@ fn classification(out: &mut String, top_n: &TopN) {
         let _ = writeln!(
             out,
             "| {} | {} | {} | {} |",
-            escape(&class.class),
+            name(&class.class),
             class.rows,
             percent(class.original),
             percent(class.reconstructed),
@@ -179,32 +206,110 @@ fn percent(value: Option<f64>) -> String {
     value.map_or("-".into(), |value| format!("{:.1} %", 100.0 * value))
 }
 
-/// Text from files, so that it cannot break out of its cell or become markup.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' | '\r' => out.push(' '),
-            '|' | '<' | '>' | '`' | '*' | '[' | ']' | '\\' => out.extend(['\\', c]),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::escape::tests::hostile;
     use super::*;
+    use proptest::prelude::*;
+
+    fn report(json: &str) -> Report {
+        serde_json::from_str(json).expect("a report of this schema version stays readable")
+    }
 
     #[test]
-    fn a_report_renders_as_it_did() {
-        let report: Report = serde_json::from_str(include_str!("golden/report.json"))
-            .expect("a report of schema version 3 stays readable");
-        let rendered = render(&report);
-        let golden = include_str!("golden/report.md");
-        assert_eq!(
-            rendered, golden,
-            "if this is meant, replace golden/report.md by:\n{rendered}"
-        );
+    fn reports_render_as_they_did() {
+        for (version, json, golden) in [
+            (
+                3,
+                include_str!("golden/report_3.json"),
+                include_str!("golden/report_3.md"),
+            ),
+            (
+                4,
+                include_str!("golden/report_4.json"),
+                include_str!("golden/report_4.md"),
+            ),
+        ] {
+            let report = report(json);
+            assert_eq!(report.schema_version, version);
+            let rendered = render(&report);
+            assert_eq!(
+                rendered, golden,
+                "if this is meant, replace golden/report_{version}.md by:\n{rendered}"
+            );
+        }
+    }
+
+    /// Every string of a report set to `text`.
+    fn filled_with(text: &str) -> Report {
+        let mut report = report(include_str!("golden/report_4.json"));
+        for field in [&mut report.run, &mut report.device, &mut report.version] {
+            *field = text.into();
+        }
+        report.held_out.path = text.into();
+        for metric in report.reconstruction.iter_mut().chain(&mut report.sparsity) {
+            (metric.name, metric.formula) = (text.into(), text.into());
+        }
+        for metric in &mut report.toolkits {
+            for field in [&mut metric.owner, &mut metric.name, &mut metric.formula] {
+                *field = text.into();
+            }
+            metric.equals = Some(text.into());
+        }
+        let top_n = report.top_n.as_mut().expect("there is one");
+        top_n.definition = text.into();
+        top_n.trained.iter_mut().for_each(|row| row.n = text.into());
+        for class in &mut top_n.per_class {
+            class.class = text.into();
+        }
+        report
+    }
+
+    /// Cells of each line of a table, split where a viewer splits: at bars without a backslash.
+    fn cells(markdown: &str) -> Vec<usize> {
+        let bars = |line: &str| {
+            let mut escaped = false;
+            let bar = |c: char| {
+                let is_bar = c == '|' && !escaped;
+                escaped = c == '\\' && !escaped;
+                is_bar
+            };
+            line.chars().map(bar).filter(|is_bar| *is_bar).count()
+        };
+        let rows = markdown.lines().filter(|line| line.starts_with('|'));
+        rows.map(|row| bars(row) - 1).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_changes_the_shape_of_a_report(text in hostile()) {
+            let plain = render(&filled_with("x"));
+            let rendered = render(&filled_with(&text));
+            prop_assert_eq!(cells(&rendered), cells(&plain));
+            prop_assert!(!rendered.contains('<'));
+            prop_assert_eq!(rendered.lines().count(), plain.lines().count());
+            let starts = |markdown: &str| -> Vec<bool> {
+                markdown.lines().map(|line| line.starts_with(['#', '|', '`', '-', '=', ' '])).collect()
+            };
+            prop_assert_eq!(starts(&rendered), starts(&plain));
+        }
+
+        #[test]
+        fn no_report_is_too_odd_to_render(
+            edges in prop::collection::vec(any::<f64>(), 0..5),
+            counts in prop::collection::vec(any::<u64>(), 0..5),
+        ) {
+            let mut report = report(include_str!("golden/report_4.json"));
+            report.l0_histogram = Histogram { edges, counts };
+            report.firing_frequency_histogram = report.l0_histogram.clone();
+            render(&report);
+        }
+    }
+
+    #[test]
+    fn a_missing_section_says_why_in_text() {
+        let mut report = report(include_str!("golden/report_4.json"));
+        (report.top_n, report.top_n_missing) = (None, Some("<b>\n# no".into()));
+        assert!(render(&report).contains("Not measured: &lt;b> \\# no."));
     }
 }

@@ -1,10 +1,11 @@
 //! A report is data; the renderers beside this file turn it into text.
 
+mod escape;
 pub(crate) mod markdown;
 
 use sae_data::Fingerprint;
 use sae_model::SaeConfig;
-use sae_model::stats::{Histogram, Metric, SparsityStats};
+use sae_model::stats::{Histogram, Metric, SparsityStats, ToolkitMetric};
 use serde::{Deserialize, Serialize};
 
 use crate::run::Run;
@@ -12,7 +13,7 @@ use crate::run::Run;
 /// Value of `schema` in `report.json`.
 pub(crate) const SCHEMA: &str = "sae-eval-report";
 /// Value of `schema_version`; grows when a field changes its meaning or goes away.
-pub(crate) const SCHEMA_VERSION: u32 = 3;
+pub(crate) const SCHEMA_VERSION: u32 = 4;
 
 /// Everything measured about a run: the content of `report.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,6 +31,9 @@ pub(crate) struct Report {
     pub(crate) reconstruction: Vec<Metric>,
     /// On the held-out split.
     pub(crate) sparsity: Vec<Metric>,
+    /// On the held-out split, as other toolkits define it; since schema version 4.
+    #[serde(default)]
+    pub(crate) toolkits: Vec<ToolkitMetric>,
     /// Rows by their number of active latents.
     pub(crate) l0_histogram: Histogram,
     /// Latents by the part of rows they fire on.
@@ -94,6 +98,7 @@ impl Report {
         device: &str,
         reconstruction: Vec<Metric>,
         sparsity: &SparsityStats,
+        toolkits: Vec<ToolkitMetric>,
         top_n: Result<TopN, String>,
         seconds: f64,
     ) -> Self {
@@ -113,6 +118,7 @@ impl Report {
             held_out: run.fingerprints[1].clone(),
             reconstruction,
             sparsity: sparsity.metrics(),
+            toolkits,
             l0_histogram: sparsity.l0_histogram(),
             firing_frequency_histogram: sparsity.frequency_histogram(),
             top_n,

@@ -184,7 +184,7 @@ fn metrics_are_those_of_the_whole_held_out_set() {
         .sum();
     assert_eq!(rows, 100);
     assert_eq!(report["schema"], "sae-eval-report");
-    assert_eq!(report["schema_version"], 3);
+    assert_eq!(report["schema_version"], 4);
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn batches_do_not_change_the_report() {
     let mut reports = ["1", "100"].map(|rows| run.report(&["--batch-size", rows]));
     for report in &mut reports {
         report["seconds"] = Value::Null;
-        for section in ["reconstruction", "sparsity"] {
+        for section in ["reconstruction", "sparsity", "toolkits"] {
             // products of other sizes round differently
             for metric in report[section].as_array_mut().unwrap() {
                 let value = metric["value"].as_f64().unwrap();
@@ -230,10 +230,30 @@ fn markdown_escapes_names_from_files() {
     run.report(&[]);
     let text = std::fs::read_to_string(run.path("reports/report.md")).unwrap();
     assert!(
-        text.contains(r"| a\|b |") && text.contains(r"| \<script\> |"),
+        text.contains(r"| a\|b |") && text.contains("| &lt;script> |"),
         "{text}"
     );
-    assert!(!text.contains("<script>"));
+    assert!(!text.contains('<'));
+}
+
+#[test]
+fn names_that_are_markup_change_no_line_of_the_report() {
+    let run = Run::new(Preset::Default);
+    let lines = |names: &[&str]| {
+        let names = serde_json::to_string(names).unwrap();
+        std::fs::write(run.path("names.json"), names).unwrap();
+        run.report(&["--no-untrained"]);
+        let text = std::fs::read_to_string(run.path("reports/report.md")).unwrap();
+        assert!(!text.contains(['<', '\u{1b}', '\u{202e}']), "{text}");
+        assert!(text.lines().all(|line| line.len() < 5000));
+        text.lines().count()
+    };
+    let long = "x".repeat(100_000);
+    let plain = lines(&["a", "b", "c", "d"]);
+    assert_eq!(
+        lines(&["\n# a", "\u{1b}[2J\u{202e}", &long, "```\n|||"]),
+        plain
+    );
 }
 
 #[test]
@@ -291,6 +311,12 @@ fn wrong_runs_are_refused_with_a_reason() {
     assert!(run.refused(&[]).contains("1 names for 4 class embeddings"));
     std::fs::write(run.path("names.json"), "{").unwrap();
     assert!(run.refused(&[]).contains("names.json: not a JSON list"));
+    std::fs::write(run.path("names.json"), "[".repeat(100_000)).unwrap();
+    assert!(run.refused(&[]).contains("names.json: not a JSON list"));
+    std::fs::write(run.path("names.json"), b"[\"\xff\"]").unwrap();
+    assert!(run.refused(&[]).contains("names.json"));
+    std::fs::write(run.path("names.json"), vec![b' '; (16 << 20) + 1]).unwrap();
+    assert!(run.refused(&[]).contains("names.json: longer than 16 MiB"));
     std::fs::remove_dir_all(run.path("model")).unwrap();
     assert!(run.refused(&[]).contains("has no trained model yet"));
     std::fs::remove_file(run.path("config.toml")).unwrap();

@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used)] // a test may
 
 mod baselines;
+mod fuzz;
 mod golden;
 mod gradients;
 mod saved;
+mod untrusted;
 
 use std::io::Write;
 

@@ -13,15 +13,21 @@ use parquet::data_type::{
     DataType, DoubleType, FixedLenByteArray, FixedLenByteArrayType, FloatType, Int32Type, Int64Type,
 };
 use parquet::errors::ParquetError;
-use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::serialized_reader::SerializedPageReader;
 
+use super::levels::Measured;
 use super::{FORMAT, SourceFile};
 use crate::element::Element;
 use crate::error::DataError;
 
-/// Records decoded at once where whole columns are walked.
+/// Records decoded at once at most, and values of rows.
 const RECORDS: usize = 1024;
+const VALUES: usize = 1 << 18;
+/// Values that a row or an example may have, however small its column is.
+const LONGEST: usize = 1 << 22;
+/// Values that a row may have beyond what the others have before it is not looked at.
+const RAGGED: usize = 1 << 14;
 
 /// One column of one row group.
 #[derive(Clone, Copy)]
@@ -45,14 +51,54 @@ struct Decoded {
     repetition: Vec<i16>,
 }
 
+/// How records are decoded: so many at once, with so many values each.
+#[derive(Clone, Copy)]
+struct Steps {
+    records: usize,
+    longest: usize,
+}
+
 impl Column<'_> {
-    /// Where the column's pages begin, as the footer says; it may say anything.
-    fn offset(&self) -> u64 {
-        let chunk = self.metadata.row_group(self.group).column(self.column);
-        u64::try_from(chunk.data_page_offset()).unwrap_or(0)
+    /// What the footer says of the column; it may say anything.
+    pub(super) fn chunk(&self) -> &ColumnChunkMetaData {
+        self.metadata.row_group(self.group).column(self.column)
     }
 
-    fn damaged(&self, reason: impl Into<String>) -> DataError {
+    /// Where the column's pages begin.
+    fn offset(&self) -> u64 {
+        u64::try_from(self.chunk().data_page_offset()).unwrap_or(0)
+    }
+
+    /// Bytes of a value as such.
+    pub(super) fn value_size(&self) -> u64 {
+        match self.chunk().column_type() {
+            PhysicalType::INT32 | PhysicalType::FLOAT => 4,
+            PhysicalType::INT64 | PhysicalType::DOUBLE => 8,
+            _ => 2,
+        }
+    }
+
+    /// Steps of one record, of any length that a column of this size may have.
+    fn one_by_one(&self) -> Steps {
+        let bytes = usize::try_from(self.chunk().compressed_size()).unwrap_or(0);
+        Steps {
+            records: 1,
+            longest: LONGEST.saturating_add(bytes.saturating_mul(8)),
+        }
+    }
+
+    /// Steps of rows that have the known width, and of examples, which have no known length.
+    fn steps(&self) -> Steps {
+        match self.depth {
+            1 => Steps {
+                records: (VALUES / self.width.max(1)).clamp(1, RECORDS),
+                longest: self.width.saturating_mul(4).saturating_add(RAGGED),
+            },
+            _ => self.one_by_one(),
+        }
+    }
+
+    pub(super) fn damaged(&self, reason: impl Into<String>) -> DataError {
         DataError::damaged(&self.file.path, FORMAT, self.offset(), reason)
     }
 
@@ -60,19 +106,18 @@ impl Column<'_> {
     fn decode<T: DataType>(
         &self,
         records: Range<usize>,
+        steps: Steps,
         mut visit: impl FnMut(Vec<T::T>, Vec<i16>, Vec<i16>) -> Result<(), DataError>,
     ) -> Result<(), DataError> {
         self.file.open()?; // it is still what it was
         let mut reader = self.caught(|| {
             let file = Arc::new(File::open(&self.file.path)?);
-            let group = self.metadata.row_group(self.group);
-            let chunk = group.column(self.column);
+            let (chunk, group) = (self.chunk(), self.metadata.row_group(self.group));
             let rows = usize::try_from(group.num_rows()).unwrap_or(0);
             let pages = SerializedPageReader::new(file, chunk, rows, None)?;
-            Ok(ColumnReaderImpl::<T>::new(
-                chunk.column_descr_ptr(),
-                Box::new(pages),
-            ))
+            let leaf = chunk.column_descr_ptr();
+            let pages = Measured::new(pages, leaf.max_rep_level(), steps.longest);
+            Ok(ColumnReaderImpl::<T>::new(leaf, Box::new(pages)))
         })?;
         let skipped = self.caught(|| reader.skip_records(records.start))?;
         if skipped != records.start {
@@ -83,7 +128,7 @@ impl Column<'_> {
             let (mut values, mut definition, mut repetition) = (Vec::new(), Vec::new(), Vec::new());
             let (read, ..) = self.caught(|| {
                 reader.read_records(
-                    left.min(RECORDS),
+                    left.min(steps.records),
                     Some(&mut definition),
                     Some(&mut repetition),
                     &mut values,
@@ -113,6 +158,7 @@ impl Column<'_> {
     fn floats(
         &self,
         records: Range<usize>,
+        steps: Steps,
         mut visit: impl FnMut(Decoded) -> Result<(), DataError>,
     ) -> Result<(), DataError> {
         let mut each = |values, definition, repetition| {
@@ -123,15 +169,19 @@ impl Column<'_> {
             })
         };
         match self.element {
-            Element::F64 => self.decode::<DoubleType>(records, |values, definition, repetition| {
-                each(
-                    values.into_iter().map(|v| v as f32).collect(),
-                    definition,
-                    repetition,
-                )
-            }),
-            Element::F16 => {
-                self.decode::<FixedLenByteArrayType>(records, |values, definition, repetition| {
+            Element::F64 => {
+                self.decode::<DoubleType>(records, steps, |values, definition, repetition| {
+                    each(
+                        values.into_iter().map(|v| v as f32).collect(),
+                        definition,
+                        repetition,
+                    )
+                })
+            }
+            Element::F16 => self.decode::<FixedLenByteArrayType>(
+                records,
+                steps,
+                |values, definition, repetition| {
                     let half = |v: &FixedLenByteArray| match *v.data() {
                         [low, high] => Ok(f16::from_le_bytes([low, high]).to_f32()),
                         _ => Err(self.damaged("a half-precision value has two bytes")),
@@ -141,9 +191,9 @@ impl Column<'_> {
                         definition,
                         repetition,
                     )
-                })
-            }
-            _ => self.decode::<FloatType>(records, each),
+                },
+            ),
+            _ => self.decode::<FloatType>(records, steps, each),
         }
     }
 
@@ -151,7 +201,7 @@ impl Column<'_> {
     pub(super) fn first_width(&self) -> Result<usize, DataError> {
         let mut width = None;
         let records = usize::try_from(self.metadata.row_group(self.group).num_rows()).unwrap_or(0);
-        self.floats(0..records.min(1), |decoded| {
+        self.floats(0..records.min(1), self.one_by_one(), |decoded| {
             self.check_nulls(&decoded, 0)?;
             let same_row = decoded
                 .repetition
@@ -166,11 +216,7 @@ impl Column<'_> {
 
     /// Every value must be there: nulls and empty lists have a lower definition level.
     fn check_nulls(&self, decoded: &Decoded, row: usize) -> Result<(), DataError> {
-        let leaf = self
-            .metadata
-            .row_group(self.group)
-            .column(self.column)
-            .column_descr();
+        let leaf = self.chunk().column_descr();
         let whole = leaf.max_def_level();
         if decoded.definition.iter().all(|level| *level == whole)
             && decoded.values.len() == decoded.repetition.len()
@@ -191,7 +237,7 @@ impl Column<'_> {
         mut visit: impl FnMut(usize, &[f32]),
     ) -> Result<(), DataError> {
         let (mut row, mut token) = (0, 0);
-        self.floats(records, |decoded| {
+        self.floats(records, self.steps(), |decoded| {
             self.check_nulls(&decoded, row)?;
             let mut rest = &decoded.repetition[..];
             for values in decoded.values.chunks(self.width) {
@@ -231,11 +277,7 @@ impl Column<'_> {
     }
 
     pub(super) fn integers(&self, records: Range<usize>) -> Result<Vec<i64>, DataError> {
-        let leaf = self
-            .metadata
-            .row_group(self.group)
-            .column(self.column)
-            .column_descr();
+        let leaf = self.chunk().column_descr();
         let (whole, count) = (leaf.max_def_level(), records.len());
         let mut all = Vec::with_capacity(count);
         let mut add = |values: Vec<i64>, definition: Vec<i16>| {
@@ -249,13 +291,19 @@ impl Column<'_> {
             all.extend(values);
             Ok(())
         };
+        let steps = Steps {
+            records: RECORDS,
+            longest: RAGGED,
+        };
         match leaf.physical_type() {
-            PhysicalType::INT32 => self.decode::<Int32Type>(records, |values, definition, _| {
-                add(values.into_iter().map(i64::from).collect(), definition)
-            })?,
-            _ => {
-                self.decode::<Int64Type>(records, |values, definition, _| add(values, definition))?
+            PhysicalType::INT32 => {
+                self.decode::<Int32Type>(records, steps, |values, definition, _| {
+                    add(values.into_iter().map(i64::from).collect(), definition)
+                })?
             }
+            _ => self.decode::<Int64Type>(records, steps, |values, definition, _| {
+                add(values, definition)
+            })?,
         }
         match all.len() == count {
             true => Ok(all),

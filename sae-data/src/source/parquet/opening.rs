@@ -1,0 +1,293 @@
+//! Opening Parquet files: footers, what the columns are, and whether the file can hold what it claims.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parquet::basic::{LogicalType, Type as PhysicalType};
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::schema::types::ColumnDescriptor;
+
+use super::column::{Column, guarded};
+use super::thrift::{self, Trouble};
+use super::{DocumentsBuilder, FORMAT, Group, Options, SourceFile, only};
+use crate::element::Element;
+use crate::error::DataError;
+
+/// The footer's length and the magic that a file ends in.
+const TAIL: u64 = 8;
+/// Values that a file may have, however small it is, and beyond that for each of its bytes. Activations do not
+/// compress that well; it bounds how long a file can take, and how many rows it can claim.
+const VALUES: u64 = 1 << 28;
+const VALUES_PER_BYTE: u64 = 256;
+/// The same for examples.
+const EXAMPLES: u64 = 1 << 22;
+
+/// What the rows are, and the file that said so first.
+#[derive(Clone, Debug)]
+pub(super) struct Kind {
+    pub(super) element: Element,
+    pub(super) width: usize,
+    pub(super) depth: usize,
+    first: PathBuf,
+}
+
+/// A data set while it is opened.
+pub(super) struct Opening<'a> {
+    options: &'a Options,
+    pub(super) kind: Option<Kind>,
+    pub(super) metadata: Vec<Arc<ParquetMetaData>>,
+    pub(super) groups: Vec<Group>,
+    pub(super) documents: DocumentsBuilder,
+    pub(super) rows: usize,
+    records: usize,
+}
+
+/// What a file still may claim to hold.
+struct Budget {
+    values: u64,
+    examples: u64,
+}
+
+impl Budget {
+    fn of(file: &SourceFile) -> Self {
+        Self {
+            values: VALUES.saturating_add(file.bytes.saturating_mul(VALUES_PER_BYTE)),
+            examples: EXAMPLES.saturating_add(file.bytes),
+        }
+    }
+
+    /// Takes what a row group has of the activations; checks its pages, and that there is a value for each of its
+    /// `records`.
+    fn take(&mut self, column: &Column<'_>, records: usize) -> Result<(), DataError> {
+        let (values, records) = (column.check_pages()?, records as u64);
+        if records > values {
+            let reason = format!("a row group of {records} rows, but {values} values");
+            return Err(column.damaged(reason));
+        }
+        let examples = if column.depth == 2 { records } else { 0 };
+        match (
+            self.values.checked_sub(values),
+            self.examples.checked_sub(examples),
+        ) {
+            (Some(values), Some(examples)) => {
+                *self = Self { values, examples };
+                Ok(())
+            }
+            _ => Err(DataError::unsupported(
+                &column.file.path,
+                format!(
+                    "a row group of {values} values in a file of {} bytes",
+                    column.file.bytes
+                ),
+                "activations do not compress that well; write it as .npy if they are nearly all the same",
+            )),
+        }
+    }
+}
+
+/// Walks over the footer before it is decoded.
+fn check_footer(file: &SourceFile) -> Result<(), DataError> {
+    let mut open = file.open()?;
+    let end = file.bytes.saturating_sub(TAIL);
+    let tail = open.bytes_at(FORMAT, end, TAIL)?;
+    let len = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
+    let damaged = |reason: &str| DataError::damaged(&file.path, FORMAT, end, reason);
+    let start = end.checked_sub(len).filter(|_| tail[4..] == *b"PAR1");
+    let start = start.ok_or_else(|| {
+        damaged("a Parquet file ends in the length of its footer and \"PAR1\"; this one was cut")
+    })?;
+    let footer = open.bytes_at(FORMAT, start, len)?;
+    thrift::walk(&footer).map_err(|trouble| match trouble {
+        Trouble::Short => damaged("the footer claims more than it holds"),
+        Trouble::Wrong(what) => damaged(&format!("{what} in the footer")),
+    })
+}
+
+impl<'a> Opening<'a> {
+    pub(super) fn new(options: &'a Options) -> Self {
+        Self {
+            options,
+            kind: None,
+            metadata: Vec::new(),
+            groups: Vec::new(),
+            documents: DocumentsBuilder::default(),
+            rows: 0,
+            records: 0,
+        }
+    }
+
+    /// Adds the file that has this number.
+    pub(super) fn file(&mut self, number: usize, file: &SourceFile) -> Result<(), DataError> {
+        check_footer(file)?;
+        let metadata = guarded(|| {
+            let opened = File::open(&file.path)?;
+            ParquetMetaDataReader::new().parse_and_finish(&opened)
+        });
+        let metadata =
+            metadata.map_err(|reason| DataError::damaged(&file.path, FORMAT, 0, reason))?;
+        let schema = metadata.file_metadata().schema_descr();
+        let leaves: Vec<&ColumnDescriptor> = schema.columns().iter().map(AsRef::as_ref).collect();
+        let column = activation_column(file, &leaves, self.options.tensor.as_deref())?;
+        let (depth, element) = activations(leaves[column]).expect("it has been chosen for that");
+        if self.options.drop_first_token && depth == 1 {
+            return Err(DataError::Option {
+                key: "data.drop_first_token",
+                value: "true".into(),
+                remedy: format!(
+                    "the rows of {} have no positions; leave it out",
+                    file.path.display()
+                ),
+            });
+        }
+        let labels = leaves.iter().position(|leaf| is_label(leaf));
+        let metadata = Arc::new(metadata);
+        let mut budget = Budget::of(file);
+        for group in 0..metadata.num_row_groups() {
+            let in_group = Column {
+                file,
+                metadata: &metadata,
+                group,
+                column,
+                element,
+                width: 0,
+                depth,
+                first_row: self.rows,
+            };
+            self.group(number, in_group, labels, &mut budget)?;
+        }
+        self.metadata.push(metadata);
+        Ok(())
+    }
+
+    /// Adds a row group.
+    fn group(
+        &mut self,
+        file: usize,
+        column: Column<'_>,
+        labels: Option<usize>,
+        budget: &mut Budget,
+    ) -> Result<(), DataError> {
+        let group = column.metadata.row_group(column.group);
+        let damaged = |reason: &str| DataError::damaged(&column.file.path, FORMAT, 0, reason);
+        let records =
+            usize::try_from(group.num_rows()).map_err(|_| damaged("a negative number of rows"))?;
+        if records == 0 {
+            return Ok(());
+        }
+        if column.column.max(labels.unwrap_or(0)) >= group.num_columns() {
+            return Err(damaged("a row group without all of its columns"));
+        }
+        budget.take(&column, records)?;
+        if let Some(column) = labels.map(|labels| Column {
+            column: labels,
+            ..column
+        }) {
+            column.check_pages()?;
+        }
+        let width = column.first_width()?;
+        self.check_kind(column.file, column.element, width, column.depth)?;
+        let start = self.rows;
+        if column.depth == 1 {
+            let rows = self.rows.checked_add(records);
+            self.rows = rows.ok_or_else(|| damaged("too many rows"))?;
+        } else {
+            let skip = usize::from(self.options.drop_first_token);
+            for length in (Column { width, ..column }).lengths(records)? {
+                self.documents.push(length.saturating_sub(skip));
+                self.rows += length.saturating_sub(skip);
+            }
+        }
+        self.groups.push(Group {
+            file,
+            number: column.group,
+            column: column.column,
+            labels,
+            rows: start..self.rows,
+            first_record: self.records,
+        });
+        self.records += records;
+        Ok(())
+    }
+
+    fn check_kind(
+        &mut self,
+        file: &SourceFile,
+        element: Element,
+        width: usize,
+        depth: usize,
+    ) -> Result<(), DataError> {
+        let kind = self.kind.get_or_insert_with(|| Kind {
+            element,
+            width,
+            depth,
+            first: file.path.clone(),
+        });
+        for (what, here, there) in [
+            ("width", width.to_string(), kind.width.to_string()),
+            ("type", element.to_string(), kind.element.to_string()),
+            ("depth of lists", depth.to_string(), kind.depth.to_string()),
+        ] {
+            if here != there {
+                return Err(DataError::Mixed {
+                    path: file.path.clone(),
+                    first: kind.first.clone(),
+                    what,
+                    here,
+                    there,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Lists of floats, one or two deep: the depth and the type.
+fn activations(leaf: &ColumnDescriptor) -> Option<(usize, Element)> {
+    let depth = usize::try_from(leaf.max_rep_level())
+        .ok()
+        .filter(|depth| matches!(depth, 1 | 2))?;
+    let parts = leaf.path().parts().len();
+    // acts.list.element, or the older acts.element; anything else is inside a struct
+    if parts != 1 + 2 * depth && parts != 1 + depth {
+        return None;
+    }
+    let element = match leaf.physical_type() {
+        PhysicalType::FLOAT => Element::F32,
+        PhysicalType::DOUBLE => Element::F64,
+        PhysicalType::FIXED_LEN_BYTE_ARRAY
+            if leaf.logical_type_ref() == Some(&LogicalType::Float16)
+                && leaf.type_length() == 2 =>
+        {
+            Element::F16
+        }
+        _ => return None,
+    };
+    Some((depth, element))
+}
+
+fn is_label(leaf: &ColumnDescriptor) -> bool {
+    let name = matches!(leaf.path().string().as_str(), "label" | "labels");
+    name && matches!(
+        leaf.physical_type(),
+        PhysicalType::INT32 | PhysicalType::INT64
+    )
+}
+
+/// The wanted column, or the only one that can be.
+fn activation_column(
+    file: &SourceFile,
+    leaves: &[&ColumnDescriptor],
+    wanted: Option<&str>,
+) -> Result<usize, DataError> {
+    let root = |leaf: &ColumnDescriptor| leaf.path().parts().first().cloned().unwrap_or_default();
+    let names: Vec<String> = leaves
+        .iter()
+        .map(|leaf| format!("\"{}\" {}", leaf.path().string(), leaf.physical_type()))
+        .collect();
+    let candidates = (0..leaves.len())
+        .filter(|i| activations(leaves[*i]).is_some())
+        .filter(|i| wanted.is_none_or(|wanted| root(leaves[*i]) == wanted))
+        .collect();
+    only(&file.path, "column", wanted, candidates, names.join(", "))
+}

@@ -1,0 +1,263 @@
+//! What pages claim to hold, checked before one of them is unpacked.
+//!
+//! A page's header says how large the page will be and how many values are in it, and the decoder makes room for
+//! that much: a few bytes of a damaged file would cost gigabytes. The headers of a column are walked when the data
+//! set is opened, and what they claim is held against each other, the footer and the size of the file.
+
+use parquet::basic::Compression;
+
+use super::FORMAT;
+use super::column::Column;
+use super::thrift::{Compact, I32, STRUCT, Trouble};
+use crate::error::DataError;
+use crate::source::file::OpenFile;
+
+/// Bytes in which a page header ends; some forty are usual.
+const HEADER: u64 = 1 << 16;
+/// What a page may unpack to, however small it is, and a dictionary.
+const PAGE: u64 = 64 << 20;
+const DICTIONARY: u64 = 16 << 20;
+/// What it may unpack to beyond that, in parts of its own size.
+const RATIO: u64 = 32;
+/// Bytes of a value's levels and whatever else an encoding has of it, and of a page.
+const OVERHEAD: u64 = 16;
+const PAGE_OVERHEAD: u64 = 1 << 16;
+/// Different values that two bytes can have.
+const HALVES: u64 = 1 << 16;
+
+/// Encodings that allocate what they have values for: plain, the two names of dictionaries, delta, split
+/// streams, ALP.
+const ENCODINGS: [i32; 6] = [0, 2, 8, 5, 9, 10];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Data,
+    Dictionary,
+}
+
+/// What a page header says.
+#[derive(Clone, Copy, Debug)]
+struct Page {
+    kind: Kind,
+    values: u64,
+    encoding: i32,
+    compressed: u64,
+    unpacked: u64,
+    /// Bytes of the header itself.
+    header: u64,
+}
+
+impl Column<'_> {
+    /// Checks the headers of all pages; returns how many values these have.
+    pub(super) fn check_pages(&self) -> Result<u64, DataError> {
+        let chunk = self.chunk();
+        let (start, len) = (
+            chunk
+                .dictionary_page_offset()
+                .unwrap_or(chunk.data_page_offset()),
+            chunk.compressed_size(),
+        );
+        let (Ok(start), Ok(len)) = (u64::try_from(start), u64::try_from(len)) else {
+            return Err(self.damaged("a negative place of a column"));
+        };
+        self.file.check_span(FORMAT, start, len)?;
+        let promised = u64::try_from(chunk.num_values()).unwrap_or(0);
+        let (mut at, end, mut values) = (start, start + len, 0);
+        let mut open = self.file.open()?;
+        while at < end {
+            let page = self.page(&mut open, at, end)?;
+            self.check_page(&page, at, end, promised)?;
+            if page.kind == Kind::Data {
+                values += page.values;
+            }
+            if values > promised {
+                return Err(self.damaged_at(
+                    at,
+                    format!("pages with {values} values, of which the footer knows {promised}"),
+                ));
+            }
+            at += page.header + page.compressed;
+        }
+        Ok(values)
+    }
+
+    fn damaged_at(&self, at: u64, reason: impl Into<String>) -> DataError {
+        DataError::damaged(&self.file.path, FORMAT, at, reason)
+    }
+
+    /// Reads the header at `at`, which ends before `end`.
+    fn page(&self, open: &mut OpenFile<'_>, at: u64, end: u64) -> Result<Page, DataError> {
+        let most = HEADER.min(end - at);
+        let mut len = most.min(512);
+        loop {
+            let bytes = open.bytes_at(FORMAT, at, len)?;
+            match header(&bytes) {
+                Ok(page) => return Ok(page),
+                Err(Trouble::Short) if len < most => len = most,
+                Err(Trouble::Short) => return Err(self.damaged_at(at, "a page header is cut off")),
+                Err(Trouble::Wrong(what)) => {
+                    return Err(self.damaged_at(at, format!("{what} in a page header")));
+                }
+            }
+        }
+    }
+
+    /// Whether `page` can be what it says it is.
+    fn check_page(&self, page: &Page, at: u64, end: u64, promised: u64) -> Result<(), DataError> {
+        let damaged = |reason: String| Err(self.damaged_at(at, reason));
+        let (values, unpacked) = (page.values, page.unpacked);
+        if page.compressed > end - at - page.header {
+            return damaged(format!(
+                "a page of {} bytes, more than its column",
+                page.compressed
+            ));
+        }
+        if values > promised {
+            return damaged(format!(
+                "a page of {values} values, in a column of {promised}"
+            ));
+        }
+        if page.kind == Kind::Data && !ENCODINGS.contains(&page.encoding) {
+            return Err(DataError::unsupported(
+                &self.file.path,
+                format!("encoding {} of a page (at byte {at})", page.encoding),
+                "write it with encoding PLAIN, or with dictionaries",
+            ));
+        }
+        let packed = self.chunk().compression() != Compression::UNCOMPRESSED;
+        let (size, held) = match packed {
+            true => (self.value_size(), unpacked),
+            false => (self.value_size(), page.compressed),
+        };
+        let different = if size == 2 { HALVES } else { u64::MAX };
+        if page.kind == Kind::Dictionary && values > different.min(held / size) {
+            return damaged(format!("a dictionary of {values} values in {held} bytes"));
+        }
+        if packed && unpacked > values * (size + OVERHEAD) + PAGE_OVERHEAD {
+            return damaged(format!(
+                "a page of {values} values that unpacks to {unpacked} bytes"
+            ));
+        }
+        let free = match page.kind {
+            Kind::Data => PAGE,
+            Kind::Dictionary => DICTIONARY,
+        };
+        if packed && unpacked > free + RATIO * page.compressed {
+            let what = format!(
+                "a page of {} bytes that unpacks to {unpacked} (at byte {at})",
+                page.compressed
+            );
+            let remedy = "write it with smaller pages: data_page_size=2**20";
+            return Err(DataError::unsupported(&self.file.path, what, remedy));
+        }
+        Ok(())
+    }
+}
+
+/// Reads the page header that `bytes` begin with.
+fn header(bytes: &[u8]) -> Result<Page, Trouble> {
+    let mut input = Compact::new(bytes);
+    let (mut numbers, mut inner) = ([None; 4], None);
+    input.fields(|input, number, kind| {
+        match (number, kind) {
+            (1..=4, I32) => numbers[number as usize - 1] = Some(input.i32()?),
+            // the header of data, an index, a dictionary, data in version 2
+            (5..=8, STRUCT) if inner.is_none() => inner = Some((number, of_kind(input, number)?)),
+            (5..=8, STRUCT) => return Err(Trouble::Wrong("several kinds of pages")),
+            (1..=8, _) => return Err(Trouble::Wrong("a field of another type")),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    let missing = Trouble::Wrong("something missing");
+    let [Some(kind), Some(unpacked), Some(compressed), _] = numbers else {
+        return Err(missing);
+    };
+    let (number, (values, encoding)) = inner.ok_or(missing)?;
+    let kind = match (kind, number) {
+        (0, 5) | (3, 8) => Kind::Data,
+        (2, 7) => Kind::Dictionary,
+        (1, 6) => return Err(Trouble::Wrong("an index")), // nothing writes them
+        _ => return Err(Trouble::Wrong("a kind of page that it is not")),
+    };
+    let count = |n: i32| u64::try_from(n).map_err(|_| Trouble::Wrong("a negative number"));
+    Ok(Page {
+        kind,
+        values: count(values)?,
+        encoding,
+        compressed: count(compressed)?,
+        unpacked: count(unpacked)?,
+        header: input.at() as u64,
+    })
+}
+
+/// Number of values and their encoding, from the header of one kind.
+fn of_kind(input: &mut Compact<'_>, kind: i16) -> Result<(i32, i32), Trouble> {
+    let (numbers, encoded) = match kind {
+        5 => (1..=4, 2),
+        7 => (1..=2, 2),
+        8 => (1..=6, 4),
+        _ => (0..=0, 0),
+    };
+    let (mut values, mut encoding) = (0, 0);
+    input.fields(|input, number, kind| {
+        if !numbers.contains(&number) {
+            return Ok(false);
+        }
+        if kind != I32 {
+            return Err(Trouble::Wrong("a field of another type"));
+        }
+        let value = input.i32()?;
+        match number {
+            1 => values = value,
+            number if number == encoded => encoding = value,
+            _ if value < 0 => return Err(Trouble::Wrong("a negative number")),
+            _ => {}
+        }
+        Ok(true)
+    })?;
+    Ok((values, encoding))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A page of 1000 bytes, 25 values.
+    const DATA: [u8; 17] = [
+        0x15, 0, 0x15, 0xd0, 0x0f, 0x15, 0xd0, 0x0f, 0x2c, 0x15, 50, 0x15, 0, 0x15, 6, 0, 0,
+    ];
+
+    #[test]
+    fn headers_say_what_they_say() {
+        let page = header(&DATA).unwrap();
+        assert_eq!((page.kind, page.values, page.encoding), (Kind::Data, 25, 0));
+        assert_eq!(
+            (page.unpacked, page.compressed, page.header),
+            (1000, 1000, 17)
+        );
+        for len in 0..DATA.len() {
+            assert_eq!(header(&DATA[..len]).unwrap_err(), Trouble::Short, "{len}");
+        }
+    }
+
+    #[test]
+    fn headers_that_could_be_read_in_two_ways_are_refused() {
+        let with = |at: usize, bytes: &[u8]| {
+            let mut header = DATA.to_vec();
+            header.splice(at..at + 1, bytes.iter().copied());
+            header
+        };
+        for (what, bytes) in [
+            ("a dictionary's number", with(1, &[4])),
+            ("a negative size", with(3, &[0xd1])),
+            ("a size that is a double", with(2, &[0x17])),
+            ("a second header", with(16, &[0x0c, 10, 0, 0])),
+            ("no header", vec![0x15, 0, 0x15, 2, 0x15, 2, 0]),
+            ("no size", vec![0x15, 0, 0x25, 2, 0x2c, 0, 0]),
+        ] {
+            let result = header(&bytes);
+            assert!(result.is_err(), "{what}: {result:?}");
+        }
+    }
+}
