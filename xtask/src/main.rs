@@ -1,6 +1,8 @@
 //! `cargo xtask`: chores of the workspace. Depends on none of its crates, so it builds in seconds.
 
 mod bench;
+mod build;
+mod chaos;
 mod check;
 mod eval;
 
@@ -24,6 +26,8 @@ enum Chore {
     Check,
     /// Time a training step, in multiples of one sgemm and beside torch and SAELens; or the data loader (--loader).
     Bench(bench::Arguments),
+    /// Kill training processes and damage what they leave; every run must still end with the same bytes.
+    Chaos(chaos::Arguments),
     /// Evaluate a run and write reports/report.{json,md} into it.
     Eval {
         /// The run directory, for example runs/quickstart.
@@ -41,6 +45,7 @@ fn main() -> ExitCode {
     let done: Result<ExitCode> = match Arguments::parse().chore {
         Chore::Check => check::run(),
         Chore::Bench(arguments) => bench::run(&arguments),
+        Chore::Chaos(arguments) => chaos::run(&arguments),
         Chore::Eval {
             run,
             features,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 use sae_model::saved::{self, CONFIG_FILE, SavedModelError, WEIGHTS_FILE};
-use sae_model::{Architecture, Preset, Sae};
+use sae_model::{Architecture, Preset, Sae, sealed};
 use serde_json::{Value, json};
 
 use crate::fuzz::{RAW, WIDTH, config, join, load, split};
@@ -16,6 +16,8 @@ fn refusal(damage: impl Fn(&Path)) -> SavedModelError {
     let config = config(Architecture::TopK, Preset::Default);
     let sae = Sae::init(&config, 7, &[0.5; WIDTH], &Device::flex());
     saved::save(&sae, 7, dir.path()).unwrap();
+    // as from elsewhere: with its checksums, any damage would be told as such
+    std::fs::remove_file(dir.path().join(sealed::SUMS_FILE)).unwrap();
     damage(dir.path());
     load(dir.path()).unwrap_err()
 }

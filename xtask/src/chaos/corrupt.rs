@@ -1,0 +1,246 @@
+//! Damage to what a run left: every file, every way that chance thinks of, one at a time.
+//!
+//! A damaged run directory must be refused with a message, or continued to the same bytes; and evaluated to the same
+//! numbers, or refused.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::variants::VARIANTS;
+use super::{Bench, difference, words};
+
+/// What is done to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Damage {
+    FlipBit,
+    Truncate,
+    Zero,
+    Append,
+    Delete,
+    Swap,
+}
+
+const DAMAGE: [Damage; 6] = [
+    Damage::FlipBit,
+    Damage::Truncate,
+    Damage::Zero,
+    Damage::Append,
+    Damage::Delete,
+    Damage::Swap,
+];
+
+/// How a damaged run fared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fate {
+    /// Refused with a message.
+    Refused,
+    /// Said so and went on from what was good.
+    Repaired,
+    /// Nothing that matters was hit.
+    Harmless,
+    Wrong,
+}
+
+/// Damages `count` copies of a run; returns what went wrong.
+pub(super) fn run(bench: &Bench, count: usize, mut rng: fastrand::Rng) -> Result<Vec<String>> {
+    let variant = &VARIANTS[0];
+    let reference = bench.reference(variant)?;
+    let report = evaluate(bench, &reference)?;
+    let report = numbers(&reference, &report).context("the reference cannot be evaluated")?;
+    let unfinished = interrupted(bench)?;
+    for of in [&unfinished, &reference] {
+        // what is not damaged must go through, or the rest would say nothing
+        let run = bench.dir.join("undamaged/run");
+        copy(of, &run)?;
+        let output = bench
+            .train(variant, &bench.dir.join("undamaged"), "run")?
+            .output()?;
+        let fate = fate_of_run(&reference, &run, &output)?;
+        ensure!(
+            fate == Fate::Harmless,
+            "an undamaged copy: {fate:?}: {}",
+            words(&output)
+        );
+        fs::remove_dir_all(&run)?;
+    }
+    let started = Instant::now();
+    let mut fates: BTreeMap<(Damage, Fate), usize> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for i in 0..count {
+        // half of them while it trained, half behind its end
+        let of = if i % 2 == 0 { &unfinished } else { &reference };
+        let runs = bench.dir.join("damaged");
+        let run = runs.join(format!("run-{i}"));
+        copy(of, &run)?;
+        let (damage, what) = damage(&run, &mut rng)?;
+        let mut fate = Fate::Harmless;
+        if i % 2 == 1 {
+            fate = fate_of_report(&run, &evaluate(bench, &run)?, &report);
+        }
+        let output = bench.train(variant, &runs, &format!("run-{i}"))?.output()?;
+        fate = match (fate, fate_of_run(&reference, &run, &output)?) {
+            (Fate::Wrong, _) | (_, Fate::Wrong) => Fate::Wrong,
+            (a, b) => a.min(b),
+        };
+        *fates.entry((damage, fate)).or_default() += 1;
+        if fate == Fate::Wrong {
+            wrong.push(format!(
+                "{}: {what}: {}: {}",
+                run.display(),
+                output.status,
+                words(&output)
+            ));
+        } else {
+            fs::remove_dir_all(&run)?;
+        }
+    }
+    print(&fates, count, started.elapsed());
+    Ok(wrong)
+}
+
+fn print(fates: &BTreeMap<(Damage, Fate), usize>, count: usize, elapsed: Duration) {
+    println!(
+        "damaged {count} run directories in {:.0} s:",
+        elapsed.as_secs_f64()
+    );
+    println!(
+        "  {:<10} {:>8} {:>9} {:>9} {:>6}",
+        "", "refused", "repaired", "harmless", "wrong"
+    );
+    for damage in DAMAGE {
+        let of = |fate| fates.get(&(damage, fate)).copied().unwrap_or(0);
+        let [refused, repaired, harmless, wrong] =
+            [Fate::Refused, Fate::Repaired, Fate::Harmless, Fate::Wrong].map(of);
+        let name = format!("{damage:?}").to_lowercase();
+        println!("  {name:<10} {refused:>8} {repaired:>9} {harmless:>9} {wrong:>6}");
+    }
+}
+
+/// A run that was killed behind its middle.
+fn interrupted(bench: &Bench) -> Result<PathBuf> {
+    let runs = bench.dir.join("interrupted");
+    let run = runs.join("run");
+    let mut command = bench.train(&VARIANTS[0], &runs, "run")?;
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    while !run.join("checkpoint/step-00000120").exists() {
+        ensure!(
+            child.try_wait()?.is_none(),
+            "the run to be interrupted ended by itself"
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(run)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let (path, target) = (entry?.path(), to);
+        let target = target.join(path.file_name().unwrap_or_default());
+        if path.is_dir() {
+            copy(&path, &target)?;
+        } else {
+            fs::copy(&path, &target)?;
+        }
+    }
+    Ok(())
+}
+
+fn files(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        match path.is_dir() {
+            true => files(&path, found)?,
+            false => found.push(path),
+        }
+    }
+    Ok(())
+}
+
+/// Damages one file of `run`; what was done, in words.
+fn damage(run: &Path, rng: &mut fastrand::Rng) -> Result<(Damage, String)> {
+    let mut all = Vec::new();
+    files(run, &mut all)?;
+    all.sort();
+    let path = all[rng.usize(..all.len())].clone();
+    let damage = DAMAGE[rng.usize(..DAMAGE.len())];
+    let mut bytes = fs::read(&path)?;
+    let at = rng.usize(..bytes.len().max(1));
+    let mut what = format!("{damage:?} {} at {at} of {}", path.display(), bytes.len());
+    match damage {
+        Damage::FlipBit if !bytes.is_empty() => bytes[at] ^= 1 << rng.u8(..8),
+        Damage::Truncate => bytes.truncate(at),
+        Damage::Zero => {
+            let end = (at + rng.usize(1..5000)).min(bytes.len());
+            bytes[at.min(end)..end].fill(0);
+        }
+        Damage::Append => bytes.extend((0..rng.usize(1..2000)).map(|_| rng.u8(..))),
+        Damage::Delete => {
+            fs::remove_file(&path)?;
+            return Ok((damage, what));
+        }
+        Damage::Swap => {
+            let other = &all[rng.usize(..all.len())];
+            what += &format!(", with {}", other.display());
+            let theirs = fs::read(other)?;
+            fs::write(other, &bytes)?;
+            bytes = theirs;
+        }
+        Damage::FlipBit => {}
+    }
+    fs::write(&path, bytes)?;
+    Ok((damage, what))
+}
+
+/// Whether a process ended as a process should: through, or with a message and a code of its own.
+fn has_its_wits(output: &Output) -> bool {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let told = output.status.success() || text.lines().any(|line| line.starts_with("error: "));
+    told && !text.contains("panicked") && output.status.code().is_some_and(|code| code != 101)
+}
+
+fn fate_of_run(reference: &Path, run: &Path, output: &Output) -> Result<Fate> {
+    Ok(match has_its_wits(output) {
+        false => Fate::Wrong,
+        true if !output.status.success() => Fate::Refused,
+        true if difference(reference, run, false)?.is_some() => Fate::Wrong,
+        true if String::from_utf8_lossy(&output.stderr).contains("WARN") => Fate::Repaired,
+        true => Fate::Harmless,
+    })
+}
+
+fn evaluate(bench: &Bench, run: &Path) -> Result<Output> {
+    Command::new(&bench.eval)
+        .arg(run)
+        .output()
+        .context("running sae-eval")
+}
+
+/// The numbers of a report that was just written.
+fn numbers(run: &Path, output: &Output) -> Option<[serde_json::Value; 2]> {
+    if !output.status.success() {
+        return None;
+    }
+    let text = fs::read_to_string(run.join("reports/report.json")).ok()?;
+    let report: serde_json::Value = serde_json::from_str(&text).ok()?;
+    Some(["reconstruction", "sparsity"].map(|part| report[part].clone()))
+}
+
+fn fate_of_report(run: &Path, output: &Output, expected: &[serde_json::Value; 2]) -> Fate {
+    match (has_its_wits(output), output.status.success()) {
+        (false, _) => Fate::Wrong,
+        (true, false) => Fate::Refused,
+        (true, true) if numbers(run, output).as_ref() == Some(expected) => Fate::Harmless,
+        (true, true) => Fate::Wrong,
+    }
+}

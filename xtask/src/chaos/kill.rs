@@ -1,0 +1,210 @@
+//! SIGKILL, at a moment of the harness's choosing, again and again until the run is through.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::variants::{VARIANTS, Variant};
+use super::{Bench, difference};
+
+/// Kills of one run before it may go through.
+const KILLS_A_RUN: usize = 6;
+
+/// When to kill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    /// At any time.
+    Anytime,
+    /// While the process starts, and the run directory is made or read.
+    Starting,
+    /// While a checkpoint is written.
+    Writing,
+    /// When its checksums are there, around the rename.
+    Renaming,
+    /// While an old one is removed.
+    Removing,
+}
+
+const MOMENTS: [Moment; 5] = [
+    Moment::Anytime,
+    Moment::Starting,
+    Moment::Writing,
+    Moment::Renaming,
+    Moment::Removing,
+];
+
+/// What a kill met, as far as the run directory shows.
+#[derive(Default)]
+struct Tally {
+    kills: [usize; MOMENTS.len()],
+    /// Processes that were through before they could be killed.
+    missed: usize,
+    /// Kills that left a half-written checkpoint, one with its checksums but not its name, one half-removed.
+    half_written: usize,
+    unnamed: usize,
+    half_removed: usize,
+    /// Kills before there was a config, and before there was a checkpoint.
+    not_begun: usize,
+    no_checkpoint: usize,
+    runs: usize,
+    identical: usize,
+}
+
+/// Kills `kills` processes; returns what went wrong.
+pub(super) fn run(bench: &Bench, kills: usize, mut rng: fastrand::Rng) -> Result<Vec<String>> {
+    let mut tally = Tally::default();
+    let mut wrong = Vec::new();
+    let started = Instant::now();
+    while tally.kills.iter().sum::<usize>() < kills {
+        let variant = &VARIANTS[tally.runs % VARIANTS.len()];
+        let reference = bench.reference(variant)?;
+        let name = format!("{}-{}", variant.name, tally.runs);
+        let runs = bench.dir.join("killed");
+        let left = kills - tally.kills.iter().sum::<usize>();
+        for _ in 0..left.min(KILLS_A_RUN) {
+            kill_once(bench, variant, &runs, &name, &mut rng, &mut tally)?;
+        }
+        let run = bench.finish(variant, &runs, &name);
+        tally.runs += 1;
+        let verdict = match run {
+            Ok(run) => difference(&reference, &run, true)?,
+            Err(error) => Some(format!("{error:#}")),
+        };
+        match verdict {
+            None => {
+                tally.identical += 1;
+                fs::remove_dir_all(runs.join(&name))?;
+            }
+            Some(problem) => wrong.push(problem),
+        }
+    }
+    tally.print(started.elapsed());
+    Ok(wrong)
+}
+
+fn kill_once(
+    bench: &Bench,
+    variant: &Variant,
+    runs: &Path,
+    name: &str,
+    rng: &mut fastrand::Rng,
+    tally: &mut Tally,
+) -> Result<()> {
+    let which = rng.usize(..MOMENTS.len());
+    let mut command = bench.train(variant, runs, name)?;
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().context("starting sae-train")?;
+    let run = runs.join(name);
+    await_moment(MOMENTS[which], &run.join("checkpoint"), &mut child, rng)?;
+    child.kill().context("killing sae-train")?;
+    let status = child.wait()?;
+    if status.code().is_some() {
+        tally.missed += 1; // it was through already
+        return Ok(());
+    }
+    tally.kills[which] += 1;
+    tally.look(&run);
+    Ok(())
+}
+
+/// Returns when it is time to kill, or when the process is through.
+fn await_moment(
+    moment: Moment,
+    checkpoints: &Path,
+    child: &mut Child,
+    rng: &mut fastrand::Rng,
+) -> Result<()> {
+    let micros = |rng: &mut fastrand::Rng, most: u64| Duration::from_micros(rng.u64(..most));
+    match moment {
+        Moment::Anytime => sleep(micros(rng, 1_500_000)),
+        Moment::Starting => sleep(micros(rng, 120_000)),
+        _ => {
+            // not the first that comes
+            for _ in 0..rng.usize(1..12) {
+                while !is_there(moment, checkpoints) && child.try_wait()?.is_none() {
+                    std::hint::spin_loop();
+                }
+                sleep(micros(rng, 20_000));
+            }
+            while !is_there(moment, checkpoints) && child.try_wait()?.is_none() {
+                std::hint::spin_loop();
+            }
+            let most = if moment == Moment::Writing { 3000 } else { 400 };
+            let until = Instant::now() + micros(rng, most);
+            while Instant::now() < until {
+                std::hint::spin_loop(); // sleeping takes longer than this
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the directory of checkpoints shows that the moment has come.
+fn is_there(moment: Moment, checkpoints: &Path) -> bool {
+    let entries = fs::read_dir(checkpoints).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).any(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let removed = name.ends_with(".removed.tmp");
+        match moment {
+            Moment::Removing => removed,
+            Moment::Renaming => {
+                name.ends_with(".tmp") && !removed && path.join("BLAKE3SUMS").exists()
+            }
+            _ => name.ends_with(".tmp") && !removed,
+        }
+    })
+}
+
+impl Tally {
+    /// Notes what the kill left.
+    fn look(&mut self, run: &Path) {
+        self.not_begun += usize::from(!run.join("config.toml").exists());
+        let entries = fs::read_dir(run.join("checkpoint"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut whole = 0;
+        for path in entries.map(|entry| entry.path()) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.ends_with(".removed.tmp") {
+                self.half_removed += 1;
+            } else if !name.ends_with(".tmp") {
+                whole += 1;
+            } else if path.join("BLAKE3SUMS").exists() {
+                self.unnamed += 1;
+            } else {
+                self.half_written += 1;
+            }
+        }
+        self.no_checkpoint += usize::from(whole == 0);
+    }
+
+    fn print(&self, elapsed: Duration) {
+        println!(
+            "killed {} processes in {:.0} s:",
+            self.kills.iter().sum::<usize>(),
+            elapsed.as_secs_f64()
+        );
+        for (moment, kills) in MOMENTS.iter().zip(self.kills) {
+            println!("  {kills:>4} {}", format!("{moment:?}").to_lowercase());
+        }
+        println!(
+            "left behind: {} half-written checkpoints, {} written and not renamed, {} half-removed; {} kills came \
+             before the run had begun, {} before its first checkpoint; {} came too late and are not counted",
+            self.half_written,
+            self.unnamed,
+            self.half_removed,
+            self.not_begun,
+            self.no_checkpoint,
+            self.missed
+        );
+        println!(
+            "{} of {} runs ended with identical bytes",
+            self.identical, self.runs
+        );
+    }
+}

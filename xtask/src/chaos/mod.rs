@@ -1,0 +1,163 @@
+//! `cargo xtask chaos`: does a run survive what happens to processes and disks?
+//!
+//! Real training processes on a small data set of their own are killed with SIGKILL while they start, step, write a
+//! checkpoint, rename it or remove an old one, and are started again (`kill.rs`); run directories are damaged in
+//! every way that chance thinks of (`corrupt.rs`). A run must end with the bytes of the uninterrupted one, or say why it
+//! does not. Everything is drawn from `--seed`, but for the moments, which the machine has a part in.
+
+mod corrupt;
+mod kill;
+mod variants;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Output};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::build::build;
+use variants::Variant;
+
+/// What to do, and how often.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Processes to kill.
+    #[arg(long, default_value_t = 50)]
+    kills: usize,
+    /// Damaged run directories to resume and to evaluate.
+    #[arg(long, default_value_t = 0)]
+    corruptions: usize,
+    /// What is drawn from.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Where to work; removed at the end, unless something went wrong.
+    #[arg(long, default_value = "target/chaos")]
+    dir: PathBuf,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let bench = Bench::new(arguments)?;
+    let mut wrong = Vec::new();
+    if arguments.kills > 0 {
+        wrong.extend(kill::run(
+            &bench,
+            arguments.kills,
+            fastrand::Rng::with_seed(arguments.seed),
+        )?);
+    }
+    if arguments.corruptions > 0 {
+        let rng = fastrand::Rng::with_seed(arguments.seed);
+        wrong.extend(corrupt::run(&bench, arguments.corruptions, rng)?);
+    }
+    for problem in &wrong {
+        println!("WRONG: {problem}");
+    }
+    if wrong.is_empty() {
+        fs::remove_dir_all(&bench.dir).with_context(|| format!("{}", bench.dir.display()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("what is left of it lies in {}", bench.dir.display());
+    Ok(ExitCode::FAILURE)
+}
+
+/// Binaries, data, and a place for runs.
+pub(crate) struct Bench {
+    train: PathBuf,
+    eval: PathBuf,
+    dir: PathBuf,
+}
+
+impl Bench {
+    fn new(arguments: &Arguments) -> Result<Self> {
+        let dir = arguments.dir.clone();
+        ensure!(
+            !dir.exists(),
+            "{} exists; remove it, or pass another --dir",
+            dir.display()
+        );
+        let (train, eval) = (build("sae-train")?, build("sae-eval")?);
+        fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+        let dir = dir.canonicalize()?;
+        variants::write_data(&dir.join("data.npy"))?;
+        Ok(Self { train, eval, dir })
+    }
+
+    /// The command that trains `variant` as run `run` in `runs`, continuing it if it is there.
+    fn train(&self, variant: &Variant, runs: &Path, run: &str) -> Result<Command> {
+        let config = self.dir.join(format!("{}.toml", variant.name));
+        if !config.exists() {
+            fs::write(&config, variant.config(&self.dir.join("data.npy")))?;
+        }
+        let mut command = Command::new(&self.train);
+        command.arg(config).arg("--resume");
+        command.args(["--set", &format!("run={run}")]);
+        command.args([
+            "--set",
+            &format!("runs_dir={:?}", runs.display().to_string()),
+        ]);
+        Ok(command)
+    }
+
+    /// Trains to the end.
+    fn finish(&self, variant: &Variant, runs: &Path, run: &str) -> Result<PathBuf> {
+        let output = self
+            .train(variant, runs, run)?
+            .output()
+            .context("running sae-train")?;
+        if !output.status.success() {
+            bail!(
+                "{}: {run} ended with {}: {}",
+                variant.name,
+                output.status,
+                words(&output)
+            );
+        }
+        Ok(runs.join(run))
+    }
+
+    /// The run of `variant` that nothing happened to, made when it is first asked for.
+    fn reference(&self, variant: &Variant) -> Result<PathBuf> {
+        let run = self.dir.join("reference").join(variant.name);
+        if run.exists() {
+            return Ok(run);
+        }
+        self.finish(variant, &self.dir.join("reference"), variant.name)
+    }
+}
+
+/// What a process said last.
+fn words(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    text.lines().last().unwrap_or("(nothing)").to_string()
+}
+
+/// In what two finished runs differ, if in anything: the model's bytes, or the records of the metrics.
+fn difference(reference: &Path, run: &Path, with_metrics: bool) -> Result<Option<String>> {
+    for file in [
+        "model/sae.safetensors",
+        "model/cfg.json",
+        "model/BLAKE3SUMS",
+    ] {
+        let [ours, theirs] = [run, reference].map(|run| fs::read(run.join(file)));
+        if ours.with_context(|| format!("{}", run.display()))? != theirs? {
+            return Ok(Some(format!("{}: {file} has other bytes", run.display())));
+        }
+    }
+    let same = !with_metrics || records(reference)? == records(run)?;
+    Ok((!same).then(|| format!("{}: metrics.jsonl has other records", run.display())))
+}
+
+/// The records of `metrics.jsonl`, but for the time they took.
+fn records(run: &Path) -> Result<Vec<serde_json::Value>> {
+    let path = run.join("metrics.jsonl");
+    let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+    let record = |line: &str| -> Result<serde_json::Value> {
+        let mut record: serde_json::Value =
+            serde_json::from_str(line).with_context(|| format!("{}: {line}", path.display()))?;
+        if let Some(record) = record.as_object_mut() {
+            record.remove("seconds");
+        }
+        Ok(record)
+    };
+    text.lines().map(record).collect()
+}
