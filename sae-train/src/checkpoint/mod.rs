@@ -244,4 +244,6 @@ fn remove(dir: &Path) -> Result<(), Failure> {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
