@@ -279,7 +279,7 @@ impl SaeConfig {
                 "a dictionary needs at least one latent; a common choice is 4 to 32 times the width",
             );
         }
-        if !(self.scale.is_finite() && self.scale > 0.0) {
+        if !is_positive_f32(self.scale) {
             return invalid(
                 "scale",
                 self.scale.to_string(),
@@ -293,7 +293,7 @@ impl SaeConfig {
                 "must lie between -4 and 4; 1 gives queries of length one, 0 leaves lengths as they are",
             );
         }
-        if !(self.input_scale.is_finite() && self.input_scale > 0.0) {
+        if !is_positive_f32(self.input_scale) {
             return invalid(
                 "input_scale",
                 self.input_scale.to_string(),
@@ -307,8 +307,9 @@ impl SaeConfig {
                 "this architecture needs a k between 1 and n_latents, for example 32",
             );
         }
-        let wide = |b: f64| b.is_finite() && b > 0.0;
-        if self.architecture == Architecture::JumpRelu && !self.bandwidth.is_some_and(wide) {
+        if self.architecture == Architecture::JumpRelu
+            && !self.bandwidth.is_some_and(is_positive_f32)
+        {
             return invalid(
                 "bandwidth",
                 self.bandwidth.map_or("(none)".into(), |b| b.to_string()),
@@ -317,4 +318,10 @@ impl SaeConfig {
         }
         Ok(())
     }
+}
+
+/// Whether a number is positive and finite as the model sees it, in float32.
+fn is_positive_f32(value: f64) -> bool {
+    let value = value as f32;
+    value.is_finite() && value > 0.0
 }

@@ -219,7 +219,8 @@ mod tests {
 
     #[test]
     fn each_kind_of_damage_is_named() {
-        let damage: [(&str, fn(&Path), &str); 6] = [
+        type Damage = fn(&Path);
+        let damage: [(&str, Damage, &str); 6] = [
             (
                 "changed",
                 |d| fs::write(d.join("a"), b"fyrst").unwrap(),

@@ -286,6 +286,7 @@ impl Session<'_> {
         self.steps.writer.begin(&position)?;
         if let Some(checkpointer) = &mut self.checkpointer {
             checkpointer.checkpoint(&self.learner, self.step, &self.store);
+            self.steps.writer.wait_until_fetched(self.step);
         }
         self.saved = (self.step, Instant::now());
         Ok(())

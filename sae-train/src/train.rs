@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sae_data::config::Split;
 use sae_data::{ActivationData, ActivationLoader, Summary, Waiting};
 use sae_model::device::DeviceName;
-use sae_model::ops::Adam;
+use sae_model::ops::{self, Adam};
 use sae_model::saved::SavedModelError;
 use sae_model::sealed::SealError;
 use sae_model::{Sae, saved};
@@ -259,7 +259,12 @@ impl Prepared {
         let held_out = ActivationLoader::evaluation(&self.held_out, t.batch_size, &self.device);
         let position = self.found.newest.as_ref().map(|position| &position.metrics);
         let metrics = MetricsFile::open(&self.dir.metrics(), done, position)?;
-        let writer = Arc::new(Writer::new(self.checkpoints.clone(), outcome.clone()));
+        let on_gpu = !ops::is_cpu(&self.device);
+        let writer = Arc::new(Writer::new(
+            self.checkpoints.clone(),
+            on_gpu,
+            outcome.clone(),
+        ));
         let part = |name| Part {
             name,
             writer: writer.clone(),

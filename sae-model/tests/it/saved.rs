@@ -73,7 +73,7 @@ type Damage<'a> = &'a dyn Fn(&Path);
 
 #[test]
 fn each_damage_has_its_message() {
-    let cases: [(Damage, &str); 8] = [
+    let cases: [(Damage, &str); 9] = [
         (
             &|dir| std::fs::remove_file(dir.join(CONFIG_FILE)).unwrap(),
             "No such file",
@@ -93,6 +93,11 @@ fn each_damage_has_its_message() {
         (
             &|dir| edit(dir, "\"n_latents\": 10", "\"n_latents\": 11"),
             "\"concepts\" is F32 [10, 6]; expected F32 [11, 6]",
+        ),
+        (
+            // zero in float32
+            &|dir| edit(dir, "\"input_scale\": 1.0", "\"input_scale\": 1e-60"),
+            "input_scale",
         ),
         (
             &|dir| edit(dir, "\"pre_bias\": true", "\"pre_bias\": false"),

@@ -77,28 +77,34 @@ fn part<T>(
     load(bytes).map_err(|reason| RestoreError::Record { path, reason })
 }
 
-/// Fails unless the optimizer's state is two moments a parameter, of its shape.
+/// Fails unless the optimizer's state is two moments a parameter, of its shape, and says so: Burn believes the rank
+/// that the record names.
 fn check_moments(bytes: &Bytes, learner: &SaeLearner) -> Result<(), String> {
     let reader = burn_pack::Reader::from_bytes(bytes.clone()).map_err(|error| error.to_string())?;
     let mut wanted = Shapes::default();
     learner.visit(&mut wanted);
+    let ranks: Vec<_> = reader
+        .scalars()
+        .iter()
+        .filter_map(|(name, rank)| Some((name.strip_suffix(".__rank")?.to_string(), *rank)))
+        .collect();
+    for (id, rank) in ranks {
+        let shape = id.parse().ok().and_then(|id| wanted.0.get(&id));
+        if shape.is_none_or(|shape| usize::try_from(rank) != Ok(shape.len())) {
+            return Err(format!("{id}: rank {rank:?} is not that of a parameter"));
+        }
+    }
     let mut found: BTreeMap<u64, usize> = BTreeMap::new();
     for tensor in reader.into_tensors().map_err(|error| error.to_string())? {
-        let id = tensor
-            .param_id
-            .ok_or_else(|| format!("{} has no parameter", tensor.name))?;
-        let shape = wanted
-            .0
-            .get(&id)
-            .ok_or_else(|| format!("{}: no such parameter", tensor.name))?;
+        let shape = tensor.param_id.and_then(|id| wanted.0.get(&id));
+        let shape = shape.ok_or_else(|| format!("{}: no such parameter", tensor.name))?;
         if tensor.dtype != DType::F32 || tensor.shape.to_vec() != *shape {
-            let (dtype, found) = (tensor.dtype, tensor.shape.to_vec());
-            return Err(format!(
-                "{} is {dtype:?} {found:?}, not {shape:?}",
-                tensor.name
-            ));
+            let (name, dtype, found) = (&tensor.name, tensor.dtype, tensor.shape.to_vec());
+            return Err(format!("{name} is {dtype:?} {found:?}, not {shape:?}"));
         }
-        *found.entry(id).or_default() += 1;
+        *found
+            .entry(tensor.param_id.unwrap_or_default())
+            .or_default() += 1;
     }
     match found.values().find(|count| **count != 2) {
         Some(count) => Err(format!("{count} moments of a parameter, not 2")),

@@ -1,9 +1,12 @@
 //! Writing: Burn hands over three records, each on a thread of its own; the last to come seals the checkpoint.
+//!
+//! The records of a GPU are promises: their bytes are fetched when they are looked at, and a step taken in the meantime
+//! changes Adam's moments under them. So training waits until all bytes are here, if not until they are on the disk.
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use burn::train::checkpoint::{
     Checkpoint, Checkpointer, CheckpointerError, CheckpointingAction, CheckpointingStrategy,
@@ -23,6 +26,10 @@ pub(crate) struct Writer {
     checkpoints: Checkpoints,
     /// Checkpoints of which records are still to come, by step.
     pending: Mutex<HashMap<usize, Pending>>,
+    /// Told when a record has been fetched.
+    fetched: Condvar,
+    /// Whether records are promises.
+    on_gpu: bool,
     outcome: Arc<Outcome>,
 }
 
@@ -30,14 +37,18 @@ pub(crate) struct Writer {
 struct Pending {
     staging: PathBuf,
     missing: usize,
+    /// Records whose bytes are not here yet.
+    promised: usize,
     failed: bool,
 }
 
 impl Writer {
-    pub(crate) fn new(checkpoints: Checkpoints, outcome: Arc<Outcome>) -> Self {
+    pub(crate) fn new(checkpoints: Checkpoints, on_gpu: bool, outcome: Arc<Outcome>) -> Self {
         Self {
             checkpoints,
             pending: Mutex::default(),
+            fetched: Condvar::new(),
+            on_gpu,
             outcome,
         }
     }
@@ -53,13 +64,40 @@ impl Writer {
         let pending = Pending {
             staging,
             missing: PARTS,
+            promised: if self.on_gpu { PARTS } else { 0 },
             failed: false,
         };
         self.pending().insert(position.step, pending);
         Ok(())
     }
 
-    fn pending(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Pending>> {
+    /// Returns when training may change what the records of `step` are made of.
+    pub(crate) fn wait_until_fetched(&self, step: usize) {
+        let promised =
+            |all: &mut HashMap<usize, Pending>| all.get(&step).is_some_and(|p| p.promised > 0);
+        drop(self.fetched.wait_while(self.pending(), promised));
+    }
+
+    /// Writes a record to `path`.
+    fn save<R: Checkpoint>(
+        &self,
+        step: usize,
+        record: R,
+        path: PathBuf,
+    ) -> Result<(), CheckpointerError> {
+        if !self.on_gpu {
+            return record.save(path); // streams, which needs no memory
+        }
+        let bytes = record.checkpoint_into_bytes();
+        if let Some(pending) = self.pending().get_mut(&step) {
+            pending.promised -= 1;
+        }
+        self.fetched.notify_all();
+        let bytes = bytes.map_err(CheckpointerError::Record)?;
+        fs::write(path, &bytes[..]).map_err(CheckpointerError::IOError)
+    }
+
+    fn pending(&self) -> MutexGuard<'_, HashMap<usize, Pending>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -131,7 +169,9 @@ pub(crate) struct Part {
 
 impl<R: Checkpoint> Checkpointer<R> for Part {
     fn save(&self, step: usize, record: R) -> Result<(), CheckpointerError> {
-        let written = self.writer.write(step, self.name, |path| record.save(path));
+        let written = self
+            .writer
+            .write(step, self.name, |path| self.writer.save(step, record, path));
         written.map_err(|failure| {
             let message = failure.to_string();
             self.writer.outcome.fail(failure);

@@ -131,6 +131,18 @@ fn checkpoints(run: &Path) -> Vec<usize> {
     steps
 }
 
+/// Whether there is a Vulkan device; says loudly if not.
+#[cfg(feature = "wgpu")]
+fn has_wgpu() -> bool {
+    let opened = sae_model::device::DeviceName::Wgpu(None).open();
+    if let Err(error) = &opened {
+        use std::io::Write;
+        // not eprintln!: the test harness would swallow it
+        let _ = writeln!(std::io::stderr(), "SKIPPED a wgpu training test: {error}");
+    }
+    opened.is_ok()
+}
+
 /// The exit code and standard error of a process that was started.
 fn ended(child: Child) -> (Option<i32>, String) {
     let output = child.wait_with_output().expect("it ends");

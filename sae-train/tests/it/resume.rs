@@ -38,12 +38,12 @@ fn with<'a>(arguments: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
     [arguments, more].concat()
 }
 
-#[test]
-fn a_killed_run_ends_as_the_uninterrupted_one() {
+/// Kills a run again and again, lets it end, and compares.
+fn killed_on(device: &str) {
     let w = Workspace::new();
     for preset in ["default", "released"] {
         let preset = format!("model.preset={preset}");
-        let long = with(&LONG, &["--set", &preset]);
+        let long = with(&LONG, &["--device", device, "--set", &preset]);
         let whole = w.trained("whole", &long);
         for steps in [1, 20, 33, 90] {
             let mut running = w.start(&with(&long, &["--set", "run=cut", "--resume"]));
@@ -54,6 +54,25 @@ fn a_killed_run_ends_as_the_uninterrupted_one() {
         let cut = w.trained("cut", &with(&long, &["--resume"]));
         assert_same(&whole, &cut);
         std::fs::remove_dir_all(w.path("runs")).unwrap();
+    }
+}
+
+#[test]
+fn a_killed_run_ends_as_the_uninterrupted_one() {
+    killed_on("cpu");
+}
+
+#[test]
+#[cfg(feature = "ndarray")]
+fn a_killed_run_ends_as_the_uninterrupted_one_on_ndarray() {
+    killed_on("ndarray");
+}
+
+#[test]
+#[cfg(feature = "wgpu")]
+fn a_killed_run_ends_as_the_uninterrupted_one_on_wgpu() {
+    if crate::has_wgpu() {
+        killed_on("wgpu");
     }
 }
 

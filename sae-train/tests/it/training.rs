@@ -211,14 +211,8 @@ fn ndarray_agrees_with_cpu() {
 #[test]
 #[cfg(feature = "wgpu")]
 fn wgpu_agrees_with_cpu() {
-    use sae_model::device::DeviceName;
-    match DeviceName::Wgpu(None).open() {
-        Ok(_) => agrees_with_cpu("wgpu"),
-        Err(error) => {
-            use std::io::Write;
-            // not eprintln!: the test harness would swallow it
-            let _ = writeln!(std::io::stderr(), "SKIPPED the wgpu training test: {error}");
-        }
+    if crate::has_wgpu() {
+        agrees_with_cpu("wgpu");
     }
 }
 

@@ -1,6 +1,5 @@
 //! What is trained: small enough to be killed often, with checkpoints close enough to be killed in.
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -71,11 +70,8 @@ pub(super) fn write_data(path: &Path) -> Result<()> {
     let mut rng = fastrand::Rng::with_seed(7);
     let mut number = || rng.f32() - 0.5;
     let concepts: Vec<[f32; WIDTH]> = (0..60).map(|_| std::array::from_fn(|_| number())).collect();
-    let mut header = String::new();
-    write!(
-        header,
-        "{{'descr': '<f4', 'fortran_order': False, 'shape': ({ROWS}, {WIDTH}), }}\n"
-    )?;
+    let header =
+        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({ROWS}, {WIDTH}), }}\n");
     let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
     bytes.extend((header.len() as u16).to_le_bytes());
     bytes.extend(header.as_bytes());
