@@ -276,6 +276,7 @@ impl Session<'_> {
             return Ok(());
         }
         let _span = tracing::debug_span!("checkpoint", step = self.step).entered();
+        let started = Instant::now();
         self.interrupter.fail_on_error(self.events.flush());
         let (metrics, fvu) = self.steps.metrics.position(self.step, self.validated)?;
         self.check_finite()?;
@@ -289,6 +290,7 @@ impl Session<'_> {
             self.steps.writer.wait_until_fetched(self.step);
         }
         self.saved = (self.step, Instant::now());
+        self.steps.writer.add_time(started.elapsed());
         Ok(())
     }
 

@@ -151,10 +151,11 @@ impl Prepared {
         }
         let learner = self.learner(settings)?;
         let outcome = Arc::new(Outcome::default());
-        let (builder, waiting) = self.supervised(use_tui, &outcome)?;
+        let (builder, waiting, writer) = self.supervised(use_tui, &outcome)?;
         let started = Instant::now();
         let result = builder.launch(learner);
-        self.finish(result, &outcome, started.elapsed(), &waiting)
+        let held_up = [waiting.total(), writer.held_up()];
+        self.finish(result, &outcome, started.elapsed(), held_up)
     }
 
     /// Steps behind the checkpoint to continue from.
@@ -245,7 +246,7 @@ impl Prepared {
         &self,
         use_tui: bool,
         outcome: &Arc<Outcome>,
-    ) -> Result<(SupervisedTraining<SaeLearner>, Waiting)> {
+    ) -> Result<(SupervisedTraining<SaeLearner>, Waiting, Arc<Writer>)> {
         let (t, done) = (&self.config.training, self.steps_done());
         let train = ActivationLoader::training(
             &self.train,
@@ -288,7 +289,8 @@ impl Prepared {
         }
         let steps = self.steps(use_tui, metrics, writer.clone(), outcome)?;
         let strategy = TrainingStrategy::Custom(Arc::new(steps));
-        Ok((builder.with_training_strategy(strategy), waiting))
+        let builder = builder.with_training_strategy(strategy);
+        Ok((builder, waiting, writer))
     }
 
     /// The training loop.
@@ -334,7 +336,7 @@ impl Prepared {
         result: LearningResult<SaeLearner>,
         outcome: &Outcome,
         elapsed: Duration,
-        waiting: &Waiting,
+        held_up: [Duration; 2],
     ) -> Result<()> {
         drop(result.renderer); // gives the terminal back
         if let Some(failure) = outcome.take() {
@@ -349,15 +351,17 @@ impl Prepared {
         let t = &self.config.training;
         let steps = t.steps - self.steps_done();
         let (seconds, rows) = (elapsed.as_secs_f64(), (steps * t.batch_size) as f64);
-        let waited = waiting.total().as_secs_f64();
+        let [waited, saving] = held_up.map(|time| time.as_secs_f64());
         println!(
-            "trained {steps} steps in {seconds:.1} s ({:.0} rows/s, validation included); waited for data {waited:.2} s ({:.2} %)",
+            "trained {steps} steps in {seconds:.1} s ({:.0} rows/s, validation included); waited for data {waited:.2} s \
+             ({:.2} %), for checkpoints {saving:.2} s ({:.2} %)",
             rows / seconds,
             100.0 * waited / seconds,
+            100.0 * saving / seconds,
         );
         println!("model: {}", model.display());
         println!("report: cargo xtask eval {}", self.dir.path().display());
-        tracing::info!(seconds, waited, "training ends");
+        tracing::info!(seconds, waited, saving, "training ends");
         Ok(())
     }
 }

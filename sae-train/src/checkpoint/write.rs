@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use burn::train::checkpoint::{
     Checkpoint, Checkpointer, CheckpointerError, CheckpointingAction, CheckpointingStrategy,
@@ -30,6 +32,8 @@ pub(crate) struct Writer {
     fetched: Condvar,
     /// Whether records are promises.
     on_gpu: bool,
+    /// Nanoseconds that training has been held up.
+    held_up: AtomicU64,
     outcome: Arc<Outcome>,
 }
 
@@ -49,6 +53,7 @@ impl Writer {
             pending: Mutex::default(),
             fetched: Condvar::new(),
             on_gpu,
+            held_up: AtomicU64::new(0),
             outcome,
         }
     }
@@ -69,6 +74,17 @@ impl Writer {
         };
         self.pending().insert(position.step, pending);
         Ok(())
+    }
+
+    /// Notes that a checkpoint held training up for `time`.
+    pub(crate) fn add_time(&self, time: Duration) {
+        self.held_up
+            .fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// For how long training has been held up.
+    pub(crate) fn held_up(&self) -> Duration {
+        Duration::from_nanos(self.held_up.load(Ordering::Relaxed))
     }
 
     /// Returns when training may change what the records of `step` are made of.
