@@ -84,7 +84,10 @@ impl Provenance {
         let version = |of: &Self| format!("sae-train {}", of.version);
         let revision =
             |of: &Self| format!("revision {}", of.git_revision.as_deref().unwrap_or("?"));
-        let threads = |of: &Self| format!("{} threads", of.threads);
+        let threads = |of: &Self| match of.device.as_str() {
+            "cpu" => String::new(), // any number gives the same bytes
+            _ => format!("{} threads", of.threads),
+        };
         let all: [&dyn Fn(&Self) -> String; 4] = [&burn, &version, &revision, &threads];
         let pairs = all.into_iter().map(|what| (what(self), what(now)));
         pairs
