@@ -177,10 +177,14 @@ impl Session<'_> {
                 Err(error) => return Err(self.data_lost(chain(&error))),
             };
             self.take_step(batch, batches.progress())?;
-            if self.ends_epoch() || self.asked_to_stop() {
+            if self.asked_to_stop() {
                 break;
             }
-            self.save_if_due()?;
+            // at the end of the virtual epoch behind the validation; and the loader wants to be asked once more, to
+            // keep what it has prepared for the next
+            if !self.ends_epoch() {
+                self.save_if_due()?;
+            }
         }
         self.tell_train(LearnerEvent::EndSplit(epoch_number));
         Ok(())
