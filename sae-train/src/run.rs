@@ -186,8 +186,15 @@ impl RunDir {
             name == LOCK_FILE || name == "provenance.json" || name.ends_with(STAGING_SUFFIX)
         };
         let entries = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
-        let mut others = entries.filter(|entry| !begun_by_us(&entry.file_name().to_string_lossy()));
-        if self.has_begun() || others.next().is_some() {
+        let mut names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let foreign = names.find(|name| !begun_by_us(name));
+        if let (false, Some(name)) = (self.has_begun(), foreign) {
+            bail!(
+                "run directory {} holds no run, but {name:?}; start the run with --set run=NAME, or empty the directory",
+                self.0.display()
+            );
+        }
+        if self.has_begun() {
             bail!(
                 "run directory {} exists; continue it with --resume, or start another with --set run=NAME \
                  (or remove the directory)",
@@ -324,5 +331,38 @@ mod tests {
             .parse()
             .unwrap();
         assert_eq!(differences(&old, &new), ["seed: 0 -> 1"]);
+    }
+
+    #[test]
+    fn what_may_change_bits_is_named() {
+        let fingerprint = Fingerprint {
+            path: "x".into(),
+            format: "npy".into(),
+            dtype: "F32".into(),
+            rows: 1,
+            width: 1,
+            files: 1,
+            bytes: 1,
+            sample_blake3: String::new(),
+        };
+        let provenance = |burn: &str, device: &str, threads| Provenance {
+            version: "1".into(),
+            burn: burn.into(),
+            git_revision: None,
+            device: device.into(),
+            threads,
+            seed: 0,
+            train: fingerprint.clone(),
+            held_out: fingerprint.clone(),
+            variances: [1.0, 1.0],
+        };
+        let then = provenance("0.22.1", "ndarray", 2);
+        let now = provenance("0.23.0", "ndarray", 4);
+        assert_eq!(
+            then.differences(&now),
+            ["Burn 0.22.1, now Burn 0.23.0", "2 threads, now 4 threads"]
+        );
+        let cpu = |threads| provenance("0.22.1", "cpu", threads);
+        assert!(cpu(1).differences(&cpu(9)).is_empty());
     }
 }

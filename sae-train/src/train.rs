@@ -49,6 +49,8 @@ pub(crate) struct Prepared {
     /// Held if there is a run to continue; a new one is locked when its directory is made.
     lock: Option<RunLock>,
     checkpoints: Checkpoints,
+    /// Whether `--resume` was given.
+    asked_to_resume: bool,
     /// The checkpoint to continue from, if any.
     found: Found,
 }
@@ -62,6 +64,7 @@ pub(crate) fn prepare(
 ) -> Result<Prepared> {
     let config = Config::load(path, set, device)?;
     let dir = RunDir::new(config.run_dir());
+    let asked_to_resume = resume;
     let resume = resume && dir.has_begun();
     let lock = if resume {
         Some(dir.lock()?)
@@ -102,6 +105,7 @@ pub(crate) fn prepare(
         dir,
         lock,
         checkpoints,
+        asked_to_resume,
         found,
     })
 }
@@ -199,6 +203,8 @@ impl Prepared {
         }
         if done > 0 {
             println!("continuing after step {done}");
+        } else if self.asked_to_resume {
+            println!("there is no checkpoint to continue from: beginning");
         }
     }
 

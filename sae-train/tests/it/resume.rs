@@ -168,6 +168,16 @@ fn a_run_that_has_not_begun_is_begun() {
     std::fs::write(early.join("lock"), "process 1").unwrap();
     std::fs::write(early.join("config.toml.tmp"), "see").unwrap();
     assert_same(&whole, &w.trained("early", &["--resume"]));
+    // somebody else's directory is none of ours
+    std::fs::create_dir(w.path("runs/theirs")).unwrap();
+    std::fs::write(w.path("runs/theirs/notes.txt"), "x").unwrap();
+    let output = w.train(&["--set", "run=theirs", "--resume"]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(
+        message.contains("holds no run, but \"notes.txt\""),
+        "{message}"
+    );
 }
 
 #[test]
