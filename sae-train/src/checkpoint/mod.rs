@@ -44,7 +44,7 @@ const MAX_POSITION_BYTES: u64 = 1 << 16;
 pub(crate) struct Position {
     format: String,
     format_version: u32,
-    /// [`crate::run::identity`] of the run.
+    /// Which run: `identity` in `run.rs`.
     run: String,
     /// Steps done.
     pub(crate) step: usize,
@@ -72,7 +72,7 @@ pub(crate) struct MetricsPosition {
 #[derive(Clone, Debug)]
 pub(crate) struct Checkpoints {
     dir: PathBuf,
-    /// [`crate::run::identity`] of the run.
+    /// Which run: `identity` in `run.rs`.
     run: String,
     /// How many of the newest are kept.
     keep: usize,
