@@ -8,6 +8,8 @@ use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
+use crate::failure::Failure;
+
 /// What goes to `train.log` unless `RUST_LOG` says otherwise.
 const FILE_DEFAULT: &str = "info,burn_train=warn,wgpu=warn,naga=warn,cubecl=warn";
 /// What goes to standard error unless `RUST_LOG` says otherwise.
@@ -19,7 +21,7 @@ pub(crate) fn start(path: &Path, to_stderr: bool) -> Result<()> {
         .create(true)
         .append(true)
         .open(path)
-        .with_context(|| format!("opening {}", path.display()))?;
+        .map_err(Failure::write(path))?;
     let filter = |default: &str| {
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default))
     };
