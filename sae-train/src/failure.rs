@@ -130,9 +130,11 @@ pub(crate) struct Outcome(Mutex<Option<Failure>>);
 
 impl Outcome {
     pub(crate) fn fail(&self, failure: Failure) {
-        tracing::error!("{}", crate::failure::chain(&failure));
         let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        first.get_or_insert(failure);
+        if first.is_none() {
+            tracing::error!("{}", chain(&failure));
+            *first = Some(failure);
+        }
     }
 
     pub(crate) fn has_failed(&self) -> bool {

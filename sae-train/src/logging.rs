@@ -12,8 +12,8 @@ use crate::failure::Failure;
 
 /// What goes to `train.log` unless `RUST_LOG` says otherwise.
 const FILE_DEFAULT: &str = "info,burn_train=warn,wgpu=warn,naga=warn,cubecl=warn";
-/// What goes to standard error unless `RUST_LOG` says otherwise.
-const STDERR_DEFAULT: &str = "warn,wgpu_hal=error";
+/// What goes to standard error unless `RUST_LOG` says otherwise. What ends the run is printed by `main`, once.
+const STDERR_DEFAULT: &str = "warn,wgpu_hal=error,burn_train=off,sae_train::failure=off";
 
 /// Starts logging. Spans (`forward`, `backward`, `optimize`; level debug) report their times when they close.
 pub(crate) fn start(path: &Path, to_stderr: bool) -> Result<()> {

@@ -57,19 +57,16 @@ impl NonFinite {
         let path = self.train.path().display();
         let named = |places: &[usize]| -> Vec<usize> { places.iter().map(|i| rows[*i]).collect() };
         let told = if bad.is_empty() {
-            tracing::error!(step = step + 1, rows = ?rows, "all rows of the batch");
+            tracing::info!(step = step + 1, rows = ?rows, "all rows of the batch");
             format!(
                 "its batch has rows {} of {path}, none of them wrong by itself",
                 list(&rows)
             )
         } else {
-            tracing::error!(step = step + 1, rows = ?named(&bad), "rows that {how}");
+            tracing::info!(step = step + 1, rows = ?named(&bad), "rows that {how}");
             format!("rows {} of {path} {how}", list(&named(&bad)))
         };
-        let last = match last_saved {
-            0 => "there is no checkpoint yet".to_string(),
-            saved => format!("the checkpoint of step {saved} is the last good one"),
-        };
+        let last = last_good(last_saved);
         format!("step {}: {what}; {told}; {last}", step + 1)
     }
 
@@ -90,6 +87,14 @@ impl NonFinite {
             }
         };
         Err(Failure::NonFinite(format!("{found}; {remedy}")))
+    }
+}
+
+/// For a message: which checkpoint can be trusted, if `saved` is the step of the last.
+pub(crate) fn last_good(saved: usize) -> String {
+    match saved {
+        0 => "there is no checkpoint yet".into(),
+        saved => format!("the checkpoint of step {saved} is the last good one"),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::checkpoint::{Checkpoints, Writer};
 use crate::failure::{Failure, Outcome, chain};
 use crate::json_lines::MetricsFile;
 use crate::learner::{SaeLearner, StepOutput};
-use crate::nonfinite::NonFinite;
+use crate::nonfinite::{NonFinite, last_good};
 use crate::signals::{self, Signals};
 
 /// When something is done beside stepping; counted in steps from the beginning of the run.
@@ -309,9 +309,9 @@ impl Session<'_> {
         {
             true => Ok(()),
             false => Err(Failure::NonFinite(format!(
-                "step {}: the parameters are no longer finite; the checkpoint of step {} is the last good one: \
-                 lower training.lr and start another run",
-                self.step, self.saved.0
+                "step {}: the parameters are no longer finite; {}: lower training.lr and start another run",
+                self.step,
+                last_good(self.saved.0)
             ))),
         }
     }

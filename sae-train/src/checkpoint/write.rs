@@ -65,7 +65,10 @@ impl Writer {
         let path = staging.join(POSITION);
         let mut json = serde_json::to_vec_pretty(position).expect("a position is plain data");
         json.push(b'\n');
-        fs::write(&path, json).map_err(Failure::write(&path))?;
+        if let Err(error) = fs::write(&path, json) {
+            let _ = fs::remove_dir_all(&staging);
+            return Err(Failure::write(&path)(error));
+        }
         let pending = Pending {
             staging,
             missing: PARTS,
@@ -145,11 +148,14 @@ impl Writer {
                 _ => None,
             }
         };
-        saved?;
-        match whole {
-            Some(true) => self.seal(&staging, step),
-            _ => Ok(()),
+        let done = match whole {
+            Some(true) => saved.and_then(|()| self.seal(&staging, step)),
+            _ => saved,
+        };
+        if whole.is_some() && done.is_err() {
+            let _ = fs::remove_dir_all(&staging); // it will not become a checkpoint
         }
+        done
     }
 
     fn seal(&self, staging: &Path, step: usize) -> Result<(), Failure> {

@@ -18,6 +18,10 @@ fn fails(w: &Workspace, arguments: &[&str], code: i32, expected: &[&str]) -> Str
     for part in expected {
         assert!(message.contains(part), "{message:?} does not say {part:?}");
     }
+    let errors = message
+        .lines()
+        .filter(|line| line.starts_with("error: ") || line.contains("ERROR"));
+    assert_eq!(errors.count(), 1, "one message: {message}");
     assert!(!message.contains("panicked"), "{message}");
     message
 }
@@ -82,6 +86,16 @@ fn a_full_disk_ends_the_run_and_costs_nothing() {
         fails(&w, &arguments, 7, &expected);
         let run = disk.0.join("whole");
         kept.push(checkpoints(&run));
+        let names = fs::read_dir(run.join("checkpoint"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let half = names.filter(|entry| entry.file_name().to_string_lossy().ends_with(".tmp"));
+        assert_eq!(
+            half.count(),
+            0,
+            "what could not be written does not fill the disk"
+        );
         disk.remount("size=10m");
         w.trained("whole", &[&arguments[..], &["--resume"]].concat());
         same_bytes(&whole, &run);
