@@ -65,8 +65,8 @@ impl Run {
                 dir.display()
             );
         }
+        let sae = saved::load(&model, device)?; // compares the checksums, so it comes first
         let config = saved::load_config(&model)?;
-        let sae = saved::load(&model, device)?;
         let Split { train, held_out } = data.open()?;
         if train.width() != config.model.d_in {
             bail!(

@@ -322,3 +322,20 @@ fn wrong_runs_are_refused_with_a_reason() {
     std::fs::remove_file(run.path("config.toml")).unwrap();
     assert!(run.refused(&[]).contains("not a run directory"));
 }
+
+#[test]
+fn a_model_that_was_changed_is_named_and_not_judged() {
+    let run = Run::new(Preset::Default);
+    let path = run.path("model/cfg.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains("\"scale\": 1.0"), "{text}");
+    std::fs::write(&path, text.replace("\"scale\": 1.0", "\"scale\": 1.5")).unwrap();
+    let output = run.eval(&[]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success());
+    assert!(
+        message.contains("cfg.json") && message.contains("changed or damaged"),
+        "{message}"
+    );
+    assert!(!run.path("reports").exists());
+}
