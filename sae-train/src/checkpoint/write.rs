@@ -152,8 +152,9 @@ impl Writer {
             Some(true) => saved.and_then(|()| self.seal(&staging, step)),
             _ => saved,
         };
-        if whole.is_some() && done.is_err() {
-            let _ = fs::remove_dir_all(&staging); // it will not become a checkpoint
+        // Of a checkpoint that failed, the last record to come may be a good one.
+        if whole == Some(false) || (whole.is_some() && done.is_err()) {
+            let _ = fs::remove_dir_all(&staging);
         }
         done
     }
