@@ -9,7 +9,7 @@ const WEIGHTS: &str = "model/sae.safetensors";
 /// Long enough to be met in the middle, with checkpoints at odd places.
 const LONG: [&str; 4] = [
     "--set",
-    "training.steps=150",
+    "training.steps=400",
     "--set",
     "training.checkpoint_every=7",
 ];
@@ -43,7 +43,15 @@ fn killed_on(device: &str) {
     let w = Workspace::new();
     for preset in ["default", "released"] {
         let preset = format!("model.preset={preset}");
-        let long = with(&LONG, &["--device", device, "--set", &preset]);
+        let more = [
+            "--set",
+            "training.steps=150",
+            "--device",
+            device,
+            "--set",
+            &preset,
+        ];
+        let long = with(&LONG, &more);
         let whole = w.trained("whole", &long);
         for steps in [1, 20, 33, 90] {
             let mut running = w.start(&with(&long, &["--set", "run=cut", "--resume"]));
