@@ -182,22 +182,21 @@ impl RunDir {
     /// Fails if there is already something where a new run would go; what a process left that died before the run
     /// had begun is nothing.
     pub(crate) fn check_new(&self) -> Result<()> {
+        if self.has_begun() {
+            bail!(
+                "run directory {} exists; continue it with --resume, or start another with --set run=NAME \
+                 (or remove the directory)",
+                self.0.display()
+            );
+        }
         let begun_by_us = |name: &str| {
             name == LOCK_FILE || name == "provenance.json" || name.ends_with(STAGING_SUFFIX)
         };
         let entries = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
         let mut names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let foreign = names.find(|name| !begun_by_us(name));
-        if let (false, Some(name)) = (self.has_begun(), foreign) {
+        if let Some(name) = names.find(|name| !begun_by_us(name)) {
             bail!(
                 "run directory {} holds no run, but {name:?}; start the run with --set run=NAME, or empty the directory",
-                self.0.display()
-            );
-        }
-        if self.has_begun() {
-            bail!(
-                "run directory {} exists; continue it with --resume, or start another with --set run=NAME \
-                 (or remove the directory)",
                 self.0.display()
             );
         }

@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::{
-    SOURCE, WIDTH, Workspace, as_npy, checkpoints, ended, forget, recorded, wait_for_steps,
+    SOURCE, WIDTH, Workspace, as_npy, checkpoints, ended, forget, recorded, same_model,
+    wait_for_steps,
 };
-
-const WEIGHTS: &str = "model/sae.safetensors";
 
 /// Runs with `arguments`, expects this exit code and these parts of the message, which it returns.
 fn fails(w: &Workspace, arguments: &[&str], code: i32, expected: &[&str]) -> String {
@@ -65,11 +64,6 @@ impl Drop for Tmpfs {
     }
 }
 
-fn same_bytes(a: &Path, b: &Path) {
-    let [a, b] = [a, b].map(|run| fs::read(run.join(WEIGHTS)).unwrap());
-    assert!(a == b, "other bytes");
-}
-
 #[test]
 fn a_full_disk_ends_the_run_and_costs_nothing() {
     let w = Workspace::new();
@@ -98,7 +92,7 @@ fn a_full_disk_ends_the_run_and_costs_nothing() {
         );
         disk.remount("size=10m");
         w.trained("whole", &[&arguments[..], &["--resume"]].concat());
-        same_bytes(&whole, &run);
+        same_model(&whole, &run);
         let loss = |run: &Path| recorded(run, "train", "loss");
         assert_eq!(loss(&whole), loss(&run));
     }
@@ -170,7 +164,7 @@ fn data_that_vanishes_while_training_leaves_a_checkpoint() {
     fails(&w, &resume, 4, &["is not the data"]);
     fs::rename(&away, &part).unwrap();
     w.trained("cut", &resume);
-    same_bytes(&whole, &cut);
+    same_model(&whole, &cut);
 }
 
 #[test]
@@ -229,7 +223,7 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_is_used() {
         assert!(text.contains("the checkpoint before it is used"), "{text}");
     }
     assert!(String::from_utf8_lossy(&output.stdout).contains("continuing after step 20"));
-    same_bytes(&whole, &run);
+    same_model(&whole, &run);
     assert!(run.join("checkpoint/damaged-step-00000030-0").is_dir());
     // all of them
     for step in [20, 30] {
@@ -310,7 +304,7 @@ fn nan_stops_the_run_before_it_reaches_a_checkpoint() {
         &[&skip[..], &["--set", "run=small", "--resume"]].concat(),
     );
     let whole = w.trained("whole", &skip);
-    same_bytes(&whole, &resumed);
+    same_model(&whole, &resumed);
     let sae = sae_model::saved::load(&whole.join("model"), &burn::tensor::Device::flex()).unwrap();
     assert!(
         sae.concepts

@@ -14,6 +14,8 @@ use sae_data::synthetic::Synthetic;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
+/// The trained parameters, within a run directory.
+const WEIGHTS: &str = "model/sae.safetensors";
 /// Width of the synthetic activations.
 const WIDTH: usize = 24;
 
@@ -94,6 +96,12 @@ impl Workspace {
         );
         self.path("runs").join(run)
     }
+}
+
+/// Fails unless two runs ended with the same bytes.
+fn same_model(a: &Path, b: &Path) {
+    let [a, b] = [a, b].map(|run| std::fs::read(run.join(WEIGHTS)).expect("a trained model"));
+    assert!(a == b, "other bytes");
 }
 
 /// As if a run had died before the checkpoint of `step`.

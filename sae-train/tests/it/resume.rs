@@ -3,9 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::{Workspace, checkpoints, ended, forget, recorded, wait_for_steps};
+use crate::{Workspace, checkpoints, ended, forget, recorded, same_model, wait_for_steps};
 
-const WEIGHTS: &str = "model/sae.safetensors";
 /// Long enough to be met in the middle, with checkpoints at odd places.
 const LONG: [&str; 4] = [
     "--set",
@@ -16,8 +15,7 @@ const LONG: [&str; 4] = [
 
 /// Fails unless the two runs are one: model, records, configs.
 fn assert_same(whole: &Path, resumed: &Path) {
-    let [a, b] = [whole, resumed].map(|run| std::fs::read(run.join(WEIGHTS)).unwrap());
-    assert!(a == b, "other bytes");
+    same_model(whole, resumed);
     for (split, keys) in [
         ("train", &["step", "loss", "l0", "lr"][..]),
         ("held_out", &["step", "fvu"]),

@@ -124,14 +124,14 @@ fn await_moment(
         Moment::Starting => sleep(micros(rng, 120_000)),
         _ => {
             // not the first that comes
-            for _ in 0..rng.usize(1..12) {
+            let passed_over = rng.usize(1..12);
+            for round in 0..=passed_over {
                 while !is_there(moment, checkpoints) && child.try_wait()?.is_none() {
                     std::hint::spin_loop();
                 }
-                sleep(micros(rng, 20_000));
-            }
-            while !is_there(moment, checkpoints) && child.try_wait()?.is_none() {
-                std::hint::spin_loop();
+                if round < passed_over {
+                    sleep(micros(rng, 20_000));
+                }
             }
             let most = if moment == Moment::Writing { 3000 } else { 400 };
             let until = Instant::now() + micros(rng, most);
