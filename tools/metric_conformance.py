@@ -238,7 +238,11 @@ def beside_report(args):
 
 
 def versions(args):
-    found = {name: importlib.metadata.version(name) for name in ("sae-lens", "dictionary-learning", "eai-sparsify", "torch")}
+    packages = ("sae-lens", "dictionary-learning", "eai-sparsify", "torch")
+    try:
+        found = {name: importlib.metadata.version(name) for name in packages}
+    except importlib.metadata.PackageNotFoundError as error:
+        sys.exit(f"{error.name} is not installed; see the top of this file for what to install")
     for name, clone in (("openai/sparse_autoencoder", args.openai), ("qyj-bkjx/Sparsemax-SAE", args.paper)):
         if clone:
             head = subprocess.run(["git", "-C", clone, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
