@@ -16,6 +16,7 @@ pub mod ops;
 pub mod saved;
 pub mod sealed;
 pub mod stats;
+pub mod verdict;
 
 mod baselines;
 mod init;
