@@ -62,7 +62,7 @@ class Model:
         if architecture == "batch_topk":
             return z * (z > w["batch_threshold"][0])
         if architecture == "jumprelu":
-            return z * (z > np.exp(w["log_thresholds"]))
+            return z * (z > w["thresholds"])
         if architecture == "gated":
             magnitude = np.exp(w["magnitude_scale"]) * (z - w["encoder_bias"]) + w["magnitude_bias"]
             return np.maximum(magnitude, 0) * (z > 0)

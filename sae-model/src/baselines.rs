@@ -61,12 +61,15 @@ impl Sae {
     ///
     /// - ReLU: mean over rows of `sum_j a_j / d` (decoder rows have length one);
     /// - gated: the same of the open gates' pre-activations (arXiv 2404.16014, equation 8);
-    /// - JumpReLU: mean over rows of `L0 / d`, with the gradient of arXiv 2407.14435, equation 12:
-    ///   `dtheta_j = -1 / epsilon * mean over rows of 1[|z_j - theta_j| < epsilon / 2] / d`.
+    /// - JumpReLU: `(L0 / target_l0 - 1)^2` with the batch's mean L0, whose gradient is that of arXiv 2407.14435,
+    ///   equation 12: `dL0 / dtheta_j = -1 / epsilon * mean over rows of 1[|z_j - theta_j| < epsilon / 2]`.
     ///
-    /// Divided by the width d, as FVU is in these units (inputs are scaled to `mean ||u||^2 = d`), so that
-    /// coefficients have the size that the papers use beside a sum of squares.
-    pub fn penalty(&self, encoded: &Encoded) -> Option<Tensor<1>> {
+    /// L1 is divided by the width d, as FVU is in these units (inputs are scaled to `mean ||u||^2 = d`), so that
+    /// coefficients have the size that the papers use beside a sum of squares. JumpReLU alone looks at `target_l0`: it aims at an L0 (as in the
+    /// update of Rajamanoharan et al. that dictionary_learning trains) because Adam takes a penalty's size out of
+    /// its gradient: whatever the coefficient of L0 itself, the thresholds climb at about the same pace
+    /// (docs/SCIENCE.md).
+    pub fn penalty(&self, encoded: &Encoded, target_l0: f64) -> Option<Tensor<1>> {
         let Activations::Sparse(codes) = &encoded.activations else {
             return None;
         };
@@ -79,14 +82,17 @@ impl Sae {
                 let gate = encoded.gate.as_ref()?;
                 Some(gate.values.clone().sum() / per_row)
             }
-            Architecture::JumpRelu => Some(self.jumprelu_l0(codes)? / per_row),
+            Architecture::JumpRelu => {
+                let l0 = self.jumprelu_l0(codes)? / codes.pattern.rows() as f64;
+                Some((l0 / target_l0 - 1.0).square())
+            }
             _ => None,
         }
     }
 
     /// Number of active entries `[1]`, with JumpReLU's straight-through gradient for the thresholds.
     fn jumprelu_l0(&self, codes: &SparseCodes) -> Option<Tensor<1>> {
-        let thresholds = self.log_thresholds.as_ref()?.val().exp(); // [M]
+        let thresholds = self.thresholds.as_ref()?.val(); // [M]
         let bandwidth = self.config.bandwidth? as f32;
         let theta: Vec<f32> = thresholds.clone().into_data().iter().collect();
         let mut slope = vec![0.0f32; theta.len()];
@@ -196,6 +202,14 @@ impl Sae {
                 let new = Tensor::from_data([kept * old + (1.0 - kept) * smallest], &device);
                 Tensor::from_inner(new).set_require_grad(false)
             })
+        });
+        self
+    }
+
+    /// The model with JumpReLU's thresholds at zero or above.
+    pub fn with_thresholds_above_zero(mut self) -> Self {
+        self.thresholds = self.thresholds.map(|thresholds| {
+            thresholds.map(|theta| Tensor::from_inner(theta.inner().clamp_min(0.0)).require_grad())
         });
         self
     }

@@ -23,7 +23,7 @@ pub enum Architecture {
     /// The `k B` largest of a batch of B rows (Bussmann et al. 2024, arXiv 2412.06410).
     #[serde(rename = "batch_topk")]
     BatchTopK,
-    /// A learned threshold a latent and an L0 penalty (Rajamanoharan et al. 2024, arXiv 2407.14435).
+    /// A learned threshold per latent and a penalty on L0 (Rajamanoharan et al. 2024, arXiv 2407.14435).
     #[serde(rename = "jumprelu")]
     JumpRelu,
     /// Separate gates and magnitudes (Rajamanoharan et al. 2024, arXiv 2404.16014).

@@ -59,7 +59,7 @@ impl Sae {
             pre_bias: config.pre_bias.then(|| self::vector(bias, device)),
             encoder: encoder.map(|encoder| matrix(encoder, [m, d], device)),
             encoder_bias: vector(config.encoder_bias, encoder_bias, m),
-            log_thresholds: vector(is(Architecture::JumpRelu), FIRING_SCORE.ln(), m),
+            thresholds: vector(is(Architecture::JumpRelu), FIRING_SCORE, m),
             magnitude_scale: vector(is(Architecture::Gated), 0.0, m),
             magnitude_bias: vector(is(Architecture::Gated), 0.0, m),
             batch_threshold: vector(is(Architecture::BatchTopK), 0.0, 1)

@@ -43,8 +43,8 @@ pub struct Sae {
     pub encoder: Option<Param<Tensor<2>>>,
     /// Added to the scores `[M]`.
     pub encoder_bias: Option<Param<Tensor<1>>>,
-    /// Logarithms of JumpReLU's thresholds `[M]`.
-    pub log_thresholds: Option<Param<Tensor<1>>>,
+    /// JumpReLU's thresholds theta `[M]`, never negative.
+    pub thresholds: Option<Param<Tensor<1>>>,
     /// Gated: logarithm of each latent's magnitude factor, `r_mag [M]`.
     pub magnitude_scale: Option<Param<Tensor<1>>>,
     /// Gated: `b_mag [M]`.
@@ -290,7 +290,7 @@ impl Sae {
         let encoder = self.encoder.as_ref().unwrap_or(&self.concepts).val();
         let options = EncodeOptions {
             bias: self.encoder_bias.as_ref().map(Param::val),
-            thresholds: self.log_thresholds.as_ref().map(|log| log.val().exp()),
+            thresholds: self.thresholds.as_ref().map(Param::val),
             mask: keep,
         };
         let mut codes = ops::encode(q, encoder, options, self.selection(training.is_some()));

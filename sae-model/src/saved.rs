@@ -18,10 +18,12 @@
 //! | `pre_bias` | `[d]`    | `pre_bias`            |
 //! | `encoder`  | `[M, d]` | the architecture is not attention |
 //! | `encoder_bias`    | `[M]` | `encoder_bias`   |
-//! | `log_thresholds`  | `[M]` | `jumprelu`       |
+//! | `thresholds`      | `[M]` | `jumprelu`       |
 //! | `magnitude_scale` | `[M]` | `gated`          |
 //! | `magnitude_bias`  | `[M]` | `gated`          |
 //! | `batch_threshold` | `[1]` | `batch_topk`     |
+//!
+//! JumpReLU models saved before thresholds were trained themselves have `log_thresholds` in their place, and load.
 //!
 //! The same parameters always give the same bytes. A tensor that is missing, unexpected, of another shape
 //! or of another type, or that has NaN or infinity, is an error; nothing is guessed.
@@ -48,6 +50,9 @@ pub const FORMAT_VERSION: u32 = 2;
 pub const CONFIG_FILE: &str = "cfg.json";
 /// Name of the parameters' file.
 pub const WEIGHTS_FILE: &str = "sae.safetensors";
+
+/// Logarithms of JumpReLU's thresholds, which were the trained parameter before.
+const LOG_THRESHOLDS: &str = "log_thresholds";
 
 /// The content of `cfg.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -160,7 +165,7 @@ fn vectors(sae: &Sae) -> [(&'static str, &Option<Param<Tensor<1>>>); 6] {
     [
         ("pre_bias", &sae.pre_bias),
         ("encoder_bias", &sae.encoder_bias),
-        ("log_thresholds", &sae.log_thresholds),
+        ("thresholds", &sae.thresholds),
         ("magnitude_scale", &sae.magnitude_scale),
         ("magnitude_bias", &sae.magnitude_bias),
         ("batch_threshold", &sae.batch_threshold),
@@ -265,7 +270,7 @@ pub fn load(dir: &Path, device: &Device) -> Result<Sae, SavedModelError> {
         pre_bias: vector("pre_bias", d, config.pre_bias)?,
         encoder: matrix("encoder", [m, d], !architecture.is_attention())?,
         encoder_bias: vector("encoder_bias", m, config.encoder_bias)?,
-        log_thresholds: vector("log_thresholds", m, is(Architecture::JumpRelu))?,
+        thresholds: reader.thresholds(m, is(Architecture::JumpRelu), device)?,
         magnitude_scale: vector("magnitude_scale", m, is(Architecture::Gated))?,
         magnitude_bias: vector("magnitude_bias", m, is(Architecture::Gated))?,
         batch_threshold: vector("batch_threshold", 1, is(Architecture::BatchTopK))?,
@@ -281,6 +286,30 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    /// JumpReLU's thresholds `[M]`, which models saved before the thresholds themselves were trained keep as logarithms.
+    fn thresholds(
+        &self,
+        m: usize,
+        wanted: bool,
+        device: &Device,
+    ) -> Result<Option<Param<Tensor<1>>>, SavedModelError> {
+        let logarithms = self.file.tensor(LOG_THRESHOLDS).is_ok();
+        if logarithms && self.file.tensor("thresholds").is_ok() {
+            return Err(SavedModelError::Unexpected {
+                path: self.path.into(),
+                name: LOG_THRESHOLDS.into(),
+            });
+        }
+        let name = if logarithms {
+            LOG_THRESHOLDS
+        } else {
+            "thresholds"
+        };
+        let tensor = self.tensor(name, [m], wanted, device)?;
+        let tensor = tensor.map(|tensor| if logarithms { tensor.exp() } else { tensor });
+        Ok(tensor.map(Param::from_tensor))
+    }
+
     /// The tensor `name`, if the model wants it.
     fn tensor<const D: usize>(
         &self,
@@ -327,7 +356,7 @@ impl Reader<'_> {
 
     /// Fails on a tensor that no saved model has.
     fn reject_strangers(&self) -> Result<(), SavedModelError> {
-        const KNOWN: [&str; 11] = [
+        const KNOWN: [&str; 12] = [
             "concepts",
             "w_q",
             "w_k",
@@ -335,7 +364,8 @@ impl Reader<'_> {
             "encoder",
             "pre_bias",
             "encoder_bias",
-            "log_thresholds",
+            "thresholds",
+            LOG_THRESHOLDS,
             "magnitude_scale",
             "magnitude_bias",
             "batch_threshold",

@@ -124,6 +124,7 @@ fn learner(
         dead_window: usize::MAX,
         sparsity_coefficient: 0.0,
         sparsity_warmup_steps: 0,
+        target_l0: 1.0,
         aux_coefficient: 0.0,
         aux_k: 0,
     };

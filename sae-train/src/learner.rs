@@ -30,6 +30,8 @@ pub(crate) struct Settings {
     /// Weight of the sparsity penalty, reached after the warm-up steps.
     pub(crate) sparsity_coefficient: f64,
     pub(crate) sparsity_warmup_steps: usize,
+    /// L0 that JumpReLU's penalty aims at.
+    pub(crate) target_l0: f64,
     /// Weight of the auxiliary reconstruction, and the dead latents that it may use.
     pub(crate) aux_coefficient: f64,
     pub(crate) aux_k: usize,
@@ -181,7 +183,7 @@ impl SaeLearner {
         let [rows, _] = x.dims();
         let (mut total, squared_error) =
             loss.with_squared_error(x.clone(), r.x_hat.clone(), variance);
-        if let Some(penalty) = self.sae.penalty(&r.encoded) {
+        if let Some(penalty) = self.sae.penalty(&r.encoded, self.settings.target_l0) {
             total = total + penalty * self.sparsity_coefficient();
         }
         if aux_coefficient > 0.0 {
@@ -267,6 +269,7 @@ impl TrainStep for SaeLearner {
         if unit_norm {
             learner.sae = learner.sae.with_unit_concepts();
         }
+        learner.sae = learner.sae.with_thresholds_above_zero();
         if let Some(smallest) = smallest {
             learner.sae = learner.sae.follow_threshold(smallest);
         }

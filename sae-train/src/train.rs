@@ -181,6 +181,7 @@ impl Prepared {
             dead_window: training.dead_window,
             sparsity_coefficient: training.sparsity_coefficient.unwrap_or(0.0),
             sparsity_warmup_steps: training.sparsity_warmup_steps.unwrap_or(0),
+            target_l0: training.target_l0.unwrap_or(1.0),
             aux_coefficient: training.aux_coefficient.unwrap_or(0.0),
             aux_k: training.aux_k.unwrap_or(0),
         })

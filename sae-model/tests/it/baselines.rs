@@ -63,7 +63,7 @@ fn objective(sae: &Sae, device: &Device) -> (Tensor<1>, Vec<f32>) {
     let x = matrix(noise(ROWS * WIDTH, 1), WIDTH, device);
     let r = sae.reconstruct_training(x.clone(), &Training::default());
     let mut loss = Loss::Fvu.forward(x.clone(), r.x_hat.clone(), 2.0);
-    if let Some(penalty) = sae.penalty(&r.encoded) {
+    if let Some(penalty) = sae.penalty(&r.encoded, 6.0) {
         loss = loss + penalty * 0.7;
     }
     let dead = [1, 7, 8, 15];
@@ -201,7 +201,10 @@ fn gated_by_hand() {
     // x = 1: gates 1.5, -1, -1, so latent 0 alone is open, with magnitude 2 * 1 + 0.25
     let r = sae.reconstruct(matrix(vec![1.0], 1, &device));
     assert_eq!(dense(r.encoded.activations.clone()), [2.25, 0.0, 0.0]);
-    let penalty: f32 = sae.penalty(&r.encoded).expect("a penalty").into_scalar();
+    let penalty: f32 = sae
+        .penalty(&r.encoded, 1.0)
+        .expect("a penalty")
+        .into_scalar();
     assert_eq!(penalty, 1.5, "the gate's pre-activation");
     let x = matrix(vec![1.0], 1, &device);
     let (target, frozen) = sae
@@ -214,20 +217,30 @@ fn gated_by_hand() {
 fn jumprelu_penalty_counts_and_pulls_at_thresholds() {
     let device = Device::flex().autodiff();
     let mut sae = tiny(Architecture::JumpRelu, &device);
-    let theta = [0.9f32, 1.0, 0.5];
-    let logs = theta.iter().map(|t| t.ln()).collect();
-    sae.log_thresholds = Some(Param::from_tensor(vector(logs, &device)));
+    sae.thresholds = Some(Param::from_tensor(vector(vec![0.9, 1.0, 0.5], &device)));
     // x = 1: scores 1, 2, -1; active: 0 and 1; within a quarter of its threshold: 0 alone
     let r = sae.reconstruct(matrix(vec![1.0], 1, &device));
     assert_eq!(dense(r.encoded.activations.clone()), [1.0, 2.0, 0.0]);
-    let penalty = sae.penalty(&r.encoded).expect("a penalty");
-    assert_eq!(penalty.clone().into_scalar::<f32>(), 2.0);
+    // L0 is 2; aiming at 4 the penalty is (2 / 4 - 1)^2
+    let penalty = sae.penalty(&r.encoded, 4.0).expect("a penalty");
+    assert_eq!(penalty.clone().into_scalar::<f32>(), 0.25);
     let grads = penalty.backward();
-    let log_thresholds = sae.log_thresholds.expect("thresholds").val();
-    let gradient = values(log_thresholds.grad(&grads).expect("a gradient"));
-    // d/d log(theta) = theta * d/d theta = 0.9 * -1 / 0.5
-    assert!((gradient[0] + 1.8).abs() < 1e-5, "{gradient:?}");
+    let thresholds = sae.thresholds.expect("thresholds").val();
+    let gradient = values(thresholds.grad(&grads).expect("a gradient"));
+    // 2 (L0 / 4 - 1) / 4 * dL0/dtheta, and dL0/dtheta = -1 / 0.5: too few are active, so the threshold falls
+    assert!((gradient[0] - 0.5).abs() < 1e-5, "{gradient:?}");
     assert_eq!(gradient[1..], [0.0, 0.0]);
+}
+
+#[test]
+fn jumprelu_thresholds_stay_at_zero_or_above() {
+    let device = Device::flex().autodiff();
+    let mut sae = tiny(Architecture::JumpRelu, &device);
+    sae.thresholds = Some(Param::from_tensor(vector(vec![-0.5, 0.0, 0.25], &device)));
+    let sae = sae.with_thresholds_above_zero();
+    let thresholds = sae.thresholds.expect("thresholds").val();
+    assert!(thresholds.is_require_grad(), "and go on learning");
+    assert_eq!(values(thresholds), [0.0, 0.0, 0.25]);
 }
 
 #[test]

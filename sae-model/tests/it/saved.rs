@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use sae_model::saved::{self, CONFIG_FILE, WEIGHTS_FILE};
-use sae_model::{Preset, Sae, sealed};
+use sae_model::{Architecture, Preset, Sae, sealed};
 
 use crate::values;
 
@@ -29,6 +29,47 @@ fn models_read_back_as_themselves_and_bytes_repeat() {
             assert_eq!(read(a.path()), read(b.path()), "{file}");
         }
     }
+}
+
+/// Renames a tensor in the header of a safetensors file, to a name that is as long or shorter.
+fn rename(path: &Path, from: &str, to: &str) {
+    let bytes = std::fs::read(path).unwrap();
+    let (from, to) = (format!("{from:?}"), format!("{to:?}"));
+    let at = bytes
+        .windows(from.len())
+        .position(|w| w == from.as_bytes())
+        .unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut text = bytes[8..8 + header].to_vec();
+    text.splice(at - 8..at - 8 + from.len(), to.bytes());
+    let mut new = (text.len() as u64).to_le_bytes().to_vec();
+    new.extend(text);
+    new.extend(&bytes[8 + header..]);
+    std::fs::write(path, new).unwrap();
+}
+
+#[test]
+fn jumprelu_models_with_logarithms_of_thresholds_still_load() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Architecture::JumpRelu.config(Preset::Default, 6, 10);
+    let sae = Sae::init(&config, 7, &[0.5; 6], &Device::flex());
+    saved::save(&sae, 7, dir.path()).unwrap();
+    let weights = dir.path().join(WEIGHTS_FILE);
+    std::fs::remove_file(dir.path().join(sealed::SUMS_FILE)).unwrap();
+    rename(&weights, "thresholds", "log_thresholds");
+    let old = saved::load(dir.path(), &Device::flex()).unwrap();
+    let expected = values(sae.thresholds.unwrap().val());
+    let exponentials: Vec<f32> = expected.iter().map(|theta| theta.exp()).collect();
+    assert_eq!(values(old.thresholds.unwrap().val()), exponentials);
+    // and no other architecture has them
+    saved::save(&fresh(Preset::Default), 0, dir.path()).unwrap();
+    std::fs::remove_file(dir.path().join(sealed::SUMS_FILE)).unwrap();
+    rename(&weights, "pre_bias", "log_thresholds");
+    let error = chain(&saved::load(dir.path(), &Device::flex()).unwrap_err());
+    assert!(
+        error.contains("pre_bias") || error.contains("log_thresholds"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -92,10 +92,12 @@ pub(crate) struct TrainingConfig {
     /// Latents with a running firing frequency above this are switched off while training (the released
     /// code: 0.1); 1 switches nothing off.
     pub(crate) frequency_cutoff: Option<f64>,
-    /// Weight of the sparsity penalty (relu, attention_relu, gated: L1; jumprelu: L0).
+    /// Weight of the sparsity penalty (relu, attention_relu, gated: L1; jumprelu: the distance of L0 from `target_l0`).
     pub(crate) sparsity_coefficient: Option<f64>,
     /// Steps over which that weight rises linearly from zero.
     pub(crate) sparsity_warmup_steps: Option<usize>,
+    /// Active latents per row that the penalty of jumprelu aims at.
+    pub(crate) target_l0: Option<f64>,
     /// Weight of the auxiliary reconstruction (topk, batch_topk: of what is left over, by dead latents; gated:
     /// of the input, by the gates).
     pub(crate) aux_coefficient: Option<f64>,
@@ -199,7 +201,7 @@ impl Config {
         let penalty = match architecture {
             Architecture::Relu | Architecture::AttentionRelu => 2.0,
             Architecture::Gated => 4.0,
-            Architecture::JumpRelu => 0.1,
+            Architecture::JumpRelu => 1.0,
             _ => 0.0,
         };
         let auxiliary = match architecture {
@@ -217,6 +219,9 @@ impl Config {
         training.frequency_cutoff.get_or_insert(cutoff);
         training.sparsity_coefficient.get_or_insert(penalty);
         training.sparsity_warmup_steps.get_or_insert(steps / 10);
+        if architecture == Architecture::JumpRelu {
+            training.target_l0.get_or_insert(32.0);
+        }
         training.aux_coefficient.get_or_insert(auxiliary);
         training.aux_k.get_or_insert(256);
         training
@@ -283,6 +288,13 @@ impl Config {
                 let value = value.unwrap_or_default();
                 return Err(invalid(key, value, "must be zero or a positive number"));
             }
+        }
+        if let Some(l0) = t.target_l0
+            && !(l0 > 0.0 && l0 <= self.model.n_latents as f64)
+        {
+            let remedy =
+                "the L0 to aim at lies above 0 and is at most model.n_latents, for example 32";
+            return Err(invalid("training.target_l0", l0, remedy));
         }
         for (key, value) in [("training.beta_1", t.beta_1), ("training.beta_2", t.beta_2)] {
             if value.is_some_and(|value| !(0.0..1.0).contains(&value)) {
@@ -512,6 +524,10 @@ mod tests {
             (
                 "training.decay_fraction=2",
                 "training.decay_fraction = 2: must lie between 0 and 1",
+            ),
+            (
+                "training.target_l0=65",
+                "training.target_l0 = 65: the L0 to aim at lies above 0 and is at most model.n_latents",
             ),
             (
                 "run=../../etc",
