@@ -5,6 +5,7 @@ mod build;
 mod chaos;
 mod check;
 mod eval;
+mod results;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,6 +29,8 @@ enum Chore {
     Bench(bench::Arguments),
     /// Kill training processes and damage what they leave; every run must still end with the same bytes.
     Chaos(chaos::Arguments),
+    /// Make the tables of README.md and docs/SCIENCE.md from runs that it starts itself.
+    Results(results::Arguments),
     /// Evaluate a run and write reports/report.{json,md} into it.
     Eval {
         /// The run directory, for example runs/quickstart.
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Chore::Check => check::run(),
         Chore::Bench(arguments) => bench::run(&arguments),
         Chore::Chaos(arguments) => chaos::run(&arguments),
+        Chore::Results(arguments) => results::run(&arguments),
         Chore::Eval {
             run,
             features,

@@ -1,0 +1,142 @@
+//! Training and evaluating the settings of a plan, each once.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::plan::Plan;
+use crate::build::build;
+
+/// Binaries, configs, and the directory of the runs.
+pub(super) struct Runner {
+    train: PathBuf,
+    eval: PathBuf,
+    dir: PathBuf,
+    set: Vec<String>,
+}
+
+/// What one run gave.
+pub(super) struct Outcome {
+    /// `report.json`.
+    pub(super) report: Value,
+    /// Training rows per second, of the whole run.
+    pub(super) rows_per_second: Option<f64>,
+}
+
+impl Runner {
+    /// Builds the binaries and writes a config for each data set of the plan; `set` overrides every run.
+    pub(super) fn new(plan: &Plan, dir: &Path, set: &[String]) -> Result<Self> {
+        let (train, eval) = (build("sae-train")?, build("sae-eval")?);
+        fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+        for (name, data) in &plan.data {
+            let mut keys = toml::Table::from_iter(data.keys.clone());
+            if let Some(train) = &data.train {
+                keys.insert("train".into(), train.display().to_string().into());
+            }
+            let config = toml::Table::from_iter([("data".to_string(), keys.into())]);
+            fs::write(dir.join(format!("{name}.toml")), toml::to_string(&config)?)?;
+        }
+        Ok(Self {
+            train,
+            eval,
+            dir: dir.into(),
+            set: set.to_vec(),
+        })
+    }
+
+    /// Trains `settings` on a data set with a seed and evaluates it, as far as that has not been done.
+    pub(super) fn outcome(&self, data: &str, settings: &[&str], seed: u64) -> Result<Outcome> {
+        let settings: Vec<&str> = settings
+            .iter()
+            .copied()
+            .chain(self.set.iter().map(String::as_str))
+            .collect();
+        let name = name(data, &settings, seed);
+        let run = self.dir.join(&name);
+        let report = run.join("reports/report.json");
+        if !report.exists() {
+            println!("{name}");
+            self.train(data, &settings, seed, &name)?;
+            self.command(Command::new(&self.eval).arg(&run).arg("--no-untrained"))?;
+        }
+        let text = fs::read_to_string(&report).with_context(|| format!("{}", report.display()))?;
+        Ok(Outcome {
+            report: serde_json::from_str(&text).with_context(|| format!("{}", report.display()))?,
+            rows_per_second: rows_per_second(&run),
+        })
+    }
+
+    fn train(&self, data: &str, settings: &[&str], seed: u64, name: &str) -> Result<()> {
+        let mut command = Command::new(&self.train);
+        command
+            .arg(self.dir.join(format!("{data}.toml")))
+            .arg("--resume");
+        let runs_dir = format!("runs_dir={:?}", self.dir.display().to_string());
+        let (run, seed) = (format!("run={name:?}"), format!("seed={seed}"));
+        let own = [runs_dir.as_str(), run.as_str(), seed.as_str()];
+        for setting in settings.iter().copied().chain(own) {
+            command.args(["--set", setting]);
+        }
+        self.command(&mut command)
+    }
+
+    /// Runs a command without its output; what it said last is the error if it fails.
+    fn command(&self, command: &mut Command) -> Result<()> {
+        let output = command
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("running {:?}", command.get_program()))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("{command:?} ended with {}: {}", output.status, said.trim());
+        }
+        Ok(())
+    }
+}
+
+/// A directory's name: the data set, the values of the settings, the seed.
+fn name(data: &str, settings: &[&str], seed: u64) -> String {
+    let mut name = data.to_string();
+    for setting in settings {
+        let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
+        let key = key.rsplit('.').next().unwrap_or(key);
+        name += &format!("-{key}_{value}");
+    }
+    let plain = |c: char| {
+        if c.is_ascii_alphanumeric() || "-_.".contains(c) {
+            c
+        } else {
+            '_'
+        }
+    };
+    format!("{name}-seed_{seed}").chars().map(plain).collect()
+}
+
+/// Steps times batch over the seconds of the last training record.
+fn rows_per_second(run: &Path) -> Option<f64> {
+    let config: toml::Table = fs::read_to_string(run.join("config.toml"))
+        .ok()?
+        .parse()
+        .ok()?;
+    let training = config.get("training")?;
+    let of = |key: &str| Some(training.get(key)?.as_integer()? as f64);
+    let metrics = fs::read_to_string(run.join("metrics.jsonl")).ok()?;
+    let last: Value = serde_json::from_str(metrics.lines().last()?).ok()?;
+    Some(of("steps")? * of("batch_size")? / last["seconds"].as_f64()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_make_distinct_names_of_one_directory() {
+        let a = name("sample", &["model.k=40", "model.architecture=topk"], 1);
+        assert_eq!(a, "sample-k_40-architecture_topk-seed_1");
+        assert_ne!(a, name("sample", &["model.k=40"], 1));
+        assert_eq!(name("x", &["run=\"../y\""], 0), "x-run__.._y_-seed_0");
+    }
+}
