@@ -39,6 +39,7 @@ fn fresh() -> State {
         dead_window: 10,
         sparsity_coefficient: 0.0,
         sparsity_warmup_steps: 0,
+        target_l0: 1.0,
         aux_coefficient: 0.0,
         aux_k: 0,
     };
