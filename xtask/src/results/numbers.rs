@@ -5,6 +5,10 @@ use serde_json::Value;
 
 use super::runs::Outcome;
 
+/// `FVU ~ L0^-SLOPE`, roughly, on the token set between an L0 of 16 and 64 (the table `equal-l0-tokens`): what `fvu_at_32`
+/// moves FVU along.
+const SLOPE: f64 = 0.38;
+
 /// How a number is printed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Form {
@@ -20,7 +24,8 @@ pub(super) struct Column {
     pub(super) form: Form,
 }
 
-/// The column of a name; `on:N` is top-n classification with n latents on, `off:N` with them off.
+/// The column of a name; `training_l0` is the mean over the last hundred training batches, everything else is of the
+/// held-out rows; `on:N` is top-n classification with n latents on, `off:N` with them off.
 pub(super) fn column(name: &str) -> Result<Column> {
     let (title, form) = match name {
         "fvu" => ("FVU".into(), Form::Decimals(4)),
@@ -29,7 +34,8 @@ pub(super) fn column(name: &str) -> Result<Column> {
         "l0_p05" => ("L0, 5 % of rows below".into(), Form::Decimals(0)),
         "l0_p95" => ("L0, 95 % of rows below".into(), Form::Decimals(0)),
         "dead" => ("dead".into(), Form::Decimals(0)),
-        "rows_per_second" => ("rows/s".into(), Form::Decimals(0)),
+        "training_l0" => ("L0 in training".into(), Form::Decimals(1)),
+        "fvu_at_32" => ("FVU moved to L0 32".into(), Form::Decimals(4)),
         _ => match name.split_once(':') {
             Some(("on", n)) => (format!("top-{n}"), Form::Percent),
             Some(("off", n)) => (format!("without top-{n}"), Form::Percent),
@@ -49,7 +55,11 @@ pub(super) fn value(name: &str, outcome: &Outcome) -> Result<f64> {
         "l0_p05" => metric(report, "sparsity", "l0_p05"),
         "l0_p95" => metric(report, "sparsity", "l0_p95"),
         "dead" => metric(report, "sparsity", "dead_latents"),
-        "rows_per_second" => outcome.rows_per_second,
+        "training_l0" => outcome.training_l0,
+        "fvu_at_32" => {
+            let (fvu, l0) = (value("fvu", outcome)?, value("l0", outcome)?);
+            Some(fvu * (l0 / 32.0).powf(SLOPE))
+        }
         _ => {
             let (side, n) = name
                 .split_once(':')

@@ -22,8 +22,8 @@ pub(super) struct Runner {
 pub(super) struct Outcome {
     /// `report.json`.
     pub(super) report: Value,
-    /// Training rows per second, of the whole run.
-    pub(super) rows_per_second: Option<f64>,
+    /// Mean L0 of the last hundred training batches.
+    pub(super) training_l0: Option<f64>,
 }
 
 impl Runner {
@@ -65,7 +65,7 @@ impl Runner {
         let text = fs::read_to_string(&report).with_context(|| format!("{}", report.display()))?;
         Ok(Outcome {
             report: serde_json::from_str(&text).with_context(|| format!("{}", report.display()))?,
-            rows_per_second: rows_per_second(&run),
+            training_l0: training_l0(&run),
         })
     }
 
@@ -115,17 +115,19 @@ fn name(data: &str, settings: &[&str], seed: u64) -> String {
     format!("{name}-seed_{seed}").chars().map(plain).collect()
 }
 
-/// Steps times batch over the seconds of the last training record.
-fn rows_per_second(run: &Path) -> Option<f64> {
-    let config: toml::Table = fs::read_to_string(run.join("config.toml"))
-        .ok()?
-        .parse()
-        .ok()?;
-    let training = config.get("training")?;
-    let of = |key: &str| Some(training.get(key)?.as_integer()? as f64);
+/// Mean L0 of the last hundred training batches in `metrics.jsonl`.
+fn training_l0(run: &Path) -> Option<f64> {
     let metrics = fs::read_to_string(run.join("metrics.jsonl")).ok()?;
-    let last: Value = serde_json::from_str(metrics.lines().last()?).ok()?;
-    Some(of("steps")? * of("batch_size")? / last["seconds"].as_f64()?)
+    let records = metrics
+        .lines()
+        .rev()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let training = records.filter(|record| record["split"] == "train");
+    let l0: Vec<f64> = training
+        .filter_map(|record| record["l0"].as_f64())
+        .take(100)
+        .collect();
+    (!l0.is_empty()).then(|| l0.iter().sum::<f64>() / l0.len() as f64)
 }
 
 #[cfg(test)]
