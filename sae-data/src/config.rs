@@ -238,14 +238,9 @@ impl DataConfig {
     /// `check_rows` as it is for the two sides of `split`: about how many rows of each are looked at before training;
     /// 0 for all. It is 0 unless a side is larger than 4 GiB as float32, whatever type is in the files.
     pub fn resolved_check_rows(&self, split: &Split) -> usize {
-        self.check_rows.unwrap_or_else(|| {
-            let row = 4 * split.train.width();
-            let most = split.train.rows().max(split.held_out.rows());
-            match most > CHECK_ALL / row {
-                true => (CHECK_SAMPLE / row).max(1),
-                false => 0,
-            }
-        })
+        let most = split.train.rows().max(split.held_out.rows());
+        self.check_rows
+            .unwrap_or_else(|| default_check_rows(most, split.train.width()))
     }
 
     /// The same with all paths absolute, so that it means the same from any directory.
@@ -274,6 +269,15 @@ impl DataConfig {
             workers: self.workers.unwrap_or_else(default_workers),
             seed,
         }
+    }
+}
+
+/// About how many of `rows` rows of this width are checked where nobody says how many; 0 for all.
+pub fn default_check_rows(rows: usize, width: usize) -> usize {
+    let row = 4 * width.max(1);
+    match rows > CHECK_ALL / row {
+        true => (CHECK_SAMPLE / row).max(1),
+        false => 0,
     }
 }
 
