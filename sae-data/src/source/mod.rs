@@ -4,6 +4,7 @@
 //! the files the values lie and hand that to `matrix`, which reads them from there; `parquet` has to decode.
 
 mod arrow;
+mod builder;
 mod directory;
 mod documents;
 mod file;
@@ -20,11 +21,12 @@ use std::path::{Path, PathBuf};
 
 use crate::element::Element;
 use crate::error::DataError;
+use builder::MatrixBuilder;
 pub(crate) use directory::{INDEX, INDEX_FORMAT};
 pub use directory::{IndexedShard, ShardIndex};
 pub use documents::Documents;
 pub use file::SourceFile;
-use matrix::{IntegerColumn, MatrixBuilder};
+use matrix::IntegerColumn;
 
 /// What a user may say about a data set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

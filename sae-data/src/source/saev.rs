@@ -8,9 +8,10 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::builder::MatrixBuilder;
 use super::directory::beside;
 use super::file::SourceFile;
-use super::matrix::{Integer, IntegerColumn, Matrix, MatrixBuilder};
+use super::matrix::{Integer, IntegerColumn, Matrix};
 use super::{Options, TENSOR, useless};
 use crate::element::Element;
 use crate::error::DataError;

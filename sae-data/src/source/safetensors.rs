@@ -3,8 +3,9 @@
 use ::safetensors::tensor::{Metadata, TensorInfo};
 use ::safetensors::{Dtype, SafeTensorError, SafeTensors};
 
+use super::builder::MatrixBuilder;
 use super::file::{OpenFile, SourceFile};
-use super::matrix::{Integer, IntegerColumn, MatrixBuilder};
+use super::matrix::{Integer, IntegerColumn};
 use super::only;
 use crate::element::Element;
 use crate::error::DataError;
