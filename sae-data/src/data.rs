@@ -225,6 +225,14 @@ impl ActivationData {
         }
     }
 
+    /// The numbers of `rows` in the whole data set: which of its rows this side of a split, or sample, has.
+    ///
+    /// # Panics
+    /// If there are no such rows.
+    pub fn rows_in_source(&self, rows: Range<usize>) -> Vec<usize> {
+        self.selection.pieces(rows).flatten().collect()
+    }
+
     /// The rows that are selected, as ranges of the whole data set's.
     pub(crate) fn ranges(&self) -> &[Range<usize>] {
         self.selection.ranges()

@@ -57,9 +57,9 @@ struct Decoded {
 
 /// How records are decoded: so many at once, with so many values each.
 #[derive(Clone, Copy)]
-struct Steps {
+pub(super) struct Steps {
     records: usize,
-    longest: usize,
+    pub(super) longest: usize,
 }
 
 impl Column<'_> {
@@ -92,7 +92,7 @@ impl Column<'_> {
     }
 
     /// Steps of rows that have the known width, and of examples, which have no known length.
-    fn steps(&self) -> Steps {
+    pub(super) fn steps(&self) -> Steps {
         match self.depth {
             1 => Steps {
                 records: (VALUES / self.width.max(1)).clamp(1, RECORDS),
@@ -173,7 +173,10 @@ impl Column<'_> {
         Ok(())
     }
 
-    fn caught<R>(&self, work: impl FnOnce() -> Result<R, ParquetError>) -> Result<R, DataError> {
+    pub(super) fn caught<R>(
+        &self,
+        work: impl FnOnce() -> Result<R, ParquetError>,
+    ) -> Result<R, DataError> {
         guarded(work).map_err(|reason| match reason.contains("Disabled feature") {
             true => DataError::unsupported(
                 &self.file.path,

@@ -11,6 +11,7 @@ mod column;
 mod levels;
 mod opening;
 mod pages;
+mod plain;
 mod thrift;
 
 use std::collections::HashMap;
@@ -183,6 +184,16 @@ impl Parquet {
     }
 }
 
+/// What is left of `ranges` behind the first `done` of their rows.
+fn behind(ranges: Vec<Range<usize>>, mut done: usize) -> Vec<Range<usize>> {
+    let left = ranges.into_iter().map(|range| {
+        let passed = done.min(range.len());
+        done -= passed;
+        range.start + passed..range.end
+    });
+    left.filter(|range| !range.is_empty()).collect()
+}
+
 fn start_of(documents: &Documents, document: usize) -> usize {
     match documents {
         Documents::Uniform { tokens, .. } => document * tokens,
@@ -202,11 +213,19 @@ impl Source for Parquet {
         out: &mut [Option<&mut [f32]>],
     ) -> Result<(), DataError> {
         let mut out = out.iter_mut();
-        for (group, rows) in self.overlapping(pieces) {
+        for (group, mut rows) in self.overlapping(pieces) {
+            let column = self.column(group, group.column, &group.pages);
+            if self.depth == 1 {
+                let element = self.info.element;
+                let row_bytes = self.info.width * element.size();
+                let done = column.plain_rows(&rows, |values| {
+                    element.rows_to_f32(values, row_bytes, &mut out);
+                })?;
+                rows = behind(rows, done);
+            }
             let records = self.records(group, &rows);
             let mut wanted = rows.iter().cloned().flatten().peekable();
             let (mut range, mut row) = (None, 0);
-            let column = self.column(group, group.column, &group.pages);
             column.rows(&records, |now, token, values| {
                 if range != Some(now) {
                     (range, row) = (Some(now), self.first_row(group, records[now].start));

@@ -199,7 +199,15 @@ impl<'a> Opening<'a> {
                 Some((labels, by_width(&of_labels.check_pages()?, 1, records)))
             }
         };
-        let width = column.first_width()?;
+        let width = match &self.kind {
+            // were its rows of another width, or of several, reading them would tell
+            Some(kind)
+                if column.depth == 1 && walked.values == (records as u64) * kind.width as u64 =>
+            {
+                kind.width
+            }
+            _ => column.first_width()?,
+        };
         self.check_kind(&Column { width, ..column })?;
         let start = self.rows;
         let pages = if column.depth == 1 {
@@ -217,7 +225,7 @@ impl<'a> Opening<'a> {
         };
         let page_rows = usize::try_from(walked.longest()).unwrap_or(usize::MAX) / width.max(1);
         let block = (page_rows + 1).saturating_mul(PAGES_PER_BLOCK);
-        self.block = self.block.max(block.min(self.rows - start));
+        self.block = self.block.max(block);
         self.groups.push(Group {
             file,
             number: column.group,

@@ -74,6 +74,7 @@ impl Walked {
         let first = self.starts.iter().map(|start| {
             let (record, begins) = record(*start);
             First {
+                at: *start,
                 record,
                 whole: begins == *start,
             }
@@ -81,6 +82,7 @@ impl Walked {
         Pages {
             leading: self.leading,
             first: first.collect(),
+            values: self.values,
         }
     }
 }
@@ -93,11 +95,15 @@ pub(super) struct Pages {
     leading: usize,
     /// Of each page of data.
     first: Vec<First>,
+    /// Values of all of them.
+    values: u64,
 }
 
 /// The first value of a page.
 #[derive(Clone, Copy, Debug)]
 struct First {
+    /// Values before it.
+    at: u64,
     /// The record that it belongs to.
     record: usize,
     /// Whether that one begins with it.
@@ -111,6 +117,21 @@ impl Pages {
         self.first
             .partition_point(|first| begins(first) <= record)
             .saturating_sub(1)
+    }
+
+    /// Number of pages of data.
+    pub(super) fn len(&self) -> usize {
+        self.first.len()
+    }
+
+    /// Values before the page `page`.
+    pub(super) fn start(&self, page: usize) -> usize {
+        self.first.get(page).map_or(self.values, |first| first.at) as usize
+    }
+
+    /// Values of the page `page`.
+    pub(super) fn values(&self, page: usize) -> usize {
+        self.start(page + 1) - self.start(page)
     }
 
     /// Pages of any kind before the page `page`, and the record that its first value belongs to.
