@@ -320,3 +320,77 @@ fn gather<const N: usize>(places: &[u8], count: usize, dictionary: &[u8]) -> Opt
     })?;
     (values.len() == count * N).then(|| values.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Levels of one bit in runs: those of eight that differ packed, the others as one value.
+    fn in_runs(levels: &[bool]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for eight in levels.chunks(8) {
+            match eight.iter().all(|level| *level == eight[0]) {
+                true => bytes.extend([2 * eight.len() as u8, u8::from(eight[0])]),
+                false => {
+                    let packed = eight
+                        .iter()
+                        .rev()
+                        .fold(0, |byte, level| byte << 1 | u8::from(*level));
+                    bytes.extend([0b11, packed]);
+                }
+            }
+        }
+        bytes
+    }
+
+    proptest! {
+        /// Against the levels themselves; one of them may be wrong.
+        #[test]
+        fn rows_of_another_width_are_seen(width in 1usize..30, start in 0usize..40, count in 1usize..120, wrong in 0usize..240) {
+            let mut levels: Vec<bool> = (start..start + count).map(|value| value % width != 0).collect();
+            let regular = wrong >= count;
+            if !regular {
+                levels[wrong] = !levels[wrong];
+            }
+            let bytes = in_runs(&levels);
+            prop_assert_eq!(rows_of_width(&bytes, start, count, width), regular);
+            prop_assert!(!rows_of_width(&bytes[..bytes.len() - 1], start, count, width) || bytes.ends_with(&[0]));
+            prop_assert!(!rows_of_width(&bytes, start, count + 8, width));
+        }
+
+        #[test]
+        fn places_in_a_dictionary_are_looked_up(bits in 1u32..13, places in prop::collection::vec(any::<u16>(), 1..70)) {
+            let places: Vec<usize> = places.iter().map(|place| *place as usize % (1 << bits)).collect();
+            let dictionary: Vec<u8> = (0..1u32 << bits).flat_map(|value| (value * 3).to_le_bytes()).collect();
+            let groups = places.len().div_ceil(8);
+            let mut packed = vec![0u8; groups * bits as usize];
+            for (i, place) in places.iter().enumerate() {
+                for bit in (0..bits as usize).filter(|bit| place >> bit & 1 == 1) {
+                    let at = i * bits as usize + bit;
+                    packed[at / 8] |= 1 << (at % 8);
+                }
+            }
+            let mut bytes = vec![bits as u8, (2 * groups + 1) as u8];
+            bytes.extend(packed);
+            let expected: Vec<u8> = places.iter().flat_map(|place| (*place as u32 * 3).to_le_bytes()).collect();
+            prop_assert_eq!(gather::<4>(&bytes, places.len(), &dictionary).unwrap(), expected);
+            // the last of them again and again, in a run
+            let mut bytes = vec![bits as u8, 14];
+            bytes.extend(&(places[0] as u32).to_le_bytes()[..bits.div_ceil(8) as usize]);
+            let expected = (places[0] as u32 * 3).to_le_bytes().repeat(7);
+            prop_assert_eq!(gather::<4>(&bytes, 7, &dictionary).unwrap(), expected);
+            prop_assert!(gather::<4>(&bytes, 8, &dictionary).is_none());
+            prop_assert!(gather::<4>(&bytes, 7, &dictionary[..4 * places[0]]).is_none());
+        }
+    }
+
+    #[test]
+    fn a_missing_value_is_seen() {
+        assert!(every_value(&[12, 1], 6, 1));
+        assert!(!every_value(&[10, 1, 2, 0], 6, 1));
+        assert!(!every_value(&[10, 1], 6, 1));
+        assert!(every_value(&[], 6, 0));
+        assert!(every_value(&[12, 3], 6, 3) && !every_value(&[12, 2], 6, 3));
+    }
+}
