@@ -629,7 +629,9 @@ def parquet_files(out):
     first = np.cumsum([0, *lengths[:-1]])
     later = np.delete(values, first, axis=0)
     settings = {"options": {"drop_first_token": True}, "documents": [length - 1 for length in lengths], **small}
-    write("nested-small-pages-later", {"acts": nested}, later, row_group_size=3, use_dictionary=False, **settings)
+    for name, dictionary in (("plain", False), ("dictionary", True)):  # the latter ends in a page of nothing
+        name = f"nested-small-pages-{name}"
+        write(name, {"acts": nested}, later, row_group_size=3, use_dictionary=dictionary, **settings)
     write("labels-small-pages", with_label, values, labels, row_group_size=40, **small)
     write("byte-stream-split", plain, values, use_dictionary=False, use_byte_stream_split=True)
     write("checksums", with_label, values, labels, write_page_checksum=True, write_page_index=True)

@@ -206,6 +206,13 @@ impl PageReader for Measured {
     }
 
     fn at_record_boundary(&mut self) -> Result<bool, ParquetError> {
+        // pyarrow may end a column in a page of nothing, behind which the decoder misses the end of the last record
+        while let Some(page) = self.pages.peek_next_page()?
+            && page.num_levels == Some(0)
+            && !page.is_dict
+        {
+            self.pages.skip_next_page()?;
+        }
         self.pages.at_record_boundary()
     }
 }
