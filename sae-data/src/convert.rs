@@ -19,9 +19,10 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::{Deserialize, Serialize};
 
-use crate::data::{ActivationData, Fingerprint};
+use crate::data::ActivationData;
 use crate::element::Element;
 use crate::error::DataError;
+use crate::fingerprint::Fingerprint;
 use crate::source::{INDEX, INDEX_FORMAT, IndexedShard, ShardIndex};
 
 const PARTIAL: &str = "index.json.partial";
@@ -41,6 +42,9 @@ pub struct Conversion {
 #[derive(Serialize, Deserialize)]
 struct Partial {
     source: Fingerprint,
+    /// BLAKE3 of the labels, which are no part of the fingerprint, but of what is written.
+    #[serde(default)]
+    labels: Option<String>,
     shard_rows: usize,
     index: ShardIndex,
 }
@@ -81,6 +85,22 @@ pub fn convert(
     Ok(partial.index)
 }
 
+/// BLAKE3 of all labels, as u64, little-endian; `None` if there are none.
+fn labels_blake3(data: &ActivationData) -> Result<Option<String>, DataError> {
+    const AT_ONCE: usize = 1 << 18;
+    let mut hasher = blake3::Hasher::new();
+    for start in (0..data.rows()).step_by(AT_ONCE) {
+        let rows = start..(start + AT_ONCE).min(data.rows());
+        let Some(labels) = data.labels(rows)? else {
+            return Ok(None);
+        };
+        labels.iter().for_each(|label| {
+            hasher.update(&(*label as u64).to_le_bytes());
+        });
+    }
+    Ok(Some(hasher.finalize().to_hex().to_string()))
+}
+
 /// Compares every shard of `dir` with its checksum; `progress` hears of bytes as they are done.
 ///
 /// # Errors
@@ -116,6 +136,7 @@ fn begin(data: &ActivationData, dir: &Path, conversion: Conversion) -> Result<Pa
     }
     let fresh = Partial {
         source: data.fingerprint()?,
+        labels: labels_blake3(data)?,
         shard_rows: conversion.shard_rows,
         index: ShardIndex {
             format: INDEX_FORMAT.into(),
@@ -136,6 +157,7 @@ fn begin(data: &ActivationData, dir: &Path, conversion: Conversion) -> Result<Pa
         let partial: Partial = serde_json::from_slice(&text)
             .map_err(|error| DataError::damaged(&path, "JSON", 0, error.to_string()))?;
         let same = partial.source.same_data(&fresh.source)
+            && partial.labels == fresh.labels
             && partial.shard_rows == fresh.shard_rows
             && partial.index.dtype == fresh.index.dtype;
         if !same {

@@ -1,6 +1,7 @@
 //! `sae-data inspect`: what a data set is, in words and a histogram.
 
 use anyhow::Result;
+use sae_data::config::default_check_rows;
 use sae_data::{ActivationData, Documents, Streaming, Summary};
 
 use crate::bar;
@@ -14,11 +15,10 @@ const BAR: usize = 40;
 
 pub(crate) fn print(data: &ActivationData, sample: Option<usize>, window_mb: usize) -> Result<()> {
     describe(data);
-    let bar = bar(
-        sample.unwrap_or(data.rows()).min(data.rows()) as u64,
-        "checking",
-    );
-    let summary = Summary::of(data, sample, |rows| bar.inc(rows as u64))?;
+    let rows = sample.unwrap_or_else(|| default_check_rows(data.rows(), data.width()));
+    let length = if rows == 0 { data.rows() } else { rows };
+    let bar = bar(length.min(data.rows()) as u64, "checking");
+    let summary = Summary::of(data, Some(rows), |rows| bar.inc(rows as u64))?;
     bar.finish_and_clear();
     values(&summary, data);
     loader(data, window_mb);
@@ -43,7 +43,7 @@ fn describe(data: &ActivationData) {
         info.rows, info.width, info.element
     );
     match &info.documents {
-        None => println!("documents  none: a held-out fraction is taken row by row"),
+        None => println!("documents  none: a held-out fraction is taken in stretches of rows"),
         Some(Documents::Uniform { tokens, count }) => {
             println!("documents  {count} of {tokens} rows each")
         }
@@ -56,7 +56,11 @@ fn describe(data: &ActivationData) {
 }
 
 fn values(summary: &Summary, data: &ActivationData) {
-    println!("checked    {} of {} rows", summary.rows, data.rows());
+    let all = match summary.rows < data.rows() {
+        true => ", evenly spread (--sample 0 for all)",
+        false => "",
+    };
+    println!("checked    {} of {} rows{all}", summary.rows, data.rows());
     match summary.non_finite {
         None => println!("finite     yes"),
         Some((count, row, column, value)) => {
@@ -144,8 +148,7 @@ fn loader(data: &ActivationData, window_mb: usize) {
         .filter(|rows| *rows > plan.block_rows())
     {
         println!(
-            "note: row groups of {group} rows are larger than a block, so each is decoded {} times an epoch; raise data.window_mb, write smaller row groups, or convert",
-            group.div_ceil(plan.block_rows())
+            "note: four pages have {group} rows, more than a block, so pages are decoded more than once an epoch; raise data.window_mb, write smaller pages, or convert"
         );
     }
 }

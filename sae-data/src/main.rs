@@ -29,9 +29,10 @@ enum Command {
     Inspect {
         #[command(flatten)]
         source: SourceArguments,
-        /// Check about so many rows, evenly spread, instead of all.
-        #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
-        sample: Option<u32>,
+        /// Check about so many rows, evenly spread; 0 for all. Default: all of up to 4 GiB as float32, otherwise 1 GiB
+        /// of them.
+        #[arg(long, value_name = "ROWS")]
+        sample: Option<usize>,
         /// Memory of the loader, as data.window_mb.
         #[arg(long, value_name = "MB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
         window_mb: u32,
@@ -141,7 +142,7 @@ fn run(arguments: &Arguments) -> Result<()> {
                 bar.finish_and_clear();
                 println!("checksums: all shards are as their index says");
             }
-            inspect::print(&data, sample.map(|rows| rows as usize), *window_mb as usize)
+            inspect::print(&data, *sample, *window_mb as usize)
         }
         Command::Convert {
             source,

@@ -62,7 +62,7 @@ pub(crate) fn prepare(
     device: Option<&str>,
     resume: bool,
 ) -> Result<Prepared> {
-    let config = Config::load(path, set, device)?;
+    let mut config = Config::load(path, set, device)?;
     let dir = RunDir::new(config.run_dir());
     let asked_to_resume = resume;
     let resume = resume && dir.has_begun();
@@ -73,18 +73,21 @@ pub(crate) fn prepare(
         None
     };
     let device = config.device.parse::<DeviceName>()?.open()?;
-    let Split { train, held_out } = match config.data.open() {
+    let split = match config.data.open() {
         Err(error) if resume => return Err(Failure::DataMissing(chain(&error)).into()),
         opened => opened?,
     };
+    let check_rows = config.data.resolved_check_rows(&split);
+    config.data.check_rows = Some(check_rows);
+    let Split { train, held_out } = split;
     let batch = config.training.batch_size;
     if batch > train.rows() {
         let rows = train.rows();
         let remedy = format!("larger than the training data; use at most its {rows} rows");
         bail!(invalid("training.batch_size", batch, remedy));
     }
-    let train_summary = summary(&train, config.data.check_rows)?;
-    let held_out_summary = summary(&held_out, config.data.check_rows)?;
+    let train_summary = summary(&train, check_rows)?;
+    let held_out_summary = summary(&held_out, check_rows)?;
     let config = config.resolved(&train, train_summary.variance);
     let summaries = [&train_summary, &held_out_summary];
     let provenance = Provenance::new(&config, [&train, &held_out], summaries)?;
@@ -111,13 +114,17 @@ pub(crate) fn prepare(
 }
 
 /// What there is to know of a data set before it is trained or judged on.
-fn summary(data: &ActivationData, sample: Option<usize>) -> Result<Summary> {
-    let rows = sample.unwrap_or(data.rows()).min(data.rows());
+fn summary(data: &ActivationData, sample: usize) -> Result<Summary> {
+    let rows = if sample == 0 {
+        data.rows()
+    } else {
+        sample.min(data.rows())
+    };
     let bar =
         ProgressBar::new(rows as u64).with_message(format!("checking {}", data.path().display()));
     let style = ProgressStyle::with_template("{msg} {wide_bar} {percent} % ETA {eta}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let summary = Summary::of(data, sample, |rows| bar.inc(rows as u64))?;
+    let summary = Summary::of(data, Some(sample), |rows| bar.inc(rows as u64))?;
     bar.finish_and_clear();
     if let Some((count, row, column, value)) = summary.non_finite {
         bail!(

@@ -3,8 +3,9 @@
 //! The dictionary has exactly three keys and two shapes of value, so it is read here: the crates for it bring
 //! parser generators and big integers along, and recurse as deep as the file asks them to.
 
+use super::builder::MatrixBuilder;
 use super::file::SourceFile;
-use super::matrix::{Integer, IntegerColumn, MatrixBuilder};
+use super::matrix::{Integer, IntegerColumn};
 use crate::element::Element;
 use crate::error::DataError;
 

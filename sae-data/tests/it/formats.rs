@@ -143,6 +143,13 @@ fn differences(root: &Path, expected: &Expected) -> Result<(), String> {
             return Err("other labels in the second half".into());
         }
     }
+    if let Ok((train, held_out)) = data.split_fraction(0.4, 0) {
+        for side in [train.spread(7), held_out, train] {
+            side_differs(&data, &side)
+                .map_err(say)?
+                .map_or(Ok(()), Err)?;
+        }
+    }
     let documents = data.info().documents.as_ref().map(starts);
     if documents != expected.documents {
         return Err(format!(
@@ -151,6 +158,22 @@ fn differences(root: &Path, expected: &Expected) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// Whether the rows or labels of a part, whose stretches are read together, are not those of the whole.
+fn side_differs(
+    data: &ActivationData,
+    side: &ActivationData,
+) -> Result<Option<String>, sae_data::DataError> {
+    let rows: Vec<usize> = side.rows_in_source(0..side.rows());
+    let (all, labels) = (data.read(0..data.rows())?, data.labels(0..data.rows())?);
+    let width = data.width();
+    let values = rows.iter().flat_map(|row| &all[row * width..][..width]);
+    if !side.read(0..side.rows())?.iter().eq(values) {
+        return Ok(Some(format!("other values in rows {rows:?}")));
+    }
+    let labels = labels.map(|labels| rows.iter().map(|row| labels[*row]).collect());
+    Ok((side.labels(0..side.rows())? != labels).then(|| format!("other labels in rows {rows:?}")))
 }
 
 #[test]

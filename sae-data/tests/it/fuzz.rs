@@ -83,6 +83,15 @@ fn read(path: &Path, options: &Options) -> Result<(), DataError> {
         let labels = data.labels(range.clone())?;
         assert!(labels.is_none_or(|labels| labels.len() == range.len()));
     }
+    // rows in pieces, too: a side of a split, and a sample of it
+    if let Ok((_, held_out)) = data.split_fraction(0.3, 1) {
+        for part in [held_out.spread(40), held_out] {
+            let range = 0..part.rows().min(64);
+            assert_eq!(part.read(range.clone())?.len(), range.len() * data.width());
+            let labels = part.labels(range.clone())?;
+            assert!(labels.is_none_or(|labels| labels.len() == range.len()));
+        }
+    }
     Ok(())
 }
 

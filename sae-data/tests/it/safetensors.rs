@@ -77,6 +77,63 @@ proptest! {
     }
 }
 
+/// A safetensors file begins with the length of its header, and that may look like a pickle.
+#[test]
+fn headers_of_every_length_are_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let values = f32_bytes(&[1.0, 2.0, 3.0, 4.0]);
+    let json = r#"{"x":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}}"#;
+    for name in ["a.safetensors", "a"] {
+        let path = dir.path().join(name);
+        for len in (json.len()..5000).chain([0x0580, 0x1_0280, 0x58_0280]) {
+            // without a name only those that the content could be mistaken in
+            if name == "a" && len & 0xff != 0x80 {
+                continue;
+            }
+            let header = [json, &" ".repeat(len - json.len())].concat();
+            let bytes = [&(len as u64).to_le_bytes()[..], header.as_bytes(), &values].concat();
+            std::fs::write(&path, bytes).unwrap();
+            let data = open(&path, None).unwrap_or_else(|error| panic!("{len}: {error}"));
+            assert_eq!(data.read(0..2).unwrap(), [1.0, 2.0, 3.0, 4.0]);
+        }
+    }
+}
+
+/// What `pickle.dumps` writes, some of it with `{` as the ninth byte.
+#[test]
+fn pickles_are_named_as_such() {
+    let long = |protocol: u8, rest: &[u8]| {
+        // a number of five bytes, 528280977408
+        let mut pickle = vec![0x80, protocol, 0x8a, 5, 0, 0, 0, 0, b'{'];
+        pickle.extend(rest);
+        pickle
+    };
+    let frame = |protocol| {
+        let mut pickle = vec![0x80, protocol, 0x95, 20, 0, 0, 0, 0, 0, 0, 0];
+        pickle.extend([0x8c, 5, b'h', b'e', b'l', b'l', b'o', 0x94, b'.']);
+        pickle
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.pkl");
+    for pickle in [
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\nq\x00.".to_vec(),
+        b"\x80\x02}q\x00U\x09{\"a\": 1}q\x01K\x01s.".to_vec(),
+        b"\x80\x03}q\x00(X\x05\x00\x00\x00hello.".to_vec(),
+        long(2, b"."),
+        long(3, b"C\nxxxxxxxxxx\x86q\x00."),
+        long(2, b"\"U\x01}."),
+        frame(4),
+        frame(5),
+    ] {
+        std::fs::write(&path, &pickle).unwrap();
+        let message = open(&path, None).expect_err("refused").to_string();
+        assert!(
+            message.contains("a pickle, which is never read"),
+            "{pickle:?}: {message}"
+        );
+    }
+}
+
 #[test]
 fn labels_of_every_type() {
     let dir = tempfile::tempdir().unwrap();

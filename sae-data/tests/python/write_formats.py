@@ -623,6 +623,16 @@ def parquet_files(out):
     write("dictionary-then-plain", plain, values, use_dictionary=True, dictionary_pagesize_limit=128, **small)
     for version in ("1.0", "2.0"):
         write(f"small-pages-v{version[0]}", plain, values, use_dictionary=False, data_page_version=version, **small)
+    for name, column, expected in (("f16", half, half), ("f64", double, double)):
+        write(f"small-pages-{name}", {"acts": lists(column)}, expected, use_dictionary=True, **small)
+    write("nested-small-pages", {"acts": nested}, values, documents=lengths, use_dictionary=False, **small)
+    first = np.cumsum([0, *lengths[:-1]])
+    later = np.delete(values, first, axis=0)
+    settings = {"options": {"drop_first_token": True}, "documents": [length - 1 for length in lengths], **small}
+    for name, dictionary in (("plain", False), ("dictionary", True)):  # the latter ends in a page of nothing
+        name = f"nested-small-pages-{name}"
+        write(name, {"acts": nested}, later, row_group_size=3, use_dictionary=dictionary, **settings)
+    write("labels-small-pages", with_label, values, labels, row_group_size=40, **small)
     write("byte-stream-split", plain, values, use_dictionary=False, use_byte_stream_split=True)
     write("checksums", with_label, values, labels, write_page_checksum=True, write_page_index=True)
 

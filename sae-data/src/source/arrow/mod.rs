@@ -10,8 +10,9 @@ use arrow_ipc::{MessageHeader, RecordBatch, root_as_message};
 
 use schema::{Columns, List, Place, columns};
 
+use super::builder::MatrixBuilder;
 use super::file::{OpenFile, SourceFile};
-use super::matrix::{Integer, IntegerColumn, MatrixBuilder};
+use super::matrix::{Integer, IntegerColumn};
 use crate::error::DataError;
 
 pub(super) const FORMAT: &str = "Arrow";
@@ -178,8 +179,9 @@ impl Reader<'_> {
                 offset: values.offset,
                 count: node,
             };
-            builder.labels(number, &column)?;
+            builder.labels(self.file, &column)?;
         }
+        builder.named(&columns.name);
         self.rows += rows;
         self.columns = Some(columns);
         Ok(())

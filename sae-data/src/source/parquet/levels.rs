@@ -74,32 +74,61 @@ impl Measured {
     }
 }
 
+/// A run of levels, or of whatever else is written in runs.
+pub(super) enum Run<'a> {
+    /// The same again and again.
+    Same(u32),
+    /// Each on its own, in some bits of these bytes.
+    Packed(&'a [u8]),
+}
+
+/// Walks over the runs of `left` values of `bits` bits each, which `visit` sees with their number, until it returns
+/// `None`. Runs that are cut off end the walk.
+pub(super) fn runs<'a>(
+    mut bytes: &'a [u8],
+    bits: u32,
+    mut left: usize,
+    mut visit: impl FnMut(Run<'a>, usize) -> Option<()>,
+) -> Option<()> {
+    while left > 0
+        && let Some(run) = varint(&mut bytes).filter(|run| *run > 0)
+    {
+        let count = usize::try_from(run >> 1).unwrap_or(usize::MAX);
+        if run & 1 == 0 {
+            let (value, rest) = bytes.split_at((bits.div_ceil(8) as usize).min(bytes.len()));
+            let value = value
+                .iter()
+                .rev()
+                .fold(0, |value, byte| value << 8 | u32::from(*byte));
+            let count = count.min(left);
+            visit(Run::Same(value), count)?;
+            (bytes, left) = (rest, left - count);
+        } else {
+            let size = count.saturating_mul(bits as usize).min(bytes.len());
+            let (packed, rest) = bytes.split_at(size);
+            let count = (size * 8)
+                .checked_div(bits as usize)
+                .unwrap_or(left)
+                .min(left);
+            visit(Run::Packed(packed), count)?;
+            (bytes, left) = (rest, left - count);
+        }
+    }
+    Some(())
+}
+
 impl Records {
     /// Walks over the runs of `left` levels; `None` where a record is too long. What is wrong with the runs
     /// themselves is left for the decoder to say.
-    fn runs(&mut self, mut levels: &[u8], mut left: usize) -> Option<()> {
-        while left > 0
-            && let Some(run) = varint(&mut levels).filter(|run| *run > 0)
-        {
-            let count = usize::try_from(run >> 1).unwrap_or(usize::MAX);
-            if run & 1 == 0 {
-                let (level, rest) = levels.split_first().unwrap_or((&0, &[]));
-                let count = count.min(left);
-                self.same(*level, count)?;
-                (levels, left) = (rest, left - count);
-            } else {
-                let bytes = count.saturating_mul(self.bits as usize).min(levels.len());
-                let (packed, rest) = levels.split_at(bytes);
-                let count = (bytes * 8 / self.bits as usize).min(left);
-                self.packed(packed, count)?;
-                (levels, left) = (rest, left - count);
-            }
-        }
-        Some(())
+    fn runs(&mut self, levels: &[u8], left: usize) -> Option<()> {
+        runs(levels, self.bits, left, |run, count| match run {
+            Run::Same(level) => self.same(level, count),
+            Run::Packed(packed) => self.packed(packed, count),
+        })
     }
 
     /// Counts `count` times the same level.
-    fn same(&mut self, level: u8, count: usize) -> Option<()> {
+    fn same(&mut self, level: u32, count: usize) -> Option<()> {
         match level {
             0 if count > 0 => self.length = 1,
             _ => self.length = self.length.checked_add(count)?,
@@ -177,6 +206,13 @@ impl PageReader for Measured {
     }
 
     fn at_record_boundary(&mut self) -> Result<bool, ParquetError> {
+        // pyarrow may end a column in a page of nothing, behind which the decoder misses the end of the last record
+        while let Some(page) = self.pages.peek_next_page()?
+            && page.num_levels == Some(0)
+            && !page.is_dict
+        {
+            self.pages.skip_next_page()?;
+        }
         self.pages.at_record_boundary()
     }
 }

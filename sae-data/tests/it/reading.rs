@@ -1,0 +1,275 @@
+//! How much is read: counted by the system, in a process of its own.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use burn::data::dataloader::DataLoader;
+use burn::tensor::Device;
+use parquet::data_type::FloatType;
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+use proptest::prelude::*;
+use sae_data::config::HeldOut;
+use sae_data::{ActivationData, ActivationLoader, DataConfig, Options, Summary};
+
+use crate::{config, npy};
+
+/// The data of a process that counts.
+const DATA: &str = "SAE_DATA_COUNT_READS";
+
+/// Writes `rows` of `width` into one row group, in pages of `page` bytes.
+fn parquet_file(path: &Path, values: &[f32], width: usize, page: usize, dictionary: bool) {
+    let schema = "message m { required group acts (LIST) { repeated group list { required float element; } } }";
+    let properties = WriterProperties::builder()
+        .set_data_page_size_limit(page)
+        .set_write_batch_size(width)
+        .set_dictionary_enabled(dictionary)
+        .set_dictionary_page_size_limit(2000);
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let file = File::create(path).unwrap();
+    let mut file = SerializedFileWriter::new(file, schema, Arc::new(properties.build())).unwrap();
+    let mut group = file.next_row_group().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    for row in values.chunks(width) {
+        let repetition: Vec<i16> = (0..width).map(|i| i16::from(i > 0)).collect();
+        let writer = column.typed::<FloatType>();
+        writer
+            .write_batch(row, Some(&vec![1; width]), Some(&repetition))
+            .unwrap();
+    }
+    column.close().unwrap();
+    group.close().unwrap();
+    file.close().unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Both sides of splits, whole and in parts, against the values themselves.
+    #[test]
+    fn parquet_gives_the_rows_of_a_split(
+        rows in 20usize..3000, width in 1usize..9, page in 40usize..4000, fraction in 0.05f64..0.95,
+        at in 0.0f64..1.0, sample in 1usize..200, dictionary in any::<bool>(),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.parquet");
+        let values: Vec<f32> = (0..rows * width).map(|i| i as f32).collect();
+        parquet_file(&path, &values, width, page, dictionary);
+        let data = ActivationData::open(&path, &Options::default()).unwrap();
+        let (train, held_out) = data.split_fraction(fraction.clamp(2.5 / rows as f64, 1.0 - 2.5 / rows as f64), 0).unwrap();
+        for side in [data.spread(sample), held_out.spread(sample), train, held_out] {
+            let all = side.read(0..side.rows()).unwrap();
+            for row in all.chunks(width) {
+                let first = row[0] as usize;
+                prop_assert!(first.is_multiple_of(width));
+                prop_assert_eq!(row, &values[first..first + width]);
+            }
+            let firsts: Vec<f32> = all.iter().step_by(width).copied().collect();
+            prop_assert!(firsts.is_sorted_by(|a, b| a < b));
+            let from = (at * (side.rows() - 1) as f64) as usize;
+            let to = (from + 1 + sample).min(side.rows());
+            prop_assert_eq!(&side.read(from..to).unwrap()[..], &all[from * width..to * width]);
+            let blocks: Vec<Vec<f32>> = side.blocks(sample).collect::<Result<_, _>>().unwrap();
+            prop_assert!(blocks[..blocks.len() - 1].iter().all(|block| block.len() == sample * width));
+            prop_assert_eq!(blocks.concat(), all);
+        }
+    }
+}
+
+/// Not a test of its own: what [`count`] starts.
+#[test]
+fn counted() {
+    let Ok(text) = std::env::var(DATA) else {
+        return;
+    };
+    let config: DataConfig = serde_json::from_str(&text).unwrap();
+    let before = read_so_far();
+    let split = config.open().unwrap();
+    let check_rows = config.resolved_check_rows(&split);
+    for side in [&split.train, &split.held_out] {
+        side.fingerprint().unwrap();
+        Summary::of(side, Some(check_rows), |_| {}).unwrap();
+    }
+    let checked = read_so_far();
+    let batch = 256;
+    let steps = split.train.rows() / batch;
+    if check_rows == 0 {
+        let device = Device::flex();
+        let streaming = config.streaming(0);
+        let training =
+            ActivationLoader::training(&split.train, batch, &streaming, 0..steps, steps, &device);
+        assert_eq!(training.iter().filter(Result::is_ok).count(), steps);
+        let held_out = ActivationLoader::evaluation(&split.held_out, batch, &device);
+        held_out.iter().for_each(|batch| drop(batch.unwrap()));
+        let blocks = split.held_out.blocks(batch);
+        blocks.for_each(|block| drop(block.unwrap()));
+    }
+    println!("COUNTED {} {}", checked - before, read_so_far() - checked);
+}
+
+/// Bytes that this process has asked the system for.
+fn read_so_far() -> u64 {
+    let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
+    let line = io.lines().find_map(|line| line.strip_prefix("rchar: "));
+    line.map_or(0, |bytes| bytes.parse().unwrap())
+}
+
+/// Bytes that are read to open and check the data, and in an epoch and two passes over the held-out side.
+fn count(config: &DataConfig) -> (u64, u64) {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "reading::counted", "--nocapture"])
+        .env(DATA, serde_json::to_string(config).unwrap())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    let line = text
+        .lines()
+        .find_map(|line| line.split("COUNTED ").nth(1))
+        .unwrap();
+    let (checked, streamed) = line.split_once(' ').unwrap();
+    (checked.parse().unwrap(), streamed.parse().unwrap())
+}
+
+/// Pages of a row group are read about once by each pass, whatever is held out: not once for each stretch.
+#[test]
+#[cfg(target_os = "linux")]
+fn one_large_row_group_is_not_read_again_and_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (rows, width) = (40_000, 16);
+    let values: Vec<f32> = (0..rows * width)
+        .map(|i| (i * 7919 % 10_007) as f32)
+        .collect();
+    let path = dir.path().join("x.parquet");
+    parquet_file(&path, &values, width, 1 << 16, false);
+    let bytes = path.metadata().unwrap().len() as f64;
+    for held_out in [
+        HeldOut::default(),
+        HeldOut::Fraction {
+            fraction: 0.5,
+            seed: 1,
+        },
+        HeldOut::Rows {
+            rows: [10_000, 14_000],
+        },
+    ] {
+        let config = DataConfig {
+            held_out,
+            ..config(&path)
+        };
+        let (checked, streamed) = count(&config);
+        // each side may read every page once; where a read begins and ends, a page is read twice
+        assert!(
+            (checked as f64) < 4.0 * bytes,
+            "{:?}: {checked} of {bytes} bytes",
+            config.held_out
+        );
+        assert!(
+            (streamed as f64) < 6.0 * bytes,
+            "{:?}: {streamed} of {bytes} bytes",
+            config.held_out
+        );
+    }
+}
+
+/// A file of 6 GiB as float16 that takes up next to nothing on the disk.
+#[cfg(target_os = "linux")]
+fn huge(dir: &Path) -> std::path::PathBuf {
+    let (rows, width) = (1_572_864usize, 2048usize);
+    let path = dir.join("huge.npy");
+    npy(&path, "<f2", &[rows, width], &[]);
+    let mut file = File::options().write(true).open(&path).unwrap();
+    let header = file.seek(SeekFrom::End(0)).unwrap();
+    file.write_all(&[0, 0x3c, 0, 0x40]).unwrap(); // 1 and 2, or there would be nothing to see
+    file.set_len(header + 2 * (rows * width) as u64).unwrap();
+    path
+}
+
+/// Beyond 4 GiB as float32 a sample of 1 GiB of each side is looked at, as float16 half as many bytes.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_huge_file_is_not_read_through_before_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(&huge(dir.path()));
+    let split = config.open().unwrap();
+    let rows = config.resolved_check_rows(&split);
+    assert_eq!(rows, (1 << 30) / (4 * 2048));
+    assert_eq!(
+        DataConfig {
+            check_rows: Some(0),
+            ..config.clone()
+        }
+        .resolved_check_rows(&split),
+        0
+    );
+    assert_eq!(
+        DataConfig {
+            check_rows: Some(9),
+            ..config.clone()
+        }
+        .resolved_check_rows(&split),
+        9
+    );
+    let (checked, _) = count(&DataConfig {
+        check_rows: Some(20_480),
+        ..config.clone()
+    });
+    let sample = 2 * 20_480 * 2048 * 2;
+    assert!(checked < sample + (8 << 20), "{checked}");
+    // and by default
+    let (checked, _) = count(&config);
+    assert!(checked < (1 << 30) + (8 << 20), "{checked} bytes");
+    assert!(checked > 1 << 30, "{checked} bytes");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn inspect_looks_at_a_sample_of_a_huge_file_and_stops_at_once() {
+    use std::os::unix::process::ExitStatusExt;
+    use std::time::{Duration, Instant};
+    let dir = tempfile::tempdir().unwrap();
+    let path = huge(dir.path());
+    let binary = env!("CARGO_BIN_EXE_sae-data");
+    let inspect = |sample: &str| {
+        // a test may have been started with Ctrl-C ignored, which its children inherit
+        let mut command = Command::new("env");
+        command
+            .args([
+                "--default-signal=INT",
+                binary,
+                "inspect",
+                "--sample",
+                sample,
+            ])
+            .arg(&path);
+        command
+    };
+    let output = inspect("2048").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        text.contains("checked    2048 of 1572864 rows, evenly spread (--sample 0 for all)"),
+        "{text}"
+    );
+    let mut child = inspect("0")
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(child.try_wait().unwrap().is_none(), "it should be reading");
+    let began = Instant::now();
+    let kill = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(kill.success());
+    assert_eq!(child.wait().unwrap().signal(), Some(2));
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+}
