@@ -251,6 +251,8 @@ fn laid_out<T: Copy + Default + Send + Sync>(
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::ops::SparseValue;
 
@@ -427,6 +429,55 @@ pub(super) mod tests {
                 assert!(encoded.values.iter().all(|a| a.is_finite()));
             }
         }
+    }
+
+    /// BatchTopK, and how many candidates a batch ever has.
+    struct Watched(BatchTopK, AtomicUsize);
+
+    impl Rule for Watched {
+        fn first_round(&self) -> usize {
+            self.0.first_round()
+        }
+
+        fn feed(&self, simd: Simd, scores: &[f32], first: u32, bound: f32, found: &mut Found) {
+            self.0.feed(simd, scores, first, bound, found);
+        }
+
+        fn settle_batch(&self, rows: &mut [Candidates], last: bool) {
+            let total = rows.iter().map(Candidates::len).sum();
+            self.1.fetch_max(total, Ordering::Relaxed);
+            self.0.settle_batch(rows, last);
+        }
+
+        fn finish_row(&self, row: &mut Candidates, out: &mut Chosen) {
+            self.0.finish_row(row, out);
+        }
+    }
+
+    /// The figure of docs/PERFORMANCE.md: about 2 k B candidates, for the whole batch.
+    #[test]
+    fn batch_topk_never_holds_three_times_what_it_chooses() {
+        let (rows, latents, d, k) = (256, 6144, 16, 32);
+        let input = Input {
+            queries: &noise(rows * d, 7),
+            dictionary: &noise(latents * d, 8),
+            bias: &[],
+            thresholds: &[],
+            mask: &[],
+            width: d,
+        };
+        let rule = Watched(BatchTopK { n: k * rows, rows }, AtomicUsize::new(0));
+        let pass = Pass {
+            input: &input,
+            simd: Simd::detect(),
+        };
+        assert_eq!(pass.run(&rule).pattern.len(), k * rows);
+        let most = rule.1.into_inner();
+        assert!(
+            most <= 3 * k * rows,
+            "{most} candidates for {} entries",
+            k * rows
+        );
     }
 
     /// Scores of which float64 does not hold one less.
