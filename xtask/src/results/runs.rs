@@ -59,7 +59,9 @@ impl Runner {
         let report = run.join("reports/report.json");
         if !report.exists() {
             println!("{name}");
-            self.train(data, &settings, seed, &name)?;
+            if !run.join("model").exists() {
+                self.train(data, &settings, seed, &name)?;
+            }
             self.command(Command::new(&self.eval).arg(&run).arg("--no-untrained"))?;
         }
         let text = fs::read_to_string(&report).with_context(|| format!("{}", report.display()))?;
