@@ -93,7 +93,6 @@ impl Walked {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pages {
     leading: usize,
-    /// Of each page of data.
     first: Vec<First>,
     /// Values of all of them.
     values: u64,
@@ -341,7 +340,7 @@ mod tests {
             lengths in prop::collection::vec(1u64..7, 1..40), cuts in prop::collection::btree_set(1u64..200, 0..20),
         ) {
             let begins: Vec<u64> = lengths.iter().scan(0, |at, len| { *at += len; Some(*at - len) }).collect();
-            let values: u64 = lengths.iter().sum();
+            let values = lengths.iter().sum();
             let starts: Vec<u64> = std::iter::once(0).chain(cuts.into_iter().filter(|cut| *cut < values)).collect();
             let walked = Walked { values, starts: starts.clone(), leading: 1 };
             let pages = walked.pages(|value| {
@@ -354,7 +353,6 @@ mod tests {
                 prop_assert_eq!(page, last);
                 let (skipped, first) = pages.before(page);
                 prop_assert_eq!(skipped, if page == 0 { 0 } else { page + 1 });
-                // what the decoder meets from there: the rest of a record, then records
                 let met = begins.iter().filter(|begin| (starts[page]..begins[record]).contains(begin)).count();
                 let rest = usize::from(!begins.contains(&starts[page]));
                 prop_assert_eq!(record - first, met + rest);
