@@ -1,10 +1,12 @@
 //! Integration tests of `sae-model`, one binary.
 #![allow(clippy::unwrap_used)] // a test may
 
+mod adam;
 mod baselines;
 mod fuzz;
 mod golden;
 mod gradients;
+mod masked;
 mod saved;
 mod untrusted;
 

@@ -89,8 +89,8 @@ pub(crate) struct TrainingConfig {
     pub(crate) decay_fraction: Option<f64>,
     pub(crate) beta_1: Option<f64>,
     pub(crate) beta_2: Option<f64>,
-    /// Latents with a running firing frequency above this are switched off while training (the released
-    /// code: 0.1); 1 switches nothing off.
+    /// Latents with a running firing frequency above this are not selected in training, whatever their score, nor by
+    /// the auxiliary loss (the released code: 0.1); 1 leaves none out.
     pub(crate) frequency_cutoff: Option<f64>,
     /// Weight of the sparsity penalty (relu, attention_relu, gated: L1; jumprelu: L0).
     pub(crate) sparsity_coefficient: Option<f64>,

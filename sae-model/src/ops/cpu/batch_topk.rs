@@ -111,7 +111,7 @@ impl Rule for BatchTopK {
 
     /// The n-th largest score so far is a lower bound of the batch's. Equal ones stay, for the end to decide.
     fn settle_batch(&self, rows: &mut [Candidates], last: bool) {
-        let total: usize = rows.iter().map(|row| row.values.len()).sum();
+        let total: usize = rows.iter().map(Candidates::len).sum();
         if self.n == 0 || total <= self.n {
             return;
         }

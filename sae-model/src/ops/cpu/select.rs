@@ -33,6 +33,11 @@ impl Candidates {
         self.bound
     }
 
+    /// Number of candidates.
+    pub(crate) fn len(&self) -> usize {
+        self.values.len()
+    }
+
     /// Takes up what a tile has found in a row.
     pub(crate) fn take_up(&mut self, found: &Found, row: usize) {
         let entries = found.row(row);
