@@ -21,6 +21,7 @@ pub mod verdict;
 mod baselines;
 mod init;
 mod sae;
+mod sys;
 
 pub use config::{Architecture, Preset, SaeConfig};
 pub use ops::{SparseCodes, SparseValue};

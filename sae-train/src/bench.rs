@@ -1,7 +1,7 @@
 //! The workers behind `cargo xtask bench`: each does one thing again whenever a line comes in on stdin, and
 //! says how long it took. The conductor alternates between workers, ours and others'.
 
-use std::io::{BufRead, Write};
+use std::io::BufRead;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -17,6 +17,7 @@ use sae_model::stats::MomentStats;
 use sae_model::{Architecture, Preset, Sae, ops};
 
 use crate::learner::{SaeLearner, Settings};
+use crate::output::say;
 
 /// What a worker does each time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -46,17 +47,14 @@ pub(crate) fn worker(work: Work, shape: &[usize]) -> Result<()> {
         Work::Step => step(shape, Architecture::Attention),
         Work::TopkStep => step(shape, Architecture::TopK),
     };
-    let report = |line: serde_json::Value| -> Result<()> {
-        println!("{line}");
-        std::io::stdout().flush().context("writing to stdout")
-    };
-    report(serde_json::json!({ "ready": true }))?;
+    let report = |line: serde_json::Value| say(line.to_string());
+    report(serde_json::json!({ "ready": true }));
     for line in std::io::stdin().lock().lines() {
         line.context("reading stdin")?;
         let start = Instant::now();
         let l0 = job();
         let seconds = start.elapsed().as_secs_f64();
-        report(serde_json::json!({ "seconds": seconds, "l0": l0, "peak_bytes": peak_bytes() }))?;
+        report(serde_json::json!({ "seconds": seconds, "l0": l0, "peak_bytes": peak_bytes() }));
     }
     Ok(())
 }

@@ -122,7 +122,8 @@ Exit codes:
   8    the run directory cannot be written
   9    --resume: there are checkpoints, but none that can be used
   10   NaN or infinity
-  130  stopped by Ctrl-C, 143 by SIGTERM; a checkpoint is kept";
+  130  stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP (the terminal is gone); a checkpoint is kept
+  141  whoever read the standard output has gone (`| head`); a checkpoint is kept";
 
 /// The first failure of a run, told by whichever thread meets it.
 #[derive(Debug, Default)]

@@ -1,11 +1,12 @@
-//! `metrics.jsonl`: one object a step (`split` = `train`), one a validation (`split` = `held_out`, means over all
-//! held-out rows), each once, however often the run was interrupted.
+//! `metrics.jsonl`: one object a step (`split` = `train`), one a validation (`split` = `held_out`, means over the
+//! held-out rows that a validation looks at) and, where these are not all, one for all of them when training ends
+//! (`split` = `held_out_all`); each once, however often the run was interrupted.
 //!
 //! Burn's metrics arrive on a thread of their own, behind training. A checkpoint waits until the records of its
 //! step are there and notes the file's length and checksum; resuming cuts the file off at that length.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,6 +22,8 @@ use crate::failure::Failure;
 use crate::metrics::Names;
 use crate::schedule::Schedule;
 
+/// Bytes at the end of the file in which the last record is looked for.
+const TAIL: u64 = 1 << 14;
 /// How long a checkpoint waits for the records of its step.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -140,6 +143,29 @@ impl MetricsFile {
         self.state().failure.take()
     }
 
+    /// Appends the record of the whole held-out set, behind all others of the run.
+    pub(crate) fn append_whole(&self, record: Map<String, Value>) -> Result<(), Failure> {
+        let mut state = self.state();
+        self.append_line(&mut state, record, "held_out_all");
+        state.failure.take().map_or(Ok(()), Err)
+    }
+
+    /// Mean L0 of the last validation that is recorded; that of all held-out rows where there is one.
+    pub(crate) fn last_l0(&self) -> Option<f64> {
+        let mut file = File::open(&self.path).ok()?;
+        let length = file.metadata().ok()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))
+            .ok()?;
+        let mut tail = Vec::new();
+        file.read_to_end(&mut tail).ok()?;
+        let text = String::from_utf8_lossy(&tail);
+        let mut records = text.lines().rev().map_while(|line| {
+            let record: Value = serde_json::from_str(line).ok()?;
+            (record["split"] != "train").then_some(record)
+        });
+        records.next()?["l0"].as_f64()
+    }
+
     /// Appends a record; its step is counted here.
     fn append(&self, mut record: Map<String, Value>, training: bool, schedule: Schedule) {
         let mut state = self.state();
@@ -151,6 +177,11 @@ impl MetricsFile {
             state.validated = Some((state.step, fvu));
         }
         let split = if training { "train" } else { "held_out" };
+        self.append_line(&mut state, record, split);
+        self.written.notify_all();
+    }
+
+    fn append_line(&self, state: &mut State, mut record: Map<String, Value>, split: &str) {
         record.insert("split".into(), json!(split));
         record.insert("step".into(), json!(state.step));
         record.insert("seconds".into(), json!(self.seconds()));
@@ -162,7 +193,6 @@ impl MetricsFile {
             }
             Err(error) => state.failure = Some(Failure::write(&self.path)(error)),
         }
-        self.written.notify_all();
     }
 }
 

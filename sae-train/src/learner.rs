@@ -21,7 +21,7 @@ pub(crate) struct Settings {
     pub(crate) loss: Loss,
     /// sigma^2 of the training data, `mean ||x - mean(x)||^2`.
     pub(crate) variance: f64,
-    /// sigma^2 of the held-out data.
+    /// sigma^2 of the held-out rows that a validation looks at.
     pub(crate) held_out_variance: f64,
     /// Latents that fire more often than this are switched off while training; 1 for none.
     pub(crate) frequency_cutoff: f64,
@@ -54,8 +54,14 @@ pub(crate) struct SaeLearner {
 /// The numbers of one batch, on the device until a metric asks for them.
 #[derive(Debug)]
 pub(crate) struct StepOutput {
-    /// The training loss `[1]`.
+    /// What training minimises `[1]`, the sum of the terms below; in a validation the first alone.
     pub(crate) loss: Tensor<1>,
+    /// The reconstruction loss `[1]`.
+    pub(crate) reconstruction_loss: Tensor<1>,
+    /// The sparsity penalty times its coefficient at this step `[1]`, in training, where there is one.
+    pub(crate) sparsity_loss: Option<Tensor<1>>,
+    /// The auxiliary reconstruction's loss times its coefficient `[1]`, in training, where there is one.
+    pub(crate) auxiliary_loss: Option<Tensor<1>>,
     /// `sum ||x - x_hat||^2 / (B sigma^2)` `[1]`: averaged over the held-out rows it is their FVU.
     pub(crate) fvu: Tensor<1>,
     /// Mean number of active latents `[1]`.
@@ -100,6 +106,22 @@ impl ModuleVisitor for SquaredGradients<'_> {
     }
 }
 
+/// The terms of the training loss, each with its weight in it `[1]`.
+struct Terms {
+    reconstruction: Tensor<1>,
+    sparsity: Option<Tensor<1>>,
+    auxiliary: Option<Tensor<1>>,
+    /// Of the batch, without gradient.
+    fvu: Tensor<1>,
+}
+
+impl Terms {
+    fn total(&self) -> Tensor<1> {
+        let more = self.sparsity.iter().chain(&self.auxiliary).cloned();
+        more.fold(self.reconstruction.clone(), |total, term| total + term)
+    }
+}
+
 impl ItemLazy for StepOutput {
     fn sync(self) -> Result<Self, ExecutionError> {
         Ok(self)
@@ -120,6 +142,11 @@ impl SaeLearner {
         }
     }
 
+    /// sigma^2 of the rows that a validation looks at.
+    pub(crate) fn held_out_variance(&self) -> f64 {
+        self.settings.held_out_variance
+    }
+
     /// Batches counted so far.
     fn steps_done(&self) -> usize {
         self.steps.val().into_scalar::<i64>() as usize
@@ -136,17 +163,17 @@ impl SaeLearner {
     }
 
     /// Latents that have not fired within the window.
-    fn dead(&self) -> Vec<u32> {
+    pub(crate) fn dead(&self) -> Vec<u32> {
         let silent: Vec<f32> = self.silent.val().into_data().iter().collect();
         let window = self.settings.dead_window as f32;
         let dead = |(j, steps): (usize, f32)| (steps >= window).then_some(j as u32);
         silent.into_iter().enumerate().filter_map(dead).collect()
     }
 
-    /// The numbers of a batch of `rows` rows.
+    /// The numbers of a batch of `rows` rows, whose loss is its reconstruction's alone.
     fn measure(
         &self,
-        loss: Tensor<1>,
+        reconstruction_loss: Tensor<1>,
         fvu: Tensor<1>,
         fired: &Tensor<1>,
         rows: usize,
@@ -154,7 +181,10 @@ impl SaeLearner {
         let window = self.settings.dead_window as f64;
         let dead = self.silent.val().inner().greater_equal_elem(window);
         StepOutput {
-            loss,
+            loss: reconstruction_loss.clone(),
+            reconstruction_loss,
+            sparsity_loss: None,
+            auxiliary_loss: None,
             fvu,
             l0: fired.clone().sum(),
             dead: dead.float().sum(),
@@ -170,9 +200,8 @@ impl SaeLearner {
         visitor.sum
     }
 
-    /// What training minimises, the reconstruction loss and what the architecture adds to it, and the batch's
-    /// FVU.
-    fn loss(&self, x: &Tensor<2>, r: &Reconstructed) -> (Tensor<1>, Tensor<1>) {
+    /// What training minimises, term by term, and the batch's FVU.
+    fn loss(&self, x: &Tensor<2>, r: &Reconstructed) -> Terms {
         let Settings {
             loss,
             variance,
@@ -181,19 +210,26 @@ impl SaeLearner {
             ..
         } = self.settings;
         let [rows, _] = x.dims();
-        let (mut total, squared_error) =
+        let (reconstruction, squared_error) =
             loss.with_squared_error(x.clone(), r.x_hat.clone(), variance);
-        if let Some(penalty) = self.sae.penalty(&r.encoded, self.settings.target_l0) {
-            total = total + penalty * self.sparsity_coefficient();
-        }
+        let penalty = self.sae.penalty(&r.encoded, self.settings.target_l0);
+        let mut auxiliary = None;
         if aux_coefficient > 0.0 {
-            let dead = self.dead();
-            let auxiliary = self.sae.auxiliary(x, &r.x_hat, &r.encoded, &dead, aux_k);
-            if let Some((target, reconstruction)) = auxiliary {
-                total = total + loss.forward(target, reconstruction, variance) * aux_coefficient;
-            }
+            // only the k largest of a row leave latents behind that the others must take along
+            let dead = match self.sae.config().architecture.has_k() {
+                true => self.dead(),
+                false => Vec::new(),
+            };
+            auxiliary = self.sae.auxiliary(x, &r.x_hat, &r.encoded, &dead, aux_k);
         }
-        (total, squared_error / (rows as f64 * variance))
+        Terms {
+            reconstruction,
+            sparsity: penalty.map(|penalty| penalty * self.sparsity_coefficient()),
+            auxiliary: auxiliary.map(|(target, reconstruction)| {
+                loss.forward(target, reconstruction, variance) * aux_coefficient
+            }),
+            fvu: squared_error / (rows as f64 * variance),
+        }
     }
 
     /// Weight of the sparsity penalty at this step.
@@ -232,8 +268,15 @@ impl TrainStep for SaeLearner {
         let r = tracing::debug_span!("forward")
             .in_scope(|| self.sae.reconstruct_training(x.clone(), &training));
         let fired = r.encoded.activations.firing_frequency();
-        let (loss, fvu) = self.loss(&x, &r);
-        let output = self.measure(loss.clone().inner(), fvu, &fired, x.dims()[0]);
+        let terms = self.loss(&x, &r);
+        let loss = terms.total();
+        let reconstruction = terms.reconstruction.inner();
+        let output = StepOutput {
+            loss: loss.clone().inner(),
+            sparsity_loss: terms.sparsity.map(Tensor::inner),
+            auxiliary_loss: terms.auxiliary.map(Tensor::inner),
+            ..self.measure(reconstruction, terms.fvu, &fired, x.dims()[0])
+        };
         let smallest = self.sae.smallest_activation(&r.encoded);
         drop(r);
         let grads = tracing::debug_span!("backward").in_scope(|| loss.backward());
@@ -294,3 +337,6 @@ impl InferenceStep for SaeLearner {
         self.measure(loss, squared_error / (rows as f64 * variance), &fired, rows)
     }
 }
+
+#[cfg(test)]
+mod tests;

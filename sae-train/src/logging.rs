@@ -1,4 +1,4 @@
-//! `tracing` to `train.log`, and to standard error where no TUI is in the way; `RUST_LOG` sets the level.
+//! `tracing` to `train.log` and to standard error (see [`crate::output`]); `RUST_LOG` sets the level.
 
 use std::fs::File;
 use std::path::Path;
@@ -9,6 +9,7 @@ use tracing_subscriber::prelude::*;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::failure::Failure;
+use crate::output::Stderr;
 
 /// What goes to `train.log` unless `RUST_LOG` says otherwise.
 const FILE_DEFAULT: &str = "info,burn_train=warn,wgpu=warn,naga=warn,cubecl=warn";
@@ -16,7 +17,7 @@ const FILE_DEFAULT: &str = "info,burn_train=warn,wgpu=warn,naga=warn,cubecl=warn
 const STDERR_DEFAULT: &str = "warn,wgpu_hal=error,burn_train=off,sae_train::failure=off";
 
 /// Starts logging. Spans (`forward`, `backward`, `optimize`; level debug) report their times when they close.
-pub(crate) fn start(path: &Path, to_stderr: bool) -> Result<()> {
+pub(crate) fn start(path: &Path) -> Result<()> {
     let file = File::options()
         .create(true)
         .append(true)
@@ -30,12 +31,10 @@ pub(crate) fn start(path: &Path, to_stderr: bool) -> Result<()> {
         .with_span_events(FmtSpan::CLOSE)
         .with_writer(std::sync::Mutex::new(file))
         .with_filter(filter(FILE_DEFAULT));
-    let stderr = to_stderr.then(|| {
-        fmt::layer()
-            .with_span_events(FmtSpan::CLOSE)
-            .with_writer(std::io::stderr)
-            .with_filter(filter(STDERR_DEFAULT))
-    });
+    let stderr = fmt::layer()
+        .with_span_events(FmtSpan::CLOSE)
+        .with_writer(|| Stderr)
+        .with_filter(filter(STDERR_DEFAULT));
     tracing_subscriber::registry()
         .with(file)
         .with(stderr)

@@ -8,18 +8,25 @@ mod json_lines;
 mod learner;
 mod lock;
 mod logging;
+mod memory;
 mod metrics;
 mod nonfinite;
+mod output;
+mod prepare;
 mod progress;
 mod run;
 mod schedule;
 mod signals;
 mod steps;
+mod sys;
 mod train;
+mod whole;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
 
 use failure::Failure;
@@ -40,6 +47,12 @@ struct Arguments {
     /// Continue the run from its last checkpoint; a run that has not begun is begun.
     #[arg(long)]
     resume: bool,
+    /// Plain progress lines on a terminal, too, instead of the dashboard.
+    #[arg(long)]
+    plain: bool,
+    /// Threads to compute with. Default: RAYON_NUM_THREADS, or all processors.
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
     /// Be a worker of `cargo xtask bench` instead.
     #[arg(long, hide = true, requires = "shape")]
     bench: Option<bench::Work>,
@@ -54,8 +67,10 @@ fn main() -> ExitCode {
         (Some(work), _) => (bench::worker(work, &arguments.shape), 1),
         (None, Some(config)) => {
             let device = arguments.device.as_deref();
-            match train::prepare(config, &arguments.set, device, arguments.resume) {
-                Ok(prepared) => (prepared.train(), 1),
+            let prepared = use_threads(arguments.threads)
+                .and_then(|()| prepare::prepare(config, &arguments.set, device, arguments.resume));
+            match prepared {
+                Ok(prepared) => (prepared.train(arguments.plain), 1),
                 Err(error) => (Err(error), 2),
             }
         }
@@ -67,8 +82,19 @@ fn main() -> ExitCode {
             let known = error
                 .chain()
                 .find_map(|cause| cause.downcast_ref::<Failure>());
-            eprintln!("error: {}", failure::chain(&*error));
+            output::complain(format!("error: {}", failure::chain(&*error)));
             ExitCode::from(known.map_or(failure, Failure::code))
         }
     }
+}
+
+/// Starts the threads that everything computes with.
+fn use_threads(threads: Option<NonZeroUsize>) -> anyhow::Result<()> {
+    let Some(threads) = threads else {
+        return Ok(());
+    };
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.get())
+        .build_global()
+        .with_context(|| format!("--threads {threads}: cannot be started; use fewer"))
 }

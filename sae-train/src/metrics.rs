@@ -17,8 +17,25 @@ use crate::learner::StepOutput;
 pub(crate) trait Quantity: Send + Sync + Clone + 'static {
     /// Its name, the same in the TUI, in the progress lines and in `metrics.jsonl`.
     const NAME: &'static str;
-    /// Where it is.
-    fn of(output: &StepOutput) -> &Tensor<1>;
+    /// Where it is; a term of the loss that a batch does not have counts as zero.
+    fn of(output: &StepOutput) -> Option<&Tensor<1>>;
+}
+
+/// A number of a batch, or one that only some batches have.
+trait Number {
+    fn as_number(&self) -> Option<&Tensor<1>>;
+}
+
+impl Number for Tensor<1> {
+    fn as_number(&self) -> Option<&Tensor<1>> {
+        Some(self)
+    }
+}
+
+impl Number for Option<Tensor<1>> {
+    fn as_number(&self) -> Option<&Tensor<1>> {
+        self.as_ref()
+    }
 }
 
 macro_rules! quantities {
@@ -29,8 +46,8 @@ macro_rules! quantities {
             pub(crate) struct $id;
             impl Quantity for $id {
                 const NAME: &'static str = $name;
-                fn of(output: &StepOutput) -> &Tensor<1> {
-                    &output.$field
+                fn of(output: &StepOutput) -> Option<&Tensor<1>> {
+                    output.$field.as_number()
                 }
             }
         )*
@@ -39,6 +56,9 @@ macro_rules! quantities {
 
 quantities! {
     Loss = "loss": loss;
+    ReconstructionLoss = "reconstruction_loss": reconstruction_loss;
+    SparsityLoss = "sparsity_loss": sparsity_loss;
+    AuxiliaryLoss = "auxiliary_loss": auxiliary_loss;
     Fvu = "fvu": fvu;
     L0 = "l0": l0;
     Dead = "dead": dead;
@@ -68,7 +88,7 @@ impl<Q: Quantity> Mean<Q> {
 
 /// A quantity of one batch.
 pub(crate) struct Reading<Q> {
-    value: Tensor<1>,
+    value: Option<Tensor<1>>,
     rows: usize,
     quantity: PhantomData<Q>,
 }
@@ -76,7 +96,7 @@ pub(crate) struct Reading<Q> {
 impl<Q: Quantity> Adaptor<Reading<Q>> for StepOutput {
     fn adapt(&self) -> Reading<Q> {
         Reading {
-            value: Q::of(self).clone(),
+            value: Q::of(self).cloned(),
             rows: self.rows,
             quantity: PhantomData,
         }
@@ -104,7 +124,10 @@ impl<Q: Quantity> Metric for Mean<Q> {
         reading: &Self::Input,
         _metadata: &MetricMetadata,
     ) -> Result<SerializedEntry, TensorReadError> {
-        let value = reading.value.clone().try_into_scalar::<f64>()?;
+        let value = match reading.value.clone() {
+            Some(value) => value.try_into_scalar::<f64>()?,
+            None => 0.0,
+        };
         self.state.update(value, reading.rows);
         Ok(self.state.compute_update(self.format()))
     }

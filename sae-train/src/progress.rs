@@ -11,6 +11,7 @@ use burn::train::renderer::{
 };
 
 use crate::metrics::Names;
+use crate::output::say;
 
 /// Prints a line every so many steps, and one a validation.
 pub(crate) struct PlainLines {
@@ -18,6 +19,8 @@ pub(crate) struct PlainLines {
     /// Latest value of each metric, by name.
     latest: BTreeMap<String, f64>,
     in_training: bool,
+    /// Rows of a validation, in words.
+    validated: String,
     log_every: usize,
     batch_size: usize,
     total_steps: usize,
@@ -27,14 +30,16 @@ pub(crate) struct PlainLines {
 }
 
 impl PlainLines {
-    /// For a run of `total_steps` of which `step` are done.
+    /// For a run of `total_steps` of which `step` are done; `validated` is what a validation looks at.
     pub(crate) fn new(
         log_every: usize,
         batch_size: usize,
         total_steps: usize,
         step: usize,
+        validated: String,
     ) -> Self {
         Self {
+            validated,
             names: Names::default(),
             latest: BTreeMap::new(),
             in_training: false,
@@ -58,11 +63,21 @@ impl PlainLines {
         self.latest.get(name).copied().unwrap_or(f64::NAN)
     }
 
-    /// `loss 0.3123  FVU 0.3123  L0 45.1  dead 12`
+    /// `loss 0.3123  FVU 0.3123  L0 45.1  dead 12`; the loss in its terms where it has several.
     fn values(&self) -> String {
+        let terms = ["reconstruction_loss", "sparsity_loss", "auxiliary_loss"];
+        let there = terms.into_iter().filter(|t| self.latest.contains_key(*t));
+        let shown: Vec<&str> = match (self.in_training, there.collect::<Vec<_>>()) {
+            (true, terms) if terms.len() > 1 => [&["loss"], &terms[..]].concat(),
+            (true, _) => vec!["loss"],
+            (false, _) => vec!["reconstruction_loss"],
+        };
+        let losses = shown
+            .iter()
+            .map(|name| format!("{name} {:.4}", self.value(name)));
         format!(
-            "loss {:.4}  FVU {:.4}  L0 {:.1}  dead {:.0}",
-            self.value("loss"),
+            "{}  FVU {:.4}  L0 {:.1}  dead {:.0}",
+            losses.collect::<Vec<_>>().join("  "),
             self.value("fvu"),
             self.value("l0"),
             self.value("dead"),
@@ -75,7 +90,7 @@ impl PlainLines {
             .map_or(0.0, |start| start.elapsed().as_secs_f64());
         let rate = (self.step - self.first_step) as f64 / elapsed.max(1e-9);
         let eta = (self.total_steps - self.step) as f64 / rate;
-        println!(
+        say(format!(
             "step {:>width$}/{}  {}  {:.0} rows/s  ETA {}",
             self.step,
             self.total_steps,
@@ -83,7 +98,7 @@ impl PlainLines {
             rate * self.batch_size as f64,
             clock(eta),
             width = self.total_steps.to_string().len(),
-        );
+        ));
     }
 }
 
@@ -131,7 +146,8 @@ impl TrainingProgressLogger for PlainLines {
 
     fn end_split(&mut self) {
         if !self.in_training {
-            println!("held out at step {}: {}", self.step, self.values());
+            let (step, rows, values) = (self.step, &self.validated, self.values());
+            say(format!("held out{rows} at step {step}: {values}"));
         }
     }
 

@@ -24,6 +24,7 @@ use crate::checkpoint::Checkpoints;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::lock::{LOCK_FILE, RunLock};
+use crate::output;
 
 /// Keys that may differ between the run and its continuation: they change no number of the result, except where
 /// it would otherwise end (`on_nonfinite`). Data may have moved; whether it is the same is for the fingerprint to say.
@@ -49,8 +50,10 @@ const FREE_TO_CHANGE: [&str; 14] = [
 pub(crate) struct Provenance {
     version: String,
     burn: String,
+    /// Commit of the source tree that the program was built from, with `+` if it was changed (`build.rs`).
     git_revision: Option<String>,
     device: String,
+    /// Threads that compute.
     threads: usize,
     seed: u64,
     train: Fingerprint,
@@ -67,10 +70,11 @@ impl Provenance {
     ) -> Result<Self> {
         Ok(Self {
             version: env!("CARGO_PKG_VERSION").into(),
-            burn: "0.22.1".into(),
-            git_revision: git_revision(),
+            burn: env!("SAE_BURN").into(),
+            git_revision: Some(env!("SAE_REVISION").into())
+                .filter(|commit: &String| !commit.is_empty()),
             device: config.device.clone(),
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            threads: rayon::current_num_threads(),
             seed: config.seed,
             train: train.fingerprint()?,
             held_out: held_out.fingerprint()?,
@@ -106,33 +110,10 @@ fn identity(config: &Config, provenance: &Provenance) -> String {
         }
     }
     for data in [&provenance.train, &provenance.held_out] {
-        let (rows, sample) = (data.rows, &data.sample_blake3);
-        hasher.update(format!("{rows} {sample}\n").as_bytes());
+        let (rows, sample) = (&data.rows_blake3, &data.sample_blake3);
+        hasher.update(format!("{rows:?} {sample}\n").as_bytes());
     }
     hasher.finalize().to_hex().to_string()
-}
-
-/// Commit of the source tree that this binary was built from, if it still is one, with `+` if changed.
-fn git_revision() -> Option<String> {
-    let git = |arguments: &[&str]| {
-        let mut command = std::process::Command::new("git");
-        command
-            .arg("-C")
-            .arg(env!("CARGO_MANIFEST_DIR"))
-            .args(arguments);
-        let output = command
-            .output()
-            .ok()
-            .filter(|output| output.status.success())?;
-        Some(String::from_utf8_lossy(&output.stdout).trim().to_string())
-    };
-    let revision = git(&["rev-parse", "HEAD"])?;
-    let changed = git(&["status", "--porcelain", "--untracked-files=no"])?;
-    Some(if changed.is_empty() {
-        revision
-    } else {
-        revision + "+"
-    })
 }
 
 /// A run's directory.
@@ -246,17 +227,17 @@ impl RunDir {
             ("data.held_out", 1, &then.held_out, &now.held_out),
         ] {
             let (was, is) = (then.variances[i], now.variances[i]);
-            let difference = match then_data.same_data(now_data) {
-                true if was.to_bits() == is.to_bits() => continue,
-                true => format!("its variance was {was}, and is {is}"),
-                false => format!("was {then_data:?}, is {now_data:?}"),
+            let difference = match then_data.difference(now_data) {
+                Some(difference) => difference,
+                None if was.to_bits() == is.to_bits() => continue,
+                None => format!("its variance was {was}, and is {is}"),
             };
             return Err(Failure::DataChanged { key, difference }.into());
         }
         for difference in then.differences(now) {
-            eprintln!(
+            output::complain(format!(
                 "note: the run was started with {difference}: the result may differ in its last bits"
-            );
+            ));
         }
         Ok(())
     }

@@ -24,7 +24,13 @@ use crate::failure::{Failure, Outcome, chain};
 use crate::json_lines::MetricsFile;
 use crate::learner::{SaeLearner, StepOutput};
 use crate::nonfinite::{NonFinite, last_good};
-use crate::signals::{self, Signals};
+use crate::output::{self, say};
+use crate::signals::Signals;
+use crate::sys;
+use crate::whole::WholeSet;
+
+/// Why training stops when nobody reads its lines any more.
+const READER_GONE: &str = "stopped, as whoever read the standard output has gone,";
 
 /// When something is done beside stepping; counted in steps from the beginning of the run.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +52,8 @@ pub(crate) struct Steps {
     pub(crate) writer: Arc<Writer>,
     pub(crate) metrics: Arc<MetricsFile>,
     pub(crate) nonfinite: NonFinite,
+    /// All held-out rows, where a validation looks at fewer.
+    pub(crate) whole: Option<WholeSet>,
     pub(crate) signals: Signals,
     pub(crate) outcome: Arc<Outcome>,
     /// Whether Burn's dashboard has the terminal.
@@ -62,7 +70,7 @@ impl SupervisedLearningStrategy<SaeLearner> for Steps {
         _starting_epoch: usize,
     ) -> (SaeLearner, SupervisedTrainingEventProcessor<SaeLearner>) {
         if self.use_tui {
-            signals::let_ctrl_c_through();
+            sys::let_ctrl_c_through();
         }
         learner.fork(&self.device);
         let mut session = Session {
@@ -128,6 +136,7 @@ impl Session<'_> {
         match self.steps.signals.caught() {
             _ if self.step == steps && self.validated => Ok(()),
             Some((what, code)) => Err(self.stopped(what, code)),
+            None if output::is_closed() => Err(self.stopped(READER_GONE, 141)),
             None => Err(self.stopped("stopped", 130)),
         }
     }
@@ -160,6 +169,7 @@ impl Session<'_> {
     fn asked_to_stop(&self) -> bool {
         self.interrupter.should_stop()
             || self.steps.signals.caught().is_some()
+            || output::is_closed()
             || self.steps.outcome.has_failed()
     }
 
@@ -220,8 +230,20 @@ impl Session<'_> {
         }
     }
 
-    /// One pass over the held-out rows; given up if asked to stop, and done again after a resume.
+    /// One pass over the held-out rows that a validation looks at, and when training ends over all of them; given
+    /// up if asked to stop, and done again after a resume.
     fn validate(&mut self, loader: &ValidLoader<SaeLearner>) -> Result<(), Failure> {
+        let whole = match &self.steps.whole {
+            Some(whole) if self.step == self.steps.cadence.steps => {
+                let model = self.learner.model().valid();
+                match whole.judge(&model, || self.asked_to_stop()) {
+                    Ok(Some(record)) => Some(record),
+                    Ok(None) => return Ok(()),
+                    Err(error) => return Err(self.data_lost(chain(&error))),
+                }
+            }
+            _ => None,
+        };
         let epoch_number = self.step.div_ceil(self.steps.cadence.validate_every);
         self.tell_valid(LearnerEvent::StartSplit {
             epoch_number,
@@ -245,6 +267,12 @@ impl Session<'_> {
         }
         self.tell_valid(LearnerEvent::EndSplit(epoch_number));
         self.tell_train(LearnerEvent::EndEpoch(epoch_number));
+        // From here on nothing interrupts, so either both records are there or none.
+        if let Some(record) = whole {
+            self.interrupter.fail_on_error(self.events.flush());
+            say(record.line(self.step));
+            self.steps.metrics.append_whole(record.into_map())?;
+        }
         self.validated = true;
         Ok(())
     }

@@ -1,150 +1,50 @@
-//! One run: check everything, then train through Burn's Learner, then save.
+//! One run that has been checked: trained through Burn's Learner, then saved.
 
 use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::optim::ModuleOptimizer;
-use burn::tensor::Device;
-use burn::train::{Learner, LearningResult, SupervisedTraining, TrainingStrategy};
-use indicatif::{ProgressBar, ProgressStyle};
-use sae_data::config::Split;
-use sae_data::{ActivationData, ActivationLoader, Summary, Waiting};
-use sae_model::device::DeviceName;
+use burn::train::{Learner, SupervisedTraining, TrainingStrategy};
+use sae_data::{ActivationLoader, Waiting};
 use sae_model::ops::{self, Adam};
 use sae_model::saved::SavedModelError;
 use sae_model::sealed::SealError;
+use sae_model::verdict::RunFacts;
 use sae_model::{Sae, saved};
 
-use crate::checkpoint::{self, Checkpoints, Found, MODEL, OPTIMIZER, Part, SCHEDULER, Writer};
-use crate::config::{Config, invalid};
+use crate::checkpoint::{self, MODEL, OPTIMIZER, Part, SCHEDULER, Writer};
 use crate::failure::{Failure, Outcome, chain};
 use crate::json_lines::{JsonLines, MetricsFile};
 use crate::learner::{SaeLearner, Settings};
-use crate::lock::RunLock;
-use crate::metrics::{Dead, Fvu, L0, Loss, Mean};
+use crate::metrics::{AuxiliaryLoss, Dead, Fvu, L0, Loss, Mean, ReconstructionLoss, SparsityLoss};
 use crate::nonfinite::NonFinite;
+use crate::output::{self, say};
+use crate::prepare::Prepared;
 use crate::progress::PlainLines;
-use crate::run::{Provenance, RunDir};
 use crate::schedule::{Schedule, Scheduler};
 use crate::signals::Signals;
 use crate::steps::{Cadence, Steps};
+use crate::whole::WholeSet;
 
 /// Adam's epsilon, torch's default (Burn's is 1e-5).
 const ADAM_EPSILON: f64 = 1e-8;
 
-/// A run that can start: config, device and data fit together. Nothing has been written.
-pub(crate) struct Prepared {
-    config: Config,
-    device: Device,
-    train: ActivationData,
-    held_out: ActivationData,
-    train_summary: Summary,
-    held_out_summary: Summary,
-    provenance: Provenance,
-    dir: RunDir,
-    /// Held if there is a run to continue; a new one is locked when its directory is made.
-    lock: Option<RunLock>,
-    checkpoints: Checkpoints,
-    /// Whether `--resume` was given.
-    asked_to_resume: bool,
-    /// The checkpoint to continue from, if any.
-    found: Found,
-}
-
-/// Checks a run from config to data.
-pub(crate) fn prepare(
-    path: &Path,
-    set: &[String],
-    device: Option<&str>,
-    resume: bool,
-) -> Result<Prepared> {
-    let mut config = Config::load(path, set, device)?;
-    let dir = RunDir::new(config.run_dir());
-    let asked_to_resume = resume;
-    let resume = resume && dir.has_begun();
-    let lock = if resume {
-        Some(dir.lock()?)
-    } else {
-        dir.check_new()?;
-        None
-    };
-    let device = config.device.parse::<DeviceName>()?.open()?;
-    let split = match config.data.open() {
-        Err(error) if resume => return Err(Failure::DataMissing(chain(&error)).into()),
-        opened => opened?,
-    };
-    let check_rows = config.data.resolved_check_rows(&split);
-    config.data.check_rows = Some(check_rows);
-    let Split { train, held_out } = split;
-    let batch = config.training.batch_size;
-    if batch > train.rows() {
-        let rows = train.rows();
-        let remedy = format!("larger than the training data; use at most its {rows} rows");
-        bail!(invalid("training.batch_size", batch, remedy));
-    }
-    let train_summary = summary(&train, check_rows)?;
-    let held_out_summary = summary(&held_out, check_rows)?;
-    let config = config.resolved(&train, train_summary.variance);
-    let summaries = [&train_summary, &held_out_summary];
-    let provenance = Provenance::new(&config, [&train, &held_out], summaries)?;
-    let checkpoints = dir.checkpoints(&config, &provenance);
-    let mut found = Found::default();
-    if resume {
-        dir.check_resumable(&config, &provenance)?;
-        found = checkpoints.look()?;
-    }
-    Ok(Prepared {
-        config,
-        device,
-        train,
-        held_out,
-        train_summary,
-        held_out_summary,
-        provenance,
-        dir,
-        lock,
-        checkpoints,
-        asked_to_resume,
-        found,
-    })
-}
-
-/// What there is to know of a data set before it is trained or judged on.
-fn summary(data: &ActivationData, sample: usize) -> Result<Summary> {
-    let rows = if sample == 0 {
-        data.rows()
-    } else {
-        sample.min(data.rows())
-    };
-    let bar =
-        ProgressBar::new(rows as u64).with_message(format!("checking {}", data.path().display()));
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {percent} % ETA {eta}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let summary = Summary::of(data, Some(sample), |rows| bar.inc(rows as u64))?;
-    bar.finish_and_clear();
-    if let Some((count, row, column, value)) = summary.non_finite {
-        bail!(
-            "{}: row {row}, column {column} is {value}, and {} more values are NaN or infinite; remove such rows, training cannot use them",
-            data.path().display(),
-            count - 1
-        );
-    }
-    if summary.variance <= 0.0 {
-        bail!(
-            "{}: all rows are the same, there is nothing to learn",
-            data.path().display()
-        );
-    }
-    Ok(summary)
+/// Burn's trainer, and what is asked when it has ended.
+struct Setup {
+    builder: SupervisedTraining<SaeLearner>,
+    waiting: Waiting,
+    writer: Arc<Writer>,
+    metrics: Arc<MetricsFile>,
 }
 
 impl Prepared {
-    /// Trains to the end, or as far as it gets, and saves the model.
-    pub(crate) fn train(mut self) -> Result<()> {
+    /// Trains to the end, or as far as it gets, and saves the model. On a terminal it shows a dashboard, unless lines
+    /// are to be `plain`.
+    pub(crate) fn train(mut self, plain: bool) -> Result<()> {
         let config = &self.config;
         let settings = self.settings()?;
         let _lock = match self.lock.take() {
@@ -152,21 +52,34 @@ impl Prepared {
             None => self.dir.create(config, &self.provenance)?,
         };
         self.dir.write_config(config)?;
-        let use_tui = std::io::stdout().is_terminal();
-        crate::logging::start(&self.dir.log(), !use_tui)?;
+        let use_tui = !plain && std::io::stdout().is_terminal();
+        crate::logging::start(&self.dir.log())?;
         self.checkpoints.tidy(&self.found.damaged)?;
         let done = self.steps_done();
         tracing::info!(run = config.run_name(), done, "training starts");
-        if !use_tui {
-            self.announce(done);
-        }
+        self.announce(done);
         let learner = self.learner(settings)?;
         let outcome = Arc::new(Outcome::default());
-        let (builder, waiting, writer) = self.supervised(use_tui, &outcome)?;
+        let setup = self.supervised(use_tui, &outcome)?;
         let started = Instant::now();
-        let result = builder.launch(learner);
-        let held_up = [waiting.total(), writer.held_up()];
-        self.finish(result, &outcome, started.elapsed(), held_up)
+        if use_tui {
+            output::hold();
+        }
+        let result = setup.builder.launch(learner);
+        let elapsed = started.elapsed();
+        drop(result.renderer); // gives the terminal back
+        if use_tui {
+            output::release();
+            self.say_notes(); // the dashboard has hidden them
+        }
+        if let Some(failure) = outcome.take() {
+            return Err(failure.into());
+        }
+        if let Some(error) = result.error {
+            return Err(anyhow!("training failed: {}", chain(&*error)));
+        }
+        let held_up = [setup.waiting.total(), setup.writer.held_up()];
+        self.finish(&result.model, &setup.metrics, elapsed, held_up)
     }
 
     /// Steps behind the checkpoint to continue from.
@@ -183,7 +96,7 @@ impl Prepared {
         Ok(Settings {
             loss,
             variance: self.train_summary.variance,
-            held_out_variance: self.held_out_summary.variance,
+            held_out_variance: self.validated_variance,
             frequency_cutoff: training.frequency_cutoff.unwrap_or(1.0),
             dead_window: training.dead_window,
             sparsity_coefficient: training.sparsity_coefficient.unwrap_or(0.0),
@@ -194,9 +107,10 @@ impl Prepared {
         })
     }
 
+    /// Says what is trained, and what should make a user look twice; a dashboard hides it until it is closed.
     fn announce(&self, done: usize) {
         let c = &self.config;
-        println!(
+        say(format!(
             "run {}: {}, {} latents, width {}, {} training rows, {} held out, device {}",
             c.run_name(),
             c.model.describe(),
@@ -205,14 +119,24 @@ impl Prepared {
             self.train.rows(),
             self.held_out.rows(),
             c.device,
-        );
-        for warning in self.train_summary.warnings() {
-            println!("note: {warning}");
-        }
+        ));
+        self.say_notes();
         if done > 0 {
-            println!("continuing after step {done}");
+            say(format!("continuing after step {done}"));
         } else if self.asked_to_resume {
-            println!("there is no checkpoint to continue from: beginning");
+            say("there is no checkpoint to continue from: beginning");
+        }
+    }
+
+    /// What should make a user look twice, of both sides of the data.
+    fn say_notes(&self) {
+        let train = self.train_summary.warnings();
+        let held_out = self.held_out_summary.warnings();
+        for note in &train {
+            say(format!("note: {note}"));
+        }
+        for note in held_out.iter().filter(|note| !train.contains(note)) {
+            say(format!("note (held-out rows): {note}"));
         }
     }
 
@@ -256,22 +180,18 @@ impl Prepared {
     }
 
     /// Burn's trainer, set up for what is left of this run.
-    fn supervised(
-        &self,
-        use_tui: bool,
-        outcome: &Arc<Outcome>,
-    ) -> Result<(SupervisedTraining<SaeLearner>, Waiting, Arc<Writer>)> {
+    fn supervised(&self, use_tui: bool, outcome: &Arc<Outcome>) -> Result<Setup> {
         let (t, done) = (&self.config.training, self.steps_done());
         let train = ActivationLoader::training(
             &self.train,
             t.batch_size,
             &self.config.data.streaming(self.config.seed),
             done..t.steps,
-            t.validate_every,
+            t.epoch_steps(),
             &self.device,
         );
         let waiting = train.waiting();
-        let held_out = ActivationLoader::evaluation(&self.held_out, t.batch_size, &self.device);
+        let held_out = ActivationLoader::evaluation(&self.validated, t.batch_size, &self.device);
         let position = self.found.newest.as_ref().map(|position| &position.metrics);
         let metrics = MetricsFile::open(&self.dir.metrics(), done, position)?;
         let on_gpu = !ops::is_cpu(&self.device);
@@ -286,8 +206,9 @@ impl Prepared {
         };
         let mut builder =
             SupervisedTraining::new(self.dir.path(), Arc::new(train), Arc::new(held_out))
+                .metric_train_numeric(Mean::<Loss>::new())
                 .metrics((
-                    Mean::<Loss>::new(),
+                    Mean::<ReconstructionLoss>::new(),
                     Mean::<Fvu>::new(),
                     Mean::<L0>::new(),
                     Mean::<Dead>::new(),
@@ -296,15 +217,29 @@ impl Prepared {
                 .with_application_logger(None)
                 .with_custom_checkpointers(part(MODEL), part(OPTIMIZER), part(SCHEDULER))
                 .with_checkpointing_strategy(checkpoint::Always)
-                .num_epochs(t.steps.div_ceil(t.validate_every));
+                .num_epochs(t.steps.div_ceil(t.epoch_steps()));
+        if t.sparsity_coefficient.is_some() {
+            builder = builder.metric_train_numeric(Mean::<SparsityLoss>::new());
+        }
+        if t.aux_coefficient.is_some() {
+            builder = builder.metric_train_numeric(Mean::<AuxiliaryLoss>::new());
+        }
         if !use_tui {
-            let lines = PlainLines::new(t.log_every, t.batch_size, t.steps, done);
+            let validated = match (self.validated.rows(), self.held_out.rows()) {
+                (some, all) if some < all => format!(" ({some} of {all} rows)"),
+                _ => String::new(),
+            };
+            let lines = PlainLines::new(t.log_every, t.batch_size, t.steps, done, validated);
             builder = builder.renderer(Box::new(lines));
         }
-        let steps = self.steps(use_tui, metrics, writer.clone(), outcome)?;
+        let steps = self.steps(use_tui, metrics.clone(), writer.clone(), outcome)?;
         let strategy = TrainingStrategy::Custom(Arc::new(steps));
-        let builder = builder.with_training_strategy(strategy);
-        Ok((builder, waiting, writer))
+        Ok(Setup {
+            builder: builder.with_training_strategy(strategy),
+            waiting,
+            writer,
+            metrics,
+        })
     }
 
     /// The training loop.
@@ -325,7 +260,7 @@ impl Prepared {
             device: self.device.clone().autodiff(),
             cadence: Cadence {
                 steps: t.steps,
-                validate_every: t.validate_every,
+                validate_every: t.epoch_steps(),
                 checkpoint_every: t.checkpoint_every(),
                 checkpoint_interval: t.checkpoint_interval(),
             },
@@ -339,42 +274,61 @@ impl Prepared {
                 streaming: self.config.data.streaming(self.config.seed),
                 batch_size: t.batch_size,
             },
+            whole: (self.validated.rows() < self.held_out.rows())
+                .then(|| WholeSet::new(&self.held_out, t.batch_size, &self.device)),
             signals: Signals::watch().context("watching for Ctrl-C")?,
             outcome: outcome.clone(),
             use_tui,
         })
     }
 
+    /// What makes the numbers of this run mean less than they seem to.
+    fn verdict(&self, learner: &SaeLearner, metrics: &MetricsFile) -> Vec<String> {
+        let t = &self.config.training;
+        let Some(l0_mean) = metrics.last_l0() else {
+            return Vec::new(); // the file was damaged since
+        };
+        let facts = RunFacts {
+            model: learner.sae.config(),
+            steps: t.steps,
+            warmup_steps: t.warmup_steps.unwrap_or(0),
+            l0_mean,
+            dead: learner.dead().len() as u64,
+        };
+        facts.notes()
+    }
+
+    /// Saves the model and says how it went.
     fn finish(
         &self,
-        result: LearningResult<SaeLearner>,
-        outcome: &Outcome,
+        learner: &SaeLearner,
+        metrics: &MetricsFile,
         elapsed: Duration,
         held_up: [Duration; 2],
     ) -> Result<()> {
-        drop(result.renderer); // gives the terminal back
-        if let Some(failure) = outcome.take() {
-            return Err(failure.into());
-        }
-        if let Some(error) = result.error {
-            return Err(anyhow!("training failed: {}", chain(&*error)));
-        }
         let model = self.dir.model();
-        saved::save(&result.model.sae, self.config.seed, &model)
+        saved::save(&learner.sae, self.config.seed, &model)
             .map_err(|error| save_failure(&model, error))?;
         let t = &self.config.training;
         let steps = t.steps - self.steps_done();
         let (seconds, rows) = (elapsed.as_secs_f64(), (steps * t.batch_size) as f64);
         let [waited, saving] = held_up.map(|time| time.as_secs_f64());
-        println!(
+        say(format!(
             "trained {steps} steps in {seconds:.1} s ({:.0} rows/s, validation included); waited for data {waited:.2} s \
              ({:.2} %), for checkpoints {saving:.2} s ({:.2} %)",
             rows / seconds,
             100.0 * waited / seconds,
             100.0 * saving / seconds,
-        );
-        println!("model: {}", model.display());
-        println!("report: cargo xtask eval {}", self.dir.path().display());
+        ));
+        for note in self.verdict(learner, metrics) {
+            say(format!("note: {note}"));
+            tracing::info!("{note}");
+        }
+        say(format!("model: {}", model.display()));
+        say(format!(
+            "report: cargo xtask eval {}",
+            self.dir.path().display()
+        ));
         tracing::info!(seconds, waited, saving, "training ends");
         Ok(())
     }

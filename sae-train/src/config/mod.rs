@@ -2,15 +2,19 @@
 //!
 //! Every message names the key, the value and the remedy, and is printed before anything is written.
 
+mod check;
+mod complete;
 mod error;
+mod keys;
+mod set;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sae_data::{ActivationData, DataConfig};
+use sae_data::DataConfig;
 use sae_model::config::{ConceptInit, PreBiasInit, ProjectionInit};
 use sae_model::loss::Loss;
-use sae_model::{Architecture, Preset, SaeConfig, SparseValue};
+use sae_model::{Architecture, Preset, SparseValue};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -45,9 +49,8 @@ pub(crate) struct Config {
 pub(crate) struct ModelConfig {
     #[serde(default)]
     pub(crate) architecture: Architecture,
-    /// Where `architecture = "attention"` starts from.
-    #[serde(default = "default_preset")]
-    pub(crate) preset: Preset,
+    /// Where `architecture = "attention"` starts from; see [`ModelConfig::preset`].
+    pub(crate) preset: Option<Preset>,
     /// Number of latents M.
     pub(crate) n_latents: usize,
     /// Active latents a row, for topk and batch_topk.
@@ -103,12 +106,17 @@ pub(crate) struct TrainingConfig {
     pub(crate) aux_coefficient: Option<f64>,
     /// Dead latents that the auxiliary reconstruction of topk and batch_topk may use.
     pub(crate) aux_k: Option<usize>,
-    /// Steps without firing after which a latent counts as dead in the progress lines.
+    /// Steps without firing after which a latent counts as dead: in the progress lines, and for the auxiliary
+    /// reconstruction of topk and batch_topk.
     #[serde(default = "default_dead_window")]
     pub(crate) dead_window: usize,
     /// Steps between two validations.
     #[serde(default = "default_validate_every")]
     pub(crate) validate_every: usize,
+    /// Held-out rows, evenly spread and always the same, that a validation looks at; 0 for all. The whole set is
+    /// looked at when training ends.
+    #[serde(default = "default_validate_rows")]
+    pub(crate) validate_rows: usize,
     /// Steps between two progress lines.
     #[serde(default = "default_log_every")]
     pub(crate) log_every: usize,
@@ -131,14 +139,14 @@ fn default_runs_dir() -> PathBuf {
 fn default_device() -> String {
     "cpu".into()
 }
-fn default_preset() -> Preset {
-    Preset::Default
-}
 fn default_dead_window() -> usize {
     100
 }
 fn default_validate_every() -> usize {
     100
+}
+fn default_validate_rows() -> usize {
+    16_384
 }
 fn default_log_every() -> usize {
     20
@@ -167,7 +175,7 @@ impl Config {
             source,
         })?;
         for argument in set {
-            apply_override(&mut table, argument)?;
+            set::apply_override(&mut table, argument)?;
         }
         if let Some(device) = device {
             table.insert("device".into(), device.into());
@@ -176,139 +184,12 @@ impl Config {
             .map_err(|error| explain(&table, &error))?;
         let stem = path.file_stem().and_then(|stem| stem.to_str());
         config.run = config.run.or(stem.map(String::from));
+        // Any width will do here: only switches are looked at.
+        let model = config.sae_config(1, 1.0);
+        keys::check_used(&table, &model)?;
         config.complete();
         config.check()?;
-        Ok(config)
-    }
-
-    /// Writes out what the architecture and the preset imply for training.
-    fn complete(&mut self) {
-        let (architecture, steps) = (self.model.architecture, self.training.steps);
-        // (loss, lr, warm-up steps, decay fraction, beta_1, beta_2, frequency cutoff)
-        let (loss, lr, warmup, decay, beta_1, beta_2, cutoff) =
-            match (architecture, self.model.preset) {
-                (Architecture::Attention, Preset::Paper) => {
-                    (Loss::Mse, 3e-4, 0, 0.0, 0.9, 0.99, 1.0)
-                }
-                (Architecture::Attention, Preset::Released) => {
-                    (Loss::NormWeighted, 4e-4, 500, 0.0, 0.9, 0.999, 0.1)
-                }
-                (Architecture::Attention | Architecture::MlpSparsemax, _) => {
-                    (Loss::Fvu, 6e-3, 150, 0.5, 0.9, 0.99, 1.0)
-                }
-                _ => (Loss::Fvu, 4e-3, 150, 0.5, 0.9, 0.999, 1.0),
-            };
-        let penalty = match architecture {
-            Architecture::Relu | Architecture::AttentionRelu => 2.0,
-            Architecture::Gated => 4.0,
-            Architecture::JumpRelu => 1.0,
-            _ => 0.0,
-        };
-        let auxiliary = match architecture {
-            Architecture::TopK | Architecture::BatchTopK => 1.0 / 32.0,
-            Architecture::Gated => 1.0,
-            _ => 0.0,
-        };
-        let training = &mut self.training;
-        training.loss.get_or_insert(loss);
-        training.lr.get_or_insert(lr);
-        training.warmup_steps.get_or_insert(warmup);
-        training.decay_fraction.get_or_insert(decay);
-        training.beta_1.get_or_insert(beta_1);
-        training.beta_2.get_or_insert(beta_2);
-        training.frequency_cutoff.get_or_insert(cutoff);
-        training.sparsity_coefficient.get_or_insert(penalty);
-        training.sparsity_warmup_steps.get_or_insert(steps / 10);
-        if architecture == Architecture::JumpRelu {
-            training.target_l0.get_or_insert(32.0);
-        }
-        training.aux_coefficient.get_or_insert(auxiliary);
-        training.aux_k.get_or_insert(256);
-        training
-            .checkpoint_every
-            .get_or_insert(training.validate_every);
-    }
-
-    /// Checks everything that does not need the data.
-    fn check(&self) -> Result<(), ConfigError> {
-        let run = self.run_name();
-        if run.is_empty() || run == "." || run == ".." || run.contains(['/', '\\']) {
-            return Err(invalid(
-                "run",
-                format!("{run:?}"),
-                "a run's name is one directory name, such as \"quickstart\"",
-            ));
-        }
-        let t = &self.training;
-        for (key, value) in [
-            ("training.steps", t.steps),
-            ("training.batch_size", t.batch_size),
-            ("training.validate_every", t.validate_every),
-            ("training.log_every", t.log_every),
-            ("training.dead_window", t.dead_window),
-            ("training.keep_checkpoints", t.keep_checkpoints),
-            ("training.checkpoint_every", t.checkpoint_every()),
-        ] {
-            if value == 0 {
-                return Err(invalid(key, 0, "must be at least 1"));
-            }
-        }
-        if !(t.lr() > 0.0 && t.lr().is_finite()) {
-            return Err(invalid(
-                "training.lr",
-                t.lr(),
-                "the learning rate must be a positive number, such as 1e-3",
-            ));
-        }
-        if !(0.0..=1e6).contains(&t.checkpoint_minutes) {
-            return Err(invalid(
-                "training.checkpoint_minutes",
-                t.checkpoint_minutes,
-                "must be zero (none) or a number of minutes",
-            ));
-        }
-        let part = 0.0..=1.0;
-        for (key, value) in [
-            ("training.decay_fraction", t.decay_fraction),
-            ("training.frequency_cutoff", t.frequency_cutoff),
-        ] {
-            if value.is_some_and(|value| !part.contains(&value)) {
-                return Err(invalid(
-                    key,
-                    value.unwrap_or_default(),
-                    "must lie between 0 and 1",
-                ));
-            }
-        }
-        for (key, value) in [
-            ("training.sparsity_coefficient", t.sparsity_coefficient),
-            ("training.aux_coefficient", t.aux_coefficient),
-        ] {
-            if value.is_some_and(|value| !(value.is_finite() && value >= 0.0)) {
-                let value = value.unwrap_or_default();
-                return Err(invalid(key, value, "must be zero or a positive number"));
-            }
-        }
-        if let Some(l0) = t.target_l0
-            && !(l0 > 0.0 && l0 <= self.model.n_latents as f64)
-        {
-            let remedy =
-                "the L0 to aim at lies above 0 and is at most model.n_latents, for example 32";
-            return Err(invalid("training.target_l0", l0, remedy));
-        }
-        for (key, value) in [("training.beta_1", t.beta_1), ("training.beta_2", t.beta_2)] {
-            if value.is_some_and(|value| !(0.0..1.0).contains(&value)) {
-                return Err(invalid(
-                    key,
-                    value.unwrap_or_default(),
-                    "must be at least 0 and below 1",
-                ));
-            }
-        }
-        // Any width will do here: the switches and the number of latents are what is checked.
-        self.sae_config(1, 1.0)
-            .validate()
-            .map_err(|error| invalid(&format!("model.{}", error.key), error.value, error.remedy))
+        Ok(keys::without_unused(&config, &model))
     }
 
     /// Name of the run.
@@ -321,64 +202,6 @@ impl Config {
         self.runs_dir.join(self.run_name())
     }
 
-    /// The model for activations of width `d_in` and variance `mean ||x - mean(x)||^2`.
-    pub(crate) fn sae_config(&self, d_in: usize, variance: f64) -> SaeConfig {
-        let m = &self.model;
-        let mut config = m.architecture.config(m.preset, d_in, m.n_latents);
-        let set = |field: &mut bool, value: Option<bool>| *field = value.unwrap_or(*field);
-        set(&mut config.query_projection, m.query_projection);
-        set(&mut config.key_projection, m.key_projection);
-        set(&mut config.value_projection, m.value_projection);
-        set(&mut config.pre_bias, m.pre_bias);
-        set(&mut config.encoder_bias, m.encoder_bias);
-        set(&mut config.unit_norm_decoder, m.unit_norm_decoder);
-        config.k = m.k.or(config.k);
-        config.bandwidth = m.bandwidth.or(config.bandwidth);
-        config.value = m.value.unwrap_or(config.value);
-        config.scale = m.scale.unwrap_or(config.scale);
-        config.norm_exponent = m.norm_exponent.unwrap_or(config.norm_exponent);
-        let usual = m.architecture.input_scale(m.preset, d_in, variance);
-        config.input_scale = m.input_scale.unwrap_or(usual);
-        config.init.concepts = m.init_concepts.unwrap_or(config.init.concepts);
-        config.init.projections = m.init_projections.unwrap_or(config.init.projections);
-        config.init.pre_bias = m.init_pre_bias.unwrap_or(config.init.pre_bias);
-        config
-    }
-
-    /// The config with every default written out, for these training activations and their variance.
-    pub(crate) fn resolved(&self, train: &ActivationData, variance: f64) -> Self {
-        let mut config = self.resolved_model(train.width(), variance);
-        let plan = config.data.streaming(self.seed).plan(train);
-        config.data.block_rows = Some(plan.block_rows());
-        config
-    }
-
-    fn resolved_model(&self, d_in: usize, variance: f64) -> Self {
-        let sae = self.sae_config(d_in, variance);
-        let mut config = self.clone();
-        config.model = ModelConfig {
-            architecture: self.model.architecture,
-            preset: self.model.preset,
-            n_latents: sae.n_latents,
-            k: sae.k,
-            bandwidth: sae.bandwidth,
-            value: Some(sae.value),
-            scale: Some(sae.scale),
-            norm_exponent: Some(sae.norm_exponent),
-            input_scale: Some(sae.input_scale),
-            query_projection: Some(sae.query_projection),
-            key_projection: Some(sae.key_projection),
-            value_projection: Some(sae.value_projection),
-            pre_bias: Some(sae.pre_bias),
-            encoder_bias: Some(sae.encoder_bias),
-            unit_norm_decoder: Some(sae.unit_norm_decoder),
-            init_concepts: Some(sae.init.concepts),
-            init_projections: Some(sae.init.projections),
-            init_pre_bias: Some(sae.init.pre_bias),
-        };
-        config
-    }
-
     /// As TOML.
     pub(crate) fn to_table(&self) -> Table {
         Table::try_from(self).expect("a config is plain data")
@@ -386,15 +209,17 @@ impl Config {
 }
 
 impl ModelConfig {
+    /// Where attention starts from; the default preset for the other architectures, which have none.
+    pub(crate) fn preset(&self) -> Preset {
+        self.preset.unwrap_or(Preset::Default)
+    }
+
     /// In words: `attention (default preset)`, `topk (k = 32)`.
     pub(crate) fn describe(&self) -> String {
-        let name = toml::Value::try_from(self.architecture)
-            .ok()
-            .and_then(|name| name.as_str().map(String::from))
-            .unwrap_or_default();
+        let name = keys::name(self.architecture);
         match self.k {
             _ if self.architecture == Architecture::Attention => {
-                format!("{name} ({:?} preset)", self.preset).to_lowercase()
+                format!("{name} ({:?} preset)", self.preset()).to_lowercase()
             }
             Some(k) if self.architecture.has_k() => format!("{name} (k = {k})"),
             _ => name,
@@ -406,6 +231,11 @@ impl TrainingConfig {
     /// Peak learning rate; [`Config::load`] has completed it.
     pub(crate) fn lr(&self) -> f64 {
         self.lr.unwrap_or_default()
+    }
+
+    /// Steps of a virtual epoch: between two validations, and no more than there are.
+    pub(crate) fn epoch_steps(&self) -> usize {
+        self.validate_every.min(self.steps)
     }
 
     /// Steps between two checkpoints; [`Config::load`] has completed it.
@@ -420,130 +250,5 @@ impl TrainingConfig {
     }
 }
 
-/// Applies `a.b=value`, where the value is TOML, or a string where it is not.
-fn apply_override(table: &mut Table, argument: &str) -> Result<(), ConfigError> {
-    let wrong = |remedy: &str| ConfigError::Set {
-        argument: argument.into(),
-        remedy: remedy.into(),
-    };
-    let (path, text) = argument
-        .split_once('=')
-        .ok_or_else(|| wrong("write key=value, for example --set training.lr=1e-3"))?;
-    let value = format!("v = {text}")
-        .parse::<Table>()
-        .ok()
-        .and_then(|mut parsed| parsed.remove("v"))
-        .unwrap_or_else(|| text.into());
-    let mut keys: Vec<&str> = path.trim().split('.').collect();
-    let last = keys.pop().filter(|key| !key.is_empty());
-    let last = last.ok_or_else(|| wrong("the key is empty; write key=value"))?;
-    let mut target = table;
-    for key in keys {
-        target = target
-            .entry(key)
-            .or_insert_with(|| Value::Table(Table::new()))
-            .as_table_mut()
-            .ok_or_else(|| wrong("the key names something inside a plain value"))?;
-    }
-    target.insert(last.into(), value);
-    Ok(())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MINIMAL: &str = "
-        [data]
-        train = 'a.safetensors'
-        held_out = 'b.safetensors'
-        [model]
-        n_latents = 64
-        [training]
-        steps = 10
-        batch_size = 4
-    ";
-
-    fn load(text: &str, set: &[&str]) -> Result<Config, ConfigError> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("small.toml");
-        std::fs::write(&path, text).unwrap();
-        let set: Vec<String> = set.iter().map(|s| s.to_string()).collect();
-        Config::load(&path, &set, None)
-    }
-
-    #[test]
-    fn resolved_configs_read_back_as_themselves() {
-        for preset in ["paper", "released", "default"] {
-            let config = load(MINIMAL, &[&format!("model.preset={preset}")]).unwrap();
-            let resolved = config.resolved_model(24, 3.0);
-            let text = toml::to_string(&resolved).unwrap();
-            let again = load(&text, &[]).unwrap();
-            assert_eq!(again, resolved);
-            assert_eq!(again.sae_config(24, 5.0), config.sae_config(24, 3.0));
-            assert_eq!(config.run_name(), "small");
-        }
-    }
-
-    #[test]
-    fn messages_name_key_value_and_remedy() {
-        for (set, expected) in [
-            (
-                "training.lrr=1",
-                "training.lrr = 1: there is no such key; known here:",
-            ),
-            (
-                "trainning.lr=1",
-                "trainning = { ... }: there is no such key",
-            ),
-            (
-                "training.lr=fast",
-                "training.lr = \"fast\": invalid type: string \"fast\", expected f64",
-            ),
-            (
-                "training.lr=-1",
-                "training.lr = -1: the learning rate must be a positive number",
-            ),
-            ("training.steps=-5", "training.steps = -5: invalid value"),
-            (
-                "training.batch_size=0",
-                "training.batch_size = 0: must be at least 1",
-            ),
-            (
-                "model.n_latents=0",
-                "model.n_latents = 0: a dictionary needs at least one latent",
-            ),
-            (
-                "model.preset=best",
-                "model.preset = \"best\": unknown variant `best`, expected one of",
-            ),
-            (
-                "model.scale=0",
-                "model.scale = 0: the score scale must be a positive number",
-            ),
-            (
-                "training.decay_fraction=2",
-                "training.decay_fraction = 2: must lie between 0 and 1",
-            ),
-            (
-                "training.target_l0=65",
-                "training.target_l0 = 65: the L0 to aim at lies above 0 and is at most model.n_latents",
-            ),
-            (
-                "run=../../etc",
-                "run = \"../../etc\": a run's name is one directory name",
-            ),
-            ("training.lr", "--set training.lr: write key=value"),
-        ] {
-            let message = load(MINIMAL, &[set]).unwrap_err().to_string();
-            assert!(message.starts_with(expected), "{set}: {message}");
-        }
-        let message = load(&MINIMAL.replace("steps = 10", ""), &[])
-            .unwrap_err()
-            .to_string();
-        assert!(
-            message.starts_with("training.steps: missing; add it"),
-            "{message}"
-        );
-    }
-}
+mod tests;

@@ -58,8 +58,44 @@ fn wrong_values() {
             &["model.norm_exponent = 9", "between -4 and 4"],
         ),
         (
-            "training.sparsity_coefficient=-1",
-            &["training.sparsity_coefficient = -1", "zero or a positive"],
+            "model.n_latents=10000000000000",
+            &[
+                "model.n_latents = 10000000000000",
+                "training needs at least 3.8 PB",
+                "can be had",
+                "fewer latents",
+            ],
+        ),
+        (
+            "model.n_latents=5000000000000000000",
+            &[
+                "model.n_latents = 5000000000000000000",
+                "training needs at least",
+                "Adam's moments",
+            ],
+        ),
+        (
+            "training.steps=9000000000000000000",
+            &[
+                "training.steps = 9000000000000000000",
+                "more rows than can be counted",
+            ],
+        ),
+        (
+            "model.k=7",
+            &[
+                "model.k = 7",
+                "model.architecture = \"attention\" has no use",
+                "topk, batch_topk",
+            ],
+        ),
+        (
+            "training.aux_coefficient=0",
+            &["training.aux_coefficient = 0", "topk, batch_topk, gated"],
+        ),
+        (
+            "run=\"a\\nb\"",
+            &["run = \"a\\nb\"", "without control characters"],
         ),
         (
             "training.batch_size=1001",
@@ -98,6 +134,14 @@ fn wrong_values() {
     ] {
         refused(&w, &["--set", set], expected);
     }
+    let set = [
+        "--set",
+        "model.architecture=relu",
+        "--set",
+        "training.sparsity_coefficient=-1",
+    ];
+    let expected = ["training.sparsity_coefficient = -1", "zero or a positive"];
+    refused(&w, &set, &expected);
 }
 
 #[test]

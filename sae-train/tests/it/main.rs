@@ -3,7 +3,9 @@
 
 mod errors;
 mod faults;
+mod records;
 mod resume;
+mod running;
 mod threads;
 mod training;
 

@@ -1,0 +1,125 @@
+//! What the architecture, the preset and the data imply for keys that are not given.
+
+use sae_data::ActivationData;
+use sae_model::loss::Loss;
+use sae_model::{Architecture, Preset, SaeConfig};
+
+use super::{Config, ModelConfig, keys};
+
+impl Config {
+    /// Writes out what the architecture and the preset imply for training.
+    pub(super) fn complete(&mut self) {
+        let (architecture, steps) = (self.model.architecture, self.training.steps);
+        // (loss, lr, warm-up steps, decay fraction, beta_1, beta_2, frequency cutoff)
+        let (loss, lr, warmup, decay, beta_1, beta_2, cutoff) =
+            match (architecture, self.model.preset()) {
+                (Architecture::Attention, Preset::Paper) => {
+                    (Loss::Mse, 3e-4, 0, 0.0, 0.9, 0.99, 1.0)
+                }
+                (Architecture::Attention, Preset::Released) => {
+                    (Loss::NormWeighted, 4e-4, 500, 0.0, 0.9, 0.999, 0.1)
+                }
+                (Architecture::Attention | Architecture::MlpSparsemax, _) => {
+                    (Loss::Fvu, 6e-3, 150, 0.5, 0.9, 0.99, 1.0)
+                }
+                _ => (Loss::Fvu, 4e-3, 150, 0.5, 0.9, 0.999, 1.0),
+            };
+        let penalty = match architecture {
+            Architecture::Relu | Architecture::AttentionRelu => 2.0,
+            Architecture::Gated => 4.0,
+            Architecture::JumpRelu => 1.0,
+            _ => 0.0,
+        };
+        let auxiliary = match architecture {
+            Architecture::TopK | Architecture::BatchTopK => 1.0 / 32.0,
+            Architecture::Gated => 1.0,
+            _ => 0.0,
+        };
+        let training = &mut self.training;
+        training.loss.get_or_insert(loss);
+        training.lr.get_or_insert(lr);
+        training.warmup_steps.get_or_insert(warmup);
+        training.decay_fraction.get_or_insert(decay);
+        training.beta_1.get_or_insert(beta_1);
+        training.beta_2.get_or_insert(beta_2);
+        training.frequency_cutoff.get_or_insert(cutoff);
+        training.sparsity_coefficient.get_or_insert(penalty);
+        training.sparsity_warmup_steps.get_or_insert(steps / 10);
+        training
+            .target_l0
+            .get_or_insert(32f64.min(self.model.n_latents as f64));
+        training.aux_coefficient.get_or_insert(auxiliary);
+        training.aux_k.get_or_insert(256);
+        training
+            .checkpoint_every
+            .get_or_insert(training.validate_every);
+    }
+
+    /// The model for activations of width `d_in` and variance `mean ||x - mean(x)||^2`.
+    pub(crate) fn sae_config(&self, d_in: usize, variance: f64) -> SaeConfig {
+        let m = &self.model;
+        let mut config = m.architecture.config(m.preset(), d_in, m.n_latents);
+        let set = |field: &mut bool, value: Option<bool>| *field = value.unwrap_or(*field);
+        set(&mut config.query_projection, m.query_projection);
+        set(&mut config.key_projection, m.key_projection);
+        set(&mut config.value_projection, m.value_projection);
+        set(&mut config.pre_bias, m.pre_bias);
+        set(&mut config.encoder_bias, m.encoder_bias);
+        set(&mut config.unit_norm_decoder, m.unit_norm_decoder);
+        config.k = m.k.or(config.k);
+        config.bandwidth = m.bandwidth.or(config.bandwidth);
+        config.value = m.value.unwrap_or(config.value);
+        config.scale = m.scale.unwrap_or(config.scale);
+        config.norm_exponent = m.norm_exponent.unwrap_or(config.norm_exponent);
+        let usual = m.architecture.input_scale(m.preset(), d_in, variance);
+        config.input_scale = m.input_scale.unwrap_or(usual);
+        config.init.concepts = m.init_concepts.unwrap_or(config.init.concepts);
+        config.init.projections = m.init_projections.unwrap_or(config.init.projections);
+        config.init.pre_bias = m.init_pre_bias.unwrap_or(config.init.pre_bias);
+        config
+    }
+
+    /// The config with every default written out, for these training activations and their variance.
+    /// Its paths are absolute, so that it means the same wherever it is read.
+    pub(crate) fn resolved(
+        &self,
+        train: &ActivationData,
+        variance: f64,
+        check_rows: usize,
+    ) -> Self {
+        let mut config = self.resolved_model(train.width(), variance);
+        config.data = config.data.absolute();
+        config.data.check_rows = Some(check_rows);
+        let runs_dir = std::path::absolute(&config.runs_dir);
+        config.runs_dir = runs_dir.unwrap_or(config.runs_dir);
+        let plan = config.data.streaming(self.seed).plan(train);
+        config.data.block_rows = Some(plan.block_rows());
+        config
+    }
+
+    pub(super) fn resolved_model(&self, d_in: usize, variance: f64) -> Self {
+        let sae = self.sae_config(d_in, variance);
+        let mut config = self.clone();
+        config.model = ModelConfig {
+            architecture: self.model.architecture,
+            preset: Some(self.model.preset()),
+            n_latents: sae.n_latents,
+            k: sae.k,
+            bandwidth: sae.bandwidth,
+            value: Some(sae.value),
+            scale: Some(sae.scale),
+            norm_exponent: Some(sae.norm_exponent),
+            input_scale: Some(sae.input_scale),
+            query_projection: Some(sae.query_projection),
+            key_projection: Some(sae.key_projection),
+            value_projection: Some(sae.value_projection),
+            pre_bias: Some(sae.pre_bias),
+            encoder_bias: Some(sae.encoder_bias),
+            unit_norm_decoder: Some(sae.unit_norm_decoder),
+            init_concepts: Some(sae.init.concepts),
+            init_projections: Some(sae.init.projections),
+            init_pre_bias: Some(sae.init.pre_bias),
+        };
+        keys::without_unused(&config, &sae)
+    }
+}

@@ -1,0 +1,52 @@
+//! `--set key=value`.
+
+use toml::{Table, Value};
+
+use super::ConfigError;
+
+/// Keys whose value is a string: `2024`, `true`, `1e3` and `2024-01-01` mean what stands there.
+const STRINGS: [&str; 9] = [
+    "run",
+    "runs_dir",
+    "device",
+    "data.train",
+    "data.tensor",
+    "data.labels",
+    "data.held_out_labels",
+    "data.class_embeddings",
+    "data.class_names",
+];
+
+/// Applies `a.b=value`, where the value is TOML, or a string where it is not.
+pub(super) fn apply_override(table: &mut Table, argument: &str) -> Result<(), ConfigError> {
+    let wrong = |remedy: &str| ConfigError::Set {
+        argument: argument.into(),
+        remedy: remedy.into(),
+    };
+    let (path, text) = argument
+        .split_once('=')
+        .ok_or_else(|| wrong("write key=value, for example --set training.lr=1e-3"))?;
+    let value = format!("v = {text}")
+        .parse::<Table>()
+        .ok()
+        .and_then(|mut parsed| parsed.remove("v"))
+        .unwrap_or_else(|| text.into());
+    let value = match value {
+        Value::String(_) => value,
+        _ if STRINGS.contains(&path.trim()) => text.trim().into(),
+        other => other,
+    };
+    let mut keys: Vec<&str> = path.trim().split('.').collect();
+    let last = keys.pop().filter(|key| !key.is_empty());
+    let last = last.ok_or_else(|| wrong("the key is empty; write key=value"))?;
+    let mut target = table;
+    for key in keys {
+        target = target
+            .entry(key)
+            .or_insert_with(|| Value::Table(Table::new()))
+            .as_table_mut()
+            .ok_or_else(|| wrong("the key names something inside a plain value"))?;
+    }
+    target.insert(last.into(), value);
+    Ok(())
+}

@@ -1,0 +1,203 @@
+use super::*;
+
+const MINIMAL: &str = "
+    [data]
+    train = 'a.safetensors'
+    held_out = 'b.safetensors'
+    [model]
+    n_latents = 64
+    [training]
+    steps = 10
+    batch_size = 4
+";
+
+fn load(text: &str, set: &[&str]) -> Result<Config, ConfigError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("small.toml");
+    std::fs::write(&path, text).unwrap();
+    let set: Vec<String> = set.iter().map(|s| s.to_string()).collect();
+    Config::load(&path, &set, None)
+}
+
+#[test]
+fn resolved_configs_read_back_as_themselves() {
+    for set in [
+        "model.preset='paper'",
+        "model.preset='released'",
+        "model.preset='default'",
+        "model.pre_bias=false",
+        "model.architecture='attention_relu'",
+        "model.architecture='mlp_sparsemax'",
+        "model.architecture='relu'",
+        "model.architecture='topk'",
+        "model.architecture='batch_topk'",
+        "model.architecture='jumprelu'",
+        "model.architecture='gated'",
+    ] {
+        let config = load(MINIMAL, &[set]).unwrap();
+        let resolved = config.resolved_model(24, 3.0);
+        let text = toml::to_string(&resolved).unwrap();
+        let again = load(&text, &[]).unwrap();
+        assert_eq!(again, resolved);
+        assert_eq!(again.sae_config(24, 5.0), config.sae_config(24, 3.0));
+        assert_eq!(config.run_name(), "small");
+    }
+}
+
+#[test]
+fn keys_that_do_nothing_are_errors() {
+    const OF: [(&str, &str, &[&str]); 11] = [
+        ("model.preset", "'paper'", &["attention"]),
+        ("model.k", "7", &["topk", "batch_topk"]),
+        ("model.bandwidth", "2.0", &["jumprelu"]),
+        ("model.value", "'score'", &["attention", "mlp_sparsemax"]),
+        ("model.init_projections", "'identity'", &["attention"]),
+        (
+            "model.init_pre_bias",
+            "'zero'",
+            &[
+                "attention",
+                "attention_relu",
+                "mlp_sparsemax",
+                "relu",
+                "topk",
+                "batch_topk",
+                "jumprelu",
+                "gated",
+            ],
+        ),
+        (
+            "training.sparsity_coefficient",
+            "1.5",
+            &["attention_relu", "relu", "jumprelu", "gated"],
+        ),
+        (
+            "training.sparsity_warmup_steps",
+            "3",
+            &["attention_relu", "relu", "jumprelu", "gated"],
+        ),
+        ("training.target_l0", "16", &["jumprelu"]),
+        (
+            "training.aux_coefficient",
+            "0.5",
+            &["topk", "batch_topk", "gated"],
+        ),
+        ("training.aux_k", "9", &["topk", "batch_topk"]),
+    ];
+    let every = [
+        "attention",
+        "attention_relu",
+        "mlp_sparsemax",
+        "relu",
+        "topk",
+        "batch_topk",
+        "jumprelu",
+        "gated",
+    ];
+    for (key, value, known) in OF {
+        for architecture in every {
+            let set = format!("model.architecture={architecture}");
+            let found = load(MINIMAL, &[&set, &format!("{key}={value}")]);
+            let Err(error) = found else {
+                assert!(known.contains(&architecture), "{key} with {architecture}");
+                continue;
+            };
+            assert!(!known.contains(&architecture), "{key} with {architecture}");
+            let message = error.to_string();
+            assert!(message.starts_with(&format!("{key} = ")), "{message}");
+            if !key.contains("init_") {
+                let list = format!("(it is for {})", known.join(", "));
+                let this = format!("model.architecture = \"{architecture}\" has no use");
+                assert!(
+                    message.contains(&list) && message.contains(&this),
+                    "{message}"
+                );
+            }
+        }
+    }
+    let set = ["model.pre_bias=false", "model.init_pre_bias='zero'"];
+    let message = load(MINIMAL, &set).unwrap_err().to_string();
+    assert!(message.contains("for a model with pre_bias"), "{message}");
+}
+
+#[test]
+fn what_looks_like_a_number_can_be_a_name() {
+    for name in ["2024", "true", "1e3", "2024-05-01", "0x10", "[a]"] {
+        let config = load(MINIMAL, &[&format!("run={name}")]).unwrap();
+        assert_eq!(config.run_name(), name);
+        let config = load(MINIMAL, &[&format!("data.tensor={name}")]).unwrap();
+        assert_eq!(config.data.tensor.as_deref(), Some(name));
+    }
+    let config = load(MINIMAL, &["run='2024'"]).unwrap();
+    assert_eq!(config.run_name(), "2024");
+}
+
+#[test]
+fn messages_name_key_value_and_remedy() {
+    for (set, expected) in [
+        (
+            "training.lrr=1",
+            "training.lrr = 1: there is no such key; known here:",
+        ),
+        (
+            "trainning.lr=1",
+            "trainning = { ... }: there is no such key",
+        ),
+        (
+            "training.lr=fast",
+            "training.lr = \"fast\": invalid type: string \"fast\", expected f64",
+        ),
+        (
+            "training.lr=-1",
+            "training.lr = -1: the learning rate must be a positive number",
+        ),
+        ("training.steps=-5", "training.steps = -5: invalid value"),
+        (
+            "training.batch_size=0",
+            "training.batch_size = 0: must be at least 1",
+        ),
+        (
+            "model.n_latents=0",
+            "model.n_latents = 0: a dictionary needs at least one latent",
+        ),
+        (
+            "model.preset=best",
+            "model.preset = \"best\": unknown variant `best`, expected one of",
+        ),
+        (
+            "model.scale=0",
+            "model.scale = 0: the score scale must be a positive number",
+        ),
+        (
+            "training.decay_fraction=2",
+            "training.decay_fraction = 2: must lie between 0 and 1",
+        ),
+        (
+            "training.target_l0=65",
+            "training.target_l0 = 65: model.architecture = \"attention\" has no use for this key",
+        ),
+        (
+            "run=../../etc",
+            "run = \"../../etc\": a run's name is one directory name",
+        ),
+        (
+            "run=\"a\\nb\"",
+            "run = \"a\\nb\": a run's name is one directory name",
+        ),
+        (
+            "training.steps=4000000000000000000",
+            "training.steps = 4000000000000000000: with a batch_size of 4 these are more rows",
+        ),
+        ("training.lr", "--set training.lr: write key=value"),
+    ] {
+        let message = load(MINIMAL, &[set]).unwrap_err().to_string();
+        assert!(message.starts_with(expected), "{set}: {message}");
+    }
+    let message = load(&MINIMAL.replace("steps = 10", ""), &[])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.starts_with("training.steps: missing; add it"),
+        "{message}"
+    );
+}

@@ -1,0 +1,255 @@
+//! The learner by itself: counters, what they switch, and the weights of the loss's terms.
+
+use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
+use burn::tensor::TensorData;
+use sae_data::synthetic::Synthetic;
+use sae_model::ops::Adam;
+use sae_model::{Architecture, Preset};
+
+use super::*;
+
+const WIDTH: usize = 6;
+const LATENTS: usize = 12;
+const ROWS: usize = 20;
+
+fn settings() -> Settings {
+    Settings {
+        loss: Loss::Fvu,
+        variance: 2.0,
+        held_out_variance: 4.0,
+        frequency_cutoff: 1.0,
+        dead_window: 3,
+        sparsity_coefficient: 0.0,
+        sparsity_warmup_steps: 0,
+        target_l0: 8.0,
+        aux_coefficient: 0.0,
+        aux_k: 0,
+    }
+}
+
+fn learner(architecture: Architecture, settings: Settings) -> SaeLearner {
+    let mut config = architecture.config(Preset::Default, WIDTH, LATENTS);
+    config.k = config.k.map(|_| 2);
+    let device = Device::flex().autodiff();
+    let sae = Sae::init(&config, 0, &[0.0; WIDTH], &device);
+    SaeLearner::new(sae, settings, &device)
+}
+
+fn batch() -> ActivationBatch {
+    let source = Synthetic {
+        width: WIDTH,
+        concepts: 9,
+        active: 2,
+        noise: 0.1,
+        seed: 1,
+    };
+    // long enough for the scores at which latents of the baselines fire
+    let rows = source
+        .rows(ROWS)
+        .into_iter()
+        .map(|x| 4.0 * x)
+        .collect::<Vec<f32>>();
+    let data = TensorData::new(rows, [ROWS, WIDTH]);
+    ActivationBatch {
+        activations: Tensor::from_data(data, &Device::flex().autodiff()),
+    }
+}
+
+/// `learner` after batches in which each latent fired on these parts of the rows.
+fn counted(mut learner: SaeLearner, batches: &[[f32; LATENTS]]) -> SaeLearner {
+    for fired in batches {
+        learner = learner.count(Tensor::from_data(*fired, &Device::flex()));
+    }
+    learner
+}
+
+fn values(tensor: Tensor<1>) -> Vec<f32> {
+    tensor.into_data().iter().collect()
+}
+
+fn number(tensor: &Tensor<1>) -> f64 {
+    tensor.clone().into_scalar()
+}
+
+/// Parts of the rows: latent 0 always, latent 1 on half of them, latent 2 as given, the others never.
+fn fired(third: f32) -> [f32; LATENTS] {
+    let mut fired = [0.0; LATENTS];
+    fired[..3].copy_from_slice(&[1.0, 0.5, third]);
+    fired
+}
+
+#[test]
+fn counters_are_means_and_steps_since_a_latent_fired() {
+    let learner = learner(Architecture::Attention, settings());
+    let learner = counted(learner, &[fired(0.25), fired(0.0), fired(0.5), fired(0.0)]);
+    assert_eq!(learner.steps_done(), 4);
+    let frequency = values(learner.frequency.val());
+    let expected = [1.0, 0.5, 0.75 / 4.0, 0.0];
+    for (found, expected) in frequency.iter().zip(expected) {
+        assert!((found - expected).abs() < 1e-6, "{frequency:?}");
+    }
+    assert_eq!(values(learner.silent.val())[..4], [0.0, 0.0, 1.0, 4.0]);
+}
+
+#[test]
+fn dead_are_those_that_were_silent_for_the_window() {
+    let after = |batches: usize| {
+        let mut all = vec![fired(0.5)];
+        all.resize(batches, fired(0.0));
+        counted(learner(Architecture::TopK, settings()), &all)
+    };
+    let dead = |batches| after(batches).dead();
+    assert_eq!(dead(2), [0; 0], "two silent steps of three");
+    assert_eq!(dead(3), (3..LATENTS as u32).collect::<Vec<_>>());
+    assert_eq!(
+        dead(4),
+        (2..LATENTS as u32).collect::<Vec<_>>(),
+        "three since latent 2"
+    );
+    let model = after(4);
+    let output = TrainStep::step(&model, batch());
+    assert_eq!(number(&output.item.dead), 10.0);
+    let again = counted(model, &[fired(0.1)]);
+    assert_eq!(
+        again.dead(),
+        (3..LATENTS as u32).collect::<Vec<_>>(),
+        "it lives again"
+    );
+}
+
+#[test]
+fn the_cutoff_switches_off_what_fires_more_often() {
+    let off = |cutoff| {
+        let settings = Settings {
+            frequency_cutoff: cutoff,
+            ..settings()
+        };
+        counted(learner(Architecture::Attention, settings), &[fired(0.25)])
+    };
+    assert!(off(1.0).keep().is_empty(), "nothing is switched off");
+    let mut expected = [1.0; LATENTS];
+    expected[0] = 0.0;
+    assert_eq!(
+        off(0.5).keep(),
+        expected,
+        "exactly at the cutoff is not above it"
+    );
+    expected[1] = 0.0;
+    assert_eq!(off(0.25).keep(), expected);
+    // and they do not fire in a step
+    let fires = |learner: &SaeLearner| {
+        let mut output = TrainStep::step(learner, batch());
+        values(output.grads.remove::<1>(learner.frequency.id).unwrap())
+    };
+    assert!(fires(&off(1.0))[..2].iter().all(|part| *part > 0.0));
+    assert_eq!(fires(&off(0.25))[..2], [0.0, 0.0]);
+}
+
+#[test]
+fn a_step_counts_its_own_batch() {
+    let model = learner(Architecture::Attention, settings());
+    let output = TrainStep::step(&model, batch());
+    let l0 = number(&output.item.l0);
+    let adam = Adam {
+        beta_1: 0.9,
+        beta_2: 0.999,
+        epsilon: 1e-8,
+    };
+    let mut optimizer = ModuleOptimizer::from(adam);
+    let lr = ModuleLearningRate::from(1e-3);
+    let model = model.optimize(&mut optimizer, lr, output.grads);
+    assert_eq!(model.steps_done(), 1);
+    let frequency: f32 = values(model.frequency.val()).iter().sum();
+    assert!(
+        l0 > 0.0 && (f64::from(frequency) - l0).abs() < 1e-5,
+        "{frequency} {l0}"
+    );
+}
+
+#[test]
+fn the_penalty_rises_to_its_coefficient() {
+    let at = |warmup, steps: usize| {
+        let settings = Settings {
+            sparsity_coefficient: 3.0,
+            sparsity_warmup_steps: warmup,
+            ..settings()
+        };
+        let model = learner(Architecture::Relu, settings);
+        let model = counted(model, &vec![fired(0.0); steps]);
+        let output = TrainStep::step(&model, batch());
+        (
+            model.sparsity_coefficient(),
+            number(&output.item.sparsity_loss.unwrap()),
+        )
+    };
+    let (full, whole) = at(0, 0);
+    assert!(full == 3.0 && whole > 0.0);
+    for (steps, expected) in [(0, 0.75), (1, 1.5), (2, 2.25), (3, 3.0), (7, 3.0)] {
+        let (coefficient, loss) = at(4, steps);
+        assert_eq!(coefficient, expected);
+        assert!(
+            (loss - whole * expected / 3.0).abs() < 1e-6 * whole,
+            "{steps}"
+        );
+    }
+}
+
+/// `(loss, its terms)` of a step.
+fn losses(architecture: Architecture, aux_coefficient: f64, batches: usize) -> (f64, [f64; 3]) {
+    let settings = Settings {
+        aux_coefficient,
+        aux_k: 3,
+        sparsity_coefficient: 0.5,
+        ..settings()
+    };
+    let model = counted(learner(architecture, settings), &vec![fired(0.5); batches]);
+    let item = TrainStep::step(&model, batch()).item;
+    let or_zero = |term: &Option<Tensor<1>>| term.as_ref().map_or(0.0, number);
+    let (sparsity, auxiliary) = (or_zero(&item.sparsity_loss), or_zero(&item.auxiliary_loss));
+    let reconstruction = number(&item.reconstruction_loss);
+    (number(&item.loss), [reconstruction, sparsity, auxiliary])
+}
+
+#[test]
+fn the_auxiliary_loss_has_its_weight() {
+    for architecture in [
+        Architecture::TopK,
+        Architecture::BatchTopK,
+        Architecture::Gated,
+    ] {
+        let (without, [reconstruction, sparsity, none]) = losses(architecture, 0.0, 5);
+        assert_eq!(none, 0.0);
+        assert!((without - reconstruction - sparsity).abs() < 1e-6 * without);
+        let (one, [same, _, whole]) = losses(architecture, 1.0, 5);
+        assert_eq!(same, reconstruction, "{architecture:?}");
+        assert!(whole > 0.0, "{architecture:?}");
+        assert!(
+            (one - without - whole).abs() < 1e-5 * one,
+            "{architecture:?}"
+        );
+        let (_, [_, _, quarter]) = losses(architecture, 0.25, 5);
+        assert!(
+            (quarter - whole / 4.0).abs() < 1e-6 * whole,
+            "{architecture:?}"
+        );
+    }
+    // no latent is dead yet, so there is nothing for TopK's to do
+    assert_eq!(losses(Architecture::TopK, 1.0, 1).1[2], 0.0);
+}
+
+#[test]
+fn a_validation_is_measured_by_its_own_variance_and_by_reconstruction_alone() {
+    let settings = Settings {
+        sparsity_coefficient: 9.0,
+        ..settings()
+    };
+    let model = learner(Architecture::Relu, settings);
+    let trained = TrainStep::step(&model, batch()).item;
+    let valid = model.valid();
+    let x = batch().activations.inner();
+    let output = InferenceStep::step(&valid, ActivationBatch { activations: x });
+    // the same rows, twice the variance
+    assert!((2.0 * number(&output.fvu) - number(&trained.fvu)).abs() < 1e-6);
+    assert_eq!(number(&output.loss), number(&output.reconstruction_loss));
+    assert!(output.sparsity_loss.is_none() && output.auxiliary_loss.is_none());
+}

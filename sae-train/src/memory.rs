@@ -1,0 +1,273 @@
+//! Whether training can fit into memory, before anything is written.
+//!
+//! What is counted is what training holds at least, whatever the data: a run that is refused here could not have
+//! taken a step. Sizes are saturating `u128`, so that no number that a config can hold makes them wrap.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use sae_data::ActivationData;
+use sae_model::SaeConfig;
+
+use crate::config::{Config, ConfigError, invalid};
+
+/// Bytes of a float.
+const FLOAT: u128 = 4;
+/// Bytes of an active latent in codes: its number and its value.
+const ENTRY: u128 = 8;
+/// More than any machine has: refused where it is not known what can be had.
+const ABSURD: u128 = 1 << 44;
+
+/// Bytes that training holds at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Estimate {
+    /// Of each: parameters, gradients, and Adam's two moments.
+    parameters: u128,
+    /// Whether gradients and moments lie in this memory, too (not on a GPU).
+    trained_here: bool,
+    /// Rows of a batch as they come, as queries and as reconstructions.
+    batch: u128,
+    /// Active latents of a batch, values and gradients.
+    codes: u128,
+    /// The loader's windows.
+    windows: u128,
+}
+
+impl Estimate {
+    fn of(config: &Config, model: &SaeConfig, rows: usize) -> Self {
+        let times = |factors: &[u128]| factors.iter().fold(1, |a: u128, b| a.saturating_mul(*b));
+        let (m, d) = (model.n_latents as u128, model.d_in as u128);
+        let batch_rows = config.training.batch_size as u128;
+        let dictionaries = if model.architecture.is_attention() {
+            1
+        } else {
+            2
+        };
+        let projections = [
+            model.query_projection,
+            model.key_projection,
+            model.value_projection,
+        ];
+        let projections = projections.into_iter().filter(|there| *there).count() as u128;
+        let floats = times(&[dictionaries, m, d]).saturating_add(times(&[projections, d, d]));
+        let trained_here = !config.device.starts_with("wgpu");
+        let active = model.k.unwrap_or(1) as u128;
+        let data = times(&[rows as u128, d, FLOAT]);
+        Self {
+            parameters: floats.saturating_mul(FLOAT),
+            trained_here,
+            batch: if trained_here {
+                times(&[3, batch_rows, d, FLOAT])
+            } else {
+                0
+            },
+            codes: if trained_here {
+                times(&[2, batch_rows, active, ENTRY])
+            } else {
+                0
+            },
+            windows: data.min((config.data.window_mb as u128) << 20),
+        }
+    }
+
+    fn total(&self) -> u128 {
+        let copies = if self.trained_here { 4 } else { 1 };
+        [self.batch, self.codes, self.windows]
+            .into_iter()
+            .fold(self.parameters.saturating_mul(copies), u128::saturating_add)
+    }
+
+    /// The key to change: of the largest part.
+    fn key(&self, config: &Config) -> (&'static str, usize, &'static str) {
+        let dictionary = self.total() - self.batch.saturating_add(self.codes).min(self.total());
+        let dictionary = dictionary.saturating_sub(self.windows);
+        let rows = self.batch.saturating_add(self.codes);
+        if self.windows >= rows.max(dictionary) {
+            ("data.window_mb", config.data.window_mb, "a smaller window")
+        } else if rows >= dictionary {
+            (
+                "training.batch_size",
+                config.training.batch_size,
+                "fewer rows a step",
+            )
+        } else {
+            ("model.n_latents", config.model.n_latents, "fewer latents")
+        }
+    }
+}
+
+/// For messages: `parameters 160 TB, gradients 160 TB, ...`.
+impl fmt::Display for Estimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "parameters {}", size(self.parameters))?;
+        if self.trained_here {
+            let (gradients, moments) = (self.parameters, self.parameters.saturating_mul(2));
+            let (gradients, moments) = (size(gradients), size(moments));
+            let (batch, codes) = (size(self.batch), size(self.codes));
+            write!(
+                f,
+                ", gradients {gradients}, Adam's moments {moments}, batch {batch}, codes {codes}"
+            )?;
+        }
+        write!(f, ", loader windows {}", size(self.windows))
+    }
+}
+
+/// Fails if training on `train` cannot fit.
+pub(crate) fn check(config: &Config, train: &ActivationData) -> Result<(), ConfigError> {
+    let model = config.sae_config(train.width(), 1.0);
+    let estimate = Estimate::of(config, &model, train.rows());
+    judge(config, &estimate, available())
+}
+
+fn judge(config: &Config, estimate: &Estimate, available: Option<u128>) -> Result<(), ConfigError> {
+    let (needed, limit) = (estimate.total(), available.unwrap_or(ABSURD));
+    if needed <= limit {
+        return Ok(());
+    }
+    let (key, value, remedy) = estimate.key(config);
+    let there = match available {
+        Some(bytes) => format!("{} can be had", size(bytes)),
+        None => format!("that is more than {}", size(ABSURD)),
+    };
+    let needed = size(needed);
+    let message = format!(
+        "training needs at least {needed} of memory ({estimate}), and {there}; use {remedy}"
+    );
+    Err(invalid(key, value, message))
+}
+
+/// `16.0 GB`, decimal, as the documents have it.
+fn size(bytes: u128) -> String {
+    const UNITS: [&str; 7] = ["bytes", "kB", "MB", "GB", "TB", "PB", "EB"];
+    let (mut value, mut unit) = (bytes as f64, 0);
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        (value, unit) = (value / 1000.0, unit + 1);
+    }
+    match unit {
+        0 => format!("{value} {}", UNITS[0]),
+        _ if value >= 1e6 => format!("{value:.1e} {}", UNITS[unit]),
+        _ => format!("{value:.1} {}", UNITS[unit]),
+    }
+}
+
+/// Bytes of memory that this process may still have, where the system tells (Linux).
+fn available() -> Option<u128> {
+    available_in(Path::new("/"))
+}
+
+/// The same under another root, for tests.
+fn available_in(root: &Path) -> Option<u128> {
+    let meminfo = std::fs::read_to_string(root.join("proc/meminfo")).ok()?;
+    let kib = |name: &str| -> Option<u128> {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().strip_suffix("kB")?.trim().parse().ok()
+    };
+    let machine = 1024 * (kib("MemAvailable:")? + kib("SwapFree:").unwrap_or(0));
+    let groups = std::fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+    let limits = groups.lines().flat_map(|line| group_limits(root, line));
+    Some(limits.fold(machine, u128::min))
+}
+
+/// Memory limits of a line of `/proc/self/cgroup`: of the group and of those that it is in.
+fn group_limits(root: &Path, line: &str) -> Vec<u128> {
+    let mut parts = line.splitn(3, ':').skip(1);
+    let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
+        return Vec::new();
+    };
+    let (mount, file) = match controllers {
+        "" => ("sys/fs/cgroup", "memory.max"), // version 2
+        _ if controllers.split(',').any(|c| c == "memory") => {
+            ("sys/fs/cgroup/memory", "memory.limit_in_bytes")
+        }
+        _ => return Vec::new(),
+    };
+    let mount = root.join(mount);
+    let group: PathBuf = mount.join(path.trim_start_matches('/'));
+    let groups = group.ancestors().take_while(|dir| dir.starts_with(&mount));
+    let limit = |dir: &Path| -> Option<u128> {
+        let text = std::fs::read_to_string(dir.join(file)).ok()?;
+        text.trim().parse().ok() // or "max"
+    };
+    groups.filter_map(limit).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sae_model::{Architecture, Preset};
+
+    fn config(set: &[&str]) -> Config {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("small.toml");
+        let text = "[data]\ntrain = 'a'\n[model]\nn_latents = 1000\n[training]\nsteps = 1\nbatch_size = 10\n";
+        std::fs::write(&path, text).unwrap();
+        let set: Vec<String> = set.iter().map(|s| s.to_string()).collect();
+        Config::load(&path, &set, None).unwrap()
+    }
+
+    #[test]
+    fn what_is_counted() {
+        let topk = config(&["model.architecture=topk"]);
+        let model = Architecture::TopK.config(Preset::Default, 20, 1000);
+        let estimate = Estimate::of(&topk, &model, 7);
+        assert_eq!(estimate.parameters, 2 * 1000 * 20 * 4);
+        assert_eq!(estimate.batch, 3 * 10 * 20 * 4);
+        assert_eq!(estimate.codes, 2 * 10 * 32 * 8);
+        assert_eq!(estimate.windows, 7 * 20 * 4);
+        assert_eq!(estimate.total(), 4 * 160_000 + 2400 + 5120 + 560);
+        let attention = config(&["device=wgpu"]);
+        let model = attention.sae_config(20, 1.0);
+        let estimate = Estimate::of(&attention, &model, 7);
+        assert_eq!(estimate.total(), (1000 * 20 + 3 * 20 * 20) * 4 + 560);
+    }
+
+    #[test]
+    fn no_number_wraps_and_the_key_is_that_of_the_largest_part() {
+        for (set, key) in [
+            ("model.n_latents=10000000000000", "model.n_latents = 1"),
+            ("model.n_latents=9223372036854775807", "model.n_latents = 9"),
+            (
+                "training.batch_size=9223372036854775807",
+                "training.batch_size = 9",
+            ),
+            ("data.window_mb=9223372036854775807", "data.window_mb = 9"),
+        ] {
+            let config = config(&[set]);
+            for width in [384, usize::MAX] {
+                let model = config.sae_config(width, 1.0);
+                let estimate = Estimate::of(&config, &model, usize::MAX);
+                for available in [None, Some(16_000_000_000)] {
+                    let error = judge(&config, &estimate, available)
+                        .unwrap_err()
+                        .to_string();
+                    assert!(width != 384 || error.starts_with(key), "{error}");
+                    assert!(error.contains("training needs at least"), "{error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_can_be_had_is_the_least_of_machine_and_groups() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        assert_eq!(available_in(root.path()), None);
+        write(
+            "proc/meminfo",
+            "MemTotal: 9000 kB\nMemAvailable:   8000 kB\nSwapFree: 100 kB\n",
+        );
+        assert_eq!(available_in(root.path()), Some(8100 * 1024));
+        write("proc/self/cgroup", "4:cpu,memory:/a/b\n0::/c/d\n");
+        write("sys/fs/cgroup/c/d/memory.max", "max\n");
+        assert_eq!(available_in(root.path()), Some(8100 * 1024));
+        write("sys/fs/cgroup/c/memory.max", "5000000\n");
+        assert_eq!(available_in(root.path()), Some(5_000_000));
+        write("sys/fs/cgroup/memory/memory.limit_in_bytes", "4000000\n");
+        assert_eq!(available_in(root.path()), Some(4_000_000));
+    }
+}

@@ -1,0 +1,145 @@
+//! Everything that is looked at before anything is written: config, device, data, memory, and the run directory.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use burn::tensor::Device;
+use indicatif::{ProgressBar, ProgressStyle};
+use sae_data::config::Split;
+use sae_data::{ActivationData, Summary};
+use sae_model::device::DeviceName;
+
+use crate::checkpoint::{Checkpoints, Found};
+use crate::config::{Config, invalid};
+use crate::failure::{Failure, chain};
+use crate::lock::RunLock;
+use crate::memory;
+use crate::run::{Provenance, RunDir};
+
+/// A run that can start: config, device and data fit together. Nothing has been written.
+pub(crate) struct Prepared {
+    pub(crate) config: Config,
+    pub(crate) device: Device,
+    pub(crate) train: ActivationData,
+    pub(crate) held_out: ActivationData,
+    pub(crate) train_summary: Summary,
+    pub(crate) held_out_summary: Summary,
+    /// The held-out rows that a validation looks at, and their variance `mean ||x - mean(x)||^2`.
+    pub(crate) validated: ActivationData,
+    pub(crate) validated_variance: f64,
+    pub(crate) provenance: Provenance,
+    pub(crate) dir: RunDir,
+    /// Held if there is a run to continue; a new one is locked when its directory is made.
+    pub(crate) lock: Option<RunLock>,
+    pub(crate) checkpoints: Checkpoints,
+    /// Whether `--resume` was given.
+    pub(crate) asked_to_resume: bool,
+    /// The checkpoint to continue from, if any.
+    pub(crate) found: Found,
+}
+
+/// Checks a run from config to data.
+pub(crate) fn prepare(
+    path: &Path,
+    set: &[String],
+    device: Option<&str>,
+    resume: bool,
+) -> Result<Prepared> {
+    let config = Config::load(path, set, device)?;
+    let dir = RunDir::new(config.run_dir());
+    let asked_to_resume = resume;
+    let resume = resume && dir.has_begun();
+    let lock = if resume {
+        Some(dir.lock()?)
+    } else {
+        dir.check_new()?;
+        None
+    };
+    let device = config.device.parse::<DeviceName>()?.open()?;
+    let split = match config.data.open() {
+        Err(error) if resume => return Err(Failure::DataMissing(chain(&error)).into()),
+        opened => opened?,
+    };
+    let _ = config.data.class_head(&split)?; // wrong ones would be found behind training
+    let check_rows = config.data.resolved_check_rows(&split);
+    let Split { train, held_out } = split;
+    let batch = config.training.batch_size;
+    if batch > train.rows() {
+        let rows = train.rows();
+        let remedy = format!("larger than the training data; use at most its {rows} rows");
+        bail!(invalid("training.batch_size", batch, remedy));
+    }
+    memory::check(&config, &train)?;
+    let train_summary = summary(&train, check_rows)?;
+    let held_out_summary = summary(&held_out, check_rows)?;
+    let (validated, validated_variance) =
+        validation(&held_out, &held_out_summary, config.training.validate_rows)?;
+    let config = config.resolved(&train, train_summary.variance, check_rows);
+    let summaries = [&train_summary, &held_out_summary];
+    let provenance = Provenance::new(&config, [&train, &held_out], summaries)?;
+    let checkpoints = dir.checkpoints(&config, &provenance);
+    let mut found = Found::default();
+    if resume {
+        dir.check_resumable(&config, &provenance)?;
+        found = checkpoints.look()?;
+    }
+    Ok(Prepared {
+        config,
+        device,
+        train,
+        held_out,
+        train_summary,
+        held_out_summary,
+        validated,
+        validated_variance,
+        provenance,
+        dir,
+        lock,
+        checkpoints,
+        asked_to_resume,
+        found,
+    })
+}
+
+/// The sample of the held-out rows that a validation looks at (`rows` of them, 0 for all), and its variance.
+fn validation(
+    held_out: &ActivationData,
+    of_all: &Summary,
+    rows: usize,
+) -> Result<(ActivationData, f64)> {
+    let rows = if rows == 0 { held_out.rows() } else { rows };
+    let validated = held_out.spread(rows);
+    if validated.rows() == held_out.rows() && of_all.rows == held_out.rows() {
+        return Ok((validated, of_all.variance));
+    }
+    let variance = summary(&validated, 0)?.variance;
+    Ok((validated, variance))
+}
+
+/// What there is to know of a data set before it is trained or judged on, from about `sample` rows; 0 for all.
+fn summary(data: &ActivationData, sample: usize) -> Result<Summary> {
+    let rows = match sample {
+        0 => data.rows(),
+        sample => sample.min(data.rows()),
+    };
+    let bar =
+        ProgressBar::new(rows as u64).with_message(format!("checking {}", data.path().display()));
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {percent} % ETA {eta}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let summary = Summary::of(data, Some(sample), |rows| bar.inc(rows as u64))?;
+    bar.finish_and_clear();
+    if let Some((count, row, column, value)) = summary.non_finite {
+        bail!(
+            "{}: row {row}, column {column} is {value}, and {} more values are NaN or infinite; remove such rows, training cannot use them",
+            data.path().display(),
+            count - 1
+        );
+    }
+    if summary.variance <= 0.0 {
+        bail!(
+            "{}: all rows are the same, there is nothing to learn",
+            data.path().display()
+        );
+    }
+    Ok(summary)
+}

@@ -1,0 +1,41 @@
+//! Linux and macOS.
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+/// A signal that ends training behind a checkpoint, and what is said of it.
+pub(crate) type Ending = (i32, &'static str);
+
+/// The signals to catch: all but those that whoever started the process wants ignored (`nohup`).
+pub(crate) fn endings() -> Vec<Ending> {
+    let mut endings = vec![
+        (SIGINT, "stopped by Ctrl-C"),
+        (SIGTERM, "stopped by SIGTERM"),
+    ];
+    if !is_ignored(SIGHUP) {
+        endings.push((SIGHUP, "stopped by SIGHUP (the terminal is gone)"));
+    }
+    endings
+}
+
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: all zeros is a valid `sigaction`; the call gets a valid pointer to it, changes no disposition (its new
+    // one is null) and has filled it in where it answers 0.
+    unsafe {
+        let mut now: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &mut now) == 0
+            && now.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// Burn's dashboard puts the terminal into raw mode, where Ctrl-C is a key that it ignores: makes it a signal
+/// again.
+pub(crate) fn let_ctrl_c_through() {
+    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+    let terminal = rustix::stdio::stdin();
+    if let Ok(mut settings) = tcgetattr(terminal) {
+        settings.local_modes |= LocalModes::ISIG;
+        if let Err(error) = tcsetattr(terminal, OptionalActions::Now, &settings) {
+            tracing::warn!("Ctrl-C will not be noticed ({error}); stop with q");
+        }
+    }
+}
