@@ -76,9 +76,15 @@ impl Accuracy {
         }
     }
 
-    /// Adds a batch of answers.
-    pub(crate) fn add(&mut self, answers: &[usize], labels: &[usize]) {
-        for (answer, label) in answers.iter().zip(labels) {
+    /// Adds the answers of a batch to those rows whose label `counts`.
+    pub(crate) fn add(
+        &mut self,
+        answers: &[usize],
+        labels: &[usize],
+        counts: impl Fn(&usize) -> bool,
+    ) {
+        let rows = answers.iter().zip(labels);
+        for (answer, label) in rows.filter(|(_, label)| counts(label)) {
             self.right[*label] += u64::from(answer == label);
             self.rows[*label] += 1;
         }
@@ -114,8 +120,8 @@ mod tests {
     #[test]
     fn accuracy_by_hand() {
         let mut accuracy = Accuracy::new(3);
-        accuracy.add(&[0, 1, 1], &[0, 0, 1]);
-        accuracy.add(&[0], &[0]);
+        accuracy.add(&[0, 1, 1], &[0, 0, 1], |_| true);
+        accuracy.add(&[0, 1], &[0, 1], |label| *label == 0);
         assert_eq!(accuracy.over_rows(), 0.75);
         assert_eq!(accuracy.over_classes(), (2.0 / 3.0 + 1.0) / 2.0); // class 2 has no rows
         assert_eq!(accuracy.of_class(2), (0, None));

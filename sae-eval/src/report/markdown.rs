@@ -52,11 +52,16 @@ fn line(out: &mut String, text: impl AsRef<str>) {
 fn header(out: &mut String, report: &Report) {
     let m = &report.model;
     let data = &report.held_out;
+    let architecture = report
+        .architecture
+        .as_deref()
+        .map(|words| format!("{}, ", name(words)));
     line(out, format!("# {}\n", name(&report.run)));
     line(
         out,
         format!(
-            "{} latents over width {}, value {:?}, scale {:.4}; {} held-out rows of {}; device {}, {:.1} s, sae-eval {}.",
+            "{}{} latents over width {}, value {:?}, scale {:.4}; {} held-out rows of {}; device {}, {:.1} s, sae-eval {}.",
+            architecture.unwrap_or_default(),
             m.n_latents,
             m.d_in,
             m.value,
@@ -68,6 +73,12 @@ fn header(out: &mut String, report: &Report) {
             name(&report.version),
         ),
     );
+    if !report.notes.is_empty() {
+        line(out, "\n## Before you read on\n");
+    }
+    for note in &report.notes {
+        line(out, format!("- {}", prose(note)));
+    }
 }
 
 fn metrics(out: &mut String, title: &str, metrics: &[Metric]) {
@@ -159,15 +170,30 @@ fn classification(out: &mut String, top_n: &TopN) {
             prose(&top_n.definition)
         ),
     );
+    let threshold = top_n.fire_threshold;
+    let threshold = threshold.map(|number| format!("fire_threshold = {number}. "));
+    let rank_by = top_n.rank_by.as_deref();
+    let rank_by = rank_by.map(|rule| format!("Ranked by {}. ", name(rule)));
     line(
         out,
         format!(
-            "fire_threshold = {}. The activations themselves: {} mean over classes, {} over rows.\n",
-            top_n.fire_threshold,
+            "{}{}The activations themselves: {} mean over classes, {} over rows.\n",
+            rank_by.unwrap_or_default(),
+            threshold.unwrap_or_default(),
             percent(Some(top_n.original_over_classes)),
             percent(Some(top_n.original_over_rows)),
         ),
     );
+    if !top_n.unranked.is_empty() {
+        let names: Vec<String> = top_n.unranked.iter().map(|class| name(class)).collect();
+        line(
+            out,
+            format!(
+                "Without training rows, so not ranked and in no mean: {}.\n",
+                names.join(", ")
+            ),
+        );
+    }
     line(
         out,
         "| n | on | off | on, before training | off, before training |\n|---|---:|---:|---:|---:|",
