@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::ActivationData;
 use crate::error::DataError;
 use crate::loader::Streaming;
-use crate::source::Options;
+use crate::source::{Options, TENSOR};
 
 /// What to train and evaluate on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,7 +38,8 @@ pub struct DataConfig {
     pub block_rows: Option<usize>,
     /// Threads that read. Default: the processors, four at most.
     pub workers: Option<usize>,
-    /// Rows, evenly spread, that are checked before training. Default: all of them.
+    /// Rows of each side, evenly spread, that are checked before training; 0 for all. Default: all of up to 4 GiB as
+    /// float32, otherwise 1 GiB of them.
     pub check_rows: Option<usize>,
     /// Class embeddings `[classes, d]` for top-n classification; used by `sae-eval`.
     pub class_embeddings: Option<PathBuf>,
@@ -105,9 +106,15 @@ pub struct DataConfigError {
 }
 
 impl DataConfigError {
+    /// The value of `key` is a path, and not the right one.
+    pub(crate) fn about(key: &'static str, path: &Path, remedy: String) -> Self {
+        let value = quoted(path);
+        Self { key, value, remedy }
+    }
+
     /// The error of opening `path`, which `key` names.
-    fn new(key: &'static str, path: &Path, error: DataError) -> Self {
-        let value = format!("{:?}", path.display().to_string());
+    pub(crate) fn new(key: &'static str, path: &Path, error: DataError) -> Self {
+        let value = quoted(path);
         let remedy = match &error {
             DataError::Option { key, value, remedy } => {
                 let (value, remedy) = (value.clone(), remedy.clone());
@@ -135,6 +142,19 @@ impl DataConfigError {
     }
 }
 
+fn quoted(path: &Path) -> String {
+    format!("{:?}", path.display().to_string())
+}
+
+/// Bytes of a side, as float32, of which all rows are checked unless the config says otherwise.
+const CHECK_ALL: usize = 4 << 30;
+/// Bytes of the sample of a larger one.
+const CHECK_SAMPLE: usize = 1 << 30;
+/// Largest window, in MiB: 16 TiB.
+const MAX_WINDOW_MB: usize = 1 << 24;
+/// Most threads that read.
+const MAX_WORKERS: usize = 1024;
+
 impl DataConfig {
     /// Opens both sides, which never overlap.
     ///
@@ -152,6 +172,14 @@ impl DataConfig {
         let train = ActivationData::open(&self.train, &options).map_err(about_train)?;
         let (train, held_out) = match &self.held_out {
             HeldOut::Path(path) => {
+                if train.rows() < 2 {
+                    let remedy = "it has one row, which has no variance to explain; use more data";
+                    return Err(DataConfigError::about(
+                        "data.train",
+                        &self.train,
+                        remedy.into(),
+                    ));
+                }
                 let labels = self.held_out_labels.clone();
                 let held_out = open_held_out(&train, path, &Options { labels, ..options })?;
                 (train, held_out)
@@ -165,18 +193,77 @@ impl DataConfig {
     }
 
     fn check(&self) -> Result<(), DataConfigError> {
-        for (key, value) in [
-            ("data.window_mb", Some(self.window_mb)),
-            ("data.block_rows", self.block_rows),
-            ("data.workers", self.workers),
-            ("data.check_rows", self.check_rows),
+        for (key, value, most) in [
+            ("data.window_mb", Some(self.window_mb), MAX_WINDOW_MB),
+            ("data.block_rows", self.block_rows, usize::MAX),
+            ("data.workers", self.workers, MAX_WORKERS),
         ] {
-            if value == Some(0) {
-                let (value, remedy) = ("0".into(), "must be at least 1".into());
-                return Err(DataConfigError { key, value, remedy });
-            }
+            let remedy = match value {
+                Some(0) => "must be at least 1".into(),
+                Some(value) if value > most => format!("must be at most {most}"),
+                _ => continue,
+            };
+            let value = value.unwrap_or_default().to_string();
+            return Err(DataConfigError { key, value, remedy });
+        }
+        self.check_useless()
+    }
+
+    /// Refuses keys that have nothing to be about.
+    fn check_useless(&self) -> Result<(), DataConfigError> {
+        if let Some(labels) = &self.held_out_labels
+            && !matches!(self.held_out, HeldOut::Path(_))
+        {
+            let remedy = "what is held out is a part of data.train, and so are its labels; leave it out, or give data.labels";
+            return Err(DataConfigError::about(
+                "data.held_out_labels",
+                labels,
+                remedy.into(),
+            ));
+        }
+        if let Some(names) = &self.class_names
+            && self.class_embeddings.is_none()
+        {
+            let remedy =
+                "there are no classes to name; give data.class_embeddings, too, or leave it out";
+            return Err(DataConfigError::about(
+                "data.class_names",
+                names,
+                remedy.into(),
+            ));
         }
         Ok(())
+    }
+
+    /// `check_rows` as it is for the two sides of `split`: about how many rows of each are looked at before training;
+    /// 0 for all. It is 0 unless a side is larger than 4 GiB as float32, whatever type is in the files.
+    pub fn resolved_check_rows(&self, split: &Split) -> usize {
+        self.check_rows.unwrap_or_else(|| {
+            let row = 4 * split.train.width();
+            let most = split.train.rows().max(split.held_out.rows());
+            match most > CHECK_ALL / row {
+                true => (CHECK_SAMPLE / row).max(1),
+                false => 0,
+            }
+        })
+    }
+
+    /// The same with all paths absolute, so that it means the same from any directory.
+    pub fn absolute(&self) -> Self {
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.into());
+        let each = |path: &Option<PathBuf>| path.as_deref().map(absolute);
+        Self {
+            train: absolute(&self.train),
+            held_out: match &self.held_out {
+                HeldOut::Path(path) => HeldOut::Path(absolute(path)),
+                part => part.clone(),
+            },
+            labels: each(&self.labels),
+            held_out_labels: each(&self.held_out_labels),
+            class_embeddings: each(&self.class_embeddings),
+            class_names: each(&self.class_names),
+            ..self.clone()
+        }
     }
 
     /// How the training side is streamed under the run's seed.
@@ -204,13 +291,27 @@ fn open_held_out(
     options: &Options,
 ) -> Result<ActivationData, DataConfigError> {
     const KEY: &str = "data.held_out";
-    let held_out = ActivationData::open(path, options)
-        .map_err(|error| DataConfigError::new(KEY, path, error))?;
-    let wrong = |remedy: String| DataConfigError {
-        key: KEY,
-        value: format!("{:?}", path.display().to_string()),
-        remedy,
+    let held_out = match ActivationData::open(path, options) {
+        // what chose among the tensors of the training data need not mean anything here
+        Err(DataError::Option { key: TENSOR, .. }) => {
+            let tensor = None;
+            ActivationData::open(
+                path,
+                &Options {
+                    tensor,
+                    ..options.clone()
+                },
+            )
+        }
+        opened => opened,
     };
+    let held_out = held_out.map_err(|error| DataConfigError::new(KEY, path, error))?;
+    let wrong = |remedy: String| DataConfigError::about(KEY, path, remedy);
+    if held_out.rows() < 2 {
+        return Err(wrong(
+            "it has one row, which has no variance to explain; use more data".into(),
+        ));
+    }
     if held_out.shares_files(train) {
         return Err(wrong(
             "shares files with data.train, so what is learned would be judged on itself; hold out a part of it with { fraction = 0.1 }".into(),

@@ -19,9 +19,10 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::{Deserialize, Serialize};
 
-use crate::data::{ActivationData, Fingerprint};
+use crate::data::ActivationData;
 use crate::element::Element;
 use crate::error::DataError;
+use crate::fingerprint::Fingerprint;
 use crate::source::{INDEX, INDEX_FORMAT, IndexedShard, ShardIndex};
 
 const PARTIAL: &str = "index.json.partial";

@@ -4,8 +4,6 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::DataError;
 use crate::selection::Selection;
 use crate::source::{self, Info, Options, Source};
@@ -19,38 +17,10 @@ pub struct ActivationData {
     selection: Arc<Selection>,
 }
 
-/// What identifies a data set without reading all of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fingerprint {
-    /// Path as configured.
-    pub path: PathBuf,
-    /// Format of the files.
-    pub format: String,
-    /// Element type in the files.
-    pub dtype: String,
-    /// Number of rows, of this side of the split.
-    pub rows: usize,
-    /// Width of a row.
-    pub width: usize,
-    /// Number of files.
-    pub files: usize,
-    /// Bytes of all files.
-    pub bytes: u64,
-    /// BLAKE3 of the files' names and sizes and of 4 KiB of their bytes at each of 256 evenly spaced places.
-    pub sample_blake3: String,
-}
-
-impl Fingerprint {
-    /// Whether it is the same data, wherever it lies.
-    pub fn same_data(&self, other: &Self) -> bool {
-        let path = self.path.clone();
-        *self
-            == Self {
-                path,
-                ..other.clone()
-            }
-    }
-}
+/// Bytes of float32 that are read at once of data that wants to be read in larger pieces than somebody asks for.
+const TOGETHER: usize = 8 << 20;
+/// Rows that a side of a split must have: one row has no variance to explain.
+const LEAST: usize = 2;
 
 impl ActivationData {
     /// Opens a file or directory of any known format.
@@ -95,7 +65,7 @@ impl ActivationData {
     /// spread over the data set by `seed`.
     ///
     /// # Errors
-    /// [`DataError::Option`] if one of the two sides would be empty.
+    /// [`DataError::Option`] if one of the two sides would have fewer than two rows.
     pub fn split_fraction(&self, fraction: f64, seed: u64) -> Result<(Self, Self), DataError> {
         let value = format!("{{ fraction = {fraction} }}");
         if !(fraction > 0.0 && fraction < 1.0) {
@@ -115,7 +85,7 @@ impl ActivationData {
     /// `(train, held out)`: `rows` held out; where there are documents, those that begin in it.
     ///
     /// # Errors
-    /// [`DataError::Option`] if there are no such rows, or one of the two sides would be empty.
+    /// [`DataError::Option`] if there are no such rows, or one of the two sides would have fewer than two.
     pub fn split_rows(&self, rows: Range<usize>) -> Result<(Self, Self), DataError> {
         let value = format!("{{ rows = [{}, {}] }}", rows.start, rows.end);
         if rows.is_empty() || rows.end > self.info().rows {
@@ -138,7 +108,7 @@ impl ActivationData {
         value: String,
     ) -> Result<(Self, Self), DataError> {
         let (train, held_out) = sides;
-        if train.rows() == 0 || held_out.rows() == 0 {
+        if train.rows() < LEAST || held_out.rows() < LEAST {
             let documents = self
                 .info()
                 .documents
@@ -150,9 +120,12 @@ impl ActivationData {
                 key: "data.held_out",
                 value,
                 remedy: format!(
-                    "{} has {} rows{documents}: nothing would be left to train or to evaluate on",
+                    "of {}, with {} rows{documents}, {} would be held out and {} left to train on; each needs at least \
+                     {LEAST}, because one row has no variance to explain; choose another part, or use more data",
                     self.path().display(),
-                    self.info().rows
+                    self.info().rows,
+                    held_out.rows(),
+                    train.rows(),
                 ),
             });
         }
@@ -180,14 +153,10 @@ impl ActivationData {
         &self,
         rows: Range<usize>,
         scratch: &mut Vec<u8>,
-        mut out: &mut [Option<&mut [f32]>],
+        out: &mut [Option<&mut [f32]>],
     ) -> Result<(), DataError> {
-        for piece in self.selection.pieces(rows) {
-            let (now, later) = out.split_at_mut(piece.len());
-            self.source.read(piece, scratch, now)?;
-            out = later;
-        }
-        Ok(())
+        let pieces: Vec<Range<usize>> = self.selection.pieces(rows).collect();
+        self.source.read(&pieces, scratch, out)
     }
 
     /// Reads `rows` as `[rows, width]`.
@@ -204,13 +173,34 @@ impl ActivationData {
         Ok(values)
     }
 
+    /// How many rows to read at once, where they are wanted `rows` at a time and in order: a multiple of that.
+    pub(crate) fn together(&self, rows: usize) -> usize {
+        let most = TOGETHER / (4 * self.width());
+        let best = self.info().preferred_block.unwrap_or(0).min(most);
+        rows * best.div_ceil(rows).max(1)
+    }
+
     /// All rows in order, in blocks `[b, width]` of at most `block` rows.
     ///
     /// # Errors
     /// As [`ActivationData::read`], and [`DataError::NonFinite`] at the first NaN or infinity.
+    ///
+    /// # Panics
+    /// If `block` is zero.
     pub fn blocks(&self, block: usize) -> impl Iterator<Item = Result<Vec<f32>, DataError>> + '_ {
+        let (unit, mut read) = (self.together(block), (0..0, Vec::new()));
         (0..self.rows()).step_by(block).map(move |start| {
-            let values = self.read(start..(start + block).min(self.rows()))?;
+            if start >= read.0.end {
+                let rows = start..(start + unit).min(self.rows());
+                read = (rows.clone(), self.read(rows)?);
+            }
+            let (rows, values) = &mut read;
+            let places = (start - rows.start) * self.width()..;
+            let len = block.min(self.rows() - start) * self.width();
+            let values = match rows.len() <= block {
+                true => std::mem::take(values),
+                false => values[places][..len].to_vec(),
+            };
             match values.iter().position(|v| !v.is_finite()) {
                 None => Ok(values),
                 Some(at) => Err(DataError::NonFinite {
@@ -221,6 +211,23 @@ impl ActivationData {
                 }),
             }
         })
+    }
+
+    /// A fixed sample of `rows` of these rows, evenly spread and in at most 128 stretches, so that reading it again
+    /// and again is cheap and always gives the same; all of them if there are no more.
+    pub fn spread(&self, rows: usize) -> Self {
+        if rows >= self.rows() {
+            return self.clone();
+        }
+        Self {
+            source: self.source.clone(),
+            selection: self.selection.spread(rows).into(),
+        }
+    }
+
+    /// The rows that are selected, as ranges of the whole data set's.
+    pub(crate) fn ranges(&self) -> &[Range<usize>] {
+        self.selection.ranges()
     }
 
     /// Number of a row in the whole data set.
@@ -236,20 +243,22 @@ impl ActivationData {
     /// # Errors
     /// As [`ActivationData::read`], and [`DataError::Label`] if one is negative.
     pub fn labels(&self, rows: Range<usize>) -> Result<Option<Vec<usize>>, DataError> {
-        let mut classes = Vec::with_capacity(rows.len());
-        for piece in self.selection.pieces(rows) {
-            let Some(labels) = self.source.labels(piece.clone())? else {
-                return Ok(None);
-            };
-            for (row, label) in piece.zip(labels) {
-                classes.push(usize::try_from(label).map_err(|_| DataError::Label {
-                    path: self.path().into(),
-                    row,
-                    label,
-                })?);
-            }
-        }
-        Ok(Some(classes))
+        let pieces: Vec<Range<usize>> = self.selection.pieces(rows).collect();
+        let Some(labels) = self.source.labels(&pieces)? else {
+            return Ok(None);
+        };
+        let class = |(row, label): (usize, i64)| {
+            usize::try_from(label).map_err(|_| DataError::Label {
+                path: self.path().into(),
+                row,
+                label,
+            })
+        };
+        let rows = pieces.into_iter().flatten();
+        rows.zip(labels)
+            .map(class)
+            .collect::<Result<_, _>>()
+            .map(Some)
     }
 
     /// The document of each row, numbered as in the whole data set, if there are documents.
@@ -257,44 +266,6 @@ impl ActivationData {
         let documents = self.info().documents.as_ref()?;
         let rows = self.selection.pieces(rows).flatten();
         Some(rows.map(|row| documents.of(row) as i64).collect())
-    }
-
-    /// What identifies this data.
-    ///
-    /// # Errors
-    /// As [`ActivationData::read`].
-    pub fn fingerprint(&self) -> Result<Fingerprint, DataError> {
-        const PLACES: u64 = 256;
-        const PIECE: u64 = 4096;
-        let info = self.info();
-        let bytes: u64 = info.files.iter().map(|file| file.bytes).sum();
-        let mut hasher = blake3::Hasher::new();
-        let mut before = 0;
-        for file in &info.files {
-            let name = file.path.file_name().unwrap_or_default();
-            hasher.update(name.as_encoded_bytes());
-            hasher.update(&file.bytes.to_le_bytes());
-            let place = |i: u64| (u128::from(i) * u128::from(bytes) / u128::from(PLACES)) as u64;
-            let in_file = |i: &u64| (before..before + file.bytes).contains(&place(*i));
-            let mut open = file.open()?;
-            for i in (0..PLACES).filter(in_file) {
-                let offset = place(i) - before;
-                let mut piece = vec![0; PIECE.min(file.bytes - offset) as usize];
-                open.read_at(offset, &mut piece)?;
-                hasher.update(&piece);
-            }
-            before += file.bytes;
-        }
-        Ok(Fingerprint {
-            path: info.path.clone(),
-            format: info.format.into(),
-            dtype: info.element.to_string(),
-            rows: self.rows(),
-            width: info.width,
-            files: info.files.len(),
-            bytes,
-            sample_blake3: hasher.finalize().to_hex().to_string(),
-        })
     }
 }
 

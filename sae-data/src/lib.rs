@@ -9,9 +9,11 @@ pub mod config;
 pub mod convert;
 pub mod synthetic;
 
+mod class_head;
 mod data;
 mod element;
 mod error;
+mod fingerprint;
 mod loader;
 mod pool;
 mod selection;
@@ -21,10 +23,12 @@ mod stream;
 mod summary;
 mod window;
 
+pub use class_head::ClassHead;
 pub use config::DataConfig;
-pub use data::{ActivationData, Fingerprint, read_matrix};
+pub use data::{ActivationData, read_matrix};
 pub use element::Element;
 pub use error::DataError;
+pub use fingerprint::Fingerprint;
 pub use loader::{ActivationBatch, ActivationLoader, Streaming, StreamingPlan, Waiting};
 pub use shuffle::Shuffle;
 pub use source::{Documents, IndexedShard, Info, Options, ShardIndex, SourceFile};

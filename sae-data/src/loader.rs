@@ -52,7 +52,7 @@ pub struct Streaming {
     /// Memory for batches that wait, in MiB: two windows, one used up while the other is filled. Rows count as
     /// float32 whatever the files hold, so the order does not depend on the format.
     pub window_mb: usize,
-    /// Rows of a block; `None` for blocks of 1 MiB, or Parquet's row groups where these are larger.
+    /// Rows of a block; `None` for blocks of 1 MiB, or four pages of Parquet where these are larger.
     pub block_rows: Option<usize>,
     /// Threads that read.
     pub workers: usize,
@@ -178,9 +178,10 @@ impl ActivationLoader {
     pub fn evaluation(data: &ActivationData, batch: usize, device: &Device) -> Self {
         assert!(batch > 0, "a batch has rows");
         let batches = data.rows().div_ceil(batch) as u64;
+        let window = data.together(batch);
         let job = Job {
             data: data.clone(),
-            windows: Windows::sequential(data.rows(), batch),
+            windows: Windows::sequential(data.rows(), window),
             batch,
             workers: 1,
             pool: Pool::default(),

@@ -11,6 +11,9 @@ use crate::source::{Documents, Info};
 /// Stretches that a data set is cut into when a fraction of it is held out.
 const STRETCHES: usize = 4096;
 
+/// Stretches of a sample of the rows.
+const SAMPLE_STRETCHES: usize = 128;
+
 /// Ascending, disjoint ranges of rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Selection {
@@ -44,6 +47,23 @@ impl Selection {
     /// How many rows are selected.
     pub(crate) fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// The ranges.
+    pub(crate) fn ranges(&self) -> &[Range<usize>] {
+        &self.ranges
+    }
+
+    /// `rows` of these rows, fewer than there are, in evenly spread stretches of about the same length.
+    pub(crate) fn spread(&self, rows: usize) -> Self {
+        let stretches = rows.min(SAMPLE_STRETCHES);
+        let left_out = self.rows - rows;
+        let share = |of: usize, i: usize| (of as u128 * i as u128 / stretches as u128) as usize;
+        let stretch = |i: usize| {
+            let start = share(rows, i) + share(left_out, i);
+            start..start + share(rows, i + 1) - share(rows, i)
+        };
+        Self::new((0..stretches).flat_map(|i| self.pieces(stretch(i))))
     }
 
     /// The rows of the data set that selected rows `rows` are, as ranges.
@@ -128,6 +148,9 @@ mod tests {
             width: 1,
             documents,
             labelled: false,
+            tensor: None,
+            layer: None,
+            drop_first_token: false,
             preferred_block: None,
         }
     }

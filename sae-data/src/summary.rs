@@ -2,6 +2,7 @@
 //! user look twice.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use rayon::prelude::*;
 use twox_hash::XxHash64;
@@ -58,8 +59,8 @@ impl Duplicates {
 }
 
 impl Summary {
-    /// Looks at all rows of `data`, or at about `sample` of them, evenly spread. `progress` hears of rows as
-    /// they are done.
+    /// Looks at all rows of `data`, or at about `sample` of them, evenly spread (`Some(0)` is all, too). `progress`
+    /// hears of rows as they are done.
     ///
     /// # Errors
     /// [`DataError`] if the files cannot be read; what is in them is no error here.
@@ -69,15 +70,27 @@ impl Summary {
         mut progress: impl FnMut(usize),
     ) -> Result<Self, DataError> {
         let blocks = data.rows().div_ceil(BLOCK);
-        let wanted = sample.map_or(blocks, |rows| rows.div_ceil(BLOCK).clamp(1, blocks));
-        let starts: Vec<usize> = (0..wanted).map(|i| i * blocks / wanted * BLOCK).collect();
+        let wanted = match sample.filter(|rows| *rows > 0) {
+            None => blocks,
+            Some(rows) => rows.div_ceil(BLOCK).clamp(1, blocks),
+        };
+        let chosen: Vec<usize> = (0..wanted).map(|i| i * blocks / wanted).collect();
+        let most = data.together(BLOCK) / BLOCK;
+        let mut reads: Vec<Range<usize>> = Vec::new();
+        for block in chosen {
+            match reads.last_mut() {
+                Some(last) if last.end == block && last.len() < most => last.end += 1,
+                _ => reads.push(block..block + 1),
+            }
+        }
         let mut sums = Sums::new(data.width());
-        for starts in starts.chunks(AT_ONCE) {
-            let parts: Vec<Sums> = starts
+        let at_once = (AT_ONCE / most).clamp(rayon::current_num_threads().min(AT_ONCE), AT_ONCE);
+        for reads in reads.chunks(at_once) {
+            let parts: Vec<Vec<Sums>> = reads
                 .par_iter()
-                .map(|start| Sums::of(data, *start))
+                .map(|blocks| Sums::of(data, blocks))
                 .collect::<Result<_, _>>()?;
-            for part in parts {
+            for part in parts.into_iter().flatten() {
                 progress(part.rows);
                 sums.add(part);
             }
@@ -166,12 +179,23 @@ impl Sums {
         }
     }
 
-    fn of(data: &ActivationData, start: usize) -> Result<Self, DataError> {
+    /// The sums of each of these blocks, which are read together.
+    fn of(data: &ActivationData, blocks: &Range<usize>) -> Result<Vec<Self>, DataError> {
+        let rows = blocks.start * BLOCK..(blocks.end * BLOCK).min(data.rows());
+        let values = data.read(rows.clone())?;
+        let parts = values.chunks(BLOCK * data.width());
+        let starts = rows.step_by(BLOCK);
+        Ok(starts
+            .zip(parts)
+            .map(|(start, values)| Self::of_block(data, start, values))
+            .collect())
+    }
+
+    /// The sums of the block `values` whose first row is `start`.
+    fn of_block(data: &ActivationData, start: usize, values: &[f32]) -> Self {
         let width = data.width();
-        let end = (start + BLOCK).min(data.rows());
-        let values = data.read(start..end)?;
         let mut sums = Self::new(width);
-        sums.rows = end - start;
+        sums.rows = values.len() / width;
         let mut finite = Vec::with_capacity(sums.rows);
         for (i, row) in values.chunks_exact(width).enumerate() {
             if row.iter().all(|v| v.is_finite()) {
@@ -196,7 +220,7 @@ impl Sums {
             let squares = sums.squares.iter_mut().zip(&sums.mean).zip(*row);
             squares.for_each(|((square, mean), x)| *square += (f64::from(*x) - mean).powi(2));
         }
-        Ok(sums)
+        sums
     }
 
     /// Adds a row to everything but the squares.

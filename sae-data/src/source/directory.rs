@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::file::SourceFile;
-use super::{Kind, Options, Sniffed, Source, files, saev, sniff};
+use super::{Kind, Options, Parts, Sniffed, Source, files, saev, sniff};
 use crate::error::DataError;
 
 /// Name of the index of our own shards.
@@ -83,7 +83,7 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Box<dyn Source>, Dat
         let State { data_files } = saev::json(&state)?;
         let stat = |file: DataFile| SourceFile::stat(&beside(&state, &file.filename)?);
         let data = data_files.into_iter().map(stat).collect::<Result<_, _>>()?;
-        return files(dir, Kind::Arrow, data, options);
+        return files(dir, Kind::Arrow, data, Parts::Each, options);
     }
     let Found { data, other } = recognised(dir, options)?;
     let Some((kind, first)) = data.first().map(|(kind, file)| (*kind, file.path.clone())) else {
@@ -106,7 +106,7 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Box<dyn Source>, Dat
         });
     }
     let data = data.into_iter().map(|(_, file)| file).collect();
-    files(dir, kind, data, options)
+    files(dir, kind, data, Parts::Each, options)
 }
 
 /// Names of the first few directories in `dir`, for a message.
@@ -193,7 +193,7 @@ fn indexed(dir: &Path, options: &Options) -> Result<Box<dyn Source>, DataError> 
         }
         shards.push(file);
     }
-    let source = files(dir, Kind::Safetensors, shards, options)?;
+    let source = files(dir, Kind::Safetensors, shards, Parts::OfOne, options)?;
     let info = source.info();
     if (info.rows, info.width) != (index.rows, index.width) && !options.drop_first_token {
         let (rows, width) = (info.rows, info.width);

@@ -100,6 +100,8 @@ pub(crate) struct Matrix {
     info: Info,
     table: Table,
     labels: Option<Labels>,
+    /// The files that the labels are in, those of the activations or others.
+    label_files: Vec<SourceFile>,
 }
 
 /// Collects where the rows lie; [`MatrixBuilder::finish`] makes the data set.
@@ -119,6 +121,11 @@ pub(crate) struct MatrixBuilder<'a> {
     /// Document id of the last row.
     last_id: Option<i64>,
     labels: Option<(Integer, Table)>,
+    label_files: Vec<SourceFile>,
+    tensor: Option<String>,
+    layer: Option<i64>,
+    /// Whether documents go on from one file to the next.
+    go_on: bool,
 }
 
 impl<'a> MatrixBuilder<'a> {
@@ -135,7 +142,26 @@ impl<'a> MatrixBuilder<'a> {
             examples: 0,
             last_id: None,
             labels: None,
+            label_files: Vec::new(),
+            tensor: None,
+            layer: None,
+            go_on: false,
         }
+    }
+
+    /// The files are parts of one: the last document of one may go on in the next.
+    pub(crate) fn documents_go_on(&mut self) {
+        self.go_on = true;
+    }
+
+    /// Notes the name of the tensor or column that is read; of several files, the first's.
+    pub(crate) fn named(&mut self, tensor: &str) {
+        self.tensor.get_or_insert_with(|| tensor.into());
+    }
+
+    /// Notes the layer that is read.
+    pub(crate) fn layer(&mut self, layer: i64) {
+        self.layer = Some(layer);
     }
 
     /// Whether the first row of each example is to be left out.
@@ -296,7 +322,7 @@ impl<'a> MatrixBuilder<'a> {
         }
     }
 
-    /// Adds rows whose documents are told by ids. A document may go on from one file to the next.
+    /// Adds rows whose documents are told by ids.
     fn grouped(
         &mut self,
         file: usize,
@@ -320,7 +346,7 @@ impl<'a> MatrixBuilder<'a> {
         let mut start = 0;
         for document in ids.chunk_by(|a, b| a == b) {
             let at = offset + start as u64 * self.row_bytes();
-            if start == 0 && self.last_id == Some(document[0]) {
+            if start == 0 && self.go_on && self.last_id == Some(document[0]) {
                 let table = self.table.as_mut().expect("kind() comes first");
                 table.push(file, at, document.len(), 0);
                 self.documents.extend(document.len());
@@ -334,23 +360,30 @@ impl<'a> MatrixBuilder<'a> {
     }
 
     /// Adds labels; those of all files come in the order of their rows or examples.
-    pub(crate) fn labels(&mut self, file: usize, column: &IntegerColumn) -> Result<(), DataError> {
+    pub(crate) fn labels(
+        &mut self,
+        file: &SourceFile,
+        column: &IntegerColumn,
+    ) -> Result<(), DataError> {
         let size = column.integer.size();
         let bytes = (column.count as u64).saturating_mul(size as u64);
-        self.files[file].check_span(self.format, column.offset, bytes)?;
+        file.check_span(self.format, column.offset, bytes)?;
         let (integer, table) = self
             .labels
             .get_or_insert_with(|| (column.integer, Table::new(size)));
         if *integer != column.integer {
             return Err(DataError::Mixed {
-                path: self.files[file].path.clone(),
+                path: file.path.clone(),
                 first: self.path.clone(),
                 what: "type of labels",
                 here: format!("{:?}", column.integer),
                 there: format!("{integer:?}"),
             });
         }
-        table.push(file, column.offset, column.count, 0);
+        if self.label_files.last() != Some(file) {
+            self.label_files.push(file.clone());
+        }
+        table.push(self.label_files.len() - 1, column.offset, column.count, 0);
         Ok(())
     }
 
@@ -368,8 +401,7 @@ impl<'a> MatrixBuilder<'a> {
             }
             let file = SourceFile::stat(path)?;
             let column = super::label_file(&file)?;
-            let file = self.file(file);
-            self.labels(file, &column)?;
+            self.labels(&file, &column)?;
         }
         let nothing = |what: &str| DataError::NotRecognised {
             path: self.path.clone(),
@@ -415,12 +447,16 @@ impl<'a> MatrixBuilder<'a> {
             width: *width,
             documents: self.documents.finish(),
             labelled: labels.is_some(),
+            tensor: self.tensor,
+            layer: self.layer,
+            drop_first_token: self.options.drop_first_token,
             preferred_block: None,
         };
         Ok(Matrix {
             info,
             table,
             labels,
+            label_files: self.label_files,
         })
     }
 }
@@ -432,7 +468,7 @@ impl Source for Matrix {
 
     fn read(
         &self,
-        rows: Range<usize>,
+        pieces: &[Range<usize>],
         scratch: &mut Vec<u8>,
         out: &mut [Option<&mut [f32]>],
     ) -> Result<(), DataError> {
@@ -441,15 +477,32 @@ impl Source for Matrix {
             self.info.width * self.info.element.size(),
         );
         let mut out = out.iter_mut();
-        self.table.read(&self.info.files, rows, scratch, |piece| {
+        let files = &self.info.files;
+        self.table.read(files, pieces, scratch, |piece| {
             element.rows_to_f32(piece, bytes, &mut out);
         })
     }
 
-    fn labels(&self, rows: Range<usize>) -> Result<Option<Vec<i64>>, DataError> {
-        let Some(labels) = self.labels.as_ref().filter(|_| !rows.is_empty()) else {
+    fn labels(&self, pieces: &[Range<usize>]) -> Result<Option<Vec<i64>>, DataError> {
+        let Some(labels) = &self.labels else {
             return Ok(None);
         };
+        let mut all = Vec::with_capacity(pieces.iter().map(Range::len).sum());
+        for rows in pieces.iter().filter(|rows| !rows.is_empty()) {
+            self.add_labels(labels, rows.clone(), &mut all)?;
+        }
+        Ok(Some(all).filter(|all| !all.is_empty()))
+    }
+}
+
+impl Matrix {
+    /// Appends the labels of `rows`, of which there are some.
+    fn add_labels(
+        &self,
+        labels: &Labels,
+        rows: Range<usize>,
+        out: &mut Vec<i64>,
+    ) -> Result<(), DataError> {
         let place = |row: usize| match (labels.per, &self.info.documents) {
             (Per::Example, Some(documents)) => documents.of(row),
             (Per::Row, _) => row,
@@ -459,9 +512,13 @@ impl Source for Matrix {
         let span = first..place(rows.end - 1) + 1;
         let mut all = Vec::with_capacity(span.len());
         let decode = |bytes: &[u8]| labels.integer.decode(bytes, &mut all);
-        labels
-            .table
-            .read(&self.info.files, span, &mut Vec::new(), decode)?;
-        Ok(Some(rows.map(|row| all[place(row) - first]).collect()))
+        labels.table.read(
+            &self.label_files,
+            std::slice::from_ref(&span),
+            &mut Vec::new(),
+            decode,
+        )?;
+        out.extend(rows.map(|row| all[place(row) - first]));
+        Ok(())
     }
 }

@@ -46,7 +46,7 @@ pub struct Info {
     pub path: PathBuf,
     /// Name of the format.
     pub format: &'static str,
-    /// Its files, those with labels included.
+    /// Its files; not those that have nothing but labels.
     pub files: Vec<SourceFile>,
     /// Element type in the files.
     pub element: Element,
@@ -58,7 +58,13 @@ pub struct Info {
     pub documents: Option<Documents>,
     /// Whether there are labels.
     pub labelled: bool,
-    /// Rows that are best read together, where that matters (row groups of Parquet).
+    /// Name of the tensor or column that was opened, where it has a name.
+    pub tensor: Option<String>,
+    /// Number of the layer, where the data has layers.
+    pub layer: Option<i64>,
+    /// Whether the first row of each example is left out.
+    pub drop_first_token: bool,
+    /// Rows that are best read together, where that matters (four pages of Parquet).
     pub preferred_block: Option<usize>,
 }
 
@@ -67,22 +73,23 @@ pub(crate) trait Source: Debug + Send + Sync {
     /// What it is.
     fn info(&self) -> &Info;
 
-    /// Reads `rows` as float32, each into its place in `out`, if it has one. `scratch` saves allocations from call to call.
+    /// Reads the rows of `pieces`, which ascend, as float32, each into its place in `out`, if it has one. `scratch`
+    /// saves allocations from call to call.
     ///
     /// # Errors
     /// [`DataError`] if the files cannot be read, or are no longer what they were.
     fn read(
         &self,
-        rows: Range<usize>,
+        pieces: &[Range<usize>],
         scratch: &mut Vec<u8>,
         out: &mut [Option<&mut [f32]>],
     ) -> Result<(), DataError>;
 
-    /// The labels of `rows`, if there are any.
+    /// The labels of the rows of `pieces`, which ascend, if there are any.
     ///
     /// # Errors
     /// As [`Source::read`].
-    fn labels(&self, rows: Range<usize>) -> Result<Option<Vec<i64>>, DataError>;
+    fn labels(&self, pieces: &[Range<usize>]) -> Result<Option<Vec<i64>>, DataError>;
 }
 
 /// The formats of single files.
@@ -93,6 +100,9 @@ enum Kind {
     Arrow,
     Parquet,
 }
+
+/// The key that chooses among the tensors of a data set.
+pub(crate) const TENSOR: &str = "data.tensor";
 
 /// What the first bytes of a file say.
 enum Sniffed {
@@ -105,11 +115,10 @@ enum Sniffed {
 fn sniff(file: &SourceFile) -> Result<Sniffed, DataError> {
     let mut head = [0; 16];
     let len = file.bytes.min(16) as usize;
-    file.open()?.read_at(0, &mut head[..len])?;
-    let json_header = || {
-        let header = u64::from_le_bytes(head[..8].try_into().expect("eight bytes"));
-        len > 8 && head[8] == b'{' || len == 8 && header > 0
-    };
+    let mut open = file.open()?;
+    open.read_at(0, &mut head[..len])?;
+    let header = u64::from_le_bytes(head[..8].try_into().expect("eight bytes"));
+    let json_header = || len > 8 && head[8] == b'{' || len == 8 && header > 0;
     let extension = file.path.extension().and_then(|e| e.to_str()).unwrap_or("");
     Ok(match &head[..len] {
         [0x93, b'N', b'U', b'M', ..] => Sniffed::Is(Kind::Npy),
@@ -119,9 +128,11 @@ fn sniff(file: &SourceFile) -> Result<Sniffed, DataError> {
         [b'P', b'K', 3, 4, ..] => Sniffed::Other(
             "a zip archive, as torch.save and np.savez write them; save the tensor with safetensors or np.save",
         ),
-        [0x80, 2..=5, ..] => Sniffed::Other(
-            "a pickle, which is never read; save the tensor with safetensors or np.save",
-        ),
+        [0x80, 2..=5, ..] if !safetensors::begins(file, &mut open, &head[..len])? => {
+            Sniffed::Other(
+                "a pickle, which is never read; save the tensor with safetensors or np.save",
+            )
+        }
         _ if json_header() => Sniffed::Is(Kind::Safetensors),
         // too damaged to be known by its content: let the reader of its name say what is wrong
         _ => match extension {
@@ -142,7 +153,7 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Box<dyn Source>, Da
     }
     let file = SourceFile::stat(path)?;
     let reason = match sniff(&file)? {
-        Sniffed::Is(kind) => return files(path, kind, vec![file], options),
+        Sniffed::Is(kind) => return files(path, kind, vec![file], Parts::Each, options),
         Sniffed::Other(what) => format!("it is {what}"),
         Sniffed::Unknown => "its first bytes are those of no format".into(),
     };
@@ -153,22 +164,28 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Box<dyn Source>, Da
 /// Adds a file to a data set; the name is that of the wanted tensor or column.
 type Add = fn(&mut MatrixBuilder<'_>, SourceFile, Option<&str>) -> Result<(), DataError>;
 
+/// What the files of a data set are to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parts {
+    /// Each has documents of its own: that ids in two of them are the same means nothing.
+    Each,
+    /// One data set that was cut, within a document perhaps.
+    OfOne,
+}
+
 /// Opens files of one kind as one data set.
 fn files(
     path: &Path,
     kind: Kind,
     files: Vec<SourceFile>,
+    parts: Parts,
     options: &Options,
 ) -> Result<Box<dyn Source>, DataError> {
-    if options.layer.is_some() {
-        return Err(DataError::Option {
-            key: "data.layer",
-            value: options.layer.unwrap_or_default().to_string(),
-            remedy: format!(
-                "{} has no layers to choose from; leave it out",
-                path.display()
-            ),
-        });
+    if let Some(layer) = options.layer {
+        return Err(useless(path, "data.layer", layer.to_string(), "layers"));
+    }
+    if let Some(tensor) = options.tensor.as_ref().filter(|_| kind == Kind::Npy) {
+        return Err(useless(path, TENSOR, format!("{tensor:?}"), "tensors"));
     }
     let (format, add): (_, Add) = match kind {
         Kind::Npy => (npy::FORMAT, npy::add),
@@ -177,10 +194,22 @@ fn files(
         Kind::Parquet => return Ok(Box::new(parquet::Parquet::open(path, files, options)?)),
     };
     let mut builder = MatrixBuilder::new(path, format, options);
+    if parts == Parts::OfOne {
+        builder.documents_go_on();
+    }
     for file in files {
         add(&mut builder, file, options.tensor.as_deref())?;
     }
     Ok(Box::new(builder.finish()?))
+}
+
+/// The error of an option that chooses among what there is not in this format.
+fn useless(path: &Path, key: &'static str, value: String, what: &str) -> DataError {
+    let remedy = format!(
+        "{} has no {what} to choose from; leave it out",
+        path.display()
+    );
+    DataError::Option { key, value, remedy }
 }
 
 /// The only candidate for the activations, all of which bear the wanted name if there is one.

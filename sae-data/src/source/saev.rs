@@ -8,10 +8,10 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::Options;
 use super::directory::beside;
 use super::file::SourceFile;
 use super::matrix::{Integer, IntegerColumn, Matrix, MatrixBuilder};
+use super::{Options, TENSOR, useless};
 use crate::element::Element;
 use crate::error::DataError;
 
@@ -74,6 +74,9 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Matrix, DataError> {
             "saev's shards are float32",
         ));
     }
+    if let Some(tensor) = &options.tensor {
+        return Err(useless(dir, TENSOR, format!("{tensor:?}"), "tensors"));
+    }
     let layer = layer(dir, &metadata, options)?;
     let sizes = metadata.sizes().ok_or_else(|| {
         let reason = "an example has no values, or more than there can be";
@@ -81,6 +84,7 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Matrix, DataError> {
     })?;
     let (tokens, layer_bytes, example_bytes) = sizes;
     let mut builder = MatrixBuilder::new(dir, FORMAT, options);
+    builder.layer(metadata.layers[layer]);
     let mut examples = 0;
     for shard in shards {
         let file = beside(&dir.join(SHARDS), &shard.name)?;
@@ -157,13 +161,12 @@ fn labels(
             examples: None,
         });
     }
-    let number = builder.file(file);
     let column = IntegerColumn {
         integer: Integer::U8,
         offset: 0,
         count: rows,
     };
-    builder.labels(number, &column)
+    builder.labels(&file, &column)
 }
 
 /// Reads a small JSON file.

@@ -3,7 +3,7 @@
 use ::safetensors::tensor::{Metadata, TensorInfo};
 use ::safetensors::{Dtype, SafeTensorError, SafeTensors};
 
-use super::file::SourceFile;
+use super::file::{OpenFile, SourceFile};
 use super::matrix::{Integer, IntegerColumn, MatrixBuilder};
 use super::only;
 use crate::element::Element;
@@ -17,6 +17,38 @@ const DOCUMENTS: &str = "doc";
 
 /// The crate's own limit.
 const MAX_HEADER: u64 = 100_000_000;
+
+/// Whether a file whose first bytes `head` could be those of a pickle, too, is safetensors all the same.
+///
+/// safetensors begins with the length of its header, so any two bytes can come first: a header of 640 bytes begins as
+/// a pickle of protocol 2 does. A pickle may have `{` where a header begins, but not with a length before it that ends
+/// within the file at the end of an object. Names decide of what is cut off.
+pub(super) fn begins(
+    file: &SourceFile,
+    open: &mut OpenFile<'_>,
+    head: &[u8],
+) -> Result<bool, DataError> {
+    let Some((len, [b'{', rest @ ..])) = head.split_first_chunk() else {
+        return Ok(false);
+    };
+    let len = u64::from_le_bytes(*len);
+    let space = |byte: &u8| byte.is_ascii_whitespace();
+    let object = rest
+        .first()
+        .is_none_or(|byte| space(byte) || matches!(byte, b'"' | b'}'));
+    if len > MAX_HEADER || !object {
+        return Ok(false);
+    }
+    let Some(last) = len.checked_add(7).filter(|last| *last < file.bytes) else {
+        return Ok(file
+            .path
+            .extension()
+            .is_some_and(|name| name == "safetensors"));
+    };
+    let mut end = [0];
+    open.read_at(last, &mut end)?;
+    Ok(end[0] == b'}' || space(&end[0]))
+}
 
 /// Adds a file of activations, with its labels and document ids.
 pub(super) fn add(
@@ -44,8 +76,8 @@ pub(super) fn add(
         _ => None,
     };
     let labels = header.integers(&file, LABELS)?;
-    let path = file.path.clone();
-    let number = builder.file(file);
+    let number = builder.file(file.clone());
+    builder.named(&name);
     let offset = header.place(info).0;
     builder.tensor(
         number,
@@ -60,13 +92,13 @@ pub(super) fn add(
         let examples = (info.shape.len() == 3).then_some(info.shape[0]);
         if labels.count != rows && Some(labels.count) != examples {
             return Err(DataError::LabelCount {
-                path,
+                path: file.path,
                 labels: labels.count,
                 rows,
                 examples,
             });
         }
-        builder.labels(number, &labels)?;
+        builder.labels(&file, &labels)?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::file::SourceFile;
+use super::file::{OpenFile, SourceFile};
 use crate::error::DataError;
 
 /// Bytes read at once; also what the scratch space grows to.
@@ -125,15 +125,30 @@ impl Table {
         (&self.extents[at], row - self.starts[at])
     }
 
-    /// Reads `rows` in order: `visit` sees them as they stand in the file, several whole rows at a time.
+    /// Reads the rows of `pieces` in order: `visit` sees them as they stand in the file, several whole rows at a time.
     pub(crate) fn read(
         &self,
         files: &[SourceFile],
-        rows: Range<usize>,
+        pieces: &[Range<usize>],
         scratch: &mut Vec<u8>,
         mut visit: impl FnMut(&[u8]),
     ) -> Result<(), DataError> {
         let mut open = None;
+        for rows in pieces {
+            self.read_piece(files, rows.clone(), &mut open, scratch, &mut visit)?;
+        }
+        Ok(())
+    }
+
+    /// Reads `rows`; `open` is the file that was read last, and its number.
+    fn read_piece<'a>(
+        &self,
+        files: &'a [SourceFile],
+        rows: Range<usize>,
+        open: &mut Option<(usize, OpenFile<'a>)>,
+        scratch: &mut Vec<u8>,
+        visit: &mut impl FnMut(&[u8]),
+    ) -> Result<(), DataError> {
         let mut row = rows.start;
         while row < rows.end {
             let (extent, local) = self.locate(row);
@@ -144,10 +159,13 @@ impl Table {
             let offset = extent.offset
                 + (local / extent.run) as u64 * extent.stride
                 + (within * self.row_bytes) as u64;
-            let file = match &mut open {
-                Some((number, file)) if *number == extent.file => file,
-                other => &mut other.insert((extent.file, files[extent.file].open()?)).1,
-            };
+            if open
+                .as_ref()
+                .is_none_or(|(number, _)| *number != extent.file)
+            {
+                *open = Some((extent.file, files[extent.file].open()?));
+            }
+            let Some((_, file)) = open else { continue };
             let bytes = count * self.row_bytes;
             if scratch.len() < bytes {
                 scratch.resize(bytes, 0);
@@ -195,7 +213,7 @@ mod tests {
             prop_assert_eq!(table.stored(), stored);
             for start in 0..expected.len() {
                 let mut read = Vec::new();
-                table.read(&files, start..expected.len(), &mut Vec::new(), |bytes| read.extend_from_slice(bytes)).unwrap();
+                table.read(&files, std::slice::from_ref(&(start..expected.len())), &mut Vec::new(), |bytes| read.extend_from_slice(bytes)).unwrap();
                 let bytes: Vec<u8> = expected[start..].iter().flat_map(|(row, _)| row.clone()).collect();
                 prop_assert_eq!(read, bytes);
                 prop_assert_eq!(table.stored_row(start), expected[start].1);

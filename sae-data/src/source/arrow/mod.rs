@@ -178,8 +178,9 @@ impl Reader<'_> {
                 offset: values.offset,
                 count: node,
             };
-            builder.labels(number, &column)?;
+            builder.labels(self.file, &column)?;
         }
+        builder.named(&columns.name);
         self.rows += rows;
         self.columns = Some(columns);
         Ok(())

@@ -8,6 +8,7 @@ use std::sync::{Arc, Once};
 
 use half::f16;
 use parquet::basic::Type as PhysicalType;
+use parquet::column::page::PageReader;
 use parquet::column::reader::ColumnReaderImpl;
 use parquet::data_type::{
     DataType, DoubleType, FixedLenByteArray, FixedLenByteArrayType, FloatType, Int32Type, Int64Type,
@@ -17,6 +18,7 @@ use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::serialized_reader::SerializedPageReader;
 
 use super::levels::Measured;
+use super::pages::Pages;
 use super::{FORMAT, SourceFile};
 use crate::element::Element;
 use crate::error::DataError;
@@ -39,6 +41,8 @@ pub(super) struct Column<'a> {
     pub(super) element: Element,
     pub(super) width: usize,
     pub(super) depth: usize,
+    /// Where its records begin; with an empty table reads begin at the first page.
+    pub(super) pages: &'a Pages,
     /// First row of the row group among all, for messages.
     pub(super) first_row: usize,
 }
@@ -102,43 +106,69 @@ impl Column<'_> {
         DataError::damaged(&self.file.path, FORMAT, self.offset(), reason)
     }
 
-    /// Reads `records` and hands over their values, some records at a time.
-    fn decode<T: DataType>(
+    /// A decoder that stands at the first value of page `page`, and the record that this value belongs to.
+    fn start<T: DataType>(
         &self,
-        records: Range<usize>,
+        page: usize,
         steps: Steps,
-        mut visit: impl FnMut(Vec<T::T>, Vec<i16>, Vec<i16>) -> Result<(), DataError>,
-    ) -> Result<(), DataError> {
-        self.file.open()?; // it is still what it was
-        let mut reader = self.caught(|| {
+    ) -> Result<(ColumnReaderImpl<T>, usize), DataError> {
+        let (before, record) = self.pages.before(page);
+        let reader = self.caught(|| {
             let file = Arc::new(File::open(&self.file.path)?);
             let (chunk, group) = (self.chunk(), self.metadata.row_group(self.group));
             let rows = usize::try_from(group.num_rows()).unwrap_or(0);
             let pages = SerializedPageReader::new(file, chunk, rows, None)?;
             let leaf = chunk.column_descr_ptr();
-            let pages = Measured::new(pages, leaf.max_rep_level(), steps.longest);
+            let mut pages = Measured::new(pages, leaf.max_rep_level(), steps.longest);
+            // of a page that is passed over only the header is read; a dictionary is remembered
+            (0..before).try_for_each(|_| pages.skip_next_page())?;
             Ok(ColumnReaderImpl::<T>::new(leaf, Box::new(pages)))
         })?;
-        let skipped = self.caught(|| reader.skip_records(records.start))?;
-        if skipped != records.start {
-            return Err(self.damaged("the column has fewer rows than its row group"));
-        }
-        let mut left = records.len();
-        while left > 0 {
-            let (mut values, mut definition, mut repetition) = (Vec::new(), Vec::new(), Vec::new());
-            let (read, ..) = self.caught(|| {
-                reader.read_records(
-                    left.min(steps.records),
-                    Some(&mut definition),
-                    Some(&mut repetition),
-                    &mut values,
-                )
-            })?;
-            if read == 0 {
-                return Err(self.damaged("the column has fewer rows than its row group"));
+        Ok((reader, record))
+    }
+
+    /// Reads the `ranges` of records, which ascend, in one pass, and hands over the values of each range, some
+    /// records at a time, with the number of the range.
+    fn decode<T: DataType>(
+        &self,
+        ranges: &[Range<usize>],
+        steps: Steps,
+        mut visit: impl FnMut(usize, Vec<T::T>, Vec<i16>, Vec<i16>) -> Result<(), DataError>,
+    ) -> Result<(), DataError> {
+        self.file.open()?; // it is still what it was
+        let short = || self.damaged("the column has fewer rows than its row group");
+        let mut open: Option<(ColumnReaderImpl<T>, usize)> = None;
+        for (number, range) in ranges.iter().enumerate() {
+            // from where the last range ended, unless there is a page between that nobody wants
+            let page = self.pages.of(range.start);
+            let near = |(_, at): &(_, usize)| page <= self.pages.of(*at) + 1;
+            let (mut reader, at) = match open.take().filter(near) {
+                Some(open) => open,
+                None => self.start(page, steps)?,
+            };
+            let skip = range.start - at;
+            if self.caught(|| reader.skip_records(skip))? != skip {
+                return Err(short());
             }
-            left -= read.min(left);
-            visit(values, definition, repetition)?;
+            let mut left = range.len();
+            while left > 0 {
+                let (mut values, mut definition, mut repetition) =
+                    (Vec::new(), Vec::new(), Vec::new());
+                let (read, ..) = self.caught(|| {
+                    reader.read_records(
+                        left.min(steps.records),
+                        Some(&mut definition),
+                        Some(&mut repetition),
+                        &mut values,
+                    )
+                })?;
+                if read == 0 {
+                    return Err(short());
+                }
+                left -= read.min(left);
+                visit(number, values, definition, repetition)?;
+            }
+            open = Some((reader, range.end));
         }
         Ok(())
     }
@@ -154,46 +184,43 @@ impl Column<'_> {
         })
     }
 
-    /// Activations as float32.
+    /// Activations as float32, with the number of the range that they are of.
     fn floats(
         &self,
-        records: Range<usize>,
+        ranges: &[Range<usize>],
         steps: Steps,
-        mut visit: impl FnMut(Decoded) -> Result<(), DataError>,
+        mut visit: impl FnMut(usize, Decoded) -> Result<(), DataError>,
     ) -> Result<(), DataError> {
-        let mut each = |values, definition, repetition| {
-            visit(Decoded {
+        let mut each = |range, values, definition, repetition| {
+            let decoded = Decoded {
                 values,
                 definition,
                 repetition,
-            })
+            };
+            visit(range, decoded)
         };
         match self.element {
             Element::F64 => {
-                self.decode::<DoubleType>(records, steps, |values, definition, repetition| {
-                    each(
-                        values.into_iter().map(|v| v as f32).collect(),
-                        definition,
-                        repetition,
-                    )
+                self.decode::<DoubleType>(ranges, steps, |range, values, definition, repetition| {
+                    let values = values.into_iter().map(|v| v as f32).collect();
+                    each(range, values, definition, repetition)
                 })
             }
-            Element::F16 => self.decode::<FixedLenByteArrayType>(
-                records,
-                steps,
-                |values, definition, repetition| {
-                    let half = |v: &FixedLenByteArray| match *v.data() {
-                        [low, high] => Ok(f16::from_le_bytes([low, high]).to_f32()),
-                        _ => Err(self.damaged("a half-precision value has two bytes")),
-                    };
-                    each(
-                        values.iter().map(half).collect::<Result<_, _>>()?,
-                        definition,
-                        repetition,
-                    )
-                },
-            ),
-            _ => self.decode::<FloatType>(records, steps, each),
+            Element::F16 => {
+                let half = |v: &FixedLenByteArray| match *v.data() {
+                    [low, high] => Ok(f16::from_le_bytes([low, high]).to_f32()),
+                    _ => Err(self.damaged("a half-precision value has two bytes")),
+                };
+                self.decode::<FixedLenByteArrayType>(
+                    ranges,
+                    steps,
+                    |range, values, definition, repetition| {
+                        let values = values.iter().map(half).collect::<Result<_, _>>()?;
+                        each(range, values, definition, repetition)
+                    },
+                )
+            }
+            _ => self.decode::<FloatType>(ranges, steps, each),
         }
     }
 
@@ -201,16 +228,21 @@ impl Column<'_> {
     pub(super) fn first_width(&self) -> Result<usize, DataError> {
         let mut width = None;
         let records = usize::try_from(self.metadata.row_group(self.group).num_rows()).unwrap_or(0);
-        self.floats(0..records.min(1), self.one_by_one(), |decoded| {
-            self.check_nulls(&decoded, 0)?;
-            let same_row = decoded
-                .repetition
-                .iter()
-                .skip(1)
-                .take_while(|level| **level as usize == self.depth);
-            width = width.or(Some(1 + same_row.count()));
-            Ok(())
-        })?;
+        let first = 0..records.min(1);
+        self.floats(
+            std::slice::from_ref(&first),
+            self.one_by_one(),
+            |_, decoded| {
+                self.check_nulls(&decoded, 0)?;
+                let same_row = decoded
+                    .repetition
+                    .iter()
+                    .skip(1)
+                    .take_while(|level| **level as usize == self.depth);
+                width = width.or(Some(1 + same_row.count()));
+                Ok(())
+            },
+        )?;
         Ok(width.unwrap_or(1))
     }
 
@@ -230,14 +262,14 @@ impl Column<'_> {
         })
     }
 
-    /// Hands over each row of `records` with its place in its record.
+    /// Hands over each row of the `ranges` of records: the range, the row's place in its record, its values.
     pub(super) fn rows(
         &self,
-        records: Range<usize>,
-        mut visit: impl FnMut(usize, &[f32]),
+        ranges: &[Range<usize>],
+        mut visit: impl FnMut(usize, usize, &[f32]),
     ) -> Result<(), DataError> {
         let (mut row, mut token) = (0, 0);
-        self.floats(records, self.steps(), |decoded| {
+        self.floats(ranges, self.steps(), |range, decoded| {
             self.check_nulls(&decoded, row)?;
             let mut rest = &decoded.repetition[..];
             for values in decoded.values.chunks(self.width) {
@@ -255,7 +287,7 @@ impl Column<'_> {
                     });
                 }
                 token = if rest[0] == 0 { 0 } else { token + 1 };
-                visit(token, values);
+                visit(range, token, values);
                 rest = &rest[len..];
                 row += 1;
             }
@@ -266,9 +298,12 @@ impl Column<'_> {
     /// Number of rows of each of the `records` examples.
     pub(super) fn lengths(&self, records: usize) -> Result<Vec<usize>, DataError> {
         let mut lengths = Vec::new();
-        self.rows(0..records, |token, _| match lengths.last_mut() {
-            Some(length) if token > 0 => *length += 1,
-            _ => lengths.push(1),
+        let all = 0..records;
+        self.rows(std::slice::from_ref(&all), |_, token, _| {
+            match lengths.last_mut() {
+                Some(length) if token > 0 => *length += 1,
+                _ => lengths.push(1),
+            }
         })?;
         match lengths.len() == records {
             true => Ok(lengths),
@@ -276,9 +311,11 @@ impl Column<'_> {
         }
     }
 
-    pub(super) fn integers(&self, records: Range<usize>) -> Result<Vec<i64>, DataError> {
+    /// The values of the `ranges` of records, one each.
+    pub(super) fn integers(&self, ranges: &[Range<usize>]) -> Result<Vec<i64>, DataError> {
         let leaf = self.chunk().column_descr();
-        let (whole, count) = (leaf.max_def_level(), records.len());
+        let whole = leaf.max_def_level();
+        let count = ranges.iter().map(Range::len).sum();
         let mut all = Vec::with_capacity(count);
         let mut add = |values: Vec<i64>, definition: Vec<i16>| {
             if definition.iter().any(|level| *level != whole) {
@@ -297,11 +334,11 @@ impl Column<'_> {
         };
         match leaf.physical_type() {
             PhysicalType::INT32 => {
-                self.decode::<Int32Type>(records, steps, |values, definition, _| {
+                self.decode::<Int32Type>(ranges, steps, |_, values, definition, _| {
                     add(values.into_iter().map(i64::from).collect(), definition)
                 })?
             }
-            _ => self.decode::<Int64Type>(records, steps, |values, definition, _| {
+            _ => self.decode::<Int64Type>(ranges, steps, |_, values, definition, _| {
                 add(values, definition)
             })?,
         }

@@ -4,6 +4,8 @@
 //! and levels (Dremel's definition and repetition levels); the levels say where rows begin and whether a value
 //! is missing. What a file claims to hold is checked before the decoder makes room for it: `thrift.rs` walks over
 //! the footer, `pages.rs` over the page headers, `levels.rs` over the levels.
+//!
+//! A read begins at the page that its first row begins in, and takes all that is wanted of a row group in one pass.
 
 mod column;
 mod levels;
@@ -11,6 +13,7 @@ mod opening;
 mod pages;
 mod thrift;
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,6 +22,7 @@ use parquet::file::metadata::ParquetMetaData;
 
 use column::Column;
 use opening::Opening;
+use pages::Pages;
 
 use super::documents::DocumentsBuilder;
 use super::file::SourceFile;
@@ -42,9 +46,11 @@ pub(crate) struct Parquet {
 struct Group {
     file: usize,
     number: usize,
-    /// Leaf column of the activations, and of the labels.
+    /// Leaf column of the activations.
     column: usize,
-    labels: Option<usize>,
+    /// Its pages.
+    pages: Pages,
+    labels: Option<(usize, Pages)>,
     /// Its rows, among all.
     rows: Range<usize>,
     /// Its first example, among all; the same as its first row where there are no examples.
@@ -98,7 +104,10 @@ impl Parquet {
             width: kind.width,
             documents: opening.documents.finish(),
             labelled: labelled > 0,
-            preferred_block: opening.groups.iter().map(|group| group.rows.len()).max(),
+            preferred_block: Some(opening.block),
+            tensor: Some(kind.name),
+            layer: None,
+            drop_first_token: options.drop_first_token,
         };
         Ok(Self {
             info,
@@ -109,7 +118,7 @@ impl Parquet {
         })
     }
 
-    fn column<'a>(&'a self, group: &Group, column: usize) -> Column<'a> {
+    fn column<'a>(&'a self, group: &'a Group, column: usize, pages: &'a Pages) -> Column<'a> {
         Column {
             file: &self.info.files[group.file],
             metadata: &self.metadata[group.file],
@@ -118,39 +127,59 @@ impl Parquet {
             element: self.info.element,
             width: self.info.width,
             depth: self.depth,
+            pages,
             first_row: group.rows.start,
         }
     }
 
-    /// The row groups that `rows` lie in, and which of their own rows these are.
-    fn overlapping(&self, rows: Range<usize>) -> impl Iterator<Item = (&Group, Range<usize>)> {
-        let first = self
-            .groups
-            .partition_point(|group| group.rows.end <= rows.start);
-        self.groups[first..]
-            .iter()
-            .take_while(move |group| group.rows.start < rows.end)
-            .map(move |group| {
-                let (start, end) = (
-                    rows.start.max(group.rows.start),
-                    rows.end.min(group.rows.end),
-                );
-                (group, start - group.rows.start..end - group.rows.start)
-            })
+    /// The row groups that `pieces`, which ascend, lie in, and which of their own rows these are.
+    fn overlapping(&self, pieces: &[Range<usize>]) -> Vec<(&Group, Vec<Range<usize>>)> {
+        let mut found: Vec<(&Group, Vec<Range<usize>>)> = Vec::new();
+        for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+            let first = self
+                .groups
+                .partition_point(|group| group.rows.end <= piece.start);
+            let groups = self.groups[first..].iter();
+            for group in groups.take_while(|group| group.rows.start < piece.end) {
+                let start = piece.start.max(group.rows.start) - group.rows.start;
+                let rows = start..piece.end.min(group.rows.end) - group.rows.start;
+                match found.last_mut() {
+                    Some((last, all)) if std::ptr::eq(*last, group) => all.push(rows),
+                    _ => found.push((group, vec![rows])),
+                }
+            }
+        }
+        found
     }
 
-    /// The records of a group that hold its rows `rows`, and how many rows of the first of them come before.
-    fn records(&self, group: &Group, rows: &Range<usize>) -> (Range<usize>, usize) {
-        let Some(documents) = self.info.documents.as_ref().filter(|_| self.depth == 2) else {
-            return (rows.clone(), 0);
-        };
-        let first = documents.of(group.rows.start + rows.start);
-        let last = documents.of(group.rows.start + rows.end - 1);
-        let before = group.rows.start + rows.start - start_of(documents, first);
-        (
-            first - group.first_record..last + 1 - group.first_record,
-            before,
-        )
+    /// The examples of all groups, where rows come in examples.
+    fn examples(&self) -> Option<&Documents> {
+        self.info.documents.as_ref().filter(|_| self.depth == 2)
+    }
+
+    /// The records of a group that hold its rows `rows`: those that touch are one range.
+    fn records(&self, group: &Group, rows: &[Range<usize>]) -> Vec<Range<usize>> {
+        let mut records: Vec<Range<usize>> = Vec::with_capacity(rows.len());
+        for rows in rows {
+            let of = |row: usize| match self.examples() {
+                None => row,
+                Some(documents) => documents.of(group.rows.start + row) - group.first_record,
+            };
+            let (first, end) = (of(rows.start), of(rows.end - 1) + 1);
+            match records.last_mut() {
+                Some(last) if last.end >= first => last.end = end,
+                _ => records.push(first..end),
+            }
+        }
+        records
+    }
+
+    /// The first row of a record, among the rows of its group.
+    fn first_row(&self, group: &Group, record: usize) -> usize {
+        match self.examples() {
+            None => record,
+            Some(documents) => start_of(documents, group.first_record + record) - group.rows.start,
+        }
     }
 }
 
@@ -168,45 +197,54 @@ impl Source for Parquet {
 
     fn read(
         &self,
-        rows: Range<usize>,
+        pieces: &[Range<usize>],
         _scratch: &mut Vec<u8>,
         out: &mut [Option<&mut [f32]>],
     ) -> Result<(), DataError> {
         let mut out = out.iter_mut();
-        for (group, rows) in self.overlapping(rows) {
-            let (records, before) = self.records(group, &rows);
-            let (mut at, wanted) = (0, before..before + rows.len());
-            self.column(group, group.column)
-                .rows(records, |token, row| {
-                    if token < self.skip {
-                        return;
-                    }
-                    if wanted.contains(&at)
-                        && let Some(Some(out)) = out.next()
-                    {
-                        out.copy_from_slice(row);
-                    }
-                    at += 1;
-                })?;
+        for (group, rows) in self.overlapping(pieces) {
+            let records = self.records(group, &rows);
+            let mut wanted = rows.iter().cloned().flatten().peekable();
+            let (mut range, mut row) = (None, 0);
+            let column = self.column(group, group.column, &group.pages);
+            column.rows(&records, |now, token, values| {
+                if range != Some(now) {
+                    (range, row) = (Some(now), self.first_row(group, records[now].start));
+                }
+                if token < self.skip {
+                    return;
+                }
+                if wanted.next_if_eq(&row).is_some()
+                    && let Some(Some(out)) = out.next()
+                {
+                    out.copy_from_slice(values);
+                }
+                row += 1;
+            })?;
+            if wanted.next().is_some() {
+                return Err(column.damaged("the column has fewer rows than its row group"));
+            }
         }
         Ok(())
     }
 
-    fn labels(&self, rows: Range<usize>) -> Result<Option<Vec<i64>>, DataError> {
-        let mut labels = Vec::with_capacity(rows.len());
-        for (group, rows) in self.overlapping(rows) {
-            let Some(column) = group.labels else {
+    fn labels(&self, pieces: &[Range<usize>]) -> Result<Option<Vec<i64>>, DataError> {
+        let mut labels = Vec::with_capacity(pieces.iter().map(Range::len).sum());
+        for (group, rows) in self.overlapping(pieces) {
+            let Some((column, pages)) = &group.labels else {
                 return Ok(None);
             };
-            let (records, _) = self.records(group, &rows);
-            let values = self.column(group, column).integers(records.clone())?;
-            match self.info.documents.as_ref().filter(|_| self.depth == 2) {
-                None => labels.extend(values),
-                Some(documents) => labels.extend(rows.map(|row| {
-                    values
-                        [documents.of(group.rows.start + row) - group.first_record - records.start]
-                })),
-            }
+            let records = self.records(group, &rows);
+            let values = self.column(group, *column, pages).integers(&records)?;
+            let Some(documents) = self.examples() else {
+                labels.extend(values);
+                continue;
+            };
+            let numbers = records.into_iter().flatten();
+            let of_record: HashMap<usize, i64> = numbers.zip(values).collect();
+            labels.extend(rows.into_iter().flatten().map(|row| {
+                of_record[&(documents.of(group.rows.start + row) - group.first_record)]
+            }));
         }
         Ok(Some(labels).filter(|labels| !labels.is_empty()))
     }

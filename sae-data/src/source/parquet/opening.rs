@@ -9,6 +9,7 @@ use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::schema::types::ColumnDescriptor;
 
 use super::column::{Column, guarded};
+use super::pages::{Pages, Walked};
 use super::thrift::{self, Trouble};
 use super::{DocumentsBuilder, FORMAT, Group, Options, SourceFile, only};
 use crate::element::Element;
@@ -22,6 +23,8 @@ const VALUES: u64 = 1 << 28;
 const VALUES_PER_BYTE: u64 = 256;
 /// The same for examples.
 const EXAMPLES: u64 = 1 << 22;
+/// Pages that are read together: one of them, on average, is decoded for its neighbours' blocks, too.
+const PAGES_PER_BLOCK: usize = 4;
 
 /// What the rows are, and the file that said so first.
 #[derive(Clone, Debug)]
@@ -29,6 +32,8 @@ pub(super) struct Kind {
     pub(super) element: Element,
     pub(super) width: usize,
     pub(super) depth: usize,
+    /// Name of the column.
+    pub(super) name: String,
     first: PathBuf,
 }
 
@@ -41,6 +46,8 @@ pub(super) struct Opening<'a> {
     pub(super) documents: DocumentsBuilder,
     pub(super) rows: usize,
     records: usize,
+    /// Rows that are best read together.
+    pub(super) block: usize,
 }
 
 /// What a file still may claim to hold.
@@ -59,8 +66,9 @@ impl Budget {
 
     /// Takes what a row group has of the activations; checks its pages, and that there is a value for each of its
     /// `records`.
-    fn take(&mut self, column: &Column<'_>, records: usize) -> Result<(), DataError> {
-        let (values, records) = (column.check_pages()?, records as u64);
+    fn take(&mut self, column: &Column<'_>, records: usize) -> Result<Walked, DataError> {
+        let walked = column.check_pages()?;
+        let (values, records) = (walked.values, records as u64);
         if records > values {
             let reason = format!("a row group of {records} rows, but {values} values");
             return Err(column.damaged(reason));
@@ -72,7 +80,7 @@ impl Budget {
         ) {
             (Some(values), Some(examples)) => {
                 *self = Self { values, examples };
-                Ok(())
+                Ok(walked)
             }
             _ => Err(DataError::unsupported(
                 &column.file.path,
@@ -114,6 +122,7 @@ impl<'a> Opening<'a> {
             documents: DocumentsBuilder::default(),
             rows: 0,
             records: 0,
+            block: 1,
         }
     }
 
@@ -152,6 +161,7 @@ impl<'a> Opening<'a> {
                 element,
                 width: 0,
                 depth,
+                pages: &Pages::default(),
                 first_row: self.rows,
             };
             self.group(number, in_group, labels, &mut budget)?;
@@ -178,30 +188,41 @@ impl<'a> Opening<'a> {
         if column.column.max(labels.unwrap_or(0)) >= group.num_columns() {
             return Err(damaged("a row group without all of its columns"));
         }
-        budget.take(&column, records)?;
-        if let Some(column) = labels.map(|labels| Column {
-            column: labels,
-            ..column
-        }) {
-            column.check_pages()?;
-        }
+        let walked = budget.take(&column, records)?;
+        let labels = match labels {
+            None => None,
+            Some(labels) => {
+                let of_labels = Column {
+                    column: labels,
+                    ..column
+                };
+                Some((labels, by_width(&of_labels.check_pages()?, 1, records)))
+            }
+        };
         let width = column.first_width()?;
-        self.check_kind(column.file, column.element, width, column.depth)?;
+        self.check_kind(&Column { width, ..column })?;
         let start = self.rows;
-        if column.depth == 1 {
+        let pages = if column.depth == 1 {
             let rows = self.rows.checked_add(records);
             self.rows = rows.ok_or_else(|| damaged("too many rows"))?;
+            by_width(&walked, width, records)
         } else {
             let skip = usize::from(self.options.drop_first_token);
-            for length in (Column { width, ..column }).lengths(records)? {
+            let lengths = (Column { width, ..column }).lengths(records)?;
+            for length in &lengths {
                 self.documents.push(length.saturating_sub(skip));
                 self.rows += length.saturating_sub(skip);
             }
-        }
+            by_lengths(&walked, width, &lengths)
+        };
+        let page_rows = usize::try_from(walked.longest()).unwrap_or(usize::MAX) / width.max(1);
+        let block = (page_rows + 1).saturating_mul(PAGES_PER_BLOCK);
+        self.block = self.block.max(block.min(self.rows - start));
         self.groups.push(Group {
             file,
             number: column.group,
             column: column.column,
+            pages,
             labels,
             rows: start..self.rows,
             first_record: self.records,
@@ -210,17 +231,14 @@ impl<'a> Opening<'a> {
         Ok(())
     }
 
-    fn check_kind(
-        &mut self,
-        file: &SourceFile,
-        element: Element,
-        width: usize,
-        depth: usize,
-    ) -> Result<(), DataError> {
+    fn check_kind(&mut self, column: &Column<'_>) -> Result<(), DataError> {
+        let (file, width) = (column.file, column.width);
+        let (element, depth) = (column.element, column.depth);
         let kind = self.kind.get_or_insert_with(|| Kind {
             element,
             width,
             depth,
+            name: root(column.chunk().column_descr()),
             first: file.path.clone(),
         });
         for (what, here, there) in [
@@ -240,6 +258,33 @@ impl<'a> Opening<'a> {
         }
         Ok(())
     }
+}
+
+/// The pages of records of `width` values each; none if the values are not that many, which reading will tell.
+fn by_width(walked: &Walked, width: usize, records: usize) -> Pages {
+    let width = width as u64;
+    match (records as u64).checked_mul(width) == Some(walked.values) {
+        true => walked.pages(|value| ((value / width) as usize, value / width * width)),
+        false => Pages::default(),
+    }
+}
+
+/// The pages of examples of `lengths` rows of `width` values.
+fn by_lengths(walked: &Walked, width: usize, lengths: &[usize]) -> Pages {
+    let begins: Vec<u64> = lengths
+        .iter()
+        .scan(0, |at, length| {
+            let begin = *at;
+            *at += (length * width) as u64;
+            Some(begin)
+        })
+        .collect();
+    walked.pages(|value| {
+        let record = begins
+            .partition_point(|begin| *begin <= value)
+            .saturating_sub(1);
+        (record, begins.get(record).copied().unwrap_or(0))
+    })
 }
 
 /// Lists of floats, one or two deep: the depth and the type.
@@ -274,13 +319,17 @@ fn is_label(leaf: &ColumnDescriptor) -> bool {
     )
 }
 
+/// Name of the column that a leaf belongs to.
+fn root(leaf: &ColumnDescriptor) -> String {
+    leaf.path().parts().first().cloned().unwrap_or_default()
+}
+
 /// The wanted column, or the only one that can be.
 fn activation_column(
     file: &SourceFile,
     leaves: &[&ColumnDescriptor],
     wanted: Option<&str>,
 ) -> Result<usize, DataError> {
-    let root = |leaf: &ColumnDescriptor| leaf.path().parts().first().cloned().unwrap_or_default();
     let names: Vec<String> = leaves
         .iter()
         .map(|leaf| format!("\"{}\" {}", leaf.path().string(), leaf.physical_type()))

@@ -2,7 +2,8 @@
 //!
 //! A page's header says how large the page will be and how many values are in it, and the decoder makes room for
 //! that much: a few bytes of a damaged file would cost gigabytes. The headers of a column are walked when the data
-//! set is opened, and what they claim is held against each other, the footer and the size of the file.
+//! set is opened, and what they claim is held against each other, the footer and the size of the file. The same walk
+//! tells where each page's values begin ([`Pages`]), so that a read begins at the page that it needs.
 
 use parquet::basic::Compression;
 
@@ -47,9 +48,83 @@ struct Page {
     header: u64,
 }
 
+/// The pages of a column, as a walk over their headers found them.
+#[derive(Debug)]
+pub(super) struct Walked {
+    /// Values of all of them.
+    pub(super) values: u64,
+    /// Values before each page of data.
+    starts: Vec<u64>,
+    /// Pages in front of the data: a dictionary, or none.
+    leading: usize,
+}
+
+impl Walked {
+    /// Values of the longest page.
+    pub(super) fn longest(&self) -> u64 {
+        let ends = self.starts.iter().skip(1).chain([&self.values]);
+        ends.zip(&self.starts)
+            .map(|(end, start)| end - start)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// The table of pages, where `record` says which record a value belongs to, and what that one's first value is.
+    pub(super) fn pages(&self, record: impl Fn(u64) -> (usize, u64)) -> Pages {
+        let first = self.starts.iter().map(|start| {
+            let (record, begins) = record(*start);
+            First {
+                record,
+                whole: begins == *start,
+            }
+        });
+        Pages {
+            leading: self.leading,
+            first: first.collect(),
+        }
+    }
+}
+
+/// Where the records of a column begin: at which of its pages to start to read.
+///
+/// A page may begin within a record; the decoder counts what is left of that as one record.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pages {
+    leading: usize,
+    /// Of each page of data.
+    first: Vec<First>,
+}
+
+/// The first value of a page.
+#[derive(Clone, Copy, Debug)]
+struct First {
+    /// The record that it belongs to.
+    record: usize,
+    /// Whether that one begins with it.
+    whole: bool,
+}
+
+impl Pages {
+    /// The page that `record` begins in, among the pages of data.
+    pub(super) fn of(&self, record: usize) -> usize {
+        let begins = |first: &First| first.record + usize::from(!first.whole);
+        self.first
+            .partition_point(|first| begins(first) <= record)
+            .saturating_sub(1)
+    }
+
+    /// Pages of any kind before the page `page`, and the record that its first value belongs to.
+    pub(super) fn before(&self, page: usize) -> (usize, usize) {
+        match self.first.get(page) {
+            Some(first) if page > 0 => (self.leading + page, first.record),
+            _ => (0, 0),
+        }
+    }
+}
+
 impl Column<'_> {
-    /// Checks the headers of all pages; returns how many values these have.
-    pub(super) fn check_pages(&self) -> Result<u64, DataError> {
+    /// Checks the headers of all pages, and notes where their values begin.
+    pub(super) fn check_pages(&self) -> Result<Walked, DataError> {
         let chunk = self.chunk();
         let (start, len) = (
             chunk
@@ -63,12 +138,22 @@ impl Column<'_> {
         self.file.check_span(FORMAT, start, len)?;
         let promised = u64::try_from(chunk.num_values()).unwrap_or(0);
         let (mut at, end, mut values) = (start, start + len, 0);
+        let (mut starts, mut leading) = (Vec::new(), 0);
         let mut open = self.file.open()?;
         while at < end {
             let page = self.page(&mut open, at, end)?;
             self.check_page(&page, at, end, promised)?;
-            if page.kind == Kind::Data {
-                values += page.values;
+            match page.kind {
+                Kind::Data => {
+                    starts.push(values);
+                    values += page.values;
+                }
+                Kind::Dictionary if starts.is_empty() => leading += 1,
+                Kind::Dictionary => {
+                    return Err(
+                        self.damaged_at(at, "a dictionary behind the values that it is for")
+                    );
+                }
             }
             if values > promised {
                 return Err(self.damaged_at(
@@ -78,7 +163,11 @@ impl Column<'_> {
             }
             at += page.header + page.compressed;
         }
-        Ok(values)
+        Ok(Walked {
+            values,
+            starts,
+            leading,
+        })
     }
 
     fn damaged_at(&self, at: u64, reason: impl Into<String>) -> DataError {
@@ -222,6 +311,35 @@ fn of_kind(input: &mut Compact<'_>, kind: i16) -> Result<(i32, i32), Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Reading from the page of a record and skipping what is said leads to the record, wherever pages are cut.
+        #[test]
+        fn a_record_is_reached_from_its_page(
+            lengths in prop::collection::vec(1u64..7, 1..40), cuts in prop::collection::btree_set(1u64..200, 0..20),
+        ) {
+            let begins: Vec<u64> = lengths.iter().scan(0, |at, len| { *at += len; Some(*at - len) }).collect();
+            let values: u64 = lengths.iter().sum();
+            let starts: Vec<u64> = std::iter::once(0).chain(cuts.into_iter().filter(|cut| *cut < values)).collect();
+            let walked = Walked { values, starts: starts.clone(), leading: 1 };
+            let pages = walked.pages(|value| {
+                let record = begins.partition_point(|begin| *begin <= value) - 1;
+                (record, begins[record])
+            });
+            for record in 0..lengths.len() {
+                let page = pages.of(record);
+                let last = starts.iter().rposition(|start| *start <= begins[record]).unwrap();
+                prop_assert_eq!(page, last);
+                let (skipped, first) = pages.before(page);
+                prop_assert_eq!(skipped, if page == 0 { 0 } else { page + 1 });
+                // what the decoder meets from there: the rest of a record, then records
+                let met = begins.iter().filter(|begin| (starts[page]..begins[record]).contains(begin)).count();
+                let rest = usize::from(!begins.contains(&starts[page]));
+                prop_assert_eq!(record - first, met + rest);
+            }
+        }
+    }
 
     /// A page of 1000 bytes, 25 values.
     const DATA: [u8; 17] = [

@@ -1,0 +1,120 @@
+//! The classes of a labelled data set: their embeddings and names, checked against the data before anything is
+//! trained or judged.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use crate::config::{DataConfig, DataConfigError, Split};
+use crate::data::{ActivationData, read_matrix};
+use crate::error::DataError;
+
+/// Longest list of class names that is read, in bytes.
+const MAX_NAMES: u64 = 16 << 20;
+/// Labels that are read at once.
+const LABELS: usize = 1 << 18;
+
+const EMBEDDINGS: &str = "data.class_embeddings";
+const NAMES: &str = "data.class_names";
+
+/// What a zero-shot head is made of: one embedding per class.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClassHead {
+    /// Embeddings `[classes, width]`.
+    pub embeddings: Vec<f32>,
+    /// Name of each class; its number where the config names no list.
+    pub names: Vec<String>,
+    /// Width d of an embedding, that of the activations.
+    pub width: usize,
+}
+
+impl DataConfig {
+    /// The classes of both sides of `split`, or in words why there are none: no embeddings, or no labels.
+    ///
+    /// All labels are read, a block at a time.
+    ///
+    /// # Errors
+    /// [`DataConfigError`] of the key whose file cannot be read or does not fit: embeddings of another width, another
+    /// number of names than of embeddings, or a label without an embedding.
+    pub fn class_head(&self, split: &Split) -> Result<Result<ClassHead, String>, DataConfigError> {
+        let Some(path) = &self.class_embeddings else {
+            return Ok(Err(format!("the config names no {EMBEDDINGS}")));
+        };
+        let about = |error| DataConfigError::new(EMBEDDINGS, path, error);
+        let (embeddings, classes, width) = read_matrix(path).map_err(about)?;
+        if width != split.train.width() {
+            let remedy = format!(
+                "the class embeddings have width {width}, the activations {}; both must come from the same place",
+                split.train.width()
+            );
+            return Err(DataConfigError::about(EMBEDDINGS, path, remedy));
+        }
+        let names = match &self.class_names {
+            Some(path) => names(path, classes)?,
+            None => (0..classes).map(|class| class.to_string()).collect(),
+        };
+        for (key, side) in [
+            ("data.train", &split.train),
+            ("data.held_out", &split.held_out),
+        ] {
+            if !side.has_labels() {
+                return Ok(Err(format!("{} has no labels", side.path().display())));
+            }
+            let about = |error| DataConfigError::new(key, side.path(), error);
+            if let Some((row, label)) = stranger(side, classes).map_err(about)? {
+                let remedy = format!(
+                    "it has {classes} embeddings, but row {row} of {} has label {label}; give one embedding per class",
+                    side.path().display()
+                );
+                return Err(DataConfigError::about(EMBEDDINGS, path, remedy));
+            }
+        }
+        Ok(Ok(ClassHead {
+            embeddings,
+            names,
+            width,
+        }))
+    }
+}
+
+/// The first row whose label is not below `classes`, as it is numbered in the whole data set, and the label.
+fn stranger(side: &ActivationData, classes: usize) -> Result<Option<(usize, usize)>, DataError> {
+    for start in (0..side.rows()).step_by(LABELS) {
+        let rows = start..(start + LABELS).min(side.rows());
+        let labels = side.labels(rows)?.unwrap_or_default();
+        if let Some(at) = labels.iter().position(|label| *label >= classes) {
+            return Ok(Some((side.row_in_source(start + at), labels[at])));
+        }
+    }
+    Ok(None)
+}
+
+/// The names of `classes` classes: a JSON list of strings.
+fn names(path: &Path, classes: usize) -> Result<Vec<String>, DataConfigError> {
+    let wrong = |remedy: String| DataConfigError::about(NAMES, path, remedy);
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(path)?
+            .take(MAX_NAMES + 1)
+            .read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes =
+        read().map_err(|error| DataConfigError::new(NAMES, path, DataError::io(path)(error)))?;
+    if bytes.len() as u64 > MAX_NAMES {
+        let remedy = format!(
+            "longer than {} MiB; it should be a JSON list of strings",
+            MAX_NAMES >> 20
+        );
+        return Err(wrong(remedy));
+    }
+    let names: Vec<String> = serde_json::from_slice(&bytes)
+        .map_err(|error| wrong(format!("not a JSON list of strings: {error}")))?;
+    match names.len() == classes {
+        true => Ok(names),
+        false => Err(wrong(format!(
+            "{} names for {classes} class embeddings; give one name per class, in their order",
+            names.len()
+        ))),
+    }
+}

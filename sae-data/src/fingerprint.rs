@@ -1,0 +1,172 @@
+//! What identifies one side of a data set: whether a run goes on with, and is judged on, what it was started with.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::ActivationData;
+use crate::error::DataError;
+
+/// What identifies one side of a data set without reading all of it.
+///
+/// Labels are no part of it: they may be added later. What a record of an earlier version does not have (`None`) is
+/// not known, and no difference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Path as configured.
+    pub path: PathBuf,
+    /// Format of the files.
+    pub format: String,
+    /// Element type in the files.
+    pub dtype: String,
+    /// Name of the tensor or column, where it has a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tensor: Option<String>,
+    /// Number of the layer, where there are layers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<i64>,
+    /// Whether position 0 of each example is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drop_first_token: Option<bool>,
+    /// Number of rows, of this side of the split.
+    pub rows: usize,
+    /// BLAKE3 of which rows these are: the first row and the one behind the last of each stretch, as u64,
+    /// little-endian.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_blake3: Option<String>,
+    /// Width of a row.
+    pub width: usize,
+    /// Number of files; those that have nothing but labels do not count.
+    pub files: usize,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// BLAKE3 of the files' names and sizes and of 4 KiB of their bytes at each of 256 evenly spaced places.
+    pub sample_blake3: String,
+}
+
+impl Fingerprint {
+    /// Whether it is the same data, wherever it lies.
+    pub fn same_data(&self, now: &Self) -> bool {
+        self.difference(now).is_none()
+    }
+
+    /// In what the data `now` differs from this, in words that go on after "data.train is not what it was: "; `None`
+    /// if it is the same data, wherever it lies.
+    pub fn difference(&self, now: &Self) -> Option<String> {
+        fn other<T: PartialEq>(then: &Option<T>, now: &Option<T>) -> bool {
+            matches!((then, now), (Some(then), Some(now)) if then != now)
+        }
+        let changed =
+            |what: &str, then: String, now: String| format!("it had {what}{then}, now {now}");
+        if self.format != now.format {
+            return Some(changed(
+                "the format ",
+                self.format.clone(),
+                now.format.clone(),
+            ));
+        }
+        if self.dtype != now.dtype {
+            return Some(changed(
+                "values of type ",
+                self.dtype.clone(),
+                now.dtype.clone(),
+            ));
+        }
+        if self.width != now.width {
+            return Some(changed(
+                "rows of width ",
+                self.width.to_string(),
+                now.width.to_string(),
+            ));
+        }
+        if let (Some(then), Some(now)) = (&self.tensor, &now.tensor)
+            && then != now
+        {
+            return Some(format!("it was the tensor \"{then}\", now \"{now}\""));
+        }
+        if let (Some(then), Some(now)) = (self.layer, now.layer)
+            && then != now
+        {
+            return Some(format!("it was layer {then}, now {now}"));
+        }
+        if other(&self.drop_first_token, &now.drop_first_token) {
+            return Some(match now.drop_first_token {
+                Some(true) => "position 0 of each example is left out, it was not before".into(),
+                _ => "position 0 of each example was left out, it is not now".into(),
+            });
+        }
+        if self.rows != now.rows {
+            return Some(format!("it had {} rows, now {}", self.rows, now.rows));
+        }
+        if self.files != now.files {
+            return Some(format!("it had {} files, now {}", self.files, now.files));
+        }
+        if self.bytes != now.bytes {
+            return Some(format!(
+                "its files had {} bytes, now {}",
+                self.bytes, now.bytes
+            ));
+        }
+        if self.sample_blake3 != now.sample_blake3 {
+            return Some("its files have other names or contents".into());
+        }
+        other(&self.rows_blake3, &now.rows_blake3).then(|| {
+            "it is as many rows of the same files, but others: the split is another one".into()
+        })
+    }
+}
+
+impl ActivationData {
+    /// What identifies this data.
+    ///
+    /// # Errors
+    /// As [`ActivationData::read`].
+    pub fn fingerprint(&self) -> Result<Fingerprint, DataError> {
+        let info = self.info();
+        let mut rows = blake3::Hasher::new();
+        for range in self.ranges() {
+            rows.update(&(range.start as u64).to_le_bytes());
+            rows.update(&(range.end as u64).to_le_bytes());
+        }
+        Ok(Fingerprint {
+            path: info.path.clone(),
+            format: info.format.into(),
+            dtype: info.element.to_string(),
+            tensor: info.tensor.clone(),
+            layer: info.layer,
+            drop_first_token: Some(info.drop_first_token),
+            rows: self.rows(),
+            rows_blake3: Some(rows.finalize().to_hex().to_string()),
+            width: info.width,
+            files: info.files.len(),
+            bytes: info.files.iter().map(|file| file.bytes).sum(),
+            sample_blake3: self.sample()?.to_hex().to_string(),
+        })
+    }
+
+    /// BLAKE3 of the files' names and sizes and of a megabyte of them.
+    fn sample(&self) -> Result<blake3::Hash, DataError> {
+        const PLACES: u64 = 256;
+        const PIECE: u64 = 4096;
+        let files = &self.info().files;
+        let bytes: u64 = files.iter().map(|file| file.bytes).sum();
+        let mut hasher = blake3::Hasher::new();
+        let mut before = 0;
+        for file in files {
+            let name = file.path.file_name().unwrap_or_default();
+            hasher.update(name.as_encoded_bytes());
+            hasher.update(&file.bytes.to_le_bytes());
+            let place = |i: u64| (u128::from(i) * u128::from(bytes) / u128::from(PLACES)) as u64;
+            let in_file = |i: &u64| (before..before + file.bytes).contains(&place(*i));
+            let mut open = file.open()?;
+            for i in (0..PLACES).filter(in_file) {
+                let offset = place(i) - before;
+                let mut piece = vec![0; PIECE.min(file.bytes - offset) as usize];
+                open.read_at(offset, &mut piece)?;
+                hasher.update(&piece);
+            }
+            before += file.bytes;
+        }
+        Ok(hasher.finalize())
+    }
+}
