@@ -122,7 +122,7 @@ impl Passes<'_> {
     /// Top-n classification by the model before its training.
     fn untrained(&self, setting: &Setting, device: &Device) -> Result<Option<Judged>> {
         let run = self.run;
-        let mean = Summary::of(&run.train, run.check_rows, |_| {})?.mean;
+        let mean = Summary::of(&run.train, Some(run.check_rows), |_| {})?.mean;
         let sae = Sae::init(&run.config.model, run.config.seed, &mean, &self.host);
         self.judge(&Model::new(sae, device), Some(setting), |_, _, _| {})
     }

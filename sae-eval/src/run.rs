@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::Args;
 use sae_data::config::{HeldOut, Split};
-use sae_data::{ActivationData, DataConfig, Fingerprint, read_matrix};
+use sae_data::{ActivationData, DataConfig, Fingerprint};
 use sae_model::saved::{self, SavedConfig};
 use sae_model::{Preset, Sae};
 use serde::Deserialize;
@@ -66,8 +66,8 @@ pub(crate) struct Run {
     pub(crate) held_out: ActivationData,
     /// What identifies the two.
     pub(crate) fingerprints: [Fingerprint; 2],
-    /// How many rows training looked at for their mean.
-    pub(crate) check_rows: Option<usize>,
+    /// About how many training rows were looked at for their mean; 0 for all.
+    pub(crate) check_rows: usize,
     /// The zero-shot head, or why there is none.
     pub(crate) head: Result<Head, String>,
 }
@@ -143,7 +143,10 @@ impl Run {
         }
         let sae = saved::load(&model, host)?; // compares the checksums, so it comes first
         let saved = saved::load_config(&model)?;
-        let Split { train, held_out } = data.open()?;
+        let split = data.open()?;
+        let head = data.class_head(&split)?;
+        let check_rows = data.resolved_check_rows(&split);
+        let Split { train, held_out } = split;
         if train.width() != saved.model.d_in {
             bail!(
                 "{}: activations have width {}, the model was trained on width {}",
@@ -154,18 +157,18 @@ impl Run {
         }
         let fingerprints = [train.fingerprint()?, held_out.fingerprint()?];
         check_data(dir, &fingerprints)?;
-        let head = head(data, &train, &held_out, host)?;
+
         Ok(Self {
             dir: dir.into(),
             sae,
             preset: config.model.preset,
             recipe: config.training,
-            check_rows: data.check_rows,
+            check_rows,
             config: saved,
             train,
             held_out,
             fingerprints,
-            head,
+            head: head.map(|head| Head::new(head, host)),
         })
     }
 }
@@ -201,54 +204,12 @@ fn check_data(dir: &Path, now: &[Fingerprint; 2]) -> Result<()> {
         ("data.train", &then.train, &now[0]),
         ("data.held_out", &then.held_out, &now[1]),
     ] {
-        if !then.same_data(now) {
+        if let Some(difference) = then.difference(now) {
             bail!(
-                "{key} is not the data that the run was trained with (was {then:?}, is {now:?}); put the data \
-                 back, the report would be about something else"
+                "{key} is not the data that the run was trained with: {difference}; put the data and config.toml back as \
+                 they were, the report would be about something else"
             );
         }
     }
     Ok(())
-}
-
-/// The head, where class embeddings and labels are there; wrong ones are errors.
-fn head(
-    data: &DataConfig,
-    train: &ActivationData,
-    held_out: &ActivationData,
-    device: &Device,
-) -> Result<Result<Head, String>> {
-    let Some(path) = &data.class_embeddings else {
-        return Ok(Err("the config names no data.class_embeddings".into()));
-    };
-    for file in [train, held_out] {
-        if !file.has_labels() {
-            return Ok(Err(format!("{} has no labels", file.path().display())));
-        }
-    }
-    let (weights, classes, width) = read_matrix(path)?;
-    if width != train.width() {
-        bail!(
-            "{}: class embeddings have width {width}, activations have {}",
-            path.display(),
-            train.width()
-        );
-    }
-    let names = match &data.class_names {
-        Some(path) => {
-            let text = read_text(path)?;
-            let names: Vec<String> = serde_json::from_str(&text)
-                .with_context(|| format!("{}: not a JSON list of strings", path.display()))?;
-            if names.len() != classes {
-                bail!(
-                    "{}: {} names for {classes} class embeddings",
-                    path.display(),
-                    names.len()
-                );
-            }
-            names
-        }
-        None => (0..classes).map(|class| class.to_string()).collect(),
-    };
-    Ok(Ok(Head::new(weights, width, names, device)))
 }
