@@ -13,7 +13,8 @@ use crate::sae::{Activations, Encoded, Sae, row_norms};
 const THRESHOLD_DECAY: f64 = 0.99;
 
 impl Architecture {
-    /// The rule that makes activations of scores; at inference BatchTopK takes its measured threshold.
+    /// The rule that makes activations of scores. At inference BatchTopK takes its measured threshold; as long as none
+    /// was measured (it is 0 then) it takes the k largest of each row.
     pub(crate) fn selection(
         self,
         config: &SaeConfig,
@@ -26,10 +27,10 @@ impl Architecture {
             Self::Relu | Self::AttentionRelu | Self::Gated => Selection::Threshold(0.0),
             Self::TopK => Selection::TopK(k),
             Self::BatchTopK if training => Selection::BatchTopK(k),
-            Self::BatchTopK => {
-                let threshold = batch_threshold.map_or(0.0, |t| t.into_scalar::<f32>());
-                Selection::Threshold(threshold)
-            }
+            Self::BatchTopK => match batch_threshold.map_or(0.0, |t| t.into_scalar::<f32>()) {
+                0.0 => Selection::TopK(k),
+                measured => Selection::Threshold(measured),
+            },
             Self::JumpRelu => Selection::JumpRelu {
                 bandwidth: config.bandwidth.unwrap_or(0.0) as f32,
             },
@@ -106,10 +107,12 @@ impl Sae {
     /// The auxiliary reconstruction of a batch, where the architecture has one: `(target, reconstruction)`,
     /// both `[B, d]`, whose squared distance joins the loss.
     ///
-    /// - TopK and BatchTopK (arXiv 2406.04093, appendix A.2): the `aux_k` best of the `dead` latents explain
-    ///   what the model has left over;
+    /// - TopK and BatchTopK (arXiv 2406.04093, appendix A.2): the `aux_k` best of the `dead` latents, those that
+    ///   [`Training::keep`](crate::Training::keep) leaves out aside, explain what the model has left over;
     /// - gated (arXiv 2404.16014, equation 8): the open gates' pre-activations explain the input, through a
     ///   decoder that does not learn from it.
+    ///
+    /// Both decode as the model does, through W_V where there is one.
     pub fn auxiliary(
         &self,
         x: &Tensor<2>,
@@ -127,6 +130,10 @@ impl Sae {
             Architecture::Gated => {
                 let gate = encoded.gate.as_ref()?;
                 let frozen = ops::decode(gate, self.concepts.val().detach());
+                let frozen = match &self.w_v {
+                    Some(w_v) => frozen.matmul(w_v.val().detach()),
+                    None => frozen,
+                };
                 let bias = self.pre_bias.as_ref().map(|b| b.val().detach().unsqueeze());
                 let frozen = frozen * encoded.input.norms.clone();
                 Some((
@@ -148,8 +155,13 @@ impl Sae {
         aux_k: usize,
     ) -> Option<Tensor<2>> {
         let device = encoded.queries.device();
-        let ids: Vec<i32> = dead.iter().map(|j| *j as i32).collect();
-        let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [dead.len()]), &device);
+        let takes_part = |j: &&u32| encoded.keep.get(**j as usize) != Some(&0.0);
+        let ids: Vec<i32> = dead.iter().filter(takes_part).map(|j| *j as i32).collect();
+        let count = ids.len();
+        if count == 0 {
+            return None;
+        }
+        let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [count]), &device);
         let encoder = self.encoder.as_ref()?.val().select(0, ids.clone()); // [dead, d]
         let options = EncodeOptions {
             bias: self
@@ -158,10 +170,10 @@ impl Sae {
                 .map(|bias| bias.val().select(0, ids.clone())),
             ..EncodeOptions::default()
         };
-        let selection = Selection::TopK(aux_k.min(dead.len()));
+        let selection = Selection::TopK(aux_k.min(count));
         let codes = ops::encode(encoded.queries.clone(), encoder, options, selection);
         let explained = ops::decode(&codes, self.concepts.val().select(0, ids));
-        Some(explained * encoded.input.norms.clone())
+        Some(self.valued(explained) * encoded.input.norms.clone())
     }
 
     /// BatchTopK: the smallest positive activation of a training batch `[1]`, which its threshold follows.

@@ -1,4 +1,4 @@
-//! What a sparse autoencoder is made of: the switches of DESIGN §2, and the named presets that set them.
+//! What a sparse autoencoder is made of: its switches, and the named presets that set them.
 
 use serde::{Deserialize, Serialize};
 

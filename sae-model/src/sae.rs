@@ -26,6 +26,9 @@ use crate::ops::{self, EncodeOptions, Norm, Selection, SparseCodes, SparseValue}
 /// Squared norms below this count as zero, so that a row equal to the pre-bias has a gradient.
 const TINY: f64 = 1e-24;
 
+/// How far below zero the dense kernels, which read minus infinity as a fault, see a masked score.
+const FAR: f64 = 1e30;
+
 /// A sparse autoencoder: with dynamic attention (arXiv 2604.14925, section 3), or a baseline.
 #[derive(Module, Debug)]
 pub struct Sae {
@@ -49,7 +52,8 @@ pub struct Sae {
     pub magnitude_scale: Option<Param<Tensor<1>>>,
     /// Gated: `b_mag [M]`.
     pub magnitude_bias: Option<Param<Tensor<1>>>,
-    /// BatchTopK: the threshold that takes the batch's place at inference `[1]`; not trained, but measured.
+    /// BatchTopK: the threshold that takes the batch's place at inference `[1]`; not trained, but measured. 0 as long
+    /// as it never was: then each row keeps its k largest.
     pub batch_threshold: Option<Param<Tensor<1>>>,
     #[module(skip)]
     pub(crate) config: SaeConfig,
@@ -109,6 +113,8 @@ pub struct Encoded {
     pub queries: Tensor<2>,
     /// The rows as the model sees them.
     pub input: Input,
+    /// [`Training::keep`] of this batch.
+    pub(crate) keep: Arc<Vec<f32>>,
 }
 
 /// A batch before the dictionary.
@@ -132,8 +138,9 @@ pub struct Reconstructed {
 /// What training does differently from inference.
 #[derive(Clone, Debug, Default)]
 pub struct Training {
-    /// 1 for latents that may take part, 0 for those whose score is set to zero `[M]`; empty for all. The
-    /// released code does so with latents that fire on more than a tenth of the data.
+    /// 1 for latents that may take part, 0 for those that are not selected whatever their score, as if it were minus
+    /// infinity `[M]`; empty for all. Where all are 0, nothing is selected. The released code sets the scores of
+    /// latents that fire on more than a tenth of the data to zero, which with its value (the score) is the same.
     pub keep: Arc<Vec<f32>>,
 }
 
@@ -145,7 +152,9 @@ impl Sae {
 
     /// Encodes `x [B, d]`.
     pub fn encode(&self, x: Tensor<2>) -> Encoded {
-        self.encode_with(x, None)
+        let input = self.normalize(x);
+        let queries = self.queries(&input);
+        self.select(queries, input, None)
     }
 
     /// Encodes and decodes `x [B, d]`.
@@ -164,27 +173,9 @@ impl Sae {
         if self.attends_sparsely(&queries) {
             return self.attend(queries, &input, training);
         }
-        let (activations, gate) = self.select(queries.clone(), training);
-        let encoded = Encoded {
-            activations,
-            gate,
-            queries,
-            input,
-        };
+        let encoded = self.select(queries, input, training);
         let x_hat = self.decode(&encoded.activations, &encoded.input);
         Reconstructed { encoded, x_hat }
-    }
-
-    fn encode_with(&self, x: Tensor<2>, training: Option<&Training>) -> Encoded {
-        let input = self.normalize(x);
-        let queries = self.queries(&input);
-        let (activations, gate) = self.select(queries.clone(), training);
-        Encoded {
-            activations,
-            gate,
-            queries,
-            input,
-        }
     }
 
     /// `x0 = x - b`, `u = x0 / n`.
@@ -251,7 +242,7 @@ impl Sae {
         let (y, mut codes) = ops::attend(
             queries.clone(),
             self.concepts.val(),
-            keep,
+            keep.clone(),
             self.config.value,
         );
         codes.values = divided(codes.values, self.value_scale());
@@ -261,6 +252,7 @@ impl Sae {
             gate: None,
             queries,
             input: input.clone(),
+            keep,
         };
         Reconstructed { encoded, x_hat }
     }
@@ -274,30 +266,36 @@ impl Sae {
     }
 
     /// Latent activations of queries `[B, d]`; for gated models also the open gates.
-    fn select(
-        &self,
-        q: Tensor<2>,
-        training: Option<&Training>,
-    ) -> (Activations, Option<SparseCodes>) {
+    fn select(&self, queries: Tensor<2>, input: Input, training: Option<&Training>) -> Encoded {
         let keep = training.map_or_else(Arc::default, |training| training.keep.clone());
-        let config = &self.config;
-        if config.architecture.is_attention()
-            && config.architecture.is_sparsemax()
-            && !ops::is_cpu(&q.device())
+        let architecture = self.config.architecture;
+        let (activations, gate) = if architecture.is_attention()
+            && architecture.is_sparsemax()
+            && !ops::is_cpu(&queries.device())
         {
-            return (Activations::Dense(self.dense_attention(q, &keep)), None);
-        }
-        let encoder = self.encoder.as_ref().unwrap_or(&self.concepts).val();
-        let options = EncodeOptions {
-            bias: self.encoder_bias.as_ref().map(Param::val),
-            thresholds: self.log_thresholds.as_ref().map(|log| log.val().exp()),
-            mask: keep,
+            let dense = self.dense_attention(queries.clone(), &keep);
+            (Activations::Dense(dense), None)
+        } else {
+            let encoder = self.encoder.as_ref().unwrap_or(&self.concepts).val();
+            let options = EncodeOptions {
+                bias: self.encoder_bias.as_ref().map(Param::val),
+                thresholds: self.log_thresholds.as_ref().map(|log| log.val().exp()),
+                mask: keep.clone(),
+            };
+            let selection = self.selection(training.is_some());
+            let mut codes = ops::encode(queries.clone(), encoder, options, selection);
+            codes.values = divided(codes.values, self.value_scale());
+            match self.magnitudes(&codes) {
+                Some(open) => (Activations::Sparse(open), Some(codes)),
+                None => (Activations::Sparse(codes), None),
+            }
         };
-        let mut codes = ops::encode(q, encoder, options, self.selection(training.is_some()));
-        codes.values = divided(codes.values, self.value_scale());
-        match self.magnitudes(&codes) {
-            Some(open) => (Activations::Sparse(open), Some(codes)),
-            None => (Activations::Sparse(codes), None),
+        Encoded {
+            activations,
+            gate,
+            queries,
+            input,
+            keep,
         }
     }
 
@@ -305,15 +303,19 @@ impl Sae {
     fn dense_attention(&self, q: Tensor<2>, keep: &[f32]) -> Tensor<2> {
         let device = q.device();
         let mut scores = q.matmul(self.concepts.val().transpose()); // [B, d] [d, M] -> [B, M]
-        if !keep.is_empty() {
-            let keep = TensorData::new(keep.to_vec(), [1, keep.len()]);
-            scores = scores * Tensor::from_data(keep, &device);
-        }
         if let Some(bias) = &self.encoder_bias {
             scores = scores + bias.val().unsqueeze::<2>();
         }
-        let weights = ops::sparse_attention(scores, self.config.value);
-        scaled(weights, 1.0 / self.value_scale())
+        let scale = 1.0 / self.value_scale();
+        if keep.is_empty() {
+            return scaled(ops::sparse_attention(scores, self.config.value), scale);
+        }
+        let keep = TensorData::new(keep.to_vec(), [1, keep.len()]);
+        let keep = Tensor::<2>::from_data(keep, &device);
+        scores = scores * keep.clone() + (keep.clone() - 1.0) * FAR;
+        // Where all latents are masked, sparsemax would choose among them.
+        let weights = ops::sparse_attention(scores, self.config.value) * keep;
+        scaled(weights, scale)
     }
 
     /// The rule that makes activations of scores.
@@ -334,12 +336,17 @@ impl Sae {
         self.restore(y, input, 1.0)
     }
 
-    /// `x_hat = b + n * y W_V * factor`, `[B, d]`.
-    fn restore(&self, y: Tensor<2>, input: &Input, factor: f64) -> Tensor<2> {
-        let y = match &self.w_v {
+    /// `y W_V`, `[B, d]`.
+    pub(crate) fn valued(&self, y: Tensor<2>) -> Tensor<2> {
+        match &self.w_v {
             Some(w_v) => y.matmul(w_v.val()),
             None => y,
-        };
+        }
+    }
+
+    /// `x_hat = b + n * y W_V * factor`, `[B, d]`.
+    fn restore(&self, y: Tensor<2>, input: &Input, factor: f64) -> Tensor<2> {
+        let y = self.valued(y);
         let bias = self.pre_bias.as_ref().map(Param::val);
         let Input { u, norms } = input.clone();
         if ops::is_cpu(&y.device()) {

@@ -101,7 +101,7 @@ pub(crate) trait SaeOps: Backend {
         value: SparseValue,
     ) -> FloatTensor<Self>;
 
-    /// Codes of `z = mask * (q E^T) + bias`: queries `[B, d]`, dictionary `[M, d]`; bias, JumpReLU's
+    /// Codes of `z = q E^T + bias` where the mask is not 0: queries `[B, d]`, dictionary `[M, d]`; bias, JumpReLU's
     /// thresholds and mask are `[M]`, or empty where there are none.
     fn encode(
         queries: FloatTensor<Self>,
@@ -118,7 +118,6 @@ pub(crate) trait SaeOps: Backend {
         scores: Arc<Vec<f32>>,
         thresholds: FloatTensor<Self>,
         pattern: Arc<Pattern>,
-        mask: Arc<Vec<f32>>,
         selection: Selection,
     ) -> FloatTensor<Self>;
 
@@ -155,7 +154,7 @@ pub(crate) trait SaeOps: Backend {
     /// Column sums of codes: values `[entries]` -> `[M]`.
     fn codes_column_sums(values: FloatTensor<Self>, pattern: Arc<Pattern>) -> FloatTensor<Self>;
 
-    /// Codes a of sparsemax on `z = mask * (q C^T)`, and `y = a C`: queries `[B, d]`, dictionary `[M, d]`.
+    /// Codes a of sparsemax on `z = q C^T` where the mask is not 0, and `y = a C`: queries `[B, d]`, dictionary `[M, d]`.
     fn attend(
         queries: FloatTensor<Self>,
         dictionary: FloatTensor<Self>,
@@ -163,7 +162,7 @@ pub(crate) trait SaeOps: Backend {
         value: SparseValue,
     ) -> Attended<Self>;
 
-    /// `(dq, dC)` of `y = a C` with codes `a` of sparsemax on `z = mask * (q C^T)`, where one dictionary both
+    /// `(dq, dC)` of `y = a C` with codes `a` of sparsemax on `z = q C^T`, where one dictionary both
     /// encodes and decodes; `what` is the selection and whether dq is wanted (it is empty if not).
     fn attend_backward(
         queries: FloatTensor<Self>,
@@ -171,7 +170,6 @@ pub(crate) trait SaeOps: Backend {
         values: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         pattern: Arc<Pattern>,
-        mask: Arc<Vec<f32>>,
         what: (Selection, bool),
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
@@ -261,15 +259,18 @@ pub struct EncodeOptions {
     pub bias: Option<Tensor<1>>,
     /// Thresholds theta `[M]` of [`Selection::JumpRelu`].
     pub thresholds: Option<Tensor<1>>,
-    /// 1 for latents that take part, 0 for those whose score is set to zero `[M]`; empty for all.
+    /// 1 for latents that take part, 0 for those that are not selected whatever their score, as if it were minus
+    /// infinity `[M]`; empty for all.
     pub mask: Arc<Vec<f32>>,
 }
 
-/// Sparse codes of `z = mask * (q E^T) + bias`: queries q `[B, d]`, dictionary E `[M, d]`, float32.
+/// Sparse codes of `z = q E^T + bias`, among the latents that the mask lets take part: queries q `[B, d]`, dictionary E
+/// `[M, d]`, float32.
 ///
 /// Differentiable in queries, dictionary, bias and thresholds; what was selected is a constant of the backward
-/// pass, except where [`Selection`] says otherwise. Scores are computed a panel of concepts at a time and
-/// `[B, M]` is never stored; the result does not depend on the width of a panel or the number of threads.
+/// pass, except where [`Selection`] says otherwise. Scores are computed a tile of rows and concepts at a time and
+/// `[B, M]` is never stored; on the CPU the codes of a row depend neither on the number of threads nor (but for
+/// [`Selection::BatchTopK`]) on the other rows.
 ///
 /// # Panics
 /// If shapes do not fit, or [`Selection::JumpRelu`] comes without thresholds.
@@ -329,7 +330,7 @@ pub fn decode(codes: &SparseCodes, dictionary: Tensor<2>) -> Tensor<2> {
     ))
 }
 
-/// Sparse attention on the CPU: codes a of sparsemax on `z = mask * (q C^T)`, and `y = a C`.
+/// Sparse attention on the CPU: codes a of sparsemax on `z = q C^T` where the mask is not 0, and `y = a C`.
 ///
 /// The same as [`encode`] and [`decode`] with one dictionary for both, but its gradient is made in one pass
 /// over the concepts and stored once. The codes returned carry no gradient.
@@ -433,7 +434,7 @@ pub fn squared_norm<const D: usize>(x: Tensor<D>) -> Tensor<1> {
 /// # Panics
 /// If the lengths do not fit.
 pub fn dense_product(a: &[f32], b: &[f32], d: usize, out: &mut [f32]) {
-    cpu::product_nt(a, b, d, out, gemm::Parallelism::Rayon(0));
+    cpu::gemm_nt(a, b, d, out, gemm::Parallelism::Rayon(0));
 }
 
 /// Whether sparse codes are the fast way on this device: everywhere but on GPUs.

@@ -5,7 +5,7 @@ use super::SparseValue;
 /// How latent activations `a` come from scores `z`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Selection {
-    /// `S = { j : sparsemax(z)_j > 0 }`; `a` is the attention weight or the score on S (DESIGN §2).
+    /// `S = { j : sparsemax(z)_j > 0 }`; `a` is the attention weight or the score on S.
     Sparsemax(SparseValue),
     /// `a = z 1[z > t]`: ReLU for `t = 0`; BatchTopK's rule at inference.
     Threshold(f32),

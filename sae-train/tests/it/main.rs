@@ -4,6 +4,7 @@
 mod errors;
 mod faults;
 mod resume;
+mod threads;
 mod training;
 
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! The operations with gradients, for every backend at once: the backward passes in closed form (`nodes.rs`),
 //! registered with Burn's autodiff.
 //!
-//! Sparse codes: with `dz` the gradient at the entries of the codes, `z = mask * (q E^T) + bias` gives
+//! Sparse codes: with `dz` the gradient at the entries of the codes, `z = q E^T + bias` gives
 //! `dq = dz E`, `dE = dz^T q` and `dbias = column sums of dz`; `y = a D` gives `da = g . d_j` at each entry and
 //! `dD = a^T g`. First derivatives only: gradients are computed outside the graph.
 
@@ -38,7 +38,7 @@ impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
             output,
             values,
             pattern,
-        } = B::attend(queries.clone(), dictionary.clone(), mask.clone(), value);
+        } = B::attend(queries.clone(), dictionary.clone(), mask, value);
         let output = match prep {
             OpsKind::Tracked(prep) => {
                 let state = AttendState {
@@ -46,7 +46,6 @@ impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
                     dictionary,
                     values: values.clone(),
                     pattern: pattern.clone(),
-                    mask,
                     value,
                 };
                 prep.finish(state, output)
@@ -146,7 +145,6 @@ impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
         values: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         pattern: Arc<Pattern>,
-        mask: Arc<Vec<f32>>,
         what: (Selection, bool),
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let (dq, dc) = B::attend_backward(
@@ -155,7 +153,6 @@ impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
             values.into_primitive(),
             grad.into_primitive(),
             pattern,
-            mask,
             what,
         );
         (<FloatTensor<Self>>::new(dq), <FloatTensor<Self>>::new(dc))
@@ -263,7 +260,7 @@ impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
             dictionary.clone(),
             bias,
             thresholds.clone(),
-            mask.clone(),
+            mask,
             selection,
         );
         let values = match prep {
@@ -274,7 +271,6 @@ impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
                     thresholds,
                     scores: scores.clone(),
                     pattern: pattern.clone(),
-                    mask,
                     selection,
                 };
                 prep.finish(state, values)
@@ -324,12 +320,11 @@ impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
         scores: Arc<Vec<f32>>,
         thresholds: FloatTensor<Self>,
         pattern: Arc<Pattern>,
-        mask: Arc<Vec<f32>>,
         selection: Selection,
     ) -> FloatTensor<Self> {
         let (grad, thresholds) = (grad.into_primitive(), thresholds.into_primitive());
         <FloatTensor<Self>>::new(B::score_gradient(
-            grad, scores, thresholds, pattern, mask, selection,
+            grad, scores, thresholds, pattern, selection,
         ))
     }
 

@@ -45,7 +45,6 @@ pub(super) struct EncodeState<B: SaeOps> {
     pub(super) thresholds: FloatTensor<B>,
     pub(super) scores: Arc<Vec<f32>>,
     pub(super) pattern: Arc<Pattern>,
-    pub(super) mask: Arc<Vec<f32>>,
     pub(super) selection: Selection,
 }
 
@@ -71,29 +70,14 @@ impl<B: SaeOps> Backward<B, 4> for EncodeBackward {
             );
             grads.register::<B>(node.id, dtheta);
         }
-        // The bias is added behind the mask, so its gradient does not pass through it.
-        if let Some(node) = bias {
-            let dz = B::score_gradient(
-                grad.clone(),
-                s.scores.clone(),
-                s.thresholds.clone(),
-                s.pattern.clone(),
-                Arc::default(),
-                s.selection,
-            );
-            grads.register::<B>(node.id, B::codes_column_sums(dz, s.pattern.clone()));
-        }
-        if queries.is_none() && dictionary.is_none() {
+        if bias.is_none() && queries.is_none() && dictionary.is_none() {
             return;
         }
-        let dz = B::score_gradient(
-            grad,
-            s.scores,
-            s.thresholds,
-            s.pattern.clone(),
-            s.mask,
-            s.selection,
-        );
+        let dz = B::score_gradient(grad, s.scores, s.thresholds, s.pattern.clone(), s.selection);
+        if let Some(node) = bias {
+            let dbias = B::codes_column_sums(dz.clone(), s.pattern.clone());
+            grads.register::<B>(node.id, dbias);
+        }
         if let Some(node) = queries {
             let dq = B::codes_times(dz.clone(), s.dictionary, s.pattern.clone());
             grads.register::<B>(node.id, dq);
@@ -140,7 +124,6 @@ pub(super) struct AttendState<B: SaeOps> {
     pub(super) dictionary: FloatTensor<B>,
     pub(super) values: FloatTensor<B>,
     pub(super) pattern: Arc<Pattern>,
-    pub(super) mask: Arc<Vec<f32>>,
     pub(super) value: SparseValue,
 }
 
@@ -157,15 +140,7 @@ impl<B: SaeOps> Backward<B, 2> for AttendBackward {
         let s = ops.state;
         let grad = grads.consume::<B>(&ops.node);
         let what = (Selection::Sparsemax(s.value), queries.is_some());
-        let (dq, dc) = B::attend_backward(
-            s.queries,
-            s.dictionary,
-            s.values,
-            grad,
-            s.pattern,
-            s.mask,
-            what,
-        );
+        let (dq, dc) = B::attend_backward(s.queries, s.dictionary, s.values, grad, s.pattern, what);
         if let Some(node) = queries {
             grads.register::<B>(node.id, dq);
         }

@@ -4,7 +4,7 @@ use crate::ops::SparseValue;
 use crate::ops::codes::Pattern;
 use crate::ops::selection::Selection;
 
-/// `d loss / d z` of every entry, before bias and mask: see [`Selection`] for the formulas.
+/// `d loss / d z` of every entry: see [`Selection`] for the formulas.
 ///
 /// `scores` and `thresholds` are needed for JumpReLU alone.
 pub(crate) fn scores(

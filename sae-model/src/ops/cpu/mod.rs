@@ -1,8 +1,11 @@
 //! The CPU kernels, and the operations of `SaeOps` made of them: slices in, vectors out.
 
+mod batch_topk;
+mod blocking;
 mod decode;
 mod encode;
 mod gradient;
+mod product;
 pub(crate) mod rows;
 mod select;
 pub(crate) mod simd;
@@ -10,7 +13,7 @@ pub(crate) mod sparsemax;
 
 pub(crate) mod host;
 
-pub(crate) use encode::product_nt;
+pub(crate) use product::gemm_nt;
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::{Flex, FlexTensor};

@@ -1,21 +1,23 @@
-//! The selection rules on streamed scores: what to keep of each panel, and what is left at the end of a row.
+//! The selection rules on streamed scores: what to keep of each tile, and what is left at the end of a row.
 //!
-//! A rule sees the scores of a row in ascending order of the latents, a stretch at a time, and must come to
-//! the result it would have come to on the whole row: every candidate that it drops on the way is one that
-//! the whole row would drop too.
+//! A rule sees the scores of a row a stretch at a time and must come to the result it would have come to on the
+//! whole row: every candidate that it drops on the way is one that the whole row would drop too. Tiles of one
+//! round do not see each other's candidates; between rounds each row's are put together, ascending by
+//! latent, and bound what the next round may find.
 
+use super::batch_topk::Largest;
 use super::simd::{self, Simd};
 use crate::ops::SparseValue;
 
 /// What is still in the running for one row, ascending by index.
 #[derive(Debug, Default)]
 pub(crate) struct Candidates {
-    values: Vec<f32>,
-    indices: Vec<u32>,
+    pub(super) values: Vec<f32>,
+    pub(super) indices: Vec<u32>,
     /// Scores at or below this are out.
-    bound: f32,
+    pub(super) bound: f32,
     /// Candidates left by the last thinning.
-    thinned: usize,
+    pub(super) thinned: usize,
 }
 
 impl Candidates {
@@ -26,31 +28,85 @@ impl Candidates {
         self.thinned = 0;
     }
 
-    /// Takes up the scores above a bound.
-    fn keep_above(&mut self, simd: Simd, scores: &[f32], bound: f32, first: u32) {
-        let (values, indices) = (&mut self.values, &mut self.indices);
-        simd::keep_above(simd, scores, bound, first, values, indices);
+    /// What scores of this row have to exceed.
+    pub(crate) fn bound(&self) -> f32 {
+        self.bound
+    }
+
+    /// Takes up what a tile has found in a row.
+    pub(crate) fn take_up(&mut self, found: &Found, row: usize) {
+        let entries = found.row(row);
+        self.values
+            .extend_from_slice(&found.values[entries.clone()]);
+        self.indices.extend_from_slice(&found.indices[entries]);
     }
 
     /// Keeps the candidates that `wanted` says, which sees each score once, in order.
-    fn retain(&mut self, mut wanted: impl FnMut(f32) -> bool) {
-        let mut kept = 0;
-        for i in 0..self.values.len() {
-            if wanted(self.values[i]) {
-                self.values[kept] = self.values[i];
-                self.indices[kept] = self.indices[i];
-                kept += 1;
-            }
-        }
-        self.values.truncate(kept);
-        self.indices.truncate(kept);
-        self.thinned = kept;
+    pub(super) fn retain(&mut self, wanted: impl FnMut(f32) -> bool) {
+        retain(&mut self.values, &mut self.indices, 0, wanted);
+        self.thinned = self.values.len();
     }
 
     /// Ends the row with its candidates as they are.
-    fn append_to(&self, out: &mut Chosen) {
+    pub(super) fn append_to(&self, out: &mut Chosen) {
         out.values.extend_from_slice(&self.values);
         out.indices.extend_from_slice(&self.indices);
+    }
+}
+
+/// Keeps, from `start` on, the entries whose value is wanted.
+fn retain(
+    values: &mut Vec<f32>,
+    indices: &mut Vec<u32>,
+    start: usize,
+    mut wanted: impl FnMut(f32) -> bool,
+) {
+    let mut kept = start;
+    for i in start..values.len() {
+        if wanted(values[i]) {
+            values[kept] = values[i];
+            indices[kept] = indices[i];
+            kept += 1;
+        }
+    }
+    values.truncate(kept);
+    indices.truncate(kept);
+}
+
+/// What a tile has found, row by row.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    values: Vec<f32>,
+    indices: Vec<u32>,
+    /// Where each row ends.
+    ends: Vec<usize>,
+}
+
+impl Found {
+    pub(crate) fn clear(&mut self) {
+        self.values.clear();
+        self.indices.clear();
+        self.ends.clear();
+    }
+
+    /// Ends a row.
+    pub(crate) fn end_row(&mut self) {
+        self.ends.push(self.values.len());
+    }
+
+    fn row_start(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    fn row(&self, row: usize) -> std::ops::Range<usize> {
+        let start = if row == 0 { 0 } else { self.ends[row - 1] };
+        start..self.ends[row]
+    }
+
+    /// Takes up the scores above a bound.
+    pub(super) fn keep_above(&mut self, simd: Simd, scores: &[f32], bound: f32, first: u32) {
+        let (values, indices) = (&mut self.values, &mut self.indices);
+        simd::keep_above(simd, scores, bound, first, values, indices);
     }
 }
 
@@ -65,38 +121,32 @@ pub(crate) struct Chosen {
     pub(crate) ends: Vec<usize>,
 }
 
-impl Chosen {
-    /// Appends further rows.
-    pub(crate) fn append(&mut self, rows: Self) {
-        let start = self.values.len();
-        self.values.extend_from_slice(&rows.values);
-        self.scores.extend_from_slice(&rows.scores);
-        self.indices.extend_from_slice(&rows.indices);
-        self.ends.extend(rows.ends.iter().map(|end| start + end));
-    }
-}
-
 /// A selection rule.
 pub(crate) trait Rule: Sync {
-    /// Takes the scores of latents `first..` of a row.
-    fn feed(&self, simd: Simd, scores: &[f32], first: u32, row: &mut Candidates);
+    /// Latents after which candidates are put together for the first time.
+    fn first_round(&self) -> usize {
+        512
+    }
 
-    /// Called when all rows of a block have seen a panel.
-    fn after_panel(&self, _block: &mut [Candidates]) {}
+    /// Takes the scores of latents `first..` of a row, where those at or below `bound` are out already.
+    fn feed(&self, simd: Simd, scores: &[f32], first: u32, bound: f32, found: &mut Found);
+
+    /// Called for every row at the end of a round.
+    fn settle(&self, _row: &mut Candidates) {}
+
+    /// Called for all rows at the end of a round; the last one, if `last`.
+    fn settle_batch(&self, _rows: &mut [Candidates], _last: bool) {}
 
     /// Appends what of a row is active (but not the row's end).
     fn finish_row(&self, row: &mut Candidates, out: &mut Chosen);
-
-    /// Called when all rows of a batch are finished.
-    fn finish_batch(&self, _batch: &mut Chosen) {}
 }
 
 /// `a = z 1[z > t]`.
 pub(crate) struct Threshold(pub(crate) f32);
 
 impl Rule for Threshold {
-    fn feed(&self, simd: Simd, scores: &[f32], first: u32, row: &mut Candidates) {
-        row.keep_above(simd, scores, self.0, first);
+    fn feed(&self, simd: Simd, scores: &[f32], first: u32, _bound: f32, found: &mut Found) {
+        found.keep_above(simd, scores, self.0, first);
     }
 
     fn finish_row(&self, row: &mut Candidates, out: &mut Chosen) {
@@ -121,15 +171,15 @@ impl<'a> JumpRelu<'a> {
 }
 
 impl Rule for JumpRelu<'_> {
-    fn feed(&self, simd: Simd, scores: &[f32], first: u32, row: &mut Candidates) {
+    fn feed(&self, simd: Simd, scores: &[f32], first: u32, _bound: f32, found: &mut Found) {
         let bounds = &self.bounds[first as usize..][..scores.len()];
         simd::keep_above_each(
             simd,
             scores,
             bounds,
             first,
-            &mut row.values,
-            &mut row.indices,
+            &mut found.values,
+            &mut found.indices,
         );
     }
 
@@ -150,63 +200,40 @@ impl Rule for JumpRelu<'_> {
 pub(crate) struct TopK(pub(crate) usize);
 
 impl TopK {
+    /// Candidates that are worth thinning.
+    fn many(&self) -> usize {
+        2 * self.0 + 64
+    }
+
     /// Leaves the k largest: everything above the k-th largest score, and of those equal to it the first.
     /// Whatever comes later must exceed it, or lose to an equal one of lower index.
     fn thin(&self, row: &mut Candidates) {
-        let Self(k) = *self;
-        if row.values.len() <= k {
+        if row.values.len() <= self.0 {
             return;
         }
-        let mut largest = Largest::of(&mut row.values.clone(), k);
+        let mut largest = Largest::of(&mut row.values.clone(), self.0);
         row.retain(|z| largest.wants(z));
         row.bound = largest.nth;
     }
 }
 
-/// The n largest of a list: all above the n-th largest, and as many of those equal to it as there is room
-/// for, first come, first served. NaN counts as infinity, so that it is seen and not lost.
-struct Largest {
-    nth: f32,
-    /// How many more of those equal to the n-th there is room for.
-    room: usize,
-}
-
-impl Largest {
-    /// Of at least `n >= 1` values, which are left in another order.
-    fn of(values: &mut [f32], n: usize) -> Self {
-        let (larger, nth, _) =
-            values.select_nth_unstable_by(n - 1, |a, b| rank(*b).total_cmp(&rank(*a)));
-        let nth = rank(*nth);
-        let above = larger.iter().filter(|z| rank(**z) > nth).count();
-        Self {
-            nth,
-            room: n - above,
-        }
-    }
-
-    /// Whether `z` is among the largest; to be asked once for each value.
-    fn wants(&mut self, z: f32) -> bool {
-        if rank(z) == self.nth && self.room > 0 {
-            self.room -= 1;
-            return true;
-        }
-        rank(z) > self.nth
-    }
-}
-
-/// What a value is compared by.
-fn rank(z: f32) -> f32 {
-    if z.is_nan() { f32::INFINITY } else { z }
-}
-
 impl Rule for TopK {
-    fn feed(&self, simd: Simd, scores: &[f32], first: u32, row: &mut Candidates) {
-        if self.0 == 0 {
+    fn feed(&self, simd: Simd, scores: &[f32], first: u32, bound: f32, found: &mut Found) {
+        let Self(k) = *self;
+        if k == 0 {
             return;
         }
-        let bound = row.bound.max(0.0);
-        row.keep_above(simd, scores, bound, first);
-        if row.values.len() > 2 * self.0 + 64 {
+        let start = found.row_start();
+        found.keep_above(simd, scores, bound.max(0.0), first);
+        if found.values.len() - start > self.many() {
+            let mut largest = Largest::of(&mut found.values[start..].to_vec(), k);
+            let (values, indices) = (&mut found.values, &mut found.indices);
+            retain(values, indices, start, |z| largest.wants(z));
+        }
+    }
+
+    fn settle(&self, row: &mut Candidates) {
+        if row.values.len() > self.many() || row.bound == f32::NEG_INFINITY {
             self.thin(row);
         }
     }
@@ -214,64 +241,6 @@ impl Rule for TopK {
     fn finish_row(&self, row: &mut Candidates, out: &mut Chosen) {
         self.thin(row);
         row.append_to(out);
-    }
-}
-
-/// The n largest positive scores of a batch.
-pub(crate) struct BatchTopK(pub(crate) usize);
-
-impl Rule for BatchTopK {
-    fn feed(&self, simd: Simd, scores: &[f32], first: u32, row: &mut Candidates) {
-        let bound = row.bound.max(0.0);
-        row.keep_above(simd, scores, bound, first);
-    }
-
-    /// The n-th largest score of a block is a lower bound of the batch's. Equal ones stay, for the end to decide.
-    fn after_panel(&self, block: &mut [Candidates]) {
-        let total: usize = block.iter().map(|row| row.values.len()).sum();
-        if self.0 == 0 || total <= 2 * self.0 {
-            return;
-        }
-        let mut all: Vec<f32> = block
-            .iter()
-            .flat_map(|row| row.values.iter().copied())
-            .collect();
-        let bound = Largest::of(&mut all, self.0).nth.next_down();
-        for row in block {
-            row.retain(|z| simd::passes(z, bound));
-            row.bound = bound;
-        }
-    }
-
-    fn finish_row(&self, row: &mut Candidates, out: &mut Chosen) {
-        row.append_to(out);
-    }
-
-    fn finish_batch(&self, batch: &mut Chosen) {
-        let Self(n) = *self;
-        if batch.values.len() <= n {
-            return;
-        }
-        let mut largest = match n {
-            0 => Largest {
-                nth: f32::INFINITY,
-                room: 0,
-            },
-            n => Largest::of(&mut batch.values.clone(), n),
-        };
-        let (mut start, mut kept) = (0, 0);
-        for end in &mut batch.ends {
-            for entry in start..*end {
-                if largest.wants(batch.values[entry]) {
-                    batch.values[kept] = batch.values[entry];
-                    batch.indices[kept] = batch.indices[entry];
-                    kept += 1;
-                }
-            }
-            (start, *end) = (*end, kept);
-        }
-        batch.values.truncate(kept);
-        batch.indices.truncate(kept);
     }
 }
 
@@ -286,15 +255,24 @@ pub(crate) struct Sparsemax(pub(crate) SparseValue);
 const GROWTH: usize = 128;
 
 impl Rule for Sparsemax {
-    fn feed(&self, simd: Simd, scores: &[f32], first: u32, row: &mut Candidates) {
-        if row.bound == f32::NEG_INFINITY {
-            row.bound = rough_tau(simd, scores);
-        }
-        row.keep_above(simd, scores, row.bound, first);
-        if row.values.len() >= row.thinned + GROWTH {
-            let tau = newton(&row.values, f64::from(row.bound));
+    fn feed(&self, simd: Simd, scores: &[f32], first: u32, bound: f32, found: &mut Found) {
+        let bound = if bound == f32::NEG_INFINITY {
+            rough_tau(simd, scores)
+        } else {
+            bound
+        };
+        found.keep_above(simd, scores, bound, first);
+    }
+
+    fn settle(&self, row: &mut Candidates) {
+        let first = row.bound == f32::NEG_INFINITY;
+        if first || row.values.len() >= row.thinned + GROWTH {
+            let origin = origin(&row.values);
+            let tau = origin + newton(&row.values, f64::from(row.bound), origin);
             if tau.is_finite() {
-                row.bound = round_down(tau).max(row.bound);
+                row.bound = round_down(tau)
+                    .min(below_largest(&row.values))
+                    .max(row.bound);
                 let bound = row.bound;
                 row.retain(|z| simd::passes(z, bound));
             }
@@ -307,30 +285,54 @@ impl Rule for Sparsemax {
             out.indices.push(row.indices[i]);
             return;
         }
-        let mut tau = newton(&row.values, f64::NEG_INFINITY);
+        let origin = origin(&row.values);
+        let mut tau = newton(&row.values, f64::NEG_INFINITY, origin);
         loop {
             let before = row.values.len();
-            row.retain(|z| f64::from(z) > tau);
+            row.retain(|z| f64::from(z) - origin > tau);
             if row.values.len() == before {
                 break;
             }
-            tau = newton(&row.values, f64::NEG_INFINITY);
+            tau = newton(&row.values, f64::NEG_INFINITY, origin);
         }
         if self.0 == SparseValue::Probability {
             row.values
                 .iter_mut()
-                .for_each(|z| *z = (f64::from(*z) - tau) as f32);
+                .for_each(|z| *z = (f64::from(*z) - origin - tau) as f32);
         }
         row.append_to(out);
     }
 }
 
-/// One Newton step towards tau: `(sum - 1) / count` over the scores above `bound`.
-fn newton(values: &[f32], bound: f64) -> f64 {
+/// Scores as large as this lose the one that tau is less by, in f64, when they are added up.
+const LARGE: f32 = 1e9;
+
+/// What scores are counted from: zero, or the largest where they are very large.
+fn origin(values: &[f32]) -> f64 {
+    let max = largest(values);
+    f64::from(if max.abs() < LARGE || !max.is_finite() {
+        0.0
+    } else {
+        max
+    })
+}
+
+/// The largest value, NaN aside.
+fn largest(values: &[f32]) -> f32 {
+    values.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// The next float below the largest score, which is always in the support.
+fn below_largest(values: &[f32]) -> f32 {
+    largest(values).next_down()
+}
+
+/// One Newton step towards tau: `(sum - 1) / count` over the scores above `bound`, less `origin`.
+fn newton(values: &[f32], bound: f64, origin: f64) -> f64 {
     let (mut sum, mut count) = (0.0, 0.0);
     for z in values {
         let z = f64::from(*z);
-        sum += if z > bound { z } else { 0.0 };
+        sum += if z > bound { z - origin } else { 0.0 };
         count += if z > bound { 1.0 } else { 0.0 };
     }
     (sum - 1.0) / count

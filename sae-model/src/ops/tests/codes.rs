@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::{devices, tensor, values};
 use crate::ops::{self, EncodeOptions, Selection, SparseValue};
 
-/// A problem: `z = mask * (q E^T) + bias`, `y = a D`, loss = `sum(y * upstream)`.
+/// A problem: `z = q E^T + bias`, minus infinity where the mask is 0, `y = a D`, loss = `sum(y * upstream)`.
 #[derive(Clone, Debug)]
 struct Problem {
     rows: usize,
@@ -114,7 +114,10 @@ impl Problem {
         let (q, e) = (wide(&self.queries), wide(&self.encoder));
         let mut z = product(&q, &transposed(&e, m, d), b, d, m);
         for (i, z) in z.iter_mut().enumerate() {
-            *z = *z * f64::from(self.mask[i % m]) + f64::from(self.bias[i % m]);
+            *z += f64::from(self.bias[i % m]);
+            if self.mask[i % m] == 0.0 {
+                *z = f64::NEG_INFINITY;
+            }
         }
         let (a, taken) = self.select(&z, selection);
         let (dec, up) = (wide(&self.decoder), wide(&self.upstream));
@@ -144,9 +147,6 @@ impl Problem {
         let d_bias = (0..m)
             .map(|j| (0..b).map(|row| dz[row * m + j]).sum())
             .collect();
-        dz.iter_mut()
-            .enumerate()
-            .for_each(|(i, g)| *g *= f64::from(self.mask[i % m]));
         Answer {
             output: product(&a, &dec, b, m, d),
             d_queries: product(&dz, &e, b, m, d),

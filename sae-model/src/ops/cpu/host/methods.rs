@@ -41,10 +41,9 @@ macro_rules! sparse_ops {
             scores: Arc<Vec<f32>>,
             thresholds: FloatTensor<Self>,
             pattern: Arc<ops::Pattern>,
-            mask: Arc<Vec<f32>>,
             selection: ops::Selection,
         ) -> FloatTensor<Self> {
-            host::score_gradient::<Self>(&grad, &scores, &thresholds, &pattern, &mask, selection)
+            host::score_gradient::<Self>(&grad, &scores, &thresholds, &pattern, selection)
         }
 
         fn threshold_gradient(
@@ -108,18 +107,9 @@ macro_rules! row_ops {
             values: FloatTensor<Self>,
             grad: FloatTensor<Self>,
             pattern: Arc<ops::Pattern>,
-            mask: Arc<Vec<f32>>,
             what: (ops::Selection, bool),
         ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-            host::attend_backward::<Self>(
-                &queries,
-                &dictionary,
-                &values,
-                &grad,
-                &pattern,
-                &mask,
-                what,
-            )
+            host::attend_backward::<Self>(&queries, &dictionary, &values, &grad, &pattern, what)
         }
 
         fn normalize(

@@ -101,22 +101,16 @@ pub(crate) fn score_gradient<B: OnHost>(
     scores: &[f32],
     thresholds: &FloatTensor<B>,
     pattern: &Pattern,
-    mask: &[f32],
     selection: Selection,
 ) -> FloatTensor<B> {
     let _span = tracing::trace_span!("score_gradient").entered();
-    let mut out = gradient::scores(
+    let out = gradient::scores(
         &B::read(grad),
         scores,
         &B::read(thresholds),
         pattern,
         selection,
     );
-    if !mask.is_empty() {
-        out.iter_mut()
-            .zip(pattern.indices())
-            .for_each(|(g, j)| *g *= mask[*j as usize]);
-    }
     B::write(out, &[pattern.len()], grad)
 }
 
@@ -209,26 +203,20 @@ pub(crate) fn attend<B: OnHost>(
     }
 }
 
-/// `(dq, dC)` of `y = a C`, `a` the codes of sparsemax on `z = mask * (q C^T)`; dq is empty if not wanted.
+/// `(dq, dC)` of `y = a C`, `a` the codes of sparsemax on `z = q C^T`; dq is empty if not wanted.
 pub(crate) fn attend_backward<B: OnHost>(
     queries: &FloatTensor<B>,
     dictionary: &FloatTensor<B>,
     values: &FloatTensor<B>,
     grad: &FloatTensor<B>,
     pattern: &Pattern,
-    mask: &[f32],
     (selection, want_queries): (Selection, bool),
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let _span = tracing::trace_span!("attend_backward").entered();
     let (d, simd) = (size(queries, 1), Simd::detect());
     let (q, c, g) = (B::read(queries), B::read(dictionary), B::read(grad));
     let da = decode::dots(&g, pattern, &c, d, simd);
-    let mut dz = gradient::scores(&da, &[], &[], pattern, selection);
-    if !mask.is_empty() {
-        dz.iter_mut()
-            .zip(pattern.indices())
-            .for_each(|(g, j)| *g *= mask[*j as usize]);
-    }
+    let dz = gradient::scores(&da, &[], &[], pattern, selection);
     let dq = if want_queries {
         decode::times(&dz, pattern, &c, d, simd)
     } else {
