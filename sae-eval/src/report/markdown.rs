@@ -255,6 +255,11 @@ mod tests {
                 include_str!("golden/report_4.json"),
                 include_str!("golden/report_4.md"),
             ),
+            (
+                5,
+                include_str!("golden/report_5.json"),
+                include_str!("golden/report_5.md"),
+            ),
         ] {
             let report = report(json);
             assert_eq!(report.schema_version, version);
@@ -268,11 +273,13 @@ mod tests {
 
     /// Every string of a report set to `text`.
     fn filled_with(text: &str) -> Report {
-        let mut report = report(include_str!("golden/report_4.json"));
+        let mut report = report(include_str!("golden/report_5.json"));
         for field in [&mut report.run, &mut report.device, &mut report.version] {
             *field = text.into();
         }
         report.held_out.path = text.into();
+        report.architecture = Some(text.into());
+        report.notes = vec![text.into()];
         for metric in report.reconstruction.iter_mut().chain(&mut report.sparsity) {
             (metric.name, metric.formula) = (text.into(), text.into());
         }
@@ -284,6 +291,8 @@ mod tests {
         }
         let top_n = report.top_n.as_mut().expect("there is one");
         top_n.definition = text.into();
+        top_n.rank_by = Some(text.into());
+        top_n.unranked = vec![text.into()];
         top_n.trained.iter_mut().for_each(|row| row.n = text.into());
         for class in &mut top_n.per_class {
             class.class = text.into();
@@ -325,7 +334,7 @@ mod tests {
             edges in prop::collection::vec(any::<f64>(), 0..5),
             counts in prop::collection::vec(any::<u64>(), 0..5),
         ) {
-            let mut report = report(include_str!("golden/report_4.json"));
+            let mut report = report(include_str!("golden/report_5.json"));
             report.l0_histogram = Histogram { edges, counts };
             report.firing_frequency_histogram = report.l0_histogram.clone();
             render(&report);
@@ -334,7 +343,7 @@ mod tests {
 
     #[test]
     fn a_missing_section_says_why_in_text() {
-        let mut report = report(include_str!("golden/report_4.json"));
+        let mut report = report(include_str!("golden/report_5.json"));
         (report.top_n, report.top_n_missing) = (None, Some("<b>\n# no".into()));
         assert!(render(&report).contains("Not measured: &lt;b> \\# no."));
     }
