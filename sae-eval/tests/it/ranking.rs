@@ -54,9 +54,8 @@ pub(crate) fn columns_as_latents(run: &Run, input_scale: f64) {
 fn latents_are_ranked_on_the_training_split_alone() {
     let run = Run::new(Preset::Default);
     columns_as_latents(&run, 1.0);
-    // In training the second column of class c is 4 + c on its 2 rows, held out it is 8 + c or the class's own. By
-    // training, ranks are c, 4 + c; had the 40 held-out rows of a class a say, latent 8 or so would take rank 2, and
-    // with two latents on, "off" would lose more.
+    // Latents of class c: on its 2 training rows c and 4 + c, on its 40 held-out rows 8 + c and c. If held-out rows
+    // counted, 8 + c would be second in its class; by the training rows alone it never fires.
     let train = rows_of(2 * CLASSES, |row| [row % CLASSES, 4 + row % CLASSES]);
     let held_out = rows_of(40 * CLASSES, |row| [8 + row % CLASSES, row % CLASSES]);
     run.write_rows("train.safetensors", &train, true);
@@ -68,8 +67,8 @@ fn latents_are_ranked_on_the_training_split_alone() {
     run.write_rows("head.safetensors", &head, false);
     let report = run.report(&["--top-n", "1,2,3", "--no-untrained"]);
     let rows = report["top_n"]["trained"].as_array().unwrap();
-    // Latent 8 + c, which alone is right, has no rank before 3 in any class by training: all on is right, the first
-    // one, two or three say nothing (class 0 is answered: one class of four), and without them all is right still.
+    // The head sees latent 8 + c alone: with the first two on, rows say nothing and are answered class 0, one of four;
+    // with the first two off, nothing is missing.
     for row in &rows[..2] {
         assert_eq!(
             (&row["on"], &row["off"]),
@@ -85,7 +84,7 @@ fn rescaled_activations_do_not_change_top_n() {
     let run = Run::new(Preset::Default);
     // Latent 4 + c fires on every row of class c, weakly; latent c, which the head sees, on every other, strongly.
     let mut rows = rows_of(10 * CLASSES, |row| {
-        let (class, even) = (row % CLASSES, row / CLASSES % 2 == 0);
+        let (class, even) = (row % CLASSES, (row / CLASSES).is_multiple_of(2));
         [if even { class } else { 8 + class }, 4 + class]
     });
     for row in rows.chunks_mut(WIDTH) {
