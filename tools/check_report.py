@@ -1,242 +1,157 @@
 #!/usr/bin/env python3
-"""Recompute a run's report from its files in numpy float64, and compare.
+"""Recompute every number of a run's report from its files in numpy float64, and compare.
 
-Usage:  python3 tools/check_report.py runs/quickstart        (needs numpy, safetensors; Python 3.11)
+Usage:  python3 tools/check_report.py runs/quickstart
+        python3 tools/check_report.py runs/quickstart --quiet      (the differences alone)
 
-Independent of the Rust code: its own reading of the files, its own sort-based sparsemax, its own metrics.
-Exits with 1 if a number differs by more than float32 rounding explains: metrics by 1e-4 relative, accuracies
-by 0.002 (a row whose two best classes are within rounding of each other).
+Needs numpy and Python 3.11; pyarrow, too, where the data is Parquet or Arrow. Reads every format of docs/DATA.md and
+makes the split again from the config. Independent of the Rust code: its own reading of the files, its own sort-based
+sparsemax, its own metrics, its own random numbers for the model before training. Paths in the run's config.toml that are
+relative are relative to the current directory. Exits with 1 if a number differs by more than rounding explains:
+
+- metrics: 1e-4 relative, because the report's model computes in float32, and sums of products of 1,000 terms are off by
+  1e-5;
+- percentiles of L0, and dead latents: as metrics, or by 1: a latent within rounding of its threshold;
+- histograms: 0.2 % of what is counted, for the same reason, and their edges as metrics;
+- accuracies: 0.002, or the part of the rows whose two best classes are within 1e-4 of each other;
+- numbers of rows: not at all.
 """
 
+import argparse
 import json
 import pathlib
 import sys
 import tomllib
 
 import numpy as np
-from safetensors.numpy import load_file
 
-METRIC_TOLERANCE = 1e-4
-ACCURACY_TOLERANCE = 2e-3
+from sae_report.classify import TopN
+from sae_report.data import embeddings, split
+from sae_report.initial import training_mean, untrained
+from sae_report.metrics import Totals
+from sae_report.model import Model
 
-
-def sparsemax(z):
-    s = -np.sort(-z, axis=1)
-    c = np.cumsum(s, axis=1)
-    k = np.arange(1, z.shape[1] + 1)
-    size = ((1 + k * s) > c).sum(1)
-    tau = (np.take_along_axis(c, size[:, None] - 1, 1)[:, 0] - 1) / size
-    return np.maximum(z - tau[:, None], 0)
-
-
-class Model:
-    def __init__(self, directory):
-        self.cfg = json.loads((directory / "cfg.json").read_text())["model"]
-        self.w = {k: v.astype(np.float64) for k, v in load_file(directory / "sae.safetensors").items()}
-
-    def encode(self, x):
-        cfg, w = self.cfg, self.w
-        x0 = x - w["pre_bias"] if cfg["pre_bias"] else x
-        s = cfg["input_scale"]
-        n = s * (np.linalg.norm(x0, axis=1, keepdims=True) / s) ** cfg["norm_exponent"]
-        q = x0 / n
-        if cfg["query_projection"]:
-            q = q @ w["w_q"]
-        encoder = w.get("encoder", w["concepts"])
-        keys = encoder @ w["w_k"] if cfg["key_projection"] else encoder
-        z = q @ keys.T * cfg["scale"]
-        if cfg["encoder_bias"]:
-            z = z + w["encoder_bias"]
-        return self.select(z), n
-
-    def select(self, z):
-        cfg, w, architecture = self.cfg, self.w, self.cfg["architecture"]
-        if architecture in ("attention", "mlp_sparsemax"):
-            p = sparsemax(z)
-            return p if cfg["value"] == "probability" else z / cfg["scale"] * (p > 0)
-        if architecture in ("relu", "attention_relu"):
-            return np.maximum(z, 0)
-        if architecture == "topk":
-            kth = -np.partition(-z, cfg["k"] - 1, axis=1)[:, cfg["k"] - 1 : cfg["k"]]
-            return np.maximum(z, 0) * (z >= kth)
-        if architecture == "batch_topk":
-            return z * (z > w["batch_threshold"][0])
-        if architecture == "jumprelu":
-            return z * (z > w["thresholds"])
-        if architecture == "gated":
-            magnitude = np.exp(w["magnitude_scale"]) * (z - w["encoder_bias"]) + w["magnitude_bias"]
-            return np.maximum(magnitude, 0) * (z > 0)
-        raise ValueError(architecture)
-
-    def decode(self, a, n):
-        values = self.w["concepts"] @ self.w["w_v"] if self.cfg["value_projection"] else self.w["concepts"]
-        x_hat = n * (a @ values)
-        return x_hat + self.w["pre_bias"] if self.cfg["pre_bias"] else x_hat
-
-
-def chunks(n, size=1024):
-    return [slice(i, min(i + size, n)) for i in range(0, n, size)]
-
-
-def reconstruction(x, x_hat):
-    error = ((x - x_hat) ** 2).sum(1)
-    square = (x**2).sum(1)
-    norms = np.sqrt(square) * np.linalg.norm(x_hat, axis=1)
-    fvu = error.sum() / ((x - x.mean(0)) ** 2).sum()
-    return {
-        "mse": error.sum() / x.size,
-        "fvu": fvu,
-        "explained_variance": 1 - fvu,
-        "nmse_uncentred": error.sum() / square.sum(),
-        "nmse_rowwise": (error[square > 0] / square[square > 0]).mean(),
-        "cosine": np.divide((x * x_hat).sum(1), norms, out=np.zeros(len(x)), where=norms > 0).mean(),
-        "zero_rows": (square == 0).sum(),
-    }
-
-
-def sparsity(active, positive):
-    l0 = active.sum(1)
-    dead = (active.sum(0) == 0).sum()
-    return {
-        "l0_mean": l0.mean(),
-        "l0_median": np.percentile(l0, 50),
-        "l0_p5": np.percentile(l0, 5),
-        "l0_p95": np.percentile(l0, 95),
-        "l0_positive_mean": positive.sum(1).mean(),
-        "dead_fraction": dead / active.shape[1],
-        "dead_latents": dead,
-    }
-
-
-def toolkits(x, x_hat, a):
-    """What each toolkit computes, by (owner, its own name); the whole set is one batch (docs/METRICS.md)."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        e = x - x_hat
-        error, square = (e**2).sum(1), (x**2).sum(1)
-        norm, norm_hat, dot = np.sqrt(square), np.linalg.norm(x_hat, axis=1), (x * x_hat).sum(1)
-        centred = ((x - x.mean(0)) ** 2).sum(1)
-        bias = (norm_hat**2).mean() / dot.mean()
-        cosine = (dot / (norm * norm_hat)).mean()
-        l0, l1 = (a != 0).sum(1).mean(), np.abs(a).sum(1)
-        explained = 1 - error.mean() / centred.mean()
-        if centred.mean() < 1e-10:
-            explained = float(error.mean() < 1e-10)
-        by_owner = {
-            "SAELens 6.54.12": {
-                "mse": error.mean(),
-                "explained_variance": explained,
-                "explained_variance_legacy": (1 - error / centred).mean(),
-                "cossim": cosine,
-                "l0": l0,
-                "l1": l1.mean(),
-                "l2_ratio": (norm_hat / np.where(norm < 1e-4, 1, norm)).mean(),
-                "relative_reconstruction_bias": bias,
-            },
-            "dictionary_learning 0.1.0": {
-                "l2_loss": np.sqrt(error).mean(),
-                "frac_variance_explained": 1 - e.var(0, ddof=1).sum() / x.var(0, ddof=1).sum(),
-                "cossim": cosine,
-                "l0": l0,
-                "l1_loss": l1.mean(),
-                "l2_ratio": (norm_hat / norm).mean(),
-                "relative_reconstruction_bias": bias,
-                "frac_alive": (a.sum(0) != 0).mean(),
-            },
-            "sparsify 1.3.3": {"fvu": error.sum() / centred.sum()},
-            "openai/sparse_autoencoder 4965b94": {
-                "normalized_mean_squared_error": (error / square).mean(),
-                "normalized_mse": error.sum() / centred.sum(),
-                "normalized_L1_loss": (l1 / norm).mean(),
-                "dead (stats_last_nonzero)": (a <= 1e-3).all(0).mean(),
-            },
-            "Sparsemax-SAE 2192e4c (the paper's code)": {
-                "metrics/explained_variance": 1 - error.sum() / square.sum(),
-                "losses/mse_loss": 10 * (e**2 / norm[:, None]).mean(),
-                "metrics/l0": (a > 0).sum(1).mean(),
-                "sparsity/dead_features": ((a != 0).mean(0) < 1e-6).mean(),
-            },
-        }
-    return {(owner, name): value for owner, metrics in by_owner.items() for name, value in metrics.items()}
-
-
-def over_classes(prediction, labels):
-    return np.mean([(prediction[labels == c] == c).mean() for c in np.unique(labels)])
-
-
-def top_n(model, train, labels_train, x, a, n, labels, head, rows, threshold):
-    classes = len(head)
-    fired = np.zeros((classes, model.cfg["n_latents"]))
-    mass = np.zeros_like(fired)
-    for s in chunks(len(train)):
-        codes, _ = model.encode(train[s])
-        np.add.at(fired, labels_train[s], codes > threshold)
-        np.add.at(mass, labels_train[s], np.abs(codes))
-    order = np.stack([np.lexsort((np.arange(fired.shape[1]), -mass[c], -fired[c])) for c in range(classes)])
-    unit = head / np.linalg.norm(head, axis=1, keepdims=True)
-
-    def accuracy(codes):
-        return over_classes((model.decode(codes, n) @ unit.T).argmax(1), labels)
-
-    result = {}
-    for row in rows:
-        count = fired.shape[1] if row["n"] == "all" else int(row["n"])
-        mask = np.zeros_like(fired)
-        np.put_along_axis(mask, order[:, :count], 1, 1)
-        result[row["n"]] = (accuracy(a * mask[labels]), accuracy(a * (1 - mask[labels])))
-    return over_classes((x @ unit.T).argmax(1), labels), result
+METRIC, COUNTED, ACCURACY = 1e-4, 2e-3, 2e-3
+BY_ONE = ("l0_median", "l0_p5", "l0_p95", "dead_latents")
 
 
 def evaluated(model, x):
     """Reconstructions of rows, their codes, and what the decoder multiplies by."""
-    parts = [model.encode(x[s]) for s in chunks(len(x))]
-    a, n = np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+    a, n = model.encode(x)
     return model.decode(a, n), a, n
 
 
-def main():
-    run = pathlib.Path(sys.argv[1])
-    report = json.loads((run / "reports" / "report.json").read_text())
-    data = tomllib.loads((run / "config.toml").read_text())["data"]
-    model = Model(run / "model")
-    held_out = load_file(data["held_out"])
-    x = held_out["activations"].astype(np.float64)
-    x_hat, a, n = evaluated(model, x)
-    wrong = 0
+class Comparison:
+    def __init__(self, quiet):
+        self.quiet, self.wrong, self.seen = quiet, 0, 0
 
-    def compare(name, theirs, ours, tolerance, relative=True):
-        nonlocal wrong
-        if theirs is None or not np.isfinite(ours):
-            wrong += (theirs is None) == np.isfinite(ours)
-            print(f"{name:<58} report {theirs} numpy {ours}")
+    def say(self, name, theirs, ours, ok):
+        self.seen += 1
+        self.wrong += not ok
+        if not ok or not self.quiet:
+            print(f"{name:<60} report {theirs!s:<14.14} numpy {ours!s:<14.14} {'ok' if ok else 'DIFFERS'}")
+
+    def number(self, name, theirs, ours, relative=0.0, absolute=0.0):
+        if theirs is None or ours is None or not np.isfinite(ours):
+            self.say(name, theirs, ours, theirs is None and (ours is None or not np.isfinite(ours)))
             return
-        off = abs(theirs - ours) / (max(abs(ours), 1e-12) if relative else 1)
-        verdict = "ok" if off <= tolerance else "DIFFERS"
-        wrong += verdict != "ok"
-        print(f"{name:<58} report {theirs:<12.6g} numpy {ours:<12.6g} {verdict}")
+        bound = max(absolute, relative * max(abs(ours), 1e-12))
+        self.say(name, theirs, float(ours), abs(theirs - ours) <= bound)
 
-    ours = reconstruction(x, x_hat) | sparsity(a != 0, a > 0)
+    def histogram(self, name, theirs, edges, counts):
+        ok = len(theirs["edges"]) == len(edges) and np.allclose(theirs["edges"], edges, rtol=METRIC)
+        moved = np.abs(np.subtract(theirs["counts"], counts)).sum() if ok else None
+        ok = ok and moved <= max(2, COUNTED * counts.sum())
+        self.say(name, sum(theirs["counts"]), f"{counts.sum()}, {moved} elsewhere", ok)
+
+
+def metrics(compare, report, totals):
+    ours = totals.reconstruction() | totals.sparsity()
     for metric in report["reconstruction"] + report["sparsity"]:
-        compare(metric["name"], metric["value"], ours[metric["name"]], METRIC_TOLERANCE)
-    others = toolkits(x, x_hat, a)
+        name = metric["name"]
+        compare.number(name, metric["value"], ours.pop(name), METRIC, 1 if name in BY_ONE else 0)
+    others = totals.toolkits()
     for metric in report["toolkits"]:
         key = (metric["owner"], metric["name"])
-        compare(f"{key[0].split()[0]}: {key[1]}", metric["value"], others.pop(key), METRIC_TOLERANCE)
-    if others:
-        wrong += len(others)
-        print("not in the report:", *others)
-    if report["top_n"]:
-        train = load_file(data["train"])
-        head = next(iter(load_file(data["class_embeddings"]).values())).astype(np.float64)
-        original, rows = top_n(
-            model, train["activations"].astype(np.float64), train["labels"], x, a, n, held_out["labels"],
-            head, report["top_n"]["trained"], report["top_n"]["fire_threshold"],
-        )
-        compare("original", report["top_n"]["original_over_classes"], original, ACCURACY_TOLERANCE, False)
-        for row in report["top_n"]["trained"]:
-            for kind, value in zip(("on", "off"), rows[row["n"]]):
-                compare(f"top-{row['n']} {kind}", row[kind], value, ACCURACY_TOLERANCE, False)
-    print(f"{wrong} numbers differ" if wrong else "every number agrees")
-    sys.exit(wrong > 0)
+        compare.number(f"{key[0].split()[0]}: {key[1]}", metric["value"], others.pop(key), METRIC)
+    for name in [*ours, *others]:
+        compare.say(name, "absent", "a number", False)
+    for name, (edges, counts) in totals.histograms().items():
+        compare.histogram(name, report[name], edges, counts)
+
+
+def classes(compare, top_n, judged, before, train):
+    def mean(name, theirs, accuracy):
+        compare.number(name, theirs, accuracy.over_classes(), 0, max(ACCURACY, accuracy.doubt_over_classes()))
+
+    mean("original over classes", top_n["original_over_classes"], judged.original)
+    compare.number("original over rows", top_n["original_over_rows"], judged.original.over_rows(), 0, ACCURACY)
+    for which, model in (("trained", judged), ("untrained", before)):
+        if top_n[which] is None:
+            continue
+        for row, (on, off) in zip(top_n[which], model.rows, strict=True):
+            for kind, accuracy in (("on", on), ("off", off)):
+                mean(f"{which}, top-{row['n']} {kind}", row[kind], accuracy)
+    for c, entry in enumerate(top_n["per_class"]):
+        label = entry["class"]
+        compare.number(f"{label}: held-out rows", entry["rows"], int(judged.full.rows[c]))
+        compare.number(f"{label}: training rows", entry["train_rows"], int((train.labels == c).sum()))
+        for kind, theirs, accuracy in (("activations", entry["original"], judged.original_all),
+                                       ("reconstructions", entry["reconstructed"], judged.full)):
+            bound = max(ACCURACY, accuracy.doubt(c))
+            compare.number(f"{label}: {kind}", theirs, accuracy.by_class().get(c), 0, bound)
+    unranked = [e["class"] for c, e in enumerate(top_n["per_class"]) if c not in judged.ranked]
+    compare.say("classes without training rows", top_n["unranked"], unranked, top_n["unranked"] == unranked)
+
+
+def judge(model, train, held_out, head, report, totals=None):
+    """One pass over the held-out rows: the totals and top-n classification of `model`."""
+    top_n, judged = report["top_n"], None
+    if top_n:
+        names = [row["n"] for row in top_n["trained"]]
+        judged = TopN(model, train, head, names, top_n["rank_by"], top_n["fire_threshold"])
+    for some, x in held_out.blocks(model.block()):
+        x_hat, a, n = evaluated(model, x)
+        if totals is not None:
+            totals.add(x, x_hat, a)
+        if judged:
+            judged.add(x, a, n, held_out.labels[some])
+    return judged
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=pathlib.Path, help="the directory of an evaluated run")
+    parser.add_argument("--quiet", action="store_true", help="print the differences alone")
+    for name in ("labels", "held-out-labels", "class-embeddings"):
+        parser.add_argument(f"--{name}", help=f"as it was given to sae-eval, in place of data.{name.replace('-', '_')}")
+    args = parser.parse_args()
+    report = json.loads((args.run / "reports" / "report.json").read_text())
+    if report["schema_version"] < 5:
+        sys.exit(f"a report of schema version {report['schema_version']}; evaluate the run again")
+    config = tomllib.loads((args.run / "config.toml").read_text())["data"]
+    given = {k: getattr(args, k) for k in ("labels", "held_out_labels", "class_embeddings")}
+    config |= {k: v for k, v in given.items() if v}
+    train, held_out = split(config)
+    compare = Comparison(args.quiet)
+    for side, data in (("train", train), ("held_out", held_out)):
+        compare.number(f"{side}: rows", report[side]["rows"], data.rows)
+        compare.number(f"{side}: width", report[side]["width"], data.width)
+    model = Model.load(args.run / "model")
+    mean = sum(x.sum(0) for _, x in held_out.blocks(4096)) / held_out.rows
+    totals = Totals(mean, model.cfg["n_latents"])
+    head = embeddings(config["class_embeddings"]) if report["top_n"] else None
+    judged = judge(model, train, held_out, head, report, totals)
+    metrics(compare, report, totals)
+    if judged:
+        before = None
+        if report["top_n"]["untrained"]:
+            start = training_mean(train, held_out, config.get("check_rows"))
+            before = judge(untrained(model.cfg, model.seed, start), train, held_out, head, report)
+        classes(compare, report["top_n"], judged, before, train)
+    if compare.wrong:
+        sys.exit(f"{args.run}: {compare.wrong} of {compare.seen} numbers differ")
+    print(f"{args.run}: every number agrees ({compare.seen})")
 
 
 if __name__ == "__main__":

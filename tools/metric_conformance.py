@@ -14,9 +14,9 @@ and run as they stand. Without the clones their values are left alone by --check
 
 Writes sae-model/src/stats/golden/toolkits.json, which the tests of sae-model compare with `ToolkitStats`: CI needs
 neither Python nor torch. With --check it writes nothing, and exits with 1 if a value is not the one in that file.
-Every value is also compared with the float64 formulas of check_report.py.
+Every value is also compared with the float64 formulas of sae_report/metrics.py.
 
-With --run the packages see the held-out rows of an evaluated run, reconstructed by the numpy model of check_report.py,
+With --run the packages see the held-out rows of an evaluated run, reconstructed by the numpy model of sae_report/model.py,
 and their values are printed beside those of the report: as one batch, and over batches of --batch rows. Exits with 1
 if a value of the one batch is not the report's.
 """
@@ -34,9 +34,11 @@ import types
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
 
-from check_report import Model, evaluated, toolkits
+from check_report import evaluated
+from sae_report.data import split
+from sae_report.metrics import toolkits
+from sae_report.model import Model
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "sae-model/src/stats/golden/toolkits.json"
 ROWS, WIDTH, LATENTS = 40, 6, 8
@@ -213,8 +215,8 @@ def packages(args, arrays, batch):
 def beside_report(args):
     report = json.loads((args.run / "reports/report.json").read_text())
     data = tomllib.loads((args.run / "config.toml").read_text())["data"]
-    x = load_file(data["held_out"])["activations"].astype(np.float64)
-    x_hat, a, _ = evaluated(Model(args.run / "model"), x)
+    x = next(split(data)[1].blocks(sys.maxsize))[1]  # whole: the packages' functions want it so
+    x_hat, a, _ = evaluated(Model.load(args.run / "model"), x)
     arrays = [v.astype(np.float32) for v in (x, x_hat, a)]
     whole = finite(packages(args, arrays, len(x)))
     cut = [v[: len(x) // args.batch * args.batch] for v in arrays]

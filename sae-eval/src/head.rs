@@ -1,8 +1,8 @@
 //! The zero-shot head: the class whose embedding has the largest cosine with a row.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use sae_data::ActivationData;
+use sae_data::{ActivationData, ClassHead};
 
 /// Class embeddings, ready to classify.
 pub(crate) struct Head {
@@ -13,15 +13,15 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// From `weights [classes, width]`.
-    pub(crate) fn new(
-        weights: Vec<f32>,
-        width: usize,
-        names: Vec<String>,
-        device: &Device,
-    ) -> Self {
-        let weights =
-            Tensor::<2>::from_data(TensorData::new(weights, [names.len(), width]), device);
+    /// From the classes of the data.
+    pub(crate) fn new(classes: ClassHead, device: &Device) -> Self {
+        let ClassHead {
+            embeddings,
+            names,
+            width,
+        } = classes;
+        let embeddings = TensorData::new(embeddings, [names.len(), width]);
+        let weights = Tensor::<2>::from_data(embeddings, device);
         let norms = weights.clone().square().sum_dim(1).sqrt().clamp_min(1e-12); // [classes, 1]
         Self {
             weights: (weights / norms).transpose(),
@@ -43,21 +43,15 @@ impl Head {
             .collect()
     }
 
-    /// The labels of rows `start..start + count`, checked against the number of classes.
+    /// The labels of rows `start..start + count`; that each has an embedding was checked when the head was made.
     pub(crate) fn labels(
         &self,
         data: &ActivationData,
         start: usize,
         count: usize,
     ) -> Result<Vec<usize>> {
-        let (classes, path) = (self.classes(), data.path().display());
         let labels = data.labels(start..start + count)?;
-        let labels = labels.with_context(|| format!("{path} has no labels"))?;
-        if let Some(at) = labels.iter().position(|label| *label >= classes) {
-            let (row, label) = (start + at, labels[at]);
-            bail!("{path}: row {row} has label {label}, but there are {classes} class embeddings");
-        }
-        Ok(labels)
+        labels.with_context(|| format!("{} has no labels", data.path().display()))
     }
 }
 
@@ -76,9 +70,15 @@ impl Accuracy {
         }
     }
 
-    /// Adds a batch of answers.
-    pub(crate) fn add(&mut self, answers: &[usize], labels: &[usize]) {
-        for (answer, label) in answers.iter().zip(labels) {
+    /// Adds the answers of a batch to those rows whose label `counts`.
+    pub(crate) fn add(
+        &mut self,
+        answers: &[usize],
+        labels: &[usize],
+        counts: impl Fn(&usize) -> bool,
+    ) {
+        let rows = answers.iter().zip(labels);
+        for (answer, label) in rows.filter(|(_, label)| counts(label)) {
             self.right[*label] += u64::from(answer == label);
             self.rows[*label] += 1;
         }
@@ -114,8 +114,8 @@ mod tests {
     #[test]
     fn accuracy_by_hand() {
         let mut accuracy = Accuracy::new(3);
-        accuracy.add(&[0, 1, 1], &[0, 0, 1]);
-        accuracy.add(&[0], &[0]);
+        accuracy.add(&[0, 1, 1], &[0, 0, 1], |_| true);
+        accuracy.add(&[0, 1], &[0, 1], |label| *label == 0);
         assert_eq!(accuracy.over_rows(), 0.75);
         assert_eq!(accuracy.over_classes(), (2.0 / 3.0 + 1.0) / 2.0); // class 2 has no rows
         assert_eq!(accuracy.of_class(2), (0, None));
@@ -125,7 +125,12 @@ mod tests {
     fn cosine_decides_not_the_length_of_an_embedding() {
         let device = Device::flex();
         let names = vec!["long".into(), "short".into()];
-        let head = Head::new(vec![10.0, 0.0, 0.1, 0.1], 2, names, &device);
+        let classes = ClassHead {
+            embeddings: vec![10.0, 0.0, 0.1, 0.1],
+            names,
+            width: 2,
+        };
+        let head = Head::new(classes, &device);
         let x = Tensor::from_data([[1.0, 1.0], [1.0, 0.1]], &device);
         assert_eq!(head.classify(x), [1, 0]);
     }

@@ -1,66 +1,158 @@
 //! Which latents speak for which class: the class-wise ranking of top-n classification.
+//!
+//! Counters are dense, so classes are counted in groups that fit into [`BUDGET`], and of each class only the first
+//! latents are kept. Memory is `BUDGET + O(classes n)` whatever the number of classes, not `O(classes M)`.
 
-use std::cmp::Reverse;
+use std::cmp::Ordering;
 
 use sae_model::SparseCodes;
 
-/// Counts, on the training split, how often each latent fires on each class.
-pub(crate) struct Ranking {
-    n_latents: usize,
-    threshold: f32,
-    /// Rows of the class on which `a_j > threshold`, `[classes, M]`.
-    fired: Vec<u64>,
-    /// Sum of `|a_j|` over the rows of the class, `[classes, M]`: settles ties.
+/// Bytes of counters that are held at a time.
+const BUDGET: usize = 128 << 20;
+/// Bytes of the counters of one latent for one class.
+const COUNTER: usize = size_of::<u32>() + size_of::<f64>();
+
+/// What decides the rank of a latent for a class.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Rule {
+    /// The class's rows on which `a_j != 0`; ties by the sum over them of `|a_j| / ||a||_2`. Activations may be
+    /// multiplied by any number, row by row, without changing it.
+    Firing,
+    /// The class's rows on which `a_j` is above this; ties by the sum of `|a_j|`.
+    Threshold(f32),
+}
+
+impl Rule {
+    fn fires(self, a: f32) -> bool {
+        match self {
+            Self::Firing => a != 0.0,
+            Self::Threshold(threshold) => a > threshold,
+        }
+    }
+
+    /// What `|a_j|` of a row is divided by before it settles ties.
+    fn unit(self, row: &[f32]) -> f64 {
+        match self {
+            Self::Firing => {
+                let squares = row.iter().map(|a| f64::from(*a) * f64::from(*a));
+                squares.sum::<f64>().sqrt()
+            }
+            Self::Threshold(_) => 1.0,
+        }
+    }
+}
+
+/// How many classes can be counted at a time with a dictionary of `latents`: at least one.
+pub(crate) fn classes_at_once(latents: usize) -> usize {
+    (BUDGET / (latents * COUNTER)).max(1)
+}
+
+/// Counts how often each latent fires on each class of a group.
+pub(crate) struct Counters {
+    latents: usize,
+    rule: Rule,
+    /// Rows of the class on which the latent fires, `[classes, M]`.
+    fired: Vec<u32>,
+    /// What settles ties, `[classes, M]`.
     mass: Vec<f64>,
 }
 
-impl Ranking {
-    pub(crate) fn new(classes: usize, n_latents: usize, threshold: f32) -> Self {
+impl Counters {
+    /// For at most `classes` classes.
+    pub(crate) fn new(classes: usize, latents: usize, rule: Rule) -> Self {
         Self {
-            n_latents,
-            threshold,
-            fired: vec![0; classes * n_latents],
-            mass: vec![0.0; classes * n_latents],
+            latents,
+            rule,
+            fired: vec![0; classes * latents],
+            mass: vec![0.0; classes * latents],
         }
     }
 
-    /// Adds a batch: its codes and a label a row.
-    pub(crate) fn add(&mut self, codes: &SparseCodes, labels: &[usize]) {
-        let values = codes.host_values();
-        for (row, label) in labels.iter().enumerate() {
-            for entry in codes.pattern.row(row) {
-                let counter = label * self.n_latents + codes.pattern.indices()[entry] as usize;
-                self.fired[counter] += u64::from(values[entry] > self.threshold);
-                self.mass[counter] += f64::from(values[entry].abs());
+    /// Forgets everything, for the next group.
+    pub(crate) fn clear(&mut self) {
+        self.fired.fill(0);
+        self.mass.fill(0.0);
+    }
+
+    /// Adds a batch: its codes, and the place in the group of each row's class.
+    pub(crate) fn add(&mut self, codes: &SparseCodes, places: &[usize]) {
+        let (values, indices) = (codes.host_values(), codes.pattern.indices());
+        for (row, place) in places.iter().enumerate() {
+            let entries = codes.pattern.row(row);
+            let unit = self.rule.unit(&values[entries.clone()]);
+            for (j, a) in indices[entries.clone()].iter().zip(&values[entries]) {
+                if *a == 0.0 {
+                    continue; // an entry need not be active
+                }
+                let counter = place * self.latents + *j as usize;
+                let fires = u32::from(self.rule.fires(*a));
+                self.fired[counter] = self.fired[counter].saturating_add(fires);
+                self.mass[counter] += f64::from(a.abs()) / unit;
             }
         }
     }
 
-    /// The `n` first latents of a class: by rows fired on, then by total activation, then by index.
-    pub(crate) fn top(&self, class: usize, n: usize) -> Vec<usize> {
-        let start = class * self.n_latents;
-        let mut order: Vec<usize> = (0..self.n_latents).collect();
-        let by_mass = |a: &usize, b: &usize| self.mass[start + b].total_cmp(&self.mass[start + a]);
-        order.sort_by(|a, b| {
-            let fired = |j: &usize| Reverse(self.fired[start + j]);
-            fired(a)
-                .cmp(&fired(b))
-                .then_with(|| by_mass(a, b))
-                .then(a.cmp(b))
-        });
+    /// The `n` first latents of the class at `place`, best first.
+    pub(crate) fn top(&self, place: usize, n: usize) -> Vec<u32> {
+        let start = place * self.latents;
+        let (fired, mass) = (&self.fired[start..], &self.mass[start..]);
+        let better_first = |a: &u32, b: &u32| -> Ordering {
+            let (i, j) = (*a as usize, *b as usize);
+            fired[j]
+                .cmp(&fired[i])
+                .then_with(|| mass[j].total_cmp(&mass[i]))
+                .then(i.cmp(&j))
+        };
+        let mut order: Vec<u32> = (0..self.latents as u32).collect();
+        if (1..order.len()).contains(&n) {
+            order.select_nth_unstable_by(n - 1, better_first);
+        }
         order.truncate(n);
+        order.shrink_to_fit();
+        order.sort_unstable_by(better_first);
         order
     }
+}
 
-    /// Whether each latent is among the `n` first of its class, `[classes, M]`.
-    pub(crate) fn masks(&self, n: usize) -> Vec<bool> {
-        let mut masks = vec![false; self.fired.len()];
-        for class in 0..self.fired.len() / self.n_latents {
-            for latent in self.top(class, n) {
-                masks[class * self.n_latents + latent] = true;
-            }
+/// The first latents of every class that has training rows.
+pub(crate) struct Ranking {
+    /// For each class its latents with their ranks, ascending by latent; none for a class without training rows.
+    classes: Vec<Option<Vec<(u32, u32)>>>,
+}
+
+impl Ranking {
+    /// No class is ranked yet.
+    pub(crate) fn new(classes: usize) -> Self {
+        Self {
+            classes: vec![None; classes],
         }
-        masks
+    }
+
+    /// Sets the latents of a class, best first.
+    pub(crate) fn set(&mut self, class: usize, best_first: &[u32]) {
+        let ranks = best_first.iter().copied().zip(0u32..);
+        let mut by_latent: Vec<(u32, u32)> = ranks.collect();
+        by_latent.sort_unstable();
+        self.classes[class] = Some(by_latent);
+    }
+
+    /// Whether a class has a ranking.
+    pub(crate) fn has(&self, class: usize) -> bool {
+        self.classes[class].is_some()
+    }
+
+    /// The rank of each entry of a batch for the class of its row; `u32::MAX` for those that are not ranked.
+    pub(crate) fn ranks(&self, codes: &SparseCodes, labels: &[usize]) -> Vec<u32> {
+        let mut ranks = Vec::with_capacity(codes.pattern.len());
+        for (row, label) in labels.iter().enumerate() {
+            let ranked = self.classes[*label].as_deref().unwrap_or_default();
+            let latents = &codes.pattern.indices()[codes.pattern.row(row)];
+            ranks.extend(latents.iter().map(|latent| {
+                let found = ranked.binary_search_by_key(latent, |(latent, _)| *latent);
+                found.map_or(u32::MAX, |at| ranked[at].1)
+            }));
+        }
+        ranks
     }
 }
 
@@ -68,25 +160,102 @@ impl Ranking {
 mod tests {
     use super::*;
     use burn::tensor::Device;
+    use proptest::prelude::*;
+
+    fn counted(rule: Rule, dense: &[f32], latents: usize, labels: &[usize]) -> Counters {
+        let mut counters = Counters::new(3, latents, rule);
+        let codes = SparseCodes::from_dense(dense, latents, &Device::flex());
+        counters.add(&codes, labels);
+        counters
+    }
 
     #[test]
-    fn frequency_first_then_mass_then_index() {
-        let mut ranking = Ranking::new(2, 4, 0.2);
-        // class 1: latent 2 fires twice, latent 0 once (strongly), 1 and 3 never, 3 with more mass
+    fn firing_first_then_the_share_of_the_row_then_the_index() {
+        // Both rows are of class 1. Latents 0 and 2 fire twice: 0 with 3/5 + 1/1.414 = 1.307, 2 with
+        // 4/5 + 1/1.414 = 1.507. 1 and 3 never fire.
+        let dense = [3.0, 0.0, -4.0, 0.0, 10.0, 0.0, 10.0, 0.0];
+        let counters = counted(Rule::Firing, &dense, 4, &[1, 1]);
+        assert_eq!(counters.top(1, 4), [2, 0, 1, 3]);
+        // One firing each; by |a| latent 0 would be last, but it is all of its row, and the others 0.707 of theirs.
+        let counters = counted(
+            Rule::Firing,
+            &[1.0, 0.0, 0.0, 0.0, 100.0, 100.0],
+            3,
+            &[0, 0],
+        );
+        assert_eq!(counters.top(0, 3), [0, 1, 2]);
+        assert_eq!(counters.top(2, 1), [0], "nothing was counted: the index");
+    }
+
+    #[test]
+    fn a_threshold_first_then_the_mass_then_the_index() {
+        // class 1: latent 2 above 0.2 twice, latent 0 once (strongly), 1 and 3 never, 3 with more mass
         let dense = [0.9, 0.1, 0.3, 0.0, 0.0, 0.0, 0.3, 0.2];
-        ranking.add(
-            &SparseCodes::from_dense(&dense, 4, &Device::flex()),
-            &[1, 1],
-        );
-        assert_eq!(ranking.top(1, 4), [2, 0, 3, 1]);
+        let counters = counted(Rule::Threshold(0.2), &dense, 4, &[1, 1]);
+        assert_eq!(counters.top(1, 4), [2, 0, 3, 1]);
+        assert_eq!(counters.top(1, 2), [2, 0]);
+        assert_eq!(counters.top(1, 0), [0u32; 0]);
+        let counters = counted(Rule::Firing, &dense, 4, &[1, 1]);
+        assert_eq!(counters.top(1, 4), [2, 0, 3, 1], "0.94, 0.83, 0.55, 0.1");
+        // what the threshold means depends on the unit: latent 0 fires twice, weakly, latent 1 once
+        let dense = [0.15, 0.9, 0.15, 0.0];
+        let times_ten: Vec<f32> = dense.iter().map(|a| 10.0 * a).collect();
+        let top = |rule, rows| counted(rule, rows, 2, &[0, 0]).top(0, 2);
+        assert_eq!(top(Rule::Threshold(0.2), &dense), [1, 0]);
+        assert_eq!(top(Rule::Threshold(0.2), &times_ten), [0, 1]);
+        assert_eq!(top(Rule::Firing, &dense), [0, 1]);
+        assert_eq!(top(Rule::Firing, &times_ten), [0, 1]);
+    }
+
+    #[test]
+    fn ranks_are_those_of_the_class_of_the_row() {
+        let mut ranking = Ranking::new(3);
+        ranking.set(0, &[2, 0]);
+        ranking.set(2, &[3]);
+        let dense = [1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0];
+        let codes = SparseCodes::from_dense(&dense, 4, &Device::flex());
+        let none = u32::MAX;
         assert_eq!(
-            ranking.top(0, 2),
-            [0, 1],
-            "a class without rows falls back to the index"
+            ranking.ranks(&codes, &[0, 2, 1]),
+            [1, none, 0, none, 0, none, none]
         );
-        assert_eq!(
-            ranking.masks(1),
-            [true, false, false, false, false, false, true, false]
-        );
+        assert!(ranking.has(0) && !ranking.has(1));
+    }
+
+    #[test]
+    fn counters_fit_into_their_budget() {
+        for (latents, classes) in [(65_536, 170), (2_048, 5_461), (1, 11_184_810)] {
+            assert_eq!(classes_at_once(latents), classes);
+            assert!(classes * latents * COUNTER <= BUDGET);
+        }
+        assert_eq!(classes_at_once(1 << 30), 1, "one class at least");
+    }
+
+    proptest! {
+        #[test]
+        fn rescaled_activations_have_the_same_ranking(
+            dense in prop::collection::vec(prop_oneof![Just(0.0f32), -1e3f32..1e3], 60),
+            powers in prop::collection::vec(-20i32..20, 10),
+            n in 0usize..8,
+        ) {
+            let labels: Vec<usize> = (0..10).map(|row| row % 3).collect();
+            // powers of two round nothing, so that not even ties may move
+            let scaled: Vec<f32> = dense.iter().enumerate()
+                .map(|(i, a)| a * 2f32.powi(powers[i / 6])).collect();
+            let [one, other] = [&dense, &scaled].map(|rows| counted(Rule::Firing, rows, 6, &labels));
+            for class in 0..3 {
+                prop_assert_eq!(one.top(class, n), other.top(class, n));
+            }
+        }
+
+        #[test]
+        fn the_first_n_are_the_beginning_of_all(
+            dense in prop::collection::vec(prop_oneof![Just(0.0f32), Just(1.0), Just(2.0)], 60),
+            n in 0usize..8,
+        ) {
+            let counters = counted(Rule::Threshold(1.0), &dense, 6, &[0; 10]);
+            let all = counters.top(0, 6);
+            prop_assert_eq!(counters.top(0, n), all[..n.min(6)].to_vec());
+        }
     }
 }

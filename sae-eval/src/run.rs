@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
-use sae_data::config::Split;
-use sae_data::{ActivationData, DataConfig, Fingerprint, read_matrix};
-use sae_model::Sae;
+use clap::Args;
+use sae_data::config::{HeldOut, Split};
+use sae_data::{ActivationData, DataConfig, Fingerprint};
 use sae_model::saved::{self, SavedConfig};
+use sae_model::{Preset, Sae};
 use serde::Deserialize;
 
 use crate::head::Head;
@@ -21,6 +22,23 @@ const MAX_TEXT: u64 = 16 << 20;
 #[derive(Deserialize)]
 struct RunConfig {
     data: DataConfig,
+    #[serde(default)]
+    model: ModelPart,
+    training: Option<Recipe>,
+}
+
+#[derive(Default, Deserialize)]
+struct ModelPart {
+    preset: Option<Preset>,
+}
+
+/// What the report says of the training.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct Recipe {
+    /// Optimizer steps.
+    pub(crate) steps: usize,
+    /// Steps of linear warm-up.
+    pub(crate) warmup_steps: Option<usize>,
 }
 
 /// The part of `provenance.json` that evaluation compares.
@@ -34,8 +52,12 @@ struct Provenance {
 pub(crate) struct Run {
     /// The run directory.
     pub(crate) dir: PathBuf,
-    /// The trained model.
+    /// The trained model, on the host.
     pub(crate) sae: Sae,
+    /// The preset that the model started from, where it is known.
+    pub(crate) preset: Option<Preset>,
+    /// How it was trained, where it is known.
+    pub(crate) recipe: Option<Recipe>,
     /// Its `cfg.json`.
     pub(crate) config: SavedConfig,
     /// The training split: classes are ranked on it.
@@ -44,20 +66,74 @@ pub(crate) struct Run {
     pub(crate) held_out: ActivationData,
     /// What identifies the two.
     pub(crate) fingerprints: [Fingerprint; 2],
-    /// How many rows training looked at for their mean.
-    pub(crate) check_rows: Option<usize>,
+    /// About how many training rows were looked at for their mean; 0 for all.
+    pub(crate) check_rows: usize,
     /// The zero-shot head, or why there is none.
     pub(crate) head: Result<Head, String>,
 }
 
+/// Data that has moved since the run was trained, or that came later. Activations must be the same as then.
+#[derive(Args, Debug, Default)]
+pub(crate) struct Elsewhere {
+    /// The training activations, if they have moved.
+    #[arg(long, value_name = "PATH")]
+    train: Option<PathBuf>,
+    /// The held-out activations, if they are a data set of their own and have moved.
+    #[arg(long, value_name = "PATH")]
+    held_out: Option<PathBuf>,
+    /// Labels of the training activations: a file, in place of data.labels.
+    #[arg(long, value_name = "PATH")]
+    labels: Option<PathBuf>,
+    /// Labels of the held-out activations, if they are a data set of their own: a file, in place of
+    /// data.held_out_labels.
+    #[arg(long, value_name = "PATH")]
+    held_out_labels: Option<PathBuf>,
+    /// Class embeddings [classes, d] for top-n classification, in place of data.class_embeddings.
+    #[arg(long, value_name = "PATH")]
+    class_embeddings: Option<PathBuf>,
+    /// JSON list of class names, in place of data.class_names.
+    #[arg(long, value_name = "PATH")]
+    class_names: Option<PathBuf>,
+}
+
+impl Elsewhere {
+    /// Puts these paths in the place of the config's.
+    fn apply(&self, data: &mut DataConfig) -> Result<()> {
+        if let Some(path) = &self.train {
+            data.train.clone_from(path);
+        }
+        match (&self.held_out, &mut data.held_out) {
+            (Some(path), HeldOut::Path(held_out)) => held_out.clone_from(path),
+            (Some(path), _) => bail!(
+                "--held-out {}: this run held out a part of data.train; leave it out, or name data.train by --train",
+                path.display()
+            ),
+            (None, _) => {}
+        }
+        for (given, key) in [
+            (&self.labels, &mut data.labels),
+            (&self.held_out_labels, &mut data.held_out_labels),
+            (&self.class_embeddings, &mut data.class_embeddings),
+            (&self.class_names, &mut data.class_names),
+        ] {
+            if given.is_some() {
+                key.clone_from(given);
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Run {
-    pub(crate) fn open(dir: &Path, device: &Device) -> Result<Self> {
+    /// Opens a run directory; the model and the head go to `host`.
+    pub(crate) fn open(dir: &Path, elsewhere: &Elsewhere, host: &Device) -> Result<Self> {
         let path = dir.join("config.toml");
         let text =
             read_text(&path).with_context(|| format!("{}: not a run directory", dir.display()))?;
-        let data = toml::from_str::<RunConfig>(&text)
-            .with_context(|| format!("{}", path.display()))?
-            .data;
+        let mut config: RunConfig =
+            toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
+        elsewhere.apply(&mut config.data)?;
+        let data = &config.data;
         let model = dir.join("model");
         if !model.exists() {
             bail!(
@@ -65,29 +141,34 @@ impl Run {
                 dir.display()
             );
         }
-        let sae = saved::load(&model, device)?; // compares the checksums, so it comes first
-        let config = saved::load_config(&model)?;
-        let Split { train, held_out } = data.open()?;
-        if train.width() != config.model.d_in {
+        let sae = saved::load(&model, host)?; // compares the checksums, so it comes first
+        let saved = saved::load_config(&model)?;
+        let split = data.open()?;
+        let head = data.class_head(&split)?;
+        let check_rows = data.resolved_check_rows(&split);
+        let Split { train, held_out } = split;
+        if train.width() != saved.model.d_in {
             bail!(
                 "{}: activations have width {}, the model was trained on width {}",
                 train.path().display(),
                 train.width(),
-                config.model.d_in
+                saved.model.d_in
             );
         }
         let fingerprints = [train.fingerprint()?, held_out.fingerprint()?];
         check_data(dir, &fingerprints)?;
-        let head = head(&data, &train, &held_out, device)?;
+
         Ok(Self {
             dir: dir.into(),
             sae,
-            config,
+            preset: config.model.preset,
+            recipe: config.training,
+            check_rows,
+            config: saved,
             train,
             held_out,
             fingerprints,
-            check_rows: data.check_rows,
-            head,
+            head: head.map(|head| Head::new(head, host)),
         })
     }
 }
@@ -123,54 +204,12 @@ fn check_data(dir: &Path, now: &[Fingerprint; 2]) -> Result<()> {
         ("data.train", &then.train, &now[0]),
         ("data.held_out", &then.held_out, &now[1]),
     ] {
-        if !then.same_data(now) {
+        if let Some(difference) = then.difference(now) {
             bail!(
-                "{key} is not the data that the run was trained with (was {then:?}, is {now:?}); put the data \
-                 back, the report would be about something else"
+                "{key} is not the data that the run was trained with: {difference}; put the data and config.toml back as \
+                 they were, the report would be about something else"
             );
         }
     }
     Ok(())
-}
-
-/// The head, where class embeddings and labels are there; wrong ones are errors.
-fn head(
-    data: &DataConfig,
-    train: &ActivationData,
-    held_out: &ActivationData,
-    device: &Device,
-) -> Result<Result<Head, String>> {
-    let Some(path) = &data.class_embeddings else {
-        return Ok(Err("the config names no data.class_embeddings".into()));
-    };
-    for file in [train, held_out] {
-        if !file.has_labels() {
-            return Ok(Err(format!("{} has no labels", file.path().display())));
-        }
-    }
-    let (weights, classes, width) = read_matrix(path)?;
-    if width != train.width() {
-        bail!(
-            "{}: class embeddings have width {width}, activations have {}",
-            path.display(),
-            train.width()
-        );
-    }
-    let names = match &data.class_names {
-        Some(path) => {
-            let text = read_text(path)?;
-            let names: Vec<String> = serde_json::from_str(&text)
-                .with_context(|| format!("{}: not a JSON list of strings", path.display()))?;
-            if names.len() != classes {
-                bail!(
-                    "{}: {} names for {classes} class embeddings",
-                    path.display(),
-                    names.len()
-                );
-            }
-            names
-        }
-        None => (0..classes).map(|class| class.to_string()).collect(),
-    };
-    Ok(Ok(Head::new(weights, width, names, device)))
 }

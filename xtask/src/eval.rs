@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 pub(crate) fn run(run: &Path, features: Option<&str>, arguments: &[String]) -> Result<ExitCode> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["run", "--quiet", "--package", "sae-eval"]);
+    // Cargo says what it compiles: with a GPU's features that takes a quarter of an hour.
+    command.args(["run", "--package", "sae-eval"]);
     if let Some(features) = features {
         command.args(["--features", features]);
     }

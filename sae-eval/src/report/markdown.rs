@@ -52,11 +52,16 @@ fn line(out: &mut String, text: impl AsRef<str>) {
 fn header(out: &mut String, report: &Report) {
     let m = &report.model;
     let data = &report.held_out;
+    let architecture = report
+        .architecture
+        .as_deref()
+        .map(|words| format!("{}, ", name(words)));
     line(out, format!("# {}\n", name(&report.run)));
     line(
         out,
         format!(
-            "{} latents over width {}, value {:?}, scale {:.4}; {} held-out rows of {}; device {}, {:.1} s, sae-eval {}.",
+            "{}{} latents over width {}, value {:?}, scale {:.4}; {} held-out rows of {}; device {}, {:.1} s, sae-eval {}.",
+            architecture.unwrap_or_default(),
             m.n_latents,
             m.d_in,
             m.value,
@@ -68,6 +73,12 @@ fn header(out: &mut String, report: &Report) {
             name(&report.version),
         ),
     );
+    if !report.notes.is_empty() {
+        line(out, "\n## Before you read on\n");
+    }
+    for note in &report.notes {
+        line(out, format!("- {}", prose(note)));
+    }
 }
 
 fn metrics(out: &mut String, title: &str, metrics: &[Metric]) {
@@ -159,15 +170,30 @@ fn classification(out: &mut String, top_n: &TopN) {
             prose(&top_n.definition)
         ),
     );
+    let threshold = top_n.fire_threshold;
+    let threshold = threshold.map(|number| format!("fire_threshold = {number}. "));
+    let rank_by = top_n.rank_by.as_deref();
+    let rank_by = rank_by.map(|rule| format!("Ranked by {}. ", name(rule)));
     line(
         out,
         format!(
-            "fire_threshold = {}. The activations themselves: {} mean over classes, {} over rows.\n",
-            top_n.fire_threshold,
+            "{}{}The activations themselves: {} mean over classes, {} over rows.\n",
+            rank_by.unwrap_or_default(),
+            threshold.unwrap_or_default(),
             percent(Some(top_n.original_over_classes)),
             percent(Some(top_n.original_over_rows)),
         ),
     );
+    if !top_n.unranked.is_empty() {
+        let names: Vec<String> = top_n.unranked.iter().map(|class| name(class)).collect();
+        line(
+            out,
+            format!(
+                "Without training rows, so not ranked and in no mean: {}.\n",
+                names.join(", ")
+            ),
+        );
+    }
     line(
         out,
         "| n | on | off | on, before training | off, before training |\n|---|---:|---:|---:|---:|",
@@ -229,6 +255,11 @@ mod tests {
                 include_str!("golden/report_4.json"),
                 include_str!("golden/report_4.md"),
             ),
+            (
+                5,
+                include_str!("golden/report_5.json"),
+                include_str!("golden/report_5.md"),
+            ),
         ] {
             let report = report(json);
             assert_eq!(report.schema_version, version);
@@ -242,11 +273,13 @@ mod tests {
 
     /// Every string of a report set to `text`.
     fn filled_with(text: &str) -> Report {
-        let mut report = report(include_str!("golden/report_4.json"));
+        let mut report = report(include_str!("golden/report_5.json"));
         for field in [&mut report.run, &mut report.device, &mut report.version] {
             *field = text.into();
         }
         report.held_out.path = text.into();
+        report.architecture = Some(text.into());
+        report.notes = vec![text.into()];
         for metric in report.reconstruction.iter_mut().chain(&mut report.sparsity) {
             (metric.name, metric.formula) = (text.into(), text.into());
         }
@@ -258,6 +291,8 @@ mod tests {
         }
         let top_n = report.top_n.as_mut().expect("there is one");
         top_n.definition = text.into();
+        top_n.rank_by = Some(text.into());
+        top_n.unranked = vec![text.into()];
         top_n.trained.iter_mut().for_each(|row| row.n = text.into());
         for class in &mut top_n.per_class {
             class.class = text.into();
@@ -299,7 +334,7 @@ mod tests {
             edges in prop::collection::vec(any::<f64>(), 0..5),
             counts in prop::collection::vec(any::<u64>(), 0..5),
         ) {
-            let mut report = report(include_str!("golden/report_4.json"));
+            let mut report = report(include_str!("golden/report_5.json"));
             report.l0_histogram = Histogram { edges, counts };
             report.firing_frequency_histogram = report.l0_histogram.clone();
             render(&report);
@@ -308,7 +343,7 @@ mod tests {
 
     #[test]
     fn a_missing_section_says_why_in_text() {
-        let mut report = report(include_str!("golden/report_4.json"));
+        let mut report = report(include_str!("golden/report_5.json"));
         (report.top_n, report.top_n_missing) = (None, Some("<b>\n# no".into()));
         assert!(render(&report).contains("Not measured: &lt;b> \\# no."));
     }

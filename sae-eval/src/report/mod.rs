@@ -4,16 +4,18 @@ mod escape;
 pub(crate) mod markdown;
 
 use sae_data::Fingerprint;
-use sae_model::SaeConfig;
-use sae_model::stats::{Histogram, Metric, SparsityStats, ToolkitMetric};
+use sae_model::stats::{DEAD_LATENTS, Histogram, L0_MEAN, Metric, SparsityStats, ToolkitMetric};
+use sae_model::verdict::RunFacts;
+use sae_model::{Architecture, Preset, SaeConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::ranking::Rule;
 use crate::run::Run;
 
 /// Value of `schema` in `report.json`.
 pub(crate) const SCHEMA: &str = "sae-eval-report";
 /// Value of `schema_version`; grows when a field changes its meaning or goes away.
-pub(crate) const SCHEMA_VERSION: u32 = 4;
+pub(crate) const SCHEMA_VERSION: u32 = 5;
 
 /// Everything measured about a run: the content of `report.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +26,12 @@ pub(crate) struct Report {
     pub(crate) run: String,
     pub(crate) device: String,
     pub(crate) seconds: f64,
+    /// The architecture in words, with its preset or k; since schema version 5.
+    #[serde(default)]
+    pub(crate) architecture: Option<String>,
+    /// What makes the numbers mean less than they seem to; since schema version 5.
+    #[serde(default)]
+    pub(crate) notes: Vec<String>,
     pub(crate) model: SaeConfig,
     pub(crate) train: Fingerprint,
     pub(crate) held_out: Fingerprint,
@@ -47,7 +55,14 @@ pub(crate) struct Report {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TopN {
     pub(crate) definition: String,
-    pub(crate) fire_threshold: f32,
+    /// `firing` or `threshold`; before schema version 5 it was the latter for all.
+    #[serde(default)]
+    pub(crate) rank_by: Option<String>,
+    /// The number, where ranks are by threshold.
+    pub(crate) fire_threshold: Option<f32>,
+    /// Classes without training rows, which have no ranking; since schema version 5.
+    #[serde(default)]
+    pub(crate) unranked: Vec<String>,
     /// Accuracy of the activations themselves, mean over classes.
     pub(crate) original_over_classes: f64,
     /// The same over all rows.
@@ -75,6 +90,9 @@ pub(crate) struct ClassAccuracy {
     pub(crate) class: String,
     /// Held-out rows of the class.
     pub(crate) rows: u64,
+    /// Training rows of the class, on which its latents are ranked; since schema version 5.
+    #[serde(default)]
+    pub(crate) train_rows: Option<u64>,
     /// Of the activations themselves.
     pub(crate) original: Option<f64>,
     /// Of their full reconstructions.
@@ -83,29 +101,47 @@ pub(crate) struct ClassAccuracy {
 
 impl TopN {
     /// What is measured, in words.
-    pub(crate) const DEFINITION: &str = "On the training split, latents are ranked for each class by the \
-        number of its rows on which a_j > fire_threshold (ties: by sum |a_j|, then by index). A held-out row \
-        of class c keeps only the first n latents of c (on), or loses only these (off), is reconstructed, and \
-        is given the class whose embedding has the largest cosine. Accuracy is taken within each class, then \
-        averaged over the classes that have held-out rows. \"all\": every latent on, or none. (The row's own \
-        class chooses the latents, as in patchsae and arXiv 2604.14925: this measures what the latents of a \
-        class carry, it is not a classifier.)";
+    pub(crate) fn definition(rule: Rule) -> String {
+        let rank = match rule {
+            Rule::Firing => {
+                "a_j != 0 (ties: by the sum over these rows of |a_j| / ||a||, then by index; so the unit of the \
+                 activations does not matter)"
+            }
+            Rule::Threshold(_) => {
+                "a_j > fire_threshold (ties: by the sum of |a_j| over all of its rows, then by index; so the unit of the \
+                 activations matters, and models of different units do not compare)"
+            }
+        };
+        format!(
+            "On the training split, latents are ranked for each class by the number of its rows on which {rank}. A held-out \
+             row of class c keeps only the first n latents of c (on), or loses only these (off), is reconstructed, and \
+             is given the class whose embedding has the largest cosine. Accuracy is taken within each class, then \
+             averaged over the classes that have held-out rows. Rows of classes without training rows, which cannot be \
+             ranked, count in no mean. \"all\": every latent on, or none. Before training: the \
+             model as it was initialised (BatchTopK: the k largest of each row, its threshold was not measured yet). \
+             (The row's own class chooses the latents, as in patchsae and arXiv 2604.14925: this measures what the \
+             latents of a class carry, it is not a classifier.)"
+        )
+    }
+}
+
+/// What was measured.
+pub(crate) struct Measured<'a> {
+    pub(crate) reconstruction: Vec<Metric>,
+    pub(crate) sparsity: &'a SparsityStats,
+    pub(crate) toolkits: Vec<ToolkitMetric>,
+    /// Or why there is none.
+    pub(crate) top_n: Result<TopN, String>,
 }
 
 impl Report {
-    pub(crate) fn new(
-        run: &Run,
-        device: &str,
-        reconstruction: Vec<Metric>,
-        sparsity: &SparsityStats,
-        toolkits: Vec<ToolkitMetric>,
-        top_n: Result<TopN, String>,
-        seconds: f64,
-    ) -> Self {
-        let (top_n, top_n_missing) = match top_n {
+    pub(crate) fn new(run: &Run, device: &str, measured: Measured, seconds: f64) -> Self {
+        let (top_n, top_n_missing) = match measured.top_n {
             Ok(top_n) => (Some(top_n), None),
             Err(reason) => (None, Some(reason)),
         };
+        let sparsity = measured.sparsity;
+        let model = &run.config.model;
         Self {
             schema: SCHEMA.into(),
             schema_version: SCHEMA_VERSION,
@@ -113,16 +149,55 @@ impl Report {
             run: run.dir.display().to_string(),
             device: device.into(),
             seconds,
-            model: run.config.model.clone(),
+            architecture: Some(architecture(model, run.preset)),
+            notes: notes(run, &sparsity.metrics()),
+            model: model.clone(),
             train: run.fingerprints[0].clone(),
             held_out: run.fingerprints[1].clone(),
-            reconstruction,
+            reconstruction: measured.reconstruction,
             sparsity: sparsity.metrics(),
-            toolkits,
+            toolkits: measured.toolkits,
             l0_histogram: sparsity.l0_histogram(),
             firing_frequency_histogram: sparsity.frequency_histogram(),
             top_n,
             top_n_missing,
         }
     }
+}
+
+/// An architecture in words, as the trainer announces it: `attention (default preset)`, `topk (k = 32)`.
+fn architecture(model: &SaeConfig, preset: Option<Preset>) -> String {
+    let named = |value: serde_json::Result<serde_json::Value>| {
+        let name = value.ok().and_then(|name| name.as_str().map(String::from));
+        name.unwrap_or_default()
+    };
+    let name = named(serde_json::to_value(model.architecture));
+    match (model.k, preset) {
+        (_, Some(preset)) if model.architecture == Architecture::Attention => {
+            format!("{name} ({} preset)", named(serde_json::to_value(preset)))
+        }
+        (Some(k), _) if model.architecture.has_k() => format!("{name} (k = {k})"),
+        _ => name,
+    }
+}
+
+/// What a reader must know before the numbers; nothing where it is not known how the run was trained.
+fn notes(run: &Run, sparsity: &[Metric]) -> Vec<String> {
+    let value = |name: &str| {
+        let metric = sparsity.iter().find(|metric| metric.name == name);
+        metric.and_then(|metric| metric.value)
+    };
+    let (Some(recipe), Some(l0_mean), Some(dead)) =
+        (run.recipe, value(L0_MEAN.name), value(DEAD_LATENTS.name))
+    else {
+        return Vec::new();
+    };
+    let facts = RunFacts {
+        model: &run.config.model,
+        steps: recipe.steps,
+        warmup_steps: recipe.warmup_steps.unwrap_or(0),
+        l0_mean,
+        dead: dead as u64,
+    };
+    facts.notes()
 }

@@ -2,6 +2,10 @@
 //! written out here.
 #![allow(clippy::unwrap_used)] // a test may
 
+mod data;
+mod processes;
+mod ranking;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -184,7 +188,7 @@ fn metrics_are_those_of_the_whole_held_out_set() {
         .sum();
     assert_eq!(rows, 100);
     assert_eq!(report["schema"], "sae-eval-report");
-    assert_eq!(report["schema_version"], 4);
+    assert_eq!(report["schema_version"], 5);
 }
 
 #[test]
@@ -310,13 +314,16 @@ fn wrong_runs_are_refused_with_a_reason() {
     std::fs::write(run.path("names.json"), r#"["only one"]"#).unwrap();
     assert!(run.refused(&[]).contains("1 names for 4 class embeddings"));
     std::fs::write(run.path("names.json"), "{").unwrap();
-    assert!(run.refused(&[]).contains("names.json: not a JSON list"));
+    assert!(run.refused(&[]).contains("names.json\": not a JSON list"));
     std::fs::write(run.path("names.json"), "[".repeat(100_000)).unwrap();
-    assert!(run.refused(&[]).contains("names.json: not a JSON list"));
+    assert!(run.refused(&[]).contains("names.json\": not a JSON list"));
     std::fs::write(run.path("names.json"), b"[\"\xff\"]").unwrap();
     assert!(run.refused(&[]).contains("names.json"));
     std::fs::write(run.path("names.json"), vec![b' '; (16 << 20) + 1]).unwrap();
-    assert!(run.refused(&[]).contains("names.json: longer than 16 MiB"));
+    assert!(
+        run.refused(&[])
+            .contains("names.json\": longer than 16 MiB")
+    );
     std::fs::remove_dir_all(run.path("model")).unwrap();
     assert!(run.refused(&[]).contains("has no trained model yet"));
     std::fs::remove_file(run.path("config.toml")).unwrap();

@@ -54,7 +54,10 @@ impl OnHost for Cube {
     fn read(tensor: &CubeTensor) -> Cow<'_, [f32]> {
         let data = burn::tensor::read_sync(Self::float_into_data(tensor.clone()));
         let data = data.expect("reading a tensor of this device");
-        Cow::Owned(data.try_to_vec().expect("a float32 tensor"))
+        let values: Vec<f32> = data.try_to_vec().expect("a float32 tensor");
+        let bytes = size_of_val(values.as_slice());
+        tracing::trace!(target: "sae_model::host", bytes, "read from the device");
+        Cow::Owned(values)
     }
 
     fn write(values: Vec<f32>, shape: &[usize], like: &CubeTensor) -> CubeTensor {

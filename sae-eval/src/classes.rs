@@ -1,0 +1,269 @@
+//! Top-n classification: what the first latents of a class carry of it.
+
+use anyhow::Result;
+use burn::tensor::Tensor;
+use sae_data::ActivationData;
+use sae_model::ops::Pattern;
+use sae_model::{Input, SparseCodes};
+
+use crate::evaluate::Passes;
+use crate::head::{Accuracy, Head};
+use crate::model::{Codes, Model};
+use crate::ranking::{Counters, Ranking, Rule, classes_at_once};
+use crate::report::{ClassAccuracy, TopN, TopNRow};
+
+/// Labels that are read at a time.
+const LABELS: usize = 1 << 16;
+
+/// What top-n classification needs beside a model.
+pub(crate) struct Setting<'a> {
+    pub(crate) head: &'a Head,
+    pub(crate) rule: Rule,
+    /// Numbers of latents to keep or drop.
+    pub(crate) ns: &'a [usize],
+    /// Training rows of each class.
+    pub(crate) rows: Vec<u64>,
+}
+
+/// Accuracies of one model.
+pub(crate) struct Judged {
+    /// Of the rows of all classes: the activations, and their full reconstructions.
+    all: [Accuracy; 2],
+    /// Of the rows of classes that are ranked: the activations.
+    original: Accuracy,
+    /// The same rows, for each n, then for all: n, on, off.
+    rows: Vec<(Option<usize>, Accuracy, Accuracy)>,
+}
+
+impl<'a> Setting<'a> {
+    pub(crate) fn new(
+        head: &'a Head,
+        rule: Rule,
+        ns: &'a [usize],
+        train: &ActivationData,
+    ) -> Result<Self> {
+        let mut rows = vec![0; head.classes()];
+        for start in (0..train.rows()).step_by(LABELS) {
+            let count = LABELS.min(train.rows() - start);
+            let labels = head.labels(train, start, count)?;
+            labels.into_iter().for_each(|label| rows[label] += 1);
+        }
+        Ok(Self {
+            head,
+            rule,
+            ns,
+            rows,
+        })
+    }
+
+    /// Ranks the latents of each class on the training split, which is read once a group of classes; each of its
+    /// rows is encoded once.
+    fn rank(&self, passes: &Passes, model: &Model) -> Result<Ranking> {
+        let (head, train) = (self.head, &passes.run.train);
+        let latents = passes.run.config.model.n_latents;
+        let first = self.ns.iter().copied().max().unwrap_or(0);
+        let present: Vec<usize> = (0..head.classes()).filter(|c| self.rows[*c] > 0).collect();
+        let at_once = classes_at_once(latents).min(present.len().max(1));
+        let mut counters = Counters::new(at_once, latents, self.rule);
+        let mut ranking = Ranking::new(head.classes());
+        for group in present.chunks(at_once) {
+            counters.clear();
+            let mut places = vec![None; head.classes()];
+            for (place, class) in group.iter().enumerate() {
+                places[*class] = Some(place);
+            }
+            let mut batch = Batch::new(passes, model, &mut counters);
+            passes.walk(train, |start, rows| {
+                let labels = head.labels(train, start, rows.len() / train.width())?;
+                for (row, label) in rows.chunks_exact(train.width()).zip(labels) {
+                    if let Some(place) = places[label] {
+                        batch.push(row, place);
+                    }
+                }
+                Ok(())
+            })?;
+            batch.count();
+            for (place, class) in group.iter().enumerate() {
+                ranking.set(*class, &counters.top(place, first));
+            }
+        }
+        Ok(ranking)
+    }
+}
+
+/// Rows that are encoded together, whichever blocks they came in.
+struct Batch<'a> {
+    passes: &'a Passes<'a>,
+    model: &'a Model,
+    counters: &'a mut Counters,
+    rows: Vec<f32>,
+    places: Vec<usize>,
+}
+
+impl<'a> Batch<'a> {
+    fn new(passes: &'a Passes, model: &'a Model, counters: &'a mut Counters) -> Self {
+        Self {
+            passes,
+            model,
+            counters,
+            rows: Vec::new(),
+            places: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, row: &[f32], place: usize) {
+        self.rows.extend_from_slice(row);
+        self.places.push(place);
+        if self.places.len() == self.passes.batch {
+            self.count();
+        }
+    }
+
+    /// Encodes and counts the rows that wait.
+    fn count(&mut self) {
+        if self.places.is_empty() {
+            return;
+        }
+        let x = self.passes.tensor(&self.rows, self.places.len());
+        self.counters.add(&self.model.encode(x).codes, &self.places);
+        self.rows.clear();
+        self.places.clear();
+    }
+}
+
+/// Top-n classification of the batches of one pass over the held-out split.
+pub(crate) struct ClassPass<'a> {
+    setting: &'a Setting<'a>,
+    model: &'a Model,
+    ranking: Ranking,
+    pub(crate) judged: Judged,
+}
+
+impl<'a> ClassPass<'a> {
+    pub(crate) fn new(passes: &Passes, model: &'a Model, setting: &'a Setting<'a>) -> Result<Self> {
+        let ranking = setting.rank(passes, model)?;
+        let accuracy = || Accuracy::new(setting.head.classes());
+        let ns = setting.ns.iter().copied().map(Some).chain([None]);
+        let judged = Judged {
+            all: [accuracy(), accuracy()],
+            original: accuracy(),
+            rows: ns.map(|n| (n, accuracy(), accuracy())).collect(),
+        };
+        Ok(Self {
+            setting,
+            model,
+            ranking,
+            judged,
+        })
+    }
+
+    /// Adds a batch `x [B, d]` with its codes and full reconstruction; it starts at held-out row `start`.
+    pub(crate) fn add(
+        &mut self,
+        held_out: &ActivationData,
+        start: usize,
+        x: Tensor<2>,
+        encoded: &Codes,
+        x_hat: Tensor<2>,
+    ) -> Result<()> {
+        let (head, Codes { codes, input }) = (self.setting.head, encoded);
+        let labels = head.labels(held_out, start, codes.pattern.rows())?;
+        let ranked = |label: &usize| self.ranking.has(*label);
+        let [original, full] = [x, x_hat].map(|x| head.classify(x));
+        let Judged {
+            all,
+            original: original_ranked,
+            rows,
+        } = &mut self.judged;
+        for (accuracy, answers) in all.iter_mut().zip([&original, &full]) {
+            accuracy.add(answers, &labels, |_| true);
+        }
+        original_ranked.add(&original, &labels, ranked);
+        let filter = Filter {
+            values: codes.host_values(),
+            ranks: self.ranking.ranks(codes, &labels),
+            codes,
+            input,
+        };
+        let (model, nothing) = (self.model, |_| false);
+        for (n, on, off) in rows {
+            let (kept, dropped) = match n.map(|n| n as u64) {
+                Some(n) => (
+                    head.classify(filter.decoded(model, |rank| u64::from(rank) < n)),
+                    head.classify(filter.decoded(model, |rank| u64::from(rank) >= n)),
+                ),
+                None => (full.clone(), head.classify(filter.decoded(model, nothing))),
+            };
+            on.add(&kept, &labels, ranked);
+            off.add(&dropped, &labels, ranked);
+        }
+        Ok(())
+    }
+}
+
+/// A batch of codes, of which parts are decoded.
+struct Filter<'a> {
+    codes: &'a SparseCodes,
+    input: &'a Input,
+    values: Vec<f32>,
+    /// Rank of each entry for the class of its row.
+    ranks: Vec<u32>,
+}
+
+impl Filter<'_> {
+    /// The reconstruction from the entries whose rank is to `keep`.
+    fn decoded(&self, model: &Model, keep: impl Fn(u32) -> bool) -> Tensor<2> {
+        let pattern = &self.codes.pattern;
+        let (mut offsets, mut indices, mut values) = (vec![0], Vec::new(), Vec::new());
+        for row in 0..pattern.rows() {
+            for entry in pattern.row(row).filter(|entry| keep(self.ranks[*entry])) {
+                indices.push(pattern.indices()[entry]);
+                values.push(self.values[entry]);
+            }
+            offsets.push(indices.len());
+        }
+        let pattern = Pattern::new(pattern.latents(), offsets, indices);
+        let codes = SparseCodes::new(values, pattern, &self.codes.values.device());
+        model.decode(codes, self.input)
+    }
+}
+
+/// The report's section on top-n classification.
+pub(crate) fn section(setting: &Setting, trained: &Judged, untrained: Option<&Judged>) -> TopN {
+    let rows = |judged: &Judged| {
+        let row = |(n, on, off): &(Option<usize>, Accuracy, Accuracy)| TopNRow {
+            n: n.map_or("all".into(), |n| n.to_string()),
+            on: on.over_classes(),
+            off: off.over_classes(),
+        };
+        judged.rows.iter().map(row).collect()
+    };
+    let head = setting.head;
+    let [original, full] = &trained.all;
+    let per_class = (0..head.classes()).map(|class| {
+        let (rows, original) = original.of_class(class);
+        ClassAccuracy {
+            class: head.names[class].clone(),
+            rows,
+            train_rows: Some(setting.rows[class]),
+            original,
+            reconstructed: full.of_class(class).1,
+        }
+    });
+    let (rank_by, fire_threshold) = match setting.rule {
+        Rule::Firing => ("firing", None),
+        Rule::Threshold(threshold) => ("threshold", Some(threshold)),
+    };
+    let unranked = (0..head.classes()).filter(|class| setting.rows[*class] == 0);
+    TopN {
+        definition: TopN::definition(setting.rule),
+        rank_by: Some(rank_by.into()),
+        fire_threshold,
+        unranked: unranked.map(|class| head.names[class].clone()).collect(),
+        original_over_classes: trained.original.over_classes(),
+        original_over_rows: trained.original.over_rows(),
+        trained: rows(trained),
+        untrained: untrained.map(rows),
+        per_class: per_class.collect(),
+    }
+}

@@ -1,0 +1,102 @@
+//! The model as evaluation uses it: what encodes, and what decodes.
+//!
+//! Codes are filtered for every n of top-n classification, and sparse codes are decoded on the host. A model that
+//! decodes there must not copy its dictionary from a GPU for every batch, so it is kept on the host: what a GPU has
+//! kernels for (sparse attention's encoder) runs there on a copy that was moved to it once, everything else on the host.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use sae_model::{Activations, Architecture, Input, Sae, SparseCodes, ops};
+
+/// A model, ready to encode and decode.
+pub(crate) struct Model {
+    /// Decodes; encodes, too, where there is no copy on a GPU.
+    host: Sae,
+    /// Encodes.
+    gpu: Option<(Sae, Device)>,
+}
+
+/// A batch, encoded; everything is on the host.
+pub(crate) struct Codes {
+    /// Latent activations.
+    pub(crate) codes: SparseCodes,
+    /// The rows as the model sees them.
+    pub(crate) input: Input,
+}
+
+/// Where everything lies but the kernels of a GPU: `device` itself where that is the CPU.
+pub(crate) fn host_of(device: &Device) -> Device {
+    if ops::is_cpu(device) {
+        device.clone()
+    } else {
+        Device::flex()
+    }
+}
+
+impl Model {
+    /// From a model on the host, `host_of(device)`. Nothing is copied but to a GPU.
+    pub(crate) fn new(host: Sae, device: &Device) -> Self {
+        let on_gpu = !ops::is_cpu(device) && host.config().architecture == Architecture::Attention;
+        let gpu = on_gpu.then(|| (host.clone().to_device(device), device.clone()));
+        Self { host, gpu }
+    }
+
+    /// Whether codes of a batch are dense on a GPU while they are made.
+    pub(crate) fn is_dense(&self) -> bool {
+        self.gpu.is_some()
+    }
+
+    /// Encodes `x [B, d]` of the host.
+    pub(crate) fn encode(&self, x: Tensor<2>) -> Codes {
+        let Some((sae, device)) = &self.gpu else {
+            let encoded = self.host.encode(x);
+            return Codes {
+                codes: encoded.activations.into_codes(),
+                input: encoded.input,
+            };
+        };
+        let host = x.device();
+        let encoded = sae.encode(moved(x, device));
+        let codes = match encoded.activations {
+            Activations::Dense(a) => {
+                let [_, latents] = a.dims();
+                SparseCodes::from_dense(&values(a), latents, &host)
+            }
+            Activations::Sparse(codes) => codes,
+        };
+        let input = Input {
+            u: moved(encoded.input.u, &host),
+            norms: moved(encoded.input.norms, &host),
+        };
+        Codes { codes, input }
+    }
+
+    /// Encodes and decodes `x [B, d]` of the host.
+    pub(crate) fn reconstruct(&self, x: Tensor<2>) -> (Codes, Tensor<2>) {
+        if self.gpu.is_some() {
+            let encoded = self.encode(x);
+            let x_hat = self.decode(encoded.codes.clone(), &encoded.input);
+            return (encoded, x_hat);
+        }
+        let r = self.host.reconstruct(x); // for sparse attention fewer passes than one after the other
+        let codes = Codes {
+            codes: r.encoded.activations.into_codes(),
+            input: r.encoded.input,
+        };
+        (codes, r.x_hat)
+    }
+
+    /// Decodes codes of rows that came as `input`, `x_hat [B, d]`.
+    pub(crate) fn decode(&self, codes: SparseCodes, input: &Input) -> Tensor<2> {
+        self.host.decode(&Activations::Sparse(codes), input)
+    }
+}
+
+/// The values of a tensor, on the host.
+pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().iter().collect()
+}
+
+fn moved(x: Tensor<2>, device: &Device) -> Tensor<2> {
+    Tensor::from_data(x.into_data(), device)
+}

@@ -1,0 +1,94 @@
+"""Top-n classification: latents ranked for each class on the training split, judged on the held-out split."""
+
+import numpy as np
+
+BUDGET = 1 << 27  # bytes of counters at a time
+NEAR = 1e-4  # two best scores of a row that differ by less, as a part of the largest, may change places in float32
+
+
+def ranking(model, train, classes, first, rule, threshold):
+    """The first latents of each class that has training rows, best first: {class: [first]}."""
+    latents, found = model.cfg["n_latents"], {}
+    present = np.unique(train.labels)
+    at_once = max(1, BUDGET // (16 * latents))
+    for group in (present[i : i + at_once] for i in range(0, len(present), at_once)):
+        fired, mass = np.zeros((len(group), latents), np.int64), np.zeros((len(group), latents))
+        rows = np.flatnonzero(np.isin(train.labels, group))
+        for some, x in train.blocks(model.block(), rows):
+            a, _ = model.encode(x)
+            fires, size = (a != 0, np.abs(a)) if rule == "firing" else (a > threshold, np.abs(a))
+            if rule == "firing":
+                norms = np.sqrt((a**2).sum(1, keepdims=True))
+                size = np.divide(size, norms, out=np.zeros_like(size), where=norms > 0)
+            labels = train.labels[some]
+            for place, c in enumerate(group):
+                mine = labels == c
+                fired[place] += fires[mine].sum(0)
+                mass[place] += size[mine].sum(0)
+        for place, c in enumerate(group):
+            # equal shares are added up in another order here: what differs by rounding counts as a tie
+            order = np.lexsort((np.arange(latents), -np.round(mass[place], 9), -fired[place]))
+            found[int(c)] = order[:first]
+    return found
+
+
+class Accuracy:
+    def __init__(self, classes):
+        self.right, self.rows, self.near = (np.zeros(classes, np.int64) for _ in range(3))
+
+    def add(self, scores, labels):
+        """Adds rows with their scores for each class."""
+        np.add.at(self.rows, labels, 1)
+        np.add.at(self.right, labels[scores.argmax(1) == labels], 1)
+        best = np.partition(scores, -2, axis=1)[:, -2:] if scores.shape[1] > 1 else np.repeat(scores, 2, 1)
+        size = np.abs(scores).max(1)
+        np.add.at(self.near, labels[(best[:, 1] - best[:, 0] <= NEAR * size) & (size > 0)], 1)
+
+    def doubt(self, c):
+        """Part of a class's rows that rounding may answer otherwise."""
+        return self.near[c] / max(self.rows[c], 1)
+
+    def doubt_over_classes(self):
+        counted = np.flatnonzero(self.rows)
+        return np.mean([self.doubt(c) for c in counted]) if len(counted) else 0
+
+    def by_class(self):
+        return {c: self.right[c] / self.rows[c] for c in np.flatnonzero(self.rows)}
+
+    def over_classes(self):
+        values = list(self.by_class().values())
+        return np.mean(values) if values else np.nan
+
+    def over_rows(self):
+        return self.right.sum() / self.rows.sum()
+
+
+class TopN:
+    """Judges one model; `add` sees the held-out rows in blocks."""
+
+    def __init__(self, model, train, head, names, rule, threshold):
+        self.model, classes = model, len(head)
+        self.unit = head / np.maximum(np.linalg.norm(head, axis=1, keepdims=True), 1e-12)
+        self.ns = [None if name == "all" else int(name) for name in names]
+        first = min(max([n for n in self.ns if n is not None], default=0), model.cfg["n_latents"])
+        self.ranked = ranking(model, train, classes, first, rule, threshold)
+        self.names, self.counts = names, np.isin(np.arange(classes), list(self.ranked))
+        self.original, self.original_all, self.full = (Accuracy(classes) for _ in range(3))
+        self.rows = [(Accuracy(classes), Accuracy(classes)) for _ in names]
+
+    def scores(self, a, n):
+        return self.model.decode(a, n) @ self.unit.T
+
+    def add(self, x, a, n, labels):
+        original, counts = x @ self.unit.T, self.counts[labels]
+        self.original_all.add(original, labels)
+        self.full.add(self.scores(a, n), labels)
+        self.original.add(original[counts], labels[counts])
+        x, a, n, labels = (v[counts] for v in (x, a, n, labels))
+        rank = np.full(a.shape, np.iinfo(np.int64).max)
+        for row, label in enumerate(labels):
+            rank[row, self.ranked[int(label)]] = np.arange(len(self.ranked[int(label)]))
+        for count, (on, off) in zip(self.ns, self.rows):
+            kept = np.ones_like(rank, bool) if count is None else rank < count
+            on.add(self.scores(a * kept, n), labels)
+            off.add(self.scores(a * ~kept, n), labels)

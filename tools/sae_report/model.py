@@ -1,0 +1,80 @@
+"""A saved model in numpy float64: all eight architectures (sae-model/src/sae.rs has the equations)."""
+
+import json
+
+import numpy as np
+
+from .data import tensors
+
+
+def sparsemax(z):
+    s = -np.sort(-z, axis=1)
+    c = np.cumsum(s, axis=1)
+    k = np.arange(1, z.shape[1] + 1)
+    size = ((1 + k * s) > c).sum(1)
+    tau = (np.take_along_axis(c, size[:, None] - 1, 1)[:, 0] - 1) / size
+    return np.maximum(z - tau[:, None], 0)
+
+
+def topk(z, k):
+    kth = -np.partition(-z, k - 1, axis=1)[:, k - 1 : k]
+    return np.maximum(z, 0) * (z >= kth)
+
+
+class Model:
+    def __init__(self, cfg, weights):
+        self.cfg, self.w = cfg, {k: np.asarray(v, np.float64) for k, v in weights.items()}
+        w, encoder = self.w, self.w.get("encoder", self.w["concepts"])
+        self.keys = encoder @ w["w_k"] if cfg["key_projection"] else encoder
+        self.values = w["concepts"] @ w["w_v"] if cfg["value_projection"] else w["concepts"]
+
+    @classmethod
+    def load(cls, directory):
+        saved = json.loads((directory / "cfg.json").read_text())
+        model = cls(saved["model"], {k: v for k, (_, v) in tensors(directory / "sae.safetensors").items()})
+        model.seed = saved["seed"]
+        return model
+
+    def block(self):
+        """Rows at a time: 64 MB of scores."""
+        return max(16, (1 << 23) // self.cfg["n_latents"])
+
+    def encode(self, x):
+        """(codes [B, M], what the decoder multiplies by [B, 1])."""
+        cfg, w = self.cfg, self.w
+        x0 = x - w["pre_bias"] if cfg["pre_bias"] else x
+        s = cfg["input_scale"]
+        norms = np.sqrt(np.maximum((x0**2).sum(1, keepdims=True), 1e-24))
+        n = s * (norms / s) ** cfg["norm_exponent"]
+        q = x0 / n
+        if cfg["query_projection"]:
+            q = q @ w["w_q"]
+        z = q @ self.keys.T * cfg["scale"]
+        if cfg["encoder_bias"]:
+            z = z + w["encoder_bias"]
+        return self.select(z), n
+
+    def select(self, z):
+        cfg, w, architecture = self.cfg, self.w, self.cfg["architecture"]
+        if architecture in ("attention", "mlp_sparsemax"):
+            p = sparsemax(z)
+            return p if cfg["value"] == "probability" else z / cfg["scale"] * (p > 0)
+        if architecture in ("relu", "attention_relu"):
+            return np.maximum(z, 0)
+        if architecture == "topk":
+            return topk(z, cfg["k"])
+        if architecture == "batch_topk":
+            threshold = w["batch_threshold"][0]  # 0: it was never measured
+            return z * (z > threshold) if threshold else topk(z, cfg["k"])
+        if architecture == "jumprelu":
+            theta = w["thresholds"] if "thresholds" in w else np.exp(w["log_thresholds"])
+            return z * (z > theta)
+        if architecture == "gated":
+            shared = z - w["encoder_bias"] if cfg["encoder_bias"] else z
+            magnitude = np.exp(w["magnitude_scale"]) * shared + w["magnitude_bias"]
+            return np.maximum(magnitude, 0) * (z > 0)
+        raise ValueError(architecture)
+
+    def decode(self, a, n):
+        x_hat = n * (a @ self.values)
+        return x_hat + self.w["pre_bias"] if self.cfg["pre_bias"] else x_hat
