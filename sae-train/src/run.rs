@@ -229,7 +229,7 @@ impl RunDir {
             let (was, is) = (then.variances[i], now.variances[i]);
             let difference = match then_data.difference(now_data) {
                 Some(difference) => difference,
-                None if was.to_bits() == is.to_bits() => continue,
+                None if same_variance(was, is) => continue,
                 None => format!("its variance was {was}, and is {is}"),
             };
             return Err(Failure::DataChanged { key, difference }.into());
@@ -265,6 +265,11 @@ impl RunDir {
         }
         Ok(atomic_file::write(&path, toml.as_bytes()).map_err(Failure::write(&path))?)
     }
+}
+
+/// Whether two variances are of the same data: serde_json may read a number one unit in the last place off what it wrote.
+fn same_variance(was: f64, is: f64) -> bool {
+    (was - is).abs() <= 1e-12 * is.abs()
 }
 
 /// Keys in which two configs differ, as `key: old -> new`.
@@ -311,6 +316,16 @@ mod tests {
             .parse()
             .unwrap();
         assert_eq!(differences(&old, &new), ["seed: 0 -> 1"]);
+    }
+
+    #[test]
+    fn a_variance_may_be_read_back_one_unit_off() {
+        let written = 23.749591092613002_f64;
+        let json = serde_json::to_string(&written).unwrap();
+        let read: f64 = serde_json::from_str(&json).unwrap();
+        assert!(same_variance(read, written), "{read} {written}");
+        assert!(same_variance(written.next_up(), written));
+        assert!(!same_variance(written * 1.000001, written));
     }
 
     #[test]

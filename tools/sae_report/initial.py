@@ -129,6 +129,6 @@ def untrained(cfg, seed, mean):
     if cfg["pre_bias"]:
         w["pre_bias"] = mean if init["pre_bias"] == "mean" else np.zeros(d)
     bias = -2.0 if architecture in ("relu", "attention_relu", "gated") else 0.0
-    w["encoder_bias"], w["log_thresholds"] = np.full(m, bias), np.full(m, math.log(2))
+    w["encoder_bias"], w["thresholds"] = np.full(m, bias), np.full(m, 2.0)
     w["magnitude_scale"], w["magnitude_bias"], w["batch_threshold"] = np.zeros(m), np.zeros(m), np.zeros(1)
     return Model(cfg, w)
