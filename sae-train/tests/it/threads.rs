@@ -8,18 +8,18 @@ use sae_data::synthetic::Synthetic;
 
 use crate::{WEIGHTS, Workspace};
 
-/// What is trained: latents, width, batch, and whether there are projections.
-struct Shape(usize, usize, usize, bool);
+/// What is trained: latents, width, batch, whether there are projections, and for how many steps.
+struct Shape(usize, usize, usize, bool, usize);
 
 const SHAPES: [Shape; 8] = [
-    Shape(1, 19, 7, false),
-    Shape(3, 1, 64, true),
-    Shape(48, 640, 64, true),
-    Shape(48, 640, 512, false),
-    Shape(200, 96, 512, true),
-    Shape(513, 384, 7, false),
-    Shape(1301, 19, 1030, true),
-    Shape(200, 96, 1, false),
+    Shape(1, 19, 7, false, 6),
+    Shape(3, 1, 64, true, 6),
+    Shape(48, 640, 64, true, 6),
+    Shape(48, 640, 512, false, 6),
+    Shape(200, 96, 512, true, 60),
+    Shape(513, 384, 7, false, 6),
+    Shape(1301, 19, 1030, true, 6),
+    Shape(200, 96, 1, false, 6),
 ];
 
 /// Architectures with their keys: as many active latents, and as many dead ones that help out, as fit.
@@ -80,7 +80,7 @@ fn metrics(run: &Path) -> Vec<serde_json::Value> {
 #[test]
 fn threads_change_no_byte() {
     let mut differ = Vec::new();
-    for Shape(latents, width, batch, projections) in SHAPES {
+    for Shape(latents, width, batch, projections, steps) in SHAPES {
         let w = Workspace::new();
         w.with_width(width);
         for (architecture, keys) in ARCHITECTURES {
@@ -93,10 +93,10 @@ fn threads_change_no_byte() {
                 format!("model.query_projection={projections}"),
                 format!("model.key_projection={projections}"),
                 format!("model.value_projection={projections}"),
-                "training.steps=6".into(),
+                format!("training.steps={steps}"),
                 "training.dead_window=2".into(),
                 "training.warmup_steps=2".into(),
-                "training.validate_every=6".into(),
+                "training.validate_every=30".into(),
             ]);
             let run = |threads| {
                 let name = format!("{architecture}-{threads}");
