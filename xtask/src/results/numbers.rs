@@ -37,6 +37,7 @@ pub(super) fn column(name: &str) -> Result<Column> {
         "training_l0" => ("L0 in training".into(), Form::Decimals(1)),
         "fvu_at_32" => ("FVU moved to L0 32".into(), Form::Decimals(4)),
         _ => match name.split_once(':') {
+            Some(("on", "all")) => ("all".into(), Form::Percent),
             Some(("on", n)) => (format!("top-{n}"), Form::Percent),
             Some(("off", n)) => (format!("without top-{n}"), Form::Percent),
             _ => bail!("column {name}: no such number; see xtask/src/results/numbers.rs"),
