@@ -31,6 +31,18 @@ pub enum Architecture {
 }
 
 impl Architecture {
+    /// Every architecture.
+    pub const ALL: [Self; 8] = [
+        Self::Attention,
+        Self::AttentionRelu,
+        Self::MlpSparsemax,
+        Self::Relu,
+        Self::TopK,
+        Self::BatchTopK,
+        Self::JumpRelu,
+        Self::Gated,
+    ];
+
     /// Whether concepts are both encoder and decoder.
     pub fn is_attention(self) -> bool {
         matches!(self, Self::Attention | Self::AttentionRelu)

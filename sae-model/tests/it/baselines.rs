@@ -8,16 +8,6 @@ use sae_model::{Activations, Architecture, Preset, Sae, SaeConfig, Training};
 
 use crate::values;
 
-const ALL: [Architecture; 8] = [
-    Architecture::Attention,
-    Architecture::AttentionRelu,
-    Architecture::MlpSparsemax,
-    Architecture::Relu,
-    Architecture::TopK,
-    Architecture::BatchTopK,
-    Architecture::JumpRelu,
-    Architecture::Gated,
-];
 const WIDTH: usize = 6;
 const LATENTS: usize = 20;
 const ROWS: usize = 5;
@@ -183,7 +173,9 @@ struct Objective {
 
 #[test]
 fn gradients_against_central_differences() {
-    let baselines = ALL.into_iter().filter(|a| *a != Architecture::Attention);
+    let baselines = Architecture::ALL
+        .into_iter()
+        .filter(|a| *a != Architecture::Attention);
     for (architecture, projections) in baselines.flat_map(|a| [(a, false), (a, true)]) {
         let case = Case {
             architecture,
@@ -404,7 +396,7 @@ fn unit_concepts_and_gradients_across_them() {
 
 #[test]
 fn every_architecture_reads_back_as_itself() {
-    for architecture in ALL {
+    for architecture in Architecture::ALL {
         let dir = tempfile::tempdir().unwrap();
         let mut sae = model(architecture, &Device::flex());
         if architecture == Architecture::BatchTopK {

@@ -21,16 +21,7 @@ fn x(device: &Device) -> Tensor<2> {
 /// Attention with and without a bias, as codes and dense, and every baseline.
 fn models(device: &Device) -> Vec<(String, Sae)> {
     let mut all = Vec::new();
-    for architecture in [
-        Architecture::Attention,
-        Architecture::AttentionRelu,
-        Architecture::MlpSparsemax,
-        Architecture::Relu,
-        Architecture::TopK,
-        Architecture::BatchTopK,
-        Architecture::JumpRelu,
-        Architecture::Gated,
-    ] {
+    for architecture in Architecture::ALL {
         for (value, bias) in [SparseValue::Probability, SparseValue::Score]
             .into_iter()
             .flat_map(|value| [(value, false), (value, true)])

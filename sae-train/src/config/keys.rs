@@ -14,17 +14,6 @@ enum Use {
     Models(fn(&SaeConfig) -> bool, &'static str),
 }
 
-const EVERY: [Architecture; 8] = [
-    Architecture::Attention,
-    Architecture::AttentionRelu,
-    Architecture::MlpSparsemax,
-    Architecture::Relu,
-    Architecture::TopK,
-    Architecture::BatchTopK,
-    Architecture::JumpRelu,
-    Architecture::Gated,
-];
-
 /// Keys that not every model has a use for.
 const TABLE: [(&str, Use); 11] = [
     (
@@ -82,8 +71,11 @@ impl Use {
     fn remedy(&self, model: &SaeConfig) -> String {
         match self {
             Self::Architectures(known) => {
-                let known: Vec<String> =
-                    EVERY.into_iter().filter(|a| known(*a)).map(name).collect();
+                let known: Vec<String> = Architecture::ALL
+                    .into_iter()
+                    .filter(|a| known(*a))
+                    .map(name)
+                    .collect();
                 let architecture = name(model.architecture);
                 format!(
                     "model.architecture = \"{architecture}\" has no use for this key; remove it (it is for {})",
