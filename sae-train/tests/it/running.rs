@@ -54,7 +54,15 @@ fn a_terminal_that_goes_away_leaves_a_checkpoint() {
             .status();
         assert!(sent.unwrap().success());
     };
-    let running = w.start(&LONG);
+    // the tests themselves may run under `nohup`, which would be inherited
+    let running = Command::new("env")
+        .args(["--default-signal=HUP", env!("CARGO_BIN_EXE_sae-train")])
+        .arg(w.path("small.toml"))
+        .args(LONG)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     wait_for_steps(&w.path("runs/small"), 20);
     hang_up(running.id());
     let (code, message) = ended(running);
