@@ -98,6 +98,7 @@ impl Architecture {
             _ => SaeConfig {
                 architecture: self,
                 norm_exponent: 0.0,
+                norm_range: None,
                 scale: 1.0,
                 query_projection: false,
                 key_projection: false,
@@ -136,6 +137,7 @@ impl Preset {
             scale: 1.0,
             norm_exponent: 1.0,
             input_scale: 1.0,
+            norm_range: None,
             query_projection: false,
             key_projection: true,
             value_projection: true,
@@ -161,6 +163,7 @@ impl Preset {
             },
             Self::Default => SaeConfig {
                 norm_exponent: 2.0,
+                norm_range: Some(4.0),
                 query_projection: true,
                 pre_bias: true,
                 init: InitConfig {
@@ -196,6 +199,10 @@ pub struct SaeConfig {
     pub norm_exponent: f64,
     /// s.
     pub input_scale: f64,
+    /// R: p holds for rows with `||x0|| / s` in `[1 / R, R]`. Beyond it is 1, so that u keeps the length that it has at
+    /// that end, and a row of huge norm gets no dense code. None: p holds for every row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub norm_range: Option<f64>,
     /// Whether there is a W_Q `[d, d]`.
     pub query_projection: bool,
     /// Whether there is a W_K `[d, d]`.
@@ -310,6 +317,15 @@ impl SaeConfig {
                 "input_scale",
                 self.input_scale.to_string(),
                 "inputs are divided by this number, so it must be positive",
+            );
+        }
+        if let Some(range) = self.norm_range
+            && !(range >= 1.0 && is_positive_f32(range))
+        {
+            return invalid(
+                "norm_range",
+                range.to_string(),
+                "must be at least 1, for example 4; without it norm_exponent holds for every row",
             );
         }
         if self.architecture.has_k() && !self.k.is_some_and(|k| (1..=self.n_latents).contains(&k)) {

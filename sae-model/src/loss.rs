@@ -48,10 +48,40 @@ impl Loss {
     }
 }
 
+/// What rows beyond a limit are scaled by so that none rules a step: `min(1, limit / ||x||)`, `[B, d] -> [B, 1]`.
+///
+/// A training loss looks at `factor * x` and `factor * x_hat`: a row of norm `r > limit` counts as one of norm `limit`
+/// that is rebuilt equally well, so its squared error and its gradient are at most those of a row at the limit. A few
+/// rows of a language model are some 200 times as long as the others (attention sinks); as they are, one of them weighs
+/// as much as 40,000 rows. None on the CPU where no row lies beyond the limit.
+pub fn row_factors(x: Tensor<2>, limit: f64) -> Option<Tensor<2>> {
+    if limit.is_infinite() {
+        return None;
+    }
+    let on_cpu = ops::is_cpu(&x.device());
+    let factors = (row_norms(x.inner()).recip() * limit).clamp_max(1.0); // [B, 1]
+    match on_cpu && factors.clone().min().into_scalar::<f32>() >= 1.0 {
+        true => None,
+        false => Some(factors),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use burn::tensor::Device;
+
+    #[test]
+    fn a_long_row_counts_as_one_at_the_limit() {
+        let device = Device::flex();
+        let x = Tensor::<2>::from_data([[3.0, 4.0], [300.0, 400.0]], &device);
+        assert!(row_factors(x.clone(), 500.0).is_none());
+        let factors = row_factors(x.clone(), 50.0).expect("the second row is longer");
+        let x_hat = x.clone() * 0.9;
+        let loss = Loss::Fvu.forward(x * factors.clone(), x_hat * factors, 1.0);
+        let value: f32 = loss.into_scalar();
+        assert!((value - (0.25 + 25.0) / 2.0).abs() < 1e-4, "{value}"); // 0.01 ||x||^2 each, the second at 50
+    }
 
     #[test]
     fn hand_computed() {

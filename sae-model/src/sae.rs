@@ -1,7 +1,8 @@
 //! The sparse autoencoder: the equations of the paper, in their order.
 //!
 //! ```text
-//! x0 = x - b ;  n = s (||x0|| / s)^p per row ;  u = x0 / n  (p = 1: unit-norm query; p = 0: n = s)
+//! x0 = x - b ;  n = s (||x0|| / s)^p per row ;  u = x0 / n  (p = 1: unit-norm query; p = 0: n = s;
+//!                                                           p = 1 where ||x0|| / s is out of norm_range)
 //! q  = u W_Q W_K^T * scale                                  [B, d]
 //! z  = q E^T + bias                                         [B, M]   scores; E = C for attention
 //! a  = select(z)                                            [B, M]   latent activations, sparse
@@ -189,9 +190,18 @@ impl Sae {
             Some(b) => x - b.unsqueeze::<2>(), // [B, d]
             None => x,
         };
-        let Norm { exponent, scale } = self.norm();
-        let norms = row_norms(x0.clone()); // [B, 1]
-        let norms = (norms / scale).powf_scalar(exponent) * scale;
+        let Norm {
+            exponent,
+            scale,
+            range,
+        } = self.norm();
+        let ratios = row_norms(x0.clone()) / scale; // [B, 1]
+        let norms = if range.is_finite() {
+            let near = ratios.clone().clamp(1.0 / range, range);
+            near.powf_scalar(exponent - 1.0) * ratios * scale
+        } else {
+            ratios.powf_scalar(exponent) * scale
+        };
         Input {
             u: x0 / norms.clone(),
             norms,
@@ -203,6 +213,7 @@ impl Sae {
         Norm {
             exponent: self.config.norm_exponent as f32,
             scale: self.config.input_scale as f32,
+            range: self.config.norm_range.map_or(f32::INFINITY, |r| r as f32),
         }
     }
 

@@ -117,6 +117,7 @@ fn learner(
     let settings = Settings {
         loss: sae_model::loss::Loss::Fvu,
         variance,
+        row_limit: f64::INFINITY,
         held_out_variance: variance,
         frequency_cutoff: 1.0,
         dead_window: usize::MAX,

@@ -12,7 +12,7 @@ use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, ExecutionError, Int, Tensor};
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use sae_data::ActivationBatch;
-use sae_model::loss::Loss;
+use sae_model::loss::{self, Loss};
 use sae_model::{Reconstructed, Sae, Training, ops};
 
 /// What a step needs to know beside the model.
@@ -21,6 +21,8 @@ pub(crate) struct Settings {
     pub(crate) loss: Loss,
     /// sigma^2 of the training data, `mean ||x - mean(x)||^2`.
     pub(crate) variance: f64,
+    /// Norm beyond which rows count as rows of this norm in what training minimises (`loss::row_factors`).
+    pub(crate) row_limit: f64,
     /// sigma^2 of the held-out rows that a validation looks at.
     pub(crate) held_out_variance: f64,
     /// Latents that fire more often than this are switched off while training; 1 for none.
@@ -62,7 +64,8 @@ pub(crate) struct StepOutput {
     pub(crate) sparsity_loss: Option<Tensor<1>>,
     /// The auxiliary reconstruction's loss times its coefficient `[1]`, in training, where there is one.
     pub(crate) auxiliary_loss: Option<Tensor<1>>,
-    /// `sum ||x - x_hat||^2 / (B sigma^2)` `[1]`: averaged over the held-out rows it is their FVU.
+    /// `sum ||x - x_hat||^2 / (B sigma^2)` `[1]`: averaged over the held-out rows it is their FVU. In training rows
+    /// beyond [`Settings::row_limit`] count as rows at it.
     pub(crate) fvu: Tensor<1>,
     /// Mean number of active latents `[1]`.
     pub(crate) l0: Tensor<1>,
@@ -210,8 +213,13 @@ impl SaeLearner {
             ..
         } = self.settings;
         let [rows, _] = x.dims();
+        let factors = loss::row_factors(x.clone(), self.settings.row_limit);
+        let bounded = |x: Tensor<2>| match &factors {
+            Some(factors) => x * factors.clone(),
+            None => x,
+        };
         let (reconstruction, squared_error) =
-            loss.with_squared_error(x.clone(), r.x_hat.clone(), variance);
+            loss.with_squared_error(bounded(x.clone()), bounded(r.x_hat.clone()), variance);
         let penalty = self.sae.penalty(&r.encoded, self.settings.target_l0);
         let mut auxiliary = None;
         if aux_coefficient > 0.0 {
@@ -226,7 +234,7 @@ impl SaeLearner {
             reconstruction,
             sparsity: penalty.map(|penalty| penalty * self.sparsity_coefficient()),
             auxiliary: auxiliary.map(|(target, reconstruction)| {
-                loss.forward(target, reconstruction, variance) * aux_coefficient
+                loss.forward(bounded(target), bounded(reconstruction), variance) * aux_coefficient
             }),
             fvu: squared_error / (rows as f64 * variance),
         }

@@ -96,6 +96,7 @@ impl Prepared {
         Ok(Settings {
             loss,
             variance: self.train_summary.variance,
+            row_limit: f64::INFINITY,
             held_out_variance: self.validated_variance,
             frequency_cutoff: training.frequency_cutoff.unwrap_or(1.0),
             dead_window: training.dead_window,

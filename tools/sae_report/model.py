@@ -45,7 +45,9 @@ class Model:
         x0 = x - w["pre_bias"] if cfg["pre_bias"] else x
         s = cfg["input_scale"]
         norms = np.sqrt(np.maximum((x0**2).sum(1, keepdims=True), 1e-24))
-        n = s * (norms / s) ** cfg["norm_exponent"]
+        ratio = norms / s
+        near = np.clip(ratio, 1 / cfg["norm_range"], cfg["norm_range"]) if cfg.get("norm_range") else ratio
+        n = s * near ** (cfg["norm_exponent"] - 1) * ratio
         q = x0 / n
         if cfg["query_projection"]:
             q = q @ w["w_q"]

@@ -14,13 +14,14 @@ use crate::values;
 const WIDTH: usize = 6;
 const ROWS: usize = 4;
 
-/// The kind of value, and the exponent of the norm.
-type Kind = (SparseValue, f64);
+/// The kind of value, the exponent of the norm, and the range in which it holds.
+type Kind = (SparseValue, f64, Option<f64>);
 
-fn config((value, norm_exponent): Kind) -> SaeConfig {
+fn config((value, norm_exponent, norm_range): Kind) -> SaeConfig {
     let mut config = Preset::Default.config(WIDTH, 20);
     config.value = value;
     config.norm_exponent = norm_exponent;
+    config.norm_range = norm_range;
     config.input_scale = 0.7;
     config.scale = 1.3;
     config.query_projection = true;
@@ -118,10 +119,13 @@ fn every_parameter_against_central_differences() {
     };
     use SparseValue::{Probability, Score};
     for kind in [
-        (Probability, 1.0),
-        (Score, 1.0),
-        (Probability, 0.0),
-        (Score, 2.0),
+        (Probability, 1.0, None),
+        (Score, 1.0, None),
+        (Probability, 0.0, None),
+        (Score, 2.0, None),
+        (Score, 2.0, Some(4.0)),
+        (Score, 2.0, Some(1.3)), // some rows lie beyond it
+        (Probability, 0.0, Some(1.3)),
     ] {
         check(
             kind,
@@ -144,7 +148,7 @@ fn every_parameter_against_central_differences() {
 #[test]
 fn a_row_that_equals_the_pre_bias_comes_back_and_has_a_gradient() {
     let device = Device::flex().autodiff();
-    let sae = model((SparseValue::Score, 1.0), &device);
+    let sae = model((SparseValue::Score, 1.0, None), &device);
     let x = Tensor::<2>::from_data(TensorData::new(noise(WIDTH, 2), [1, WIDTH]), &device);
     let x_hat = sae.reconstruct(x.clone()).x_hat;
     assert_eq!(values(x_hat.clone()), values(x.clone()));

@@ -34,6 +34,7 @@ fn fresh() -> State {
     let settings = Settings {
         loss: sae_model::loss::Loss::Fvu,
         variance: 1.0,
+        row_limit: f64::INFINITY,
         held_out_variance: 1.0,
         frequency_cutoff: 0.5,
         dead_window: 10,

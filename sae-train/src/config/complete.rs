@@ -71,6 +71,7 @@ impl Config {
         config.value = m.value.unwrap_or(config.value);
         config.scale = m.scale.unwrap_or(config.scale);
         config.norm_exponent = m.norm_exponent.unwrap_or(config.norm_exponent);
+        config.norm_range = m.norm_range.or(config.norm_range);
         let usual = m.architecture.input_scale(m.preset(), d_in, variance);
         config.input_scale = m.input_scale.unwrap_or(usual);
         config.init.concepts = m.init_concepts.unwrap_or(config.init.concepts);
@@ -110,6 +111,7 @@ impl Config {
             scale: Some(sae.scale),
             norm_exponent: Some(sae.norm_exponent),
             input_scale: Some(sae.input_scale),
+            norm_range: sae.norm_range,
             query_projection: Some(sae.query_projection),
             key_projection: Some(sae.key_projection),
             value_projection: Some(sae.value_projection),

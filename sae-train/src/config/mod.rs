@@ -63,6 +63,8 @@ pub(crate) struct ModelConfig {
     pub(crate) norm_exponent: Option<f64>,
     /// s of the same. Default: see [`Architecture::input_scale`].
     pub(crate) input_scale: Option<f64>,
+    /// R: beyond norms of `s / R` and `s R`, p is 1.
+    pub(crate) norm_range: Option<f64>,
     pub(crate) query_projection: Option<bool>,
     pub(crate) key_projection: Option<bool>,
     pub(crate) value_projection: Option<bool>,

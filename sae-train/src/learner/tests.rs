@@ -16,6 +16,7 @@ fn settings() -> Settings {
     Settings {
         loss: Loss::Fvu,
         variance: 2.0,
+        row_limit: f64::INFINITY,
         held_out_variance: 4.0,
         frequency_cutoff: 1.0,
         dead_window: 3,

@@ -12,25 +12,47 @@ const GRAIN: usize = 64;
 
 /// What rows are divided by before the dictionary, and multiplied by behind it: `n = s (||x0|| / s)^p`. With
 /// exponent `p = 1` that is the row's norm (and u has length one), with `p = 0` one number for all.
+///
+/// The exponent holds for lengths from `s / range` to `s range`. Beyond, n grows with the length itself and u keeps
+/// the length that it has at that end: `n = s r'^p r / r'` with `r = ||x0|| / s` and r' the nearest number to it in the
+/// range.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Norm {
     /// p.
     pub(crate) exponent: f32,
     /// s.
     pub(crate) scale: f32,
+    /// Infinite where the exponent holds for every length.
+    pub(crate) range: f32,
 }
 
 impl Norm {
     /// n of a row `x0 = x - b`.
     fn of(self, x0: &[f32]) -> f32 {
-        if self.exponent == 0.0 {
+        if self.exponent == 0.0 && self.range.is_infinite() {
             return self.scale;
         }
         let length = dot(x0, x0).max(TINY as f32).sqrt();
         if self.exponent == 1.0 {
             return length;
         }
-        self.scale * (length / self.scale).powf(self.exponent)
+        let ratio = length / self.scale;
+        let near = ratio.clamp(1.0 / self.range, self.range);
+        let n = self.scale * near.powf(self.exponent);
+        if near == ratio { n } else { n * (ratio / near) }
+    }
+
+    /// The exponent that n of the row with this u and n follows.
+    fn exponent_at(self, u: &[f32], n: f32) -> f32 {
+        if self.range.is_infinite() {
+            return self.exponent;
+        }
+        let ratio = squared_length(u).sqrt() * n / self.scale;
+        if (1.0 / self.range..=self.range).contains(&ratio) {
+            self.exponent
+        } else {
+            1.0
+        }
     }
 }
 
@@ -68,7 +90,7 @@ pub(crate) fn normalize_backward(
     sum_rows(norms.len(), d, |row, sums| {
         let (u, g) = (&u[row * d..][..d], &grad[row * d..][..d]);
         let inverse = 1.0 / norms[row];
-        let along = match norm.exponent {
+        let along = match norm.exponent_at(u, norms[row]) {
             0.0 => 0.0,
             p => p * dot(u, g) / squared_length(u),
         };
@@ -90,7 +112,8 @@ pub(crate) fn project_backward(
     let along = sum_rows(norms.len(), d, |row, sums| {
         let range = row * d..(row + 1) * d;
         let (u, q, g) = (&u[range.clone()], &q[range.clone()], &grad[range]);
-        let factor = norm.exponent * dot(q, g) / squared_length(u) / norms[row];
+        let exponent = norm.exponent_at(u, norms[row]);
+        let factor = exponent * dot(q, g) / squared_length(u) / norms[row];
         sums.iter_mut().zip(u).for_each(|(s, u)| *s += factor * u);
     });
     let scaled = sum_rows(norms.len(), d, |row, sums| {
@@ -158,7 +181,7 @@ pub(crate) fn restore_backward(
             &u[row * d..][..d],
             &grad[row * d..][..d],
         );
-        let along = match norm.exponent {
+        let along = match norm.exponent_at(u, norms[row]) {
             0.0 => 0.0,
             p => p * factor * dot(y, g) / squared_length(u),
         };
