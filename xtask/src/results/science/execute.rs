@@ -72,6 +72,9 @@ impl Executor {
             None => self.evaluate(&dir)?,
             Some(_) => Metrics::new(),
         };
+        // Not there where an earlier process has trained to the end.
+        let _ = fs::remove_file(config_of(&dir));
+        let trained = metrics.get(SECONDS).copied().unwrap_or_default();
         Ok(Record {
             key: task.key.clone(),
             run: task.run.clone(),
@@ -79,7 +82,7 @@ impl Executor {
             revision: task.revision.clone(),
             metrics,
             failed,
-            wall_seconds: started.elapsed().as_secs_f64(),
+            wall_seconds: started.elapsed().as_secs_f64().max(trained),
             version: self.version.clone(),
             machine: self.machine.clone(),
         })
@@ -88,7 +91,7 @@ impl Executor {
     /// Trains; what the trainer said where the run has gone wrong.
     fn train(&self, task: &Task, dir: &Path) -> Result<Option<String>> {
         let name = dir.file_name().unwrap_or_default().to_string_lossy();
-        let config = self.dir.join(format!("{name}.toml"));
+        let config = config_of(dir);
         fs::create_dir_all(&self.dir)
             .with_context(|| format!("creating {}", self.dir.display()))?;
         fs::write(&config, task.data.config(task.run.judged)?)
@@ -109,10 +112,9 @@ impl Executor {
         loop {
             let output = said(&mut command)?;
             match output.status.code() {
-                Some(0) => break,
+                Some(0) => return Ok(None),
                 Some(IN_USE) => thread::sleep(Duration::from_secs(2)),
                 Some(code) if OWN_FAULT.contains(&code) => {
-                    let _ = fs::remove_file(config);
                     return Ok(Some(last_words(&output)));
                 }
                 _ => bail!(
@@ -122,8 +124,6 @@ impl Executor {
                 ),
             }
         }
-        fs::remove_file(&config).with_context(|| format!("{}", config.display()))?;
-        Ok(None)
     }
 
     /// The numbers of a trained run.
@@ -146,6 +146,13 @@ impl Executor {
         metrics.extend(training_seconds(dir).map(|seconds| (SECONDS.to_string(), seconds)));
         Ok(metrics)
     }
+}
+
+/// The config of a run, beside its directory.
+fn config_of(dir: &Path) -> PathBuf {
+    let mut path = dir.as_os_str().to_owned();
+    path.push(".toml");
+    path.into()
 }
 
 fn said(command: &mut Command) -> Result<Output> {

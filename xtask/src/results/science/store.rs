@@ -28,7 +28,7 @@ pub(super) struct Record {
     /// Why there are no numbers: what the trainer said when it gave the run up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) failed: Option<String>,
-    /// Seconds from its last start to its report.
+    /// Seconds from its last start to its report, or those of its training where that is more.
     pub(super) wall_seconds: f64,
     /// Git revision of the source tree, with `+` if it was changed.
     pub(super) version: String,
