@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::columns::{Column, FVU, L0};
-use super::plan::{Cell, Compare, Run};
+use super::plan::{Cell, Compare, Method, Run};
 use super::queue::Results;
 use crate::results::numbers::{Form, at_l0, mean_and_deviation};
 use crate::results::render::{head, text};
@@ -45,20 +45,6 @@ fn compared(results: &Results, cells: &[Cell], compare: &Compare) -> String {
     let methods = &results.plan.methods;
     let first = &methods[0];
     let others: Vec<&str> = families(methods.iter().map(|method| method.family()), first.family());
-    let label = |family: &str| {
-        let own = methods.iter().find(|method| method.name == family);
-        own.map_or(family.to_string(), |method| method.label.clone())
-    };
-    let side = if compare.more { "above" } else { "below" };
-    let titles = ["M".to_string(), "L0".to_string()].into_iter();
-    let titles = titles.chain(methods.iter().map(|method| method.label.clone()));
-    let titles: Vec<String> = titles
-        .chain(
-            others
-                .iter()
-                .map(|family| format!("{side} {}", label(family))),
-        )
-        .collect();
     let mut rows = String::new();
     for cells in by_grid(cells) {
         let grid = cells[0].grid;
@@ -110,12 +96,30 @@ fn compared(results: &Results, cells: &[Cell], compare: &Compare) -> String {
         return rows;
     }
     let mut out = format!("**{} at equal L0**\n\n", compare.column.title);
+    let titles = titles(methods, &others, compare.more);
     head(
         &mut out,
         "steps",
         &titles.iter().map(String::as_str).collect::<Vec<_>>(),
     );
     out + &rows + "\n"
+}
+
+/// M, L0, each method, and the comparison of the first with each family of others.
+fn titles(methods: &[Method], others: &[&str], more: bool) -> Vec<String> {
+    let label = |family: &str| {
+        let own = methods.iter().find(|method| method.name == family);
+        own.map_or(family.to_string(), |method| method.label.clone())
+    };
+    let side = if more { "above" } else { "below" };
+    let mut titles = vec!["M".to_string(), "L0".to_string()];
+    titles.extend(methods.iter().map(|method| method.label.clone()));
+    titles.extend(
+        others
+            .iter()
+            .map(|family| format!("{side} {}", label(family))),
+    );
+    titles
 }
 
 /// The families but one, each once.
