@@ -5,6 +5,8 @@
 //! is its own, and the contestants take turns, so that a machine that is slower for a while is slower for all.
 
 mod loader;
+pub(crate) use report::processor;
+
 mod report;
 mod worker;
 

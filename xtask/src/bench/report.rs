@@ -40,21 +40,26 @@ pub(super) struct Measured {
     pub(super) peak_bytes: Option<u64>,
 }
 
+/// What stands behind a key in a file of /proc; "unknown" where there is none.
+fn first(file: &str, key: &str) -> String {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    let value = |line: &str| line.trim_start_matches([' ', '\t', ':']).to_string();
+    line.map_or("unknown".into(), value)
+}
+
+/// The processor's name, and how many there are.
+pub(crate) fn processor() -> (String, usize) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (first("/proc/cpuinfo", "model name"), cores)
+}
+
 impl Report {
     pub(super) fn of_this_machine(rounds: usize) -> Self {
-        let first = |file: &str, key: &str| {
-            let text = std::fs::read_to_string(file).unwrap_or_default();
-            let line = text
-                .lines()
-                .find_map(|line| line.strip_prefix(key))
-                .map(String::from);
-            line.map_or("unknown".into(), |line| {
-                line.trim_start_matches([' ', '\t', ':']).to_string()
-            })
-        };
+        let (processor, cores) = processor();
         let machine = Machine {
-            processor: first("/proc/cpuinfo", "model name"),
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            processor,
+            cores,
             memory: first("/proc/meminfo", "MemTotal"),
         };
         Self {

@@ -7,7 +7,7 @@ use super::runs::Outcome;
 
 /// `FVU ~ L0^-SLOPE`, roughly, on the token set between an L0 of 16 and 64 (the table `equal-l0-tokens`): what `fvu_at_32`
 /// moves FVU along.
-const SLOPE: f64 = 0.38;
+pub(super) const SLOPE: f64 = 0.38;
 
 /// How a number is printed.
 #[derive(Clone, Copy, Debug, PartialEq)]

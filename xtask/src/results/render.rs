@@ -173,12 +173,12 @@ fn below_of(first: Option<&[f64]>, second: Option<&[f64]>) -> Option<(f64, Optio
     Some(numbers::mean_and_deviation(&parts))
 }
 
-fn head(out: &mut String, first: &str, titles: &[&str]) {
+pub(super) fn head(out: &mut String, first: &str, titles: &[&str]) {
     let _ = writeln!(out, "| {first} | {} |", titles.join(" | "));
     let _ = writeln!(out, "|---|{}", "---:|".repeat(titles.len()));
 }
 
-fn text((mean, deviation): (f64, Option<f64>), form: Form) -> String {
+pub(super) fn text((mean, deviation): (f64, Option<f64>), form: Form) -> String {
     let (factor, decimals, unit) = match form {
         Form::Decimals(decimals) => (1.0, decimals, ""),
         Form::Percent => (100.0, 1, " %"),

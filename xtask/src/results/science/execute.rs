@@ -1,0 +1,198 @@
+//! One run: the config, the trainer, the evaluation, and the line that is kept of it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::columns::{self, Metrics, SECONDS};
+use super::plan::{Data, Run};
+use super::store::{Machine, Record};
+
+/// Exit codes of sae-train by which a run itself has gone wrong (NaN, a collapse), so that it would again.
+const OWN_FAULT: std::ops::RangeInclusive<i32> = 10..=19;
+/// Another process works in the run directory: the trainer of a command that was killed goes on alone.
+const IN_USE: i32 = 6;
+
+/// The binaries, the directory of the runs, and what is the same for all of their lines.
+pub(super) struct Executor {
+    pub(super) train: PathBuf,
+    pub(super) eval: PathBuf,
+    pub(super) dir: PathBuf,
+    pub(super) version: String,
+    pub(super) machine: Machine,
+}
+
+/// A run with what it needs.
+pub(super) struct Task<'a> {
+    pub(super) run: Run,
+    pub(super) key: String,
+    pub(super) revision: String,
+    pub(super) fingerprint: String,
+    pub(super) data: &'a Data,
+    /// Whether to begin anew where there is a directory.
+    pub(super) afresh: bool,
+}
+
+impl Executor {
+    /// The directory of a run; its key stands at the end.
+    pub(super) fn directory(&self, run: &Run, key: &str) -> PathBuf {
+        let Run {
+            judged,
+            data,
+            method,
+            steps,
+            n_latents,
+            seed,
+            ..
+        } = run;
+        let judged = format!("{judged:?}").to_lowercase();
+        self.dir.join(format!(
+            "{data}-{steps}-{n_latents}-{method}-{judged}-seed_{seed}-{key}"
+        ))
+    }
+
+    /// Trains and evaluates with one thread, from where it was stopped.
+    pub(super) fn execute(&self, task: &Task) -> Result<Record> {
+        let started = Instant::now();
+        let dir = self.directory(&task.run, &task.key);
+        if task.afresh && dir.exists() {
+            fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
+        }
+        let failed = if dir.join("model").exists() {
+            None
+        } else {
+            self.train(task, &dir)?
+        };
+        let metrics = match failed {
+            None => self.evaluate(&dir)?,
+            Some(_) => Metrics::new(),
+        };
+        // Not there where an earlier process has trained to the end.
+        let _ = fs::remove_file(config_of(&dir));
+        let trained = metrics.get(SECONDS).copied().unwrap_or_default();
+        Ok(Record {
+            key: task.key.clone(),
+            run: task.run.clone(),
+            fingerprint: task.fingerprint.clone(),
+            revision: task.revision.clone(),
+            metrics,
+            failed,
+            wall_seconds: started.elapsed().as_secs_f64().max(trained),
+            version: self.version.clone(),
+            machine: self.machine.clone(),
+        })
+    }
+
+    /// Trains; what the trainer said where the run has gone wrong.
+    fn train(&self, task: &Task, dir: &Path) -> Result<Option<String>> {
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        let config = config_of(dir);
+        fs::create_dir_all(&self.dir)
+            .with_context(|| format!("creating {}", self.dir.display()))?;
+        fs::write(&config, task.data.config(task.run.judged)?)
+            .with_context(|| format!("{}", config.display()))?;
+        let mut command = Command::new(&self.train);
+        command
+            .arg(&config)
+            .args(["--resume", "--plain", "--threads", "1"]);
+        let runs_dir = format!("runs_dir={:?}", self.dir.display().to_string());
+        let own = [
+            runs_dir,
+            format!("run={name:?}"),
+            format!("seed={}", task.run.seed),
+        ];
+        for setting in task.run.set.iter().chain(&own) {
+            command.args(["--set", setting]);
+        }
+        loop {
+            let output = said(&mut command)?;
+            match output.status.code() {
+                Some(0) => return Ok(None),
+                Some(IN_USE) => thread::sleep(Duration::from_secs(2)),
+                Some(code) if OWN_FAULT.contains(&code) => {
+                    return Ok(Some(last_words(&output)));
+                }
+                _ => bail!(
+                    "{command:?} ended with {}: {}",
+                    output.status,
+                    last_words(&output)
+                ),
+            }
+        }
+    }
+
+    /// The numbers of a trained run.
+    fn evaluate(&self, dir: &Path) -> Result<Metrics> {
+        let mut command = Command::new(&self.eval);
+        command.arg(dir).args(["--no-untrained", "--threads", "1"]);
+        let output = said(&mut command)?;
+        if !output.status.success() {
+            bail!(
+                "{command:?} ended with {}: {}",
+                output.status,
+                last_words(&output)
+            );
+        }
+        let report = dir.join("reports/report.json");
+        let text = fs::read_to_string(&report).with_context(|| format!("{}", report.display()))?;
+        let report: Value =
+            serde_json::from_str(&text).with_context(|| format!("{}", report.display()))?;
+        let mut metrics = columns::of_report(&report);
+        metrics.extend(training_seconds(dir).map(|seconds| (SECONDS.to_string(), seconds)));
+        Ok(metrics)
+    }
+}
+
+/// The config of a run, beside its directory.
+fn config_of(dir: &Path) -> PathBuf {
+    let mut path = dir.as_os_str().to_owned();
+    path.push(".toml");
+    path.into()
+}
+
+fn said(command: &mut Command) -> Result<Output> {
+    let output = command.stdin(Stdio::null()).output();
+    output.with_context(|| format!("running {:?}", command.get_program()))
+}
+
+fn last_words(output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr);
+    said.trim().lines().last().unwrap_or_default().into()
+}
+
+/// Seconds at the last line of `metrics.jsonl`, over all continuations.
+fn training_seconds(dir: &Path) -> Option<f64> {
+    let metrics = fs::read_to_string(dir.join("metrics.jsonl")).ok()?;
+    let last: Value = serde_json::from_str(metrics.lines().last()?).ok()?;
+    last["seconds"].as_f64()
+}
+
+/// Commit of the source tree, with `+` if what is tracked was changed.
+pub(super) fn version() -> String {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).output().ok()?;
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).trim().to_string())
+    };
+    let changed = git(&[
+        "status",
+        "--porcelain",
+        "--untracked-files=no",
+        "--",
+        "*.rs",
+        "*.toml",
+        "Cargo.lock",
+    ]);
+    match git(&["rev-parse", "--short=12", "HEAD"]) {
+        Some(commit) if changed.as_deref() == Some("") => commit,
+        Some(commit) => commit + "+",
+        None => "unknown".into(),
+    }
+}

@@ -1,0 +1,6 @@
+//! Tests of the `xtask` program as a process.
+
+#![allow(clippy::unwrap_used)]
+
+#[cfg(unix)]
+mod science;
