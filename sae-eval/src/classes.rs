@@ -6,7 +6,7 @@ use sae_data::ActivationData;
 use sae_model::ops::Pattern;
 use sae_model::{Input, SparseCodes};
 
-use crate::evaluate::Passes;
+use crate::evaluate::{ObserveTrain, Passes};
 use crate::head::{Accuracy, Head};
 use crate::model::{Codes, Model};
 use crate::ranking::{Counters, Ranking, Rule, classes_at_once};
@@ -57,8 +57,8 @@ impl<'a> Setting<'a> {
     }
 
     /// Ranks the latents of each class on the training split, which is read once a group of classes; each of its
-    /// rows is encoded once.
-    fn rank(&self, passes: &Passes, model: &Model) -> Result<Ranking> {
+    /// rows is encoded once, and then seen by `observe`.
+    fn rank(&self, passes: &Passes, model: &Model, observe: &mut ObserveTrain) -> Result<Ranking> {
         let (head, train) = (self.head, &passes.run.train);
         let latents = passes.run.config.model.n_latents;
         let first = self.ns.iter().copied().max().unwrap_or(0);
@@ -72,12 +72,13 @@ impl<'a> Setting<'a> {
             for (place, class) in group.iter().enumerate() {
                 places[*class] = Some(place);
             }
-            let mut batch = Batch::new(passes, model, &mut counters);
+            let mut batch = Batch::new(passes, model, &mut counters, observe);
             passes.walk(train, |start, rows| {
                 let labels = head.labels(train, start, rows.len() / train.width())?;
-                for (row, label) in rows.chunks_exact(train.width()).zip(labels) {
+                let rows = (start..).zip(rows.chunks_exact(train.width()));
+                for ((index, row), label) in rows.zip(labels) {
                     if let Some(place) = places[label] {
-                        batch.push(row, place);
+                        batch.push(index, row, place);
                     }
                 }
                 Ok(())
@@ -96,22 +97,32 @@ struct Batch<'a> {
     passes: &'a Passes<'a>,
     model: &'a Model,
     counters: &'a mut Counters,
+    observe: &'a mut ObserveTrain<'a>,
+    indices: Vec<usize>,
     rows: Vec<f32>,
     places: Vec<usize>,
 }
 
 impl<'a> Batch<'a> {
-    fn new(passes: &'a Passes, model: &'a Model, counters: &'a mut Counters) -> Self {
+    fn new(
+        passes: &'a Passes,
+        model: &'a Model,
+        counters: &'a mut Counters,
+        observe: &'a mut ObserveTrain<'a>,
+    ) -> Self {
         Self {
             passes,
             model,
             counters,
+            observe,
+            indices: Vec::new(),
             rows: Vec::new(),
             places: Vec::new(),
         }
     }
 
-    fn push(&mut self, row: &[f32], place: usize) {
+    fn push(&mut self, index: usize, row: &[f32], place: usize) {
+        self.indices.push(index);
         self.rows.extend_from_slice(row);
         self.places.push(place);
         if self.places.len() == self.passes.batch {
@@ -125,7 +136,10 @@ impl<'a> Batch<'a> {
             return;
         }
         let x = self.passes.tensor(&self.rows, self.places.len());
-        self.counters.add(&self.model.encode(x).codes, &self.places);
+        let codes = self.model.encode(x).codes;
+        self.counters.add(&codes, &self.places);
+        (self.observe)(&self.indices, &self.rows, &codes);
+        self.indices.clear();
         self.rows.clear();
         self.places.clear();
     }
@@ -140,8 +154,14 @@ pub(crate) struct ClassPass<'a> {
 }
 
 impl<'a> ClassPass<'a> {
-    pub(crate) fn new(passes: &Passes, model: &'a Model, setting: &'a Setting<'a>) -> Result<Self> {
-        let ranking = setting.rank(passes, model)?;
+    /// `observe` sees the training rows as they are encoded.
+    pub(crate) fn new(
+        passes: &Passes,
+        model: &'a Model,
+        setting: &'a Setting<'a>,
+        observe: &mut ObserveTrain,
+    ) -> Result<Self> {
+        let ranking = setting.rank(passes, model, observe)?;
         let accuracy = || Accuracy::new(setting.head.classes());
         let ns = setting.ns.iter().copied().map(Some).chain([None]);
         let judged = Judged {

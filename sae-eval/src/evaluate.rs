@@ -12,6 +12,7 @@ use sae_model::{Sae, SparseCodes};
 
 use crate::Arguments;
 use crate::classes::{self, ClassPass, Judged, Setting};
+use crate::criteria::{self, Side};
 use crate::model::{Model, host_of, values};
 use crate::ranking::Rule;
 use crate::report::{Measured, Report, TopN};
@@ -32,11 +33,7 @@ pub(crate) fn report(
     let started = Instant::now();
     let config = &run.config.model;
     let model = Model::new(run.sae.clone(), device);
-    let batch = match arguments.batch_size {
-        Some(rows) => rows as usize,
-        None if model.is_dense() => (MAX_DENSE / config.n_latents).clamp(1, ROWS),
-        None => ROWS,
-    };
+    let batch = rows_at_once(arguments, &model, config.n_latents);
     let host = host_of(device);
     let passes = Passes { run, host, batch };
     let setting = match &run.head {
@@ -47,13 +44,24 @@ pub(crate) fn report(
     let mut sparsity = SparsityStats::new(config.n_latents);
     let mean = passes.mean(&run.held_out)?;
     let mut toolkits = ToolkitStats::new(config.d_in, config.n_latents, Some(mean));
-    let trained = passes.judge(&model, setting.as_ref().ok(), |x, codes, x_hat| {
-        let (x_hat, values) = (values(x_hat), codes.host_values());
-        let (latents, lengths) = (codes.pattern.indices(), || codes.pattern.row_lengths());
-        reconstruction.add(x, &x_hat);
-        sparsity.add(latents, &values, lengths());
-        toolkits.add((x, &x_hat), (latents, &values), lengths());
-    })?;
+    let mut train = Side::train(&run.train);
+    let mut held_out = Side::held_out(&run.held_out);
+    let mut observe_train =
+        |rows: &[usize], x: &[f32], codes: &SparseCodes| train.add(rows, x, codes);
+    let trained = passes.judge(
+        &model,
+        setting.as_ref().ok(),
+        &mut observe_train,
+        |x, codes, x_hat| {
+            let (x_hat, values) = (values(x_hat), codes.host_values());
+            let (latents, lengths) = (codes.pattern.indices(), || codes.pattern.row_lengths());
+            reconstruction.add(x, &x_hat);
+            sparsity.add(latents, &values, lengths());
+            toolkits.add((x, &x_hat), (latents, &values), lengths());
+            held_out.add_next(x, codes);
+        },
+    )?;
+    let criteria = criteria::measure(&passes, &model, train, held_out)?;
     let untrained = match &setting {
         Ok(setting) if !arguments.no_untrained => passes.untrained(setting, device)?,
         _ => None,
@@ -73,10 +81,23 @@ pub(crate) fn report(
             sparsity: &sparsity,
             toolkits: toolkits.metrics(),
             top_n,
+            criteria,
         },
         started.elapsed().as_secs_f64(),
     ))
 }
+
+/// Rows that are encoded together.
+fn rows_at_once(arguments: &Arguments, model: &Model, latents: usize) -> usize {
+    match arguments.batch_size {
+        Some(rows) => rows as usize,
+        None if model.is_dense() => (MAX_DENSE / latents).clamp(1, ROWS),
+        None => ROWS,
+    }
+}
+
+/// Sees training rows in batches: their indices, `x [B, d]` and their codes.
+pub(crate) type ObserveTrain<'a> = dyn FnMut(&[usize], &[f32], &SparseCodes) + 'a;
 
 /// What all passes share.
 pub(crate) struct Passes<'a> {
@@ -124,20 +145,22 @@ impl Passes<'_> {
         let run = self.run;
         let mean = Summary::of(&run.train, Some(run.check_rows), |_| {})?.mean;
         let sae = Sae::init(&run.config.model, run.config.seed, &mean, &self.host);
-        self.judge(&Model::new(sae, device), Some(setting), |_, _, _| {})
+        let model = Model::new(sae, device);
+        self.judge(&model, Some(setting), &mut |_, _, _| {}, |_, _, _| {})
     }
 
     /// One pass over the held-out split: `observe(x, codes, x_hat)` sees each batch, and if there is a
-    /// head, top-n classification is judged on it.
+    /// head, top-n classification is judged on it, after a pass over the training split that `observe_train` sees.
     fn judge(
         &self,
         model: &Model,
         setting: Option<&Setting>,
+        observe_train: &mut ObserveTrain,
         mut observe: impl FnMut(&[f32], &SparseCodes, Tensor<2>),
     ) -> Result<Option<Judged>> {
         let held_out = &self.run.held_out;
         let mut classes = match setting {
-            Some(setting) => Some(ClassPass::new(self, model, setting)?),
+            Some(setting) => Some(ClassPass::new(self, model, setting, observe_train)?),
             None => None,
         };
         self.walk(held_out, |start, rows| {

@@ -1,6 +1,7 @@
 //! `sae-eval`: evaluates a trained run on its held-out data and writes `reports/report.{json,md}`.
 
 mod classes;
+mod criteria;
 mod evaluate;
 mod head;
 mod model;

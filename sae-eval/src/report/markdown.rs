@@ -5,7 +5,7 @@ use std::fmt::Write;
 use sae_model::stats::{Histogram, Metric, ToolkitMetric};
 
 use super::escape::{name, prose};
-use super::{Report, TopN};
+use super::{Report, TopN, criteria};
 
 /// Longest bar of a histogram, in characters.
 const BAR: f64 = 40.0;
@@ -41,10 +41,12 @@ pub(crate) fn render(report: &Report) -> String {
             ),
         ),
     }
+    let missing = report.criteria_missing.as_deref();
+    criteria::render(&mut out, report.criteria.as_ref(), missing);
     out
 }
 
-fn line(out: &mut String, text: impl AsRef<str>) {
+pub(super) fn line(out: &mut String, text: impl AsRef<str>) {
     out.push_str(text.as_ref());
     out.push('\n');
 }
@@ -131,7 +133,7 @@ fn toolkits(out: &mut String, metrics: &[ToolkitMetric]) {
 }
 
 /// Whole numbers as they are, others with about four digits, or scientific where that would hide them.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     match value.abs() {
         v if v.fract() == 0.0 && v < 1e6 => format!("{value:.0}"),
         v if v < 1e-3 => format!("{value:.3e}"),

@@ -1,5 +1,6 @@
 //! A report is data; the renderers beside this file turn it into text.
 
+pub(crate) mod criteria;
 mod escape;
 pub(crate) mod markdown;
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ranking::Rule;
 use crate::run::Run;
+use criteria::Criteria;
 
 /// Value of `schema` in `report.json`.
 pub(crate) const SCHEMA: &str = "sae-eval-report";
@@ -49,6 +51,12 @@ pub(crate) struct Report {
     pub(crate) top_n: Option<TopN>,
     /// Why there is no `top_n`.
     pub(crate) top_n_missing: Option<String>,
+    /// What latents say of classes; later than the first reports of schema version 5.
+    #[serde(default)]
+    pub(crate) criteria: Option<Criteria>,
+    /// Why there are no `criteria`.
+    #[serde(default)]
+    pub(crate) criteria_missing: Option<String>,
 }
 
 /// Top-n classification.
@@ -132,12 +140,18 @@ pub(crate) struct Measured<'a> {
     pub(crate) toolkits: Vec<ToolkitMetric>,
     /// Or why there is none.
     pub(crate) top_n: Result<TopN, String>,
+    /// Or why there are none.
+    pub(crate) criteria: Result<Criteria, String>,
 }
 
 impl Report {
     pub(crate) fn new(run: &Run, device: &str, measured: Measured, seconds: f64) -> Self {
         let (top_n, top_n_missing) = match measured.top_n {
             Ok(top_n) => (Some(top_n), None),
+            Err(reason) => (None, Some(reason)),
+        };
+        let (criteria, criteria_missing) = match measured.criteria {
+            Ok(criteria) => (Some(criteria), None),
             Err(reason) => (None, Some(reason)),
         };
         let sparsity = measured.sparsity;
@@ -161,6 +175,8 @@ impl Report {
             firing_frequency_histogram: sparsity.frequency_histogram(),
             top_n,
             top_n_missing,
+            criteria,
+            criteria_missing,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! written out here.
 #![allow(clippy::unwrap_used)] // a test may
 
+mod criteria;
 mod data;
 mod processes;
 mod ranking;
