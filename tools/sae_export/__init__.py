@@ -1,0 +1,14 @@
+"""What export_activations.py is made of: documents, the model, and shards."""
+
+import argparse
+
+import torch
+
+TOOL = "export_activations 1"
+
+Args = argparse.Namespace
+Inputs = dict[str, torch.Tensor]
+
+
+class ExportError(Exception):
+    """A mistake in the arguments or the data, told in one line."""

@@ -1,0 +1,91 @@
+"""A model and its inputs: loading, tokens of texts, pixels of images."""
+
+import pathlib
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+import transformers
+
+from . import Args, ExportError, Inputs
+
+
+def load(loader: type, args: Args, **options: object) -> Any:
+    """`loader.from_pretrained`, with its errors in one line."""
+    if args.gguf is not None:
+        options["gguf_file"] = args.gguf
+    try:
+        return loader.from_pretrained(args.model, **options)
+    except (OSError, ValueError, ImportError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        name = args.model if args.gguf is None else f"{args.model} --gguf {args.gguf}"
+        raise ExportError(f"--model {name}: {lines[0]}") from error
+
+
+def load_model(loader: type, args: Args) -> torch.nn.Module:
+    """The model on its device, in f32 and in evaluation mode. Weights of a GGUF file are unpacked to f32."""
+    if args.gguf is not None:
+        model = load(loader, args, dtype=torch.float32).eval()  # such a model refuses .float()
+    else:
+        model = load(loader, args).float().eval()
+    model.config.use_cache = False  # keys and values are for generating
+    try:
+        return model.to(args.device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
+        raise ExportError(f"--device {args.device}: {str(error).splitlines()[0]}") from error
+
+
+class TextEncoder:
+    """Makes tokens of texts, and right-padded model inputs of tokens; a text is cut to `limit` tokens."""
+
+    def __init__(self, args: Args, model: torch.nn.Module, limit: int | None):
+        self.tokenizer, self.device = load(transformers.AutoTokenizer, args), args.device
+        tower = getattr(model, "text_model", model)
+        longest = min(
+            self.tokenizer.model_max_length, getattr(tower.config, "max_position_embeddings", sys.maxsize)
+        )
+        if limit is not None and not 0 < limit <= longest:
+            raise ExportError(f"--context {limit}: {args.model} takes 1 to {longest} tokens")
+        self.length = limit or longest
+        if self.length == sys.maxsize or self.length > 1_000_000:
+            raise ExportError(f"{args.model} has no longest input; set --context")
+
+    def tokens(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(texts, truncation=True, max_length=self.length)["input_ids"]
+
+    def pad(self, tokens: list[list[int]]) -> Inputs:
+        """`input_ids` and `attention_mask`, both [texts, longest]."""
+        padding = self.tokenizer.pad_token_id or 0  # masked, so any token will do
+        shape = (len(tokens), max(1, *map(len, tokens)))
+        ids, mask = torch.full(shape, padding), torch.zeros(shape, dtype=torch.int64)
+        for row, own in enumerate(tokens):
+            ids[row, : len(own)] = torch.tensor(own, dtype=torch.int64)
+            mask[row, : len(own)] = 1
+        return {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
+
+    def __call__(self, texts: list[str]) -> Inputs:
+        return self.pad(self.tokens(texts))
+
+
+def image_encoder(args: Args) -> Callable[[list[pathlib.Path]], Inputs]:
+    """A function from image files to model inputs; decodes and resizes on all cores."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ExportError("--modality vision needs pillow: pip install pillow") from error
+    processor = load(transformers.AutoImageProcessor, args)
+    pool = ThreadPoolExecutor()
+
+    def read(path: pathlib.Path) -> torch.Tensor:
+        try:
+            with Image.open(path) as image:
+                return processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"]
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL raises SyntaxError on a broken PNG
+            raise ExportError(f"{path}: not a readable image: {error}") from error
+
+    def encode(paths: list[pathlib.Path]) -> Inputs:
+        return {"pixel_values": torch.cat(list(pool.map(read, paths))).to(args.device)}
+
+    return encode
