@@ -338,6 +338,7 @@ mod tests {
             layer: None,
             drop_first_token: None,
             rows: 1,
+            left_out: None,
             rows_blake3: None,
             width: 1,
             files: 1,
