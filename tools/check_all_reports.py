@@ -80,6 +80,9 @@ def write(work, x, labels):
     save_file({"acts": x, "other": x[:4, None], "labels": labels}, work / "named.safetensors")
     save_bf16(work / "bf16.safetensors", "x", x)
     np.save(work / "x.npy", x)
+    huge = x.copy()
+    huge[::97] *= 300 + np.arange(len(huge[::97]), dtype=np.float32)[:, None]
+    np.save(work / "huge.npy", huge)
     np.save(work / "labels.npy", labels)
     np.save(work / "by_example.npy", by_example)
     np.save(work / "held_out.npy", x[::-1][:700].copy() * np.float32(1.01))
@@ -102,6 +105,9 @@ RUNS = [
     ("released", {"train": "cache"}, {"preset": "released"}, ["--rank-by", "threshold"]),
     ("attention_relu", {"train": "x.npy", "labels": "labels.npy", "held_out": {"rows": [1000, 1500]}},
      {"architecture": "attention_relu"}, []),
+    ("outliers", {"train": "huge.npy", "labels": "labels.npy"}, {"architecture": "attention"}, []),
+    ("outliers_in", {"train": "huge.npy", "labels": "labels.npy", "max_norm": "none"}, {"architecture": "topk", "k": 8}, []),
+    ("outliers_some", {"train": "huge.npy", "labels": "labels.npy", "max_norm": 150.0}, {"architecture": "relu"}, []),
     ("mlp_sparsemax", {"train": "shards", "held_out": {"fraction": 0.2, "seed": 3}, "drop_first_token": True},
      {"architecture": "mlp_sparsemax"}, []),
     ("relu", {"train": "examples.parquet"}, {"architecture": "relu"}, ["--rank-by", "threshold"]),
@@ -147,6 +153,8 @@ def spoiled(report):
         "trained": lambda r: r["top_n"]["trained"][0].update(on=r["top_n"]["trained"][0]["on"] + 0.05),
         "untrained": lambda r: r["top_n"]["untrained"][2].update(off=r["top_n"]["untrained"][2]["off"] + 0.05),
         "per_class": lambda r: r["top_n"]["per_class"][0].update(rows=r["top_n"]["per_class"][0]["rows"] + 1),
+        "all_rows": lambda r: r["all_rows"]["metrics"][0].update(value=r["all_rows"]["metrics"][0]["value"] * 1.001),
+        "variance_share": lambda r: r["all_rows"]["metrics"][1].update(value=r["all_rows"]["metrics"][1]["value"] * 0.999),
         "held_out": lambda r: r["held_out"].update(rows=r["held_out"]["rows"] - 1),
     }
     for what, change in changes.items():
@@ -190,7 +198,7 @@ def main():
                 if done.returncode:
                     sys.exit(f"{name}: {command[0]} ended with {done.returncode}\n{done.stdout[-6000:]}{done.stderr[-6000:]}")
             print(done.stdout.strip().replace(str(run), name), flush=True)
-        must_differ(work / "runs" / RUNS[0][0])
+        must_differ(work / "runs" / "outliers")
     print(f"{len(RUNS)} runs in {time.monotonic() - started:.0f} s")
 
 

@@ -14,7 +14,7 @@ relative are relative to the current directory. Exits with 1 if a number differs
 - percentiles of L0, and dead latents: as metrics, or by 1: a latent within rounding of its threshold;
 - histograms: 0.2 % of what is counted, for the same reason, and their edges as metrics;
 - accuracies: 0.002, or the part of the rows whose two best classes are within 1e-4 of each other;
-- numbers of rows: not at all.
+- numbers of rows, those left out by data.max_norm among them: not at all.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import tomllib
 import numpy as np
 
 from sae_report.classify import TopN
-from sae_report.data import embeddings, split
+from sae_report.data import embeddings, split, within
 from sae_report.initial import training_mean, untrained
 from sae_report.metrics import Totals
 from sae_report.model import Model
@@ -80,6 +80,25 @@ def metrics(compare, report, totals):
         compare.histogram(name, report[name], edges, counts)
 
 
+def all_rows(compare, section, model, sides, limit):
+    """The held-out rows together with those beyond the limit."""
+    beyond = sides[1]
+    if not beyond.rows or section is None:
+        compare.say("rows beyond max_norm", section, beyond.rows or None, section is None and not beyond.rows)
+        return
+    mean = sum(x.sum(0) for side in sides for _, x in side.blocks(4096)) / sum(side.rows for side in sides)
+    totals = Totals(mean, model.cfg["n_latents"])
+    for side in sides:
+        for _, x in side.blocks(model.block()):
+            x_hat, a, _ = evaluated(model, x)
+            totals.add(x, x_hat, a)
+    ours = totals.reconstruction()
+    compare.number("max_norm", section["max_norm"], limit, 1e-12)
+    compare.number("rows beyond max_norm", section["left_out"], beyond.rows)
+    for metric, name in zip(section["metrics"], ("fvu", "variance_share_top_0.1_percent"), strict=True):
+        compare.number(f"all rows: {metric['name']}", metric["value"], ours[name], METRIC)
+
+
 def classes(compare, top_n, judged, before, train):
     def mean(name, theirs, accuracy):
         compare.number(name, theirs, accuracy.over_classes(), 0, max(ACCURACY, accuracy.doubt_over_classes()))
@@ -127,15 +146,19 @@ def main():
         parser.add_argument(f"--{name}", help=f"as it was given to sae-eval, in place of data.{name.replace('-', '_')}")
     args = parser.parse_args()
     report = json.loads((args.run / "reports" / "report.json").read_text())
-    if report["schema_version"] < 5:
+    if report["schema_version"] < 6:
         sys.exit(f"a report of schema version {report['schema_version']}; evaluate the run again")
     config = tomllib.loads((args.run / "config.toml").read_text())["data"]
     given = {k: getattr(args, k) for k in ("labels", "held_out_labels", "class_embeddings")}
     config |= {k: v for k, v in given.items() if v}
     train, held_out = split(config)
+    limit = config.get("max_norm", "none")
+    limit = np.inf if limit == "none" else limit
+    (train, train_beyond), (held_out, beyond) = within(train, limit), within(held_out, limit)
     compare = Comparison(args.quiet)
-    for side, data in (("train", train), ("held_out", held_out)):
+    for side, data, left_out in (("train", train, train_beyond), ("held_out", held_out, beyond)):
         compare.number(f"{side}: rows", report[side]["rows"], data.rows)
+        compare.number(f"{side}: rows left out", report[side]["left_out"], left_out.rows)
         compare.number(f"{side}: width", report[side]["width"], data.width)
     model = Model.load(args.run / "model")
     mean = sum(x.sum(0) for _, x in held_out.blocks(4096)) / held_out.rows
@@ -143,6 +166,7 @@ def main():
     head = embeddings(config["class_embeddings"]) if report["top_n"] else None
     judged = judge(model, train, held_out, head, report, totals)
     metrics(compare, report, totals)
+    all_rows(compare, report["all_rows"], model, (held_out, beyond), limit)
     if judged:
         before = None
         if report["top_n"]["untrained"]:

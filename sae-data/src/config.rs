@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::ActivationData;
+use crate::data::{ActivationData, LEAST};
 use crate::error::DataError;
+use crate::limit::MaxNorm;
 use crate::loader::Streaming;
 use crate::source::{Options, TENSOR};
 
@@ -27,6 +28,9 @@ pub struct DataConfig {
     /// Leave out position 0 of each example.
     #[serde(default)]
     pub drop_first_token: bool,
+    /// `||x||` above which rows are left out, of training, validation and evaluation alike.
+    #[serde(default)]
+    pub max_norm: MaxNorm,
     /// File of labels for `train`, one a row or one an example, where the data has none of its own.
     pub labels: Option<PathBuf>,
     /// The same for a held-out path.
@@ -241,6 +245,48 @@ impl DataConfig {
         let most = split.train.rows().max(split.held_out.rows());
         self.check_rows
             .unwrap_or_else(|| default_check_rows(most, split.train.width()))
+    }
+
+    /// The rows of `split` that are within `max_norm`, and the limit as a number, which is of the training side: one
+    /// pass over all rows, unless there is no limit. `progress` hears of rows as they are done.
+    ///
+    /// # Errors
+    /// What is wrong, and with which key: a side of which fewer than two rows are left, among others.
+    pub fn within_max_norm(
+        &self,
+        split: Split,
+        mut progress: impl FnMut(usize),
+    ) -> Result<(Split, MaxNorm), DataConfigError> {
+        const KEY: &str = "data.max_norm";
+        let about = |data: &ActivationData, error| DataConfigError::new(KEY, data.path(), error);
+        let limit = self
+            .max_norm
+            .resolved(&split.train)
+            .map_err(|error| about(&split.train, error))?;
+        let Some(norm) = limit.number() else {
+            return Ok((split, limit));
+        };
+        let mut side = |data: &ActivationData| {
+            let within = data
+                .within(norm, &mut progress)
+                .map_err(|error| about(data, error))?;
+            if within.rows() < LEAST {
+                return Err(DataConfigError {
+                    key: KEY,
+                    value: self.max_norm.to_string(),
+                    remedy: format!(
+                        "{} of {} rows of {} have a norm above {norm}, and at least {LEAST} are needed; choose a larger limit, \
+                         or \"none\"",
+                        data.rows() - within.rows(),
+                        data.rows(),
+                        data.path().display(),
+                    ),
+                });
+            }
+            Ok(within)
+        };
+        let (train, held_out) = (side(&split.train)?, side(&split.held_out)?);
+        Ok((Split { train, held_out }, limit))
     }
 
     /// The same with all paths absolute, so that it means the same from any directory.

@@ -15,12 +15,14 @@ use crate::source::{self, Info, Options, Source};
 pub struct ActivationData {
     source: Arc<dyn Source>,
     selection: Arc<Selection>,
+    /// Rows that a limit of the norm has taken out of the selection.
+    beyond: Option<Arc<Selection>>,
 }
 
 /// Bytes of float32 that are read at once of data that wants to be read in larger pieces than somebody asks for.
 const TOGETHER: usize = 8 << 20;
 /// Rows that a side of a split must have: one row has no variance to explain.
-const LEAST: usize = 2;
+pub(crate) const LEAST: usize = 2;
 
 impl ActivationData {
     /// Opens a file or directory of any known format.
@@ -33,6 +35,7 @@ impl ActivationData {
         Ok(Self {
             source,
             selection: all.into(),
+            beyond: None,
         })
     }
 
@@ -132,6 +135,7 @@ impl ActivationData {
         let side = |selection: Selection| Self {
             source: self.source.clone(),
             selection: selection.into(),
+            beyond: None,
         };
         Ok((side(train), side(held_out)))
     }
@@ -222,7 +226,33 @@ impl ActivationData {
         Self {
             source: self.source.clone(),
             selection: self.selection.spread(rows).into(),
+            beyond: None,
         }
+    }
+
+    /// These rows but `left_out`, single rows in order.
+    pub(crate) fn without(&self, left_out: &[usize]) -> Self {
+        let (kept, beyond) = self.selection.without(left_out);
+        Self {
+            source: self.source.clone(),
+            selection: kept.into(),
+            beyond: (beyond.rows() > 0).then(|| beyond.into()),
+        }
+    }
+
+    /// The rows that a limit of the norm has left out of these ([`ActivationData::within`]); none if there are none.
+    pub fn left_out(&self) -> Option<Self> {
+        let beyond = self.beyond.clone()?;
+        Some(Self {
+            source: self.source.clone(),
+            selection: beyond,
+            beyond: None,
+        })
+    }
+
+    /// How many rows a limit of the norm has left out of these.
+    pub fn rows_left_out(&self) -> usize {
+        self.beyond.as_ref().map_or(0, |beyond| beyond.rows())
     }
 
     /// The numbers of `rows` in the whole data set: which of its rows this side of a split, or sample, has.

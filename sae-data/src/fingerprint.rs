@@ -28,8 +28,11 @@ pub struct Fingerprint {
     /// Whether position 0 of each example is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drop_first_token: Option<bool>,
-    /// Number of rows, of this side of the split.
+    /// Number of rows, of this side of the split, that are within `data.max_norm`.
     pub rows: usize,
+    /// Rows of this side that are not, and are left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<usize>,
     /// BLAKE3 of which rows these are: the first row and the one behind the last of each stretch, as u64,
     /// little-endian.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,6 +48,13 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
+    /// Whether the files are the same, wherever they lie, as far as a sample of their bytes tells; which rows of them
+    /// are meant may differ.
+    pub fn same_files(&self, now: &Self) -> bool {
+        let what = |of: &Self| (of.width, of.files, of.bytes, of.sample_blake3.clone());
+        what(self) == what(now)
+    }
+
     /// Whether it is the same data, wherever it lies.
     pub fn same_data(&self, now: &Self) -> bool {
         self.difference(now).is_none()
@@ -95,6 +105,14 @@ impl Fingerprint {
                 _ => "position 0 of each example was left out, it is not now".into(),
             });
         }
+        if other(&self.left_out, &now.left_out) {
+            let left_out = |of: &Self| of.left_out.unwrap_or_default();
+            return Some(format!(
+                "{} rows were left out for their norm, now {} are",
+                left_out(self),
+                left_out(now)
+            ));
+        }
         if self.rows != now.rows {
             return Some(format!("it had {} rows, now {}", self.rows, now.rows));
         }
@@ -136,6 +154,7 @@ impl ActivationData {
             layer: info.layer,
             drop_first_token: Some(info.drop_first_token),
             rows: self.rows(),
+            left_out: Some(self.rows_left_out()),
             rows_blake3: Some(rows.finalize().to_hex().to_string()),
             width: info.width,
             files: info.files.len(),

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use sae_data::config::default_check_rows;
-use sae_data::{ActivationData, Documents, Streaming, Summary};
+use sae_data::{ActivationData, Beyond, Documents, Streaming, Summary};
 
 use crate::bar;
 
@@ -93,7 +93,25 @@ fn values(summary: &Summary, data: &ActivationData) {
     );
     let (smallest, mean, largest) = summary.norms;
     println!("||x||      smallest {smallest:.4}, mean {mean:.4}, largest {largest:.4}");
+    beyond(summary);
     histogram(summary);
+}
+
+/// What the default of `data.max_norm` would leave out.
+fn beyond(summary: &Summary) {
+    let Beyond {
+        limit,
+        rows,
+        variance_share,
+    } = summary.beyond;
+    let median = summary.typical.median_norm;
+    println!(
+        "max_norm   median {median:.4}; {rows} of {} rows ({:.3} %), with {:.1} % of the variance, have {:.1} times that and more",
+        summary.rows,
+        100.0 * rows as f64 / summary.rows as f64,
+        100.0 * variance_share,
+        limit / median,
+    );
 }
 
 /// Norms in a dozen bins at most.

@@ -83,6 +83,18 @@ impl Selection {
             })
     }
 
+    /// `(these but left_out, left_out)`: selected rows that are named one by one, in order.
+    pub(crate) fn without(&self, left_out: &[usize]) -> (Self, Self) {
+        let starts = std::iter::once(0).chain(left_out.iter().map(|row| row + 1));
+        let ends = left_out.iter().copied().chain([self.rows]);
+        let kept = starts
+            .zip(ends)
+            .filter(|(start, end)| start < end)
+            .flat_map(|(start, end)| self.pieces(start..end));
+        let beyond = left_out.iter().flat_map(|row| self.pieces(*row..row + 1));
+        (Self::new(kept), Self::new(beyond))
+    }
+
     /// Everything but this, of `rows` rows.
     fn complement(&self, rows: usize) -> Self {
         let starts = std::iter::once(0).chain(self.ranges.iter().map(|range| range.end));
@@ -190,6 +202,25 @@ mod tests {
             let (a, b) = (a.min(b).min(all.len()), a.max(b).min(all.len()));
             let found: Vec<usize> = selection.pieces(a..b).flatten().collect();
             prop_assert_eq!(found, all[a..b].to_vec());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn rows_left_out_are_gone_and_known(
+            cuts in prop::collection::btree_set(0usize..200, 2..20),
+            chosen in prop::collection::btree_set(0usize..200, 0..40),
+        ) {
+            let cuts: Vec<usize> = cuts.into_iter().collect();
+            let selection = Selection::new(cuts.chunks_exact(2).map(|pair| pair[0]..pair[1]));
+            let all = listed(&selection);
+            let left_out: Vec<usize> = chosen.into_iter().filter(|row| *row < all.len()).collect();
+            let (kept, beyond) = selection.without(&left_out);
+            let named: Vec<usize> = left_out.iter().map(|row| all[*row]).collect();
+            prop_assert_eq!(listed(&beyond), named.clone());
+            let others: Vec<usize> = all.into_iter().filter(|row| !named.contains(row)).collect();
+            prop_assert_eq!(kept.rows(), others.len());
+            prop_assert_eq!(listed(&kept), others);
         }
     }
 

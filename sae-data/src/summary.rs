@@ -1,23 +1,33 @@
 //! What a pass over the data finds: everything that training has to know beforehand, and what should make a
 //! user look twice.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::collections::btree_map::{self, Entry};
 use std::ops::Range;
 
 use rayon::prelude::*;
 use twox_hash::XxHash64;
 
 use crate::data::ActivationData;
+use crate::duplicates::{Duplicates, Hashes};
 use crate::error::DataError;
+use crate::limit::{MEDIANS, norm};
+use crate::moments::Moments;
 
 /// Rows that are summed up before they are added to the rest: the sums do not depend on the threads.
 const BLOCK: usize = 1024;
 /// Blocks in flight at once.
 const AT_ONCE: usize = 32;
-/// Different rows that are remembered to find repeated ones.
-const REMEMBERED: usize = 1 << 18;
 /// Bins of the histogram of norms between one power of two and the next.
 const BINS_PER_OCTAVE: f64 = 64.0;
+
+/// Of these bins so many go together where moments are kept for each: eight to the octave.
+const BINS_PER_MOMENTS: i32 = 8;
+
+/// The bin of a norm.
+fn norm_bin(norm: f64) -> i32 {
+    (norm.max(1e-30).log2() * BINS_PER_OCTAVE).floor() as i32
+}
 
 /// A pass over a data set. All means are over the rows without NaN or infinity.
 #[derive(Clone, Debug)]
@@ -28,6 +38,10 @@ pub struct Summary {
     pub mean: Vec<f32>,
     /// `sigma^2 = mean ||x - mean(x)||^2`.
     pub variance: f64,
+    /// What scales and starting points come from: no row of huge norm moves it.
+    pub typical: Statistics,
+    /// The rows that it leaves out.
+    pub beyond: Beyond,
     /// Values that are NaN or infinite, and the first: (count, row, column, value).
     pub non_finite: Option<(u64, usize, usize, f32)>,
     /// Columns that have one value in all rows.
@@ -40,22 +54,28 @@ pub struct Summary {
     pub norm_histogram: BTreeMap<i32, u64>,
 }
 
-/// Repeated rows, exactly or from a sample by content, so that all copies of a row are in it or none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Duplicates {
-    /// Rows compared.
-    pub compared: u64,
-    /// Of these, rows that had come before.
-    pub repeated: u64,
-    /// One in so many rows was compared.
-    pub one_in: u64,
+/// Statistics of the rows whose norm is at most about [`MEDIANS`] times the median norm ([`Beyond::limit`]), also where
+/// the data is not limited so (`data.max_norm`): one row of a hundred times the usual norm in ten thousand would double
+/// `sigma^2`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Statistics {
+    /// `mean(x) [d]`.
+    pub mean: Vec<f32>,
+    /// `sigma^2 = mean ||x - mean(x)||^2`.
+    pub variance: f64,
+    /// Median of `||x||`, to 0.6 %.
+    pub median_norm: f64,
 }
 
-impl Duplicates {
-    /// Part of the rows that had come before.
-    pub fn fraction(&self) -> f64 {
-        self.repeated as f64 / self.compared.max(1) as f64
-    }
+/// Rows of norm `limit` and more.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Beyond {
+    /// [`MEDIANS`] times the median norm, rounded up to the next of eight steps to the octave.
+    pub limit: f64,
+    /// How many such rows there are among those looked at.
+    pub rows: usize,
+    /// Their part of `sum ||x - mean(x)||^2`.
+    pub variance_share: f64,
 }
 
 impl Summary {
@@ -134,11 +154,15 @@ impl Summary {
             let ratio = self.mean_over_sigma();
             warnings.push(format!("||mean|| is {ratio:.1} sigma: without a pre-bias many latents would never fire (model.pre_bias = true, model.init_pre_bias = \"mean\")"));
         }
-        let (smallest, mean, largest) = self.norms;
-        if largest > 20.0 * mean {
-            warnings.push(format!("the largest norm is {:.0} times the mean: such rows rule the loss; position 0 of language models is often one (data.drop_first_token)", largest / mean));
+        let Beyond {
+            rows,
+            variance_share,
+            limit,
+        } = self.beyond;
+        if rows > 0 {
+            warnings.push(format!("{rows} rows of norm {limit:.4} and more, {:.1} times the median, have {:.1} % of the variance: such rows rule the loss (data.max_norm = \"10x median\" leaves them out)", limit / self.typical.median_norm, 100.0 * variance_share));
         }
-        if smallest == 0.0 {
+        if self.norms.0 == 0.0 {
             warnings.push("there are rows of zeros".into());
         }
         warnings
@@ -148,11 +172,8 @@ impl Summary {
 /// Sums over some rows.
 struct Sums {
     rows: usize,
-    /// Rows that the moments are of.
-    finite: usize,
-    mean: Vec<f64>,
-    /// `sum (x - mean)^2` of each column.
-    squares: Vec<f64>,
+    /// Of the finite rows, by the bin of their norm: which are typical is known when all have been seen.
+    moments: BTreeMap<i32, Moments>,
     low: Vec<f32>,
     high: Vec<f32>,
     non_finite: Option<(u64, usize, usize, f32)>,
@@ -166,9 +187,7 @@ impl Sums {
     fn new(width: usize) -> Self {
         Self {
             rows: 0,
-            finite: 0,
-            mean: vec![0.0; width],
-            squares: vec![0.0; width],
+            moments: BTreeMap::new(),
             low: vec![f32::INFINITY; width],
             high: vec![f32::NEG_INFINITY; width],
             non_finite: None,
@@ -196,12 +215,13 @@ impl Sums {
         let width = data.width();
         let mut sums = Self::new(width);
         sums.rows = values.len() / width;
-        let mut finite = Vec::with_capacity(sums.rows);
+        let mut finite: BTreeMap<i32, Vec<&[f32]>> = BTreeMap::new();
         for (i, row) in values.chunks_exact(width).enumerate() {
             if row.iter().all(|v| v.is_finite()) {
-                finite.push(row);
                 sums.hashes
                     .add(XxHash64::oneshot(0, bytemuck::cast_slice(row)), 1);
+                let bin = sums.add_row(row).div_euclid(BINS_PER_MOMENTS);
+                finite.entry(bin).or_default().push(row);
                 continue;
             }
             let wrong = row.iter().filter(|v| !v.is_finite()).count() as u64;
@@ -209,26 +229,15 @@ impl Sums {
             let first = (0, data.row_in_source(start + i), column, row[column]);
             sums.non_finite.get_or_insert(first).0 += wrong;
         }
-        sums.finite = finite.len();
-        for row in &finite {
-            sums.columns(row);
-        }
-        for mean in &mut sums.mean {
-            *mean /= finite.len().max(1) as f64;
-        }
-        for row in &finite {
-            let squares = sums.squares.iter_mut().zip(&sums.mean).zip(*row);
-            squares.for_each(|((square, mean), x)| *square += (f64::from(*x) - mean).powi(2));
-        }
+        let moments = finite.iter();
+        sums.moments = moments
+            .map(|(bin, rows)| (*bin, Moments::of(rows, width)))
+            .collect();
         sums
     }
 
-    /// Adds a row to everything but the squares.
-    fn columns(&mut self, row: &[f32]) {
-        self.mean
-            .iter_mut()
-            .zip(row)
-            .for_each(|(sum, x)| *sum += f64::from(*x));
+    /// Adds a row to everything but the moments; the bin of its norm.
+    fn add_row(&mut self, row: &[f32]) -> i32 {
         self.low
             .iter_mut()
             .zip(row)
@@ -237,25 +246,23 @@ impl Sums {
             .iter_mut()
             .zip(row)
             .for_each(|(high, x)| *high = high.max(*x));
-        let norm = row
-            .iter()
-            .map(|x| f64::from(*x).powi(2))
-            .sum::<f64>()
-            .sqrt();
+        let norm = norm(row);
         self.norm_sum += norm;
         self.norms = (self.norms.0.min(norm), self.norms.1.max(norm));
-        let bin = (norm.max(1e-30).log2() * BINS_PER_OCTAVE).floor() as i32;
+        let bin = norm_bin(norm);
         *self.histogram.entry(bin).or_default() += 1;
+        bin
     }
 
-    /// Chan, Golub & LeVeque's update of means and squares; `other` comes behind.
+    /// Adds what comes behind.
     fn add(&mut self, other: Self) {
-        let (n, m) = (self.finite as f64, other.finite as f64);
-        let total = (n + m).max(1.0);
-        for (i, (mean, squares)) in self.mean.iter_mut().zip(&mut self.squares).enumerate() {
-            let delta = other.mean[i] - *mean;
-            *mean += delta * m / total;
-            *squares += other.squares[i] + delta * delta * n * m / total;
+        for (bin, moments) in other.moments {
+            match self.moments.entry(bin) {
+                Entry::Occupied(mut mine) => mine.get_mut().add(&moments),
+                Entry::Vacant(place) => {
+                    place.insert(moments);
+                }
+            }
         }
         self.low
             .iter_mut()
@@ -270,7 +277,6 @@ impl Sums {
             (mine, others) => mine.or(others),
         };
         self.rows += other.rows;
-        self.finite += other.finite;
         self.norm_sum += other.norm_sum;
         self.norms = (
             self.norms.0.min(other.norms.0),
@@ -284,73 +290,61 @@ impl Sums {
         }
     }
 
+    /// Median of the norms, as the middle of its bin of the histogram; 0 if no row is finite.
+    fn median_norm(&self) -> f64 {
+        let rows: u64 = self.histogram.values().sum();
+        let mut before = 0;
+        let bin = self.histogram.iter().find_map(|(bin, count)| {
+            before += count;
+            (2 * before >= rows).then_some(*bin)
+        });
+        bin.map_or(0.0, |bin| {
+            Summary::norm_bound(bin) * (0.5 / BINS_PER_OCTAVE).exp2()
+        })
+    }
+
     fn summary(self) -> Summary {
-        let rows = self.finite.max(1) as f64;
+        let width = self.low.len();
+        let median_norm = self.median_norm();
+        let last = norm_bin(MEDIANS * median_norm).div_euclid(BINS_PER_MOMENTS);
+        let of = |bins: btree_map::Range<i32, Moments>| {
+            let mut sum = Moments::new(width);
+            bins.for_each(|(_, moments)| sum.add(moments));
+            sum
+        };
+        let (typical, beyond) = (
+            of(self.moments.range(..=last)),
+            of(self.moments.range(last + 1..)),
+        );
+        let mut all = typical.clone();
+        all.add(&beyond);
         let constant = self.low.iter().zip(&self.high).enumerate();
         Summary {
             rows: self.rows,
-            mean: self.mean.iter().map(|m| *m as f32).collect(),
-            variance: self.squares.iter().sum::<f64>() / rows,
+            mean: all.mean_f32(),
+            variance: all.variance(),
+            typical: Statistics {
+                mean: typical.mean_f32(),
+                variance: typical.variance(),
+                median_norm,
+            },
+            beyond: Beyond {
+                limit: Summary::norm_bound((last + 1) * BINS_PER_MOMENTS),
+                rows: beyond.rows,
+                variance_share: beyond.squares_about(&all.mean) / all.squares(),
+            },
             non_finite: self.non_finite,
             constant_columns: constant
                 .filter(|(_, (low, high))| low == high)
                 .map(|(i, _)| i)
                 .collect(),
             duplicates: self.hashes.duplicates(),
-            norms: (self.norms.0, self.norm_sum / rows, self.norms.1),
+            norms: (
+                self.norms.0,
+                self.norm_sum / all.rows.max(1) as f64,
+                self.norms.1,
+            ),
             norm_histogram: self.histogram,
         }
-    }
-}
-
-/// Counts rows by their hashes: all of them while they are few, then those whose hashes end in zeros.
-#[derive(Default)]
-struct Hashes {
-    counts: HashMap<u64, u64>,
-    /// Trailing zeros that a hash must have.
-    zeros: u32,
-}
-
-impl Hashes {
-    fn add(&mut self, hash: u64, count: u64) {
-        if hash.trailing_zeros() < self.zeros {
-            return;
-        }
-        *self.counts.entry(hash).or_default() += count;
-        while self.counts.len() > REMEMBERED {
-            self.zeros += 1;
-            self.counts
-                .retain(|hash, _| hash.trailing_zeros() >= self.zeros);
-        }
-    }
-
-    fn duplicates(&self) -> Duplicates {
-        let compared: u64 = self.counts.values().sum();
-        Duplicates {
-            compared,
-            repeated: compared - self.counts.len() as u64,
-            one_in: 1 << self.zeros,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn repeated_rows_are_found_in_a_sample_too() {
-        let mut hashes = Hashes::default();
-        // 400,000 different rows, and every fourth of them once more
-        for i in 0..400_000u64 {
-            let hash = XxHash64::oneshot(0, &i.to_le_bytes());
-            hashes.add(hash, 1);
-            if i % 4 == 0 {
-                hashes.add(hash, 1);
-            }
-        }
-        let found = hashes.duplicates();
-        assert_eq!(found.one_in, 2);
-        assert!((found.fraction() - 0.2).abs() < 0.005, "{found:?}");
     }
 }

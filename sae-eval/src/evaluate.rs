@@ -7,10 +7,13 @@ use std::time::Instant;
 use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData};
 use sae_data::{ActivationData, Summary};
-use sae_model::stats::{MomentStats, ReconstructionStats, SparsityStats, ToolkitStats};
+use sae_model::stats::{
+    LargestRows, MomentStats, ReconstructionStats, SparsityStats, ToolkitStats,
+};
 use sae_model::{Sae, SparseCodes};
 
 use crate::Arguments;
+use crate::all_rows::AllRows;
 use crate::classes::{self, ClassPass, Judged, Setting};
 use crate::criteria::{self, Side};
 use crate::model::{Model, host_of, values};
@@ -43,6 +46,11 @@ pub(crate) fn report(
     let mut reconstruction = ReconstructionStats::new(config.d_in);
     let mut sparsity = SparsityStats::new(config.n_latents);
     let mean = passes.mean(&run.held_out)?;
+    let mut largest = LargestRows::new(run.held_out.rows(), mean.clone());
+    let left_out = run.held_out.left_out();
+    let all_rows = left_out.as_ref();
+    let all_rows = all_rows.map(|left_out| AllRows::new(&passes, &mean, left_out));
+    let mut all_rows = all_rows.transpose()?;
     let mut toolkits = ToolkitStats::new(config.d_in, config.n_latents, Some(mean));
     let mut train = Side::train(&run.train);
     let mut held_out = Side::held_out(&run.held_out);
@@ -56,12 +64,24 @@ pub(crate) fn report(
             let (x_hat, values) = (values(x_hat), codes.host_values());
             let (latents, lengths) = (codes.pattern.indices(), || codes.pattern.row_lengths());
             reconstruction.add(x, &x_hat);
+            largest.add(x);
+            if let Some(all_rows) = &mut all_rows {
+                all_rows.largest.add(x);
+            }
             sparsity.add(latents, &values, lengths());
             toolkits.add((x, &x_hat), (latents, &values), lengths());
             held_out.add_next(x, codes);
         },
     )?;
     let criteria = criteria::measure(&passes, &model, train, held_out)?;
+    let mut metrics = reconstruction.metrics();
+    metrics.push(largest.metric());
+    let all_rows = match (all_rows, &left_out) {
+        (Some(all_rows), Some(left_out)) => {
+            Some(all_rows.section(&passes, &model, reconstruction, left_out)?)
+        }
+        _ => None,
+    };
     let untrained = match &setting {
         Ok(setting) if !arguments.no_untrained => passes.untrained(setting, device)?,
         _ => None,
@@ -77,7 +97,8 @@ pub(crate) fn report(
         run,
         &arguments.device,
         Measured {
-            reconstruction: reconstruction.metrics(),
+            reconstruction: metrics,
+            all_rows,
             sparsity: &sparsity,
             toolkits: toolkits.metrics(),
             top_n,
@@ -132,7 +153,7 @@ impl Passes<'_> {
     }
 
     /// Mean of the rows of a data set.
-    fn mean(&self, file: &ActivationData) -> Result<Vec<f64>> {
+    pub(crate) fn mean(&self, file: &ActivationData) -> Result<Vec<f64>> {
         let mut moments = MomentStats::default();
         for block in file.blocks(self.batch) {
             moments.add(&block?, file.width());
@@ -143,7 +164,9 @@ impl Passes<'_> {
     /// Top-n classification by the model before its training.
     fn untrained(&self, setting: &Setting, device: &Device) -> Result<Option<Judged>> {
         let run = self.run;
-        let mean = Summary::of(&run.train, Some(run.check_rows), |_| {})?.mean;
+        let mean = Summary::of(&run.train, Some(run.check_rows), |_| {})?
+            .typical
+            .mean;
         let sae = Sae::init(&run.config.model, run.config.seed, &mean, &self.host);
         let model = Model::new(sae, device);
         self.judge(&model, Some(setting), &mut |_, _, _| {}, |_, _, _| {})

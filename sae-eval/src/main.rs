@@ -1,5 +1,6 @@
 //! `sae-eval`: evaluates a trained run on its held-out data and writes `reports/report.{json,md}`.
 
+mod all_rows;
 mod classes;
 mod criteria;
 mod evaluate;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::Args;
 use sae_data::config::{HeldOut, Split};
-use sae_data::{ActivationData, DataConfig, Fingerprint};
+use sae_data::{ActivationData, DataConfig, Fingerprint, MaxNorm};
 use sae_model::saved::{self, SavedConfig};
 use sae_model::{Preset, Sae};
 use serde::Deserialize;
@@ -66,6 +66,8 @@ pub(crate) struct Run {
     pub(crate) held_out: ActivationData,
     /// What identifies the two.
     pub(crate) fingerprints: [Fingerprint; 2],
+    /// `||x||` above which rows are left out of both.
+    pub(crate) max_norm: Option<f64>,
     /// About how many training rows were looked at for their mean; 0 for all.
     pub(crate) check_rows: usize,
     /// The zero-shot head, or why there is none.
@@ -132,6 +134,9 @@ impl Run {
             read_text(&path).with_context(|| format!("{}: not a run directory", dir.display()))?;
         let mut config: RunConfig =
             toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
+        if !says_max_norm(&text) {
+            config.data.max_norm = MaxNorm::None; // a run from before there was one: of all rows
+        }
         elsewhere.apply(&mut config.data)?;
         let data = &config.data;
         let model = dir.join("model");
@@ -146,7 +151,7 @@ impl Run {
         let split = data.open()?;
         let head = data.class_head(&split)?;
         let check_rows = data.resolved_check_rows(&split);
-        let Split { train, held_out } = split;
+        let (Split { train, held_out }, max_norm) = data.within_max_norm(split, |_| {})?;
         if train.width() != saved.model.d_in {
             bail!(
                 "{}: activations have width {}, the model was trained on width {}",
@@ -168,9 +173,17 @@ impl Run {
             train,
             held_out,
             fingerprints,
+            max_norm: max_norm.number(),
             head: head.map(|head| Head::new(head, host)),
         })
     }
+}
+
+/// Whether a config has `data.max_norm`.
+fn says_max_norm(config: &str) -> bool {
+    let table = config.parse::<toml::Table>().ok();
+    let data = table.as_ref().and_then(|table| table.get("data"));
+    data.is_some_and(|data| data.get("max_norm").is_some())
 }
 
 /// A text file, refused before it fills the memory if it is far longer than such a file can be.

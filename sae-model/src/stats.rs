@@ -6,6 +6,7 @@
 //! the width, `N` the number of rows, `M` the number of latents, `a_j` the activation of latent `j`; sums without
 //! index run over rows, and `mean(x)` is the mean of all evaluated rows.
 
+mod outliers;
 mod reconstruction;
 mod sparsity;
 mod toolkits;
@@ -15,6 +16,7 @@ mod conformance;
 
 use serde::{Deserialize, Serialize};
 
+pub use outliers::LargestRows;
 pub use reconstruction::{MomentStats, ReconstructionStats};
 pub use sparsity::{Histogram, SparsityStats};
 pub use toolkits::{ToolkitMetric, ToolkitStats};
@@ -71,6 +73,10 @@ definitions! {
     COSINE = "cosine": "mean over rows of x . x_hat / (||x|| ||x_hat||); 0 where x or x_hat is a row of zeros";
     /// Rows that a mean of ratios to `||x||` cannot include.
     ZERO_ROWS = "zero_rows": "number of rows with ||x|| = 0; nmse_rowwise leaves them out";
+    /// How far a few rows rule the variance, and with it FVU.
+    VARIANCE_SHARE = "variance_share_top_0.1_percent": "sum over the ceil(N / 1000) rows of largest ||x|| of ||x - mean(x)||^2 / the same sum over all rows";
+    /// FVU with the rows that training left out.
+    FVU_ALL_ROWS = "fvu_all_rows": "fvu of all held-out rows, those with ||x|| > data.max_norm among them";
     /// Active latents a row.
     L0_MEAN = "l0_mean": "mean over rows of #{ j : a_j != 0 } (SAELens)";
     /// Median of active latents.

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use burn::tensor::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 use sae_data::config::Split;
-use sae_data::{ActivationData, Summary};
+use sae_data::{ActivationData, MaxNorm, Summary};
 use sae_model::device::DeviceName;
 
 use crate::checkpoint::{Checkpoints, Found};
@@ -62,6 +62,7 @@ pub(crate) fn prepare(
     };
     let _ = config.data.class_head(&split)?; // wrong ones would be found behind training
     let check_rows = config.data.resolved_check_rows(&split);
+    let (split, limit) = within_max_norm(&config, split)?;
     let Split { train, held_out } = split;
     let batch = config.training.batch_size;
     if batch > train.rows() {
@@ -74,7 +75,8 @@ pub(crate) fn prepare(
     let held_out_summary = summary(&held_out, check_rows)?;
     let (validated, validated_variance) =
         validation(&held_out, &held_out_summary, config.training.validate_rows)?;
-    let config = config.resolved(&train, train_summary.variance, check_rows);
+    let mut config = config.resolved(&train, train_summary.typical.variance, check_rows);
+    config.data.max_norm = limit;
     let summaries = [&train_summary, &held_out_summary];
     let provenance = Provenance::new(&config, [&train, &held_out], summaries)?;
     let checkpoints = dir.checkpoints(&config, &provenance);
@@ -101,6 +103,25 @@ pub(crate) fn prepare(
     })
 }
 
+/// The rows within `data.max_norm`, and what it comes to.
+fn within_max_norm(config: &Config, split: Split) -> Result<(Split, MaxNorm)> {
+    let rows = split.train.rows() + split.held_out.rows();
+    let bar = bar(rows, "measuring norms".into());
+    let within = config
+        .data
+        .within_max_norm(split, |rows| bar.inc(rows as u64))?;
+    bar.finish_and_clear();
+    Ok(within)
+}
+
+/// A progress bar on stderr, if that is a terminal.
+fn bar(rows: usize, what: String) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {percent} % ETA {eta}");
+    let bar = ProgressBar::new(rows as u64).with_message(what);
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
 /// The sample of the held-out rows that a validation looks at (`rows` of them, 0 for all), and its variance.
 fn validation(
     held_out: &ActivationData,
@@ -122,10 +143,7 @@ fn summary(data: &ActivationData, sample: usize) -> Result<Summary> {
         0 => data.rows(),
         sample => sample.min(data.rows()),
     };
-    let bar =
-        ProgressBar::new(rows as u64).with_message(format!("checking {}", data.path().display()));
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {percent} % ETA {eta}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let bar = bar(rows, format!("checking {}", data.path().display()));
     let summary = Summary::of(data, Some(sample), |rows| bar.inc(rows as u64))?;
     bar.finish_and_clear();
     if let Some((count, row, column, value)) = summary.non_finite {

@@ -199,10 +199,11 @@ impl RunDir {
         let differences = differences(&old, &config.to_table());
         // Other data makes other values that are derived from it, so it is what must be named first; but not
         // where the config asks for other data.
-        if !differences
-            .iter()
-            .any(|difference| difference.starts_with("data."))
-        {
+        let asks = |difference: &String| match difference.strip_prefix("data.") {
+            Some(rest) if rest.starts_with("max_norm") => self.has_files_of(provenance),
+            rest => rest.is_some(),
+        };
+        if !differences.iter().any(asks) {
             self.check_data(provenance)?;
         }
         if !differences.is_empty() {
@@ -216,12 +217,22 @@ impl RunDir {
         Ok(())
     }
 
-    /// Fails if the data is not what the run was started with.
-    fn check_data(&self, now: &Provenance) -> Result<()> {
+    /// What the run was started with.
+    fn started_with(&self) -> Result<Provenance> {
         let path = self.provenance();
         let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
-        let then: Provenance =
-            serde_json::from_str(&text).with_context(|| format!("{}", path.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{}", path.display()))
+    }
+
+    /// Whether the training data has the files that it had, so that another limit of its norms was asked for.
+    fn has_files_of(&self, now: &Provenance) -> bool {
+        let then = self.started_with();
+        then.is_ok_and(|then| then.train.same_files(&now.train))
+    }
+
+    /// Fails if the data is not what the run was started with.
+    fn check_data(&self, now: &Provenance) -> Result<()> {
+        let then = self.started_with()?;
         for (key, i, then_data, now_data) in [
             ("data.train", 0, &then.train, &now.train),
             ("data.held_out", 1, &then.held_out, &now.held_out),
@@ -338,6 +349,7 @@ mod tests {
             layer: None,
             drop_first_token: None,
             rows: 1,
+            left_out: None,
             rows_blake3: None,
             width: 1,
             files: 1,

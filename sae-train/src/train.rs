@@ -30,6 +30,9 @@ use crate::signals::Signals;
 use crate::steps::{Cadence, Steps};
 use crate::whole::WholeSet;
 
+/// Multiple of the median norm beyond which a row counts as one of that norm in what training minimises: beyond the
+/// norms of all rows but attention sinks in the data seen so far (2 medians in SmolLM2, whose sinks have 3 to 190).
+const ROW_LIMIT: f64 = 4.0;
 /// Adam's epsilon, torch's default (Burn's is 1e-5).
 const ADAM_EPSILON: f64 = 1e-8;
 
@@ -95,8 +98,8 @@ impl Prepared {
         let loss = training.loss.context("a completed config has a loss")?;
         Ok(Settings {
             loss,
-            variance: self.train_summary.variance,
-            row_limit: f64::INFINITY,
+            variance: self.train_summary.typical.variance,
+            row_limit: ROW_LIMIT * self.train_summary.typical.median_norm,
             held_out_variance: self.validated_variance,
             frequency_cutoff: training.frequency_cutoff.unwrap_or(1.0),
             dead_window: training.dead_window,
@@ -121,12 +124,34 @@ impl Prepared {
             self.held_out.rows(),
             c.device,
         ));
+        self.say_left_out();
         self.say_notes();
         if done > 0 {
             say(format!("continuing after step {done}"));
         } else if self.asked_to_resume {
             say("there is no checkpoint to continue from: beginning");
         }
+    }
+
+    /// How many rows were left out for their norm.
+    fn say_left_out(&self) {
+        let Some(limit) = self.config.data.max_norm.number() else {
+            return;
+        };
+        let sides = [(&self.train, "training"), (&self.held_out, "held-out")];
+        if sides.iter().all(|(data, _)| data.rows_left_out() == 0) {
+            return;
+        }
+        let [train, held_out] = sides.map(|(data, side)| {
+            let left_out = data.rows_left_out();
+            let all = data.rows() + left_out;
+            let percent = 100.0 * left_out as f64 / all as f64;
+            format!("{left_out} of {all} {side} rows ({percent:.3} %)")
+        });
+        let medians = limit / self.train_summary.typical.median_norm;
+        say(format!(
+            "left out: {train} and {held_out}, of norms above {limit:.4}, {medians:.1} times the median (data.max_norm)"
+        ));
     }
 
     /// What should make a user look twice, of both sides of the data.
@@ -154,12 +179,12 @@ impl Prepared {
     /// Model, optimizer and schedule, as they were at the checkpoint to continue from.
     fn learner(&self, settings: Settings) -> Result<Learner<SaeLearner>> {
         let device = self.device.clone().autodiff();
-        let variance = self.train_summary.variance;
+        let variance = self.train_summary.typical.variance;
         let sae_config = self.config.sae_config(self.train.width(), variance);
         let sae = Sae::init(
             &sae_config,
             self.config.seed,
-            &self.train_summary.mean,
+            &self.train_summary.typical.mean,
             &device,
         );
         let t = &self.config.training;

@@ -325,8 +325,15 @@ def held_out_of(data, part):
     return held_out
 
 
+def within(side, limit):
+    """(rows of norm at most `limit`, the others) of a side; rows that are not finite stay."""
+    norms = np.concatenate([np.sqrt((x**2).sum(1)) for _, x in side.blocks(4096)])
+    beyond = np.isfinite(norms) & (norms > limit)
+    return tuple(Side(side.data, side.row_numbers[which]) for which in (~beyond, beyond))
+
+
 def split(config):
-    """(training side, held-out side) of `[data]`."""
+    """(training side, held-out side) of `[data]`, with the rows beyond `max_norm`."""
     train = Data(config["train"], config, config.get("labels"))
     part = config.get("held_out", {"fraction": 0.1})
     if isinstance(part, str):

@@ -102,17 +102,26 @@ def kaiming(shape, fan_in, seed, stream):
 
 
 def training_mean(train, held_out, check_rows):
-    """The mean that a pre-bias starts at: of all training rows, or of the blocks that the check looks at."""
+    """The mean that a pre-bias starts at: of all training rows, or of the blocks that the check looks at, but for those
+    of ten times the median norm and more (docs/DATA.md, Rows of huge norm)."""
     if check_rows is None and 4 * train.width * max(train.rows, held_out.rows) > 4 << 30:
         check_rows = (1 << 30) // (4 * train.width)
     blocks = -(-train.rows // BLOCK)
     wanted = min(max(-(-check_rows // BLOCK), 1), blocks) if check_rows else blocks
+
+    def looked_at():
+        for i in range(wanted):
+            block = i * blocks // wanted
+            rows = np.arange(block * BLOCK, min((block + 1) * BLOCK, train.rows))
+            for _, x in train.blocks(BLOCK, rows):
+                yield x, np.maximum(np.sqrt((x**2).sum(1)), 1e-30)
+
+    bins = np.sort(np.concatenate([np.floor(64 * np.log2(norm)) for _, norm in looked_at()]))
+    median = 2 ** ((bins[(len(bins) - 1) // 2] + 0.5) / 64)
+    limit = 2 ** ((np.floor(64 * np.log2(10 * median)) // 8 + 1) / 8)
     total, count = np.zeros(train.width), 0
-    for i in range(wanted):
-        block = i * blocks // wanted
-        rows = np.arange(block * BLOCK, min((block + 1) * BLOCK, train.rows))
-        for _, x in train.blocks(BLOCK, rows):
-            total, count = total + x.sum(0), count + len(x)
+    for x, norm in looked_at():
+        total, count = total + x[norm < limit].sum(0), count + (norm < limit).sum()
     return (total / count).astype(np.float32)
 
 

@@ -9,6 +9,7 @@ class Totals:
     def __init__(self, mean, latents):
         self.mean, self.s, self.n, self.latents = mean, {}, 0, latents
         self.l0, self.residual = [], np.zeros(len(mean))
+        self.squares, self.distances = [], []
         self.fired = np.zeros(latents, np.int64)
         self.mass, self.strong = np.zeros(latents), np.zeros(latents, bool)
 
@@ -30,11 +31,19 @@ class Totals:
         for name, values in sums.items():
             self.s[name] = self.s.get(name, 0) + values.sum()
         self.n += len(x)
+        self.squares.append(square)
+        self.distances.append(centred)
         self.residual += e.sum(0)
         self.l0.append((a != 0).sum(1))
         self.fired += (a != 0).sum(0)
         self.mass += a.sum(0)
         self.strong |= (a > 1e-3).any(0)
+
+    def variance_share(self):
+        """The part of the variance of the thousandth of the rows of largest norm; of equal norms the first rows."""
+        squares, distances = np.concatenate(self.squares), np.concatenate(self.distances)
+        largest = np.argsort(-squares, kind="stable")[: -(-len(squares) // 1000)]
+        return distances[largest].sum() / distances.sum()
 
     def reconstruction(self):
         s, n = self.s, self.n
@@ -48,6 +57,7 @@ class Totals:
                 "nmse_rowwise": np.float64(s["rowwise"]) / (n - s["zero_rows"]),
                 "cosine": s["cosine"] / n,
                 "zero_rows": s["zero_rows"],
+                "variance_share_top_0.1_percent": self.variance_share(),
             }
 
     def sparsity(self):

@@ -5,6 +5,7 @@ mod class_head;
 mod convert;
 mod formats;
 mod fuzz;
+mod limit;
 mod loader;
 mod reading;
 mod safetensors;

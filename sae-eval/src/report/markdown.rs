@@ -5,7 +5,7 @@ use std::fmt::Write;
 use sae_model::stats::{Histogram, Metric, ToolkitMetric};
 
 use super::escape::{name, prose};
-use super::{Report, TopN, criteria};
+use super::{AllRowsSection, Report, TopN, criteria};
 
 /// Longest bar of a histogram, in characters.
 const BAR: f64 = 40.0;
@@ -15,6 +15,9 @@ pub(crate) fn render(report: &Report) -> String {
     let mut out = String::new();
     header(&mut out, report);
     metrics(&mut out, "Reconstruction", &report.reconstruction);
+    if let Some(section) = &report.all_rows {
+        all_rows(&mut out, section);
+    }
     metrics(&mut out, "Sparsity", &report.sparsity);
     histogram(
         &mut out,
@@ -99,6 +102,19 @@ fn metrics(out: &mut String, title: &str, metrics: &[Metric]) {
             ),
         );
     }
+}
+
+/// With the rows that are left out everywhere else.
+fn all_rows(out: &mut String, section: &AllRowsSection) {
+    metrics(out, "With the rows beyond data.max_norm", &section.metrics);
+    line(
+        out,
+        format!(
+            "\n{} held-out rows have a norm above {} and are in no other number of this report.",
+            section.left_out,
+            number(section.max_norm)
+        ),
+    );
 }
 
 /// The same numbers as others name and define them; a report of before schema version 4 has none.
@@ -262,6 +278,11 @@ mod tests {
                 include_str!("golden/report_5.json"),
                 include_str!("golden/report_5.md"),
             ),
+            (
+                6,
+                include_str!("golden/report_6.json"),
+                include_str!("golden/report_6.md"),
+            ),
         ] {
             let report = report(json);
             assert_eq!(report.schema_version, version);
@@ -275,14 +296,16 @@ mod tests {
 
     /// Every string of a report set to `text`.
     fn filled_with(text: &str) -> Report {
-        let mut report = report(include_str!("golden/report_5.json"));
+        let mut report = report(include_str!("golden/report_6.json"));
         for field in [&mut report.run, &mut report.device, &mut report.version] {
             *field = text.into();
         }
         report.held_out.path = text.into();
         report.architecture = Some(text.into());
         report.notes = vec![text.into()];
-        for metric in report.reconstruction.iter_mut().chain(&mut report.sparsity) {
+        let all_rows = report.all_rows.as_mut().expect("there is one");
+        let metrics = report.reconstruction.iter_mut().chain(&mut report.sparsity);
+        for metric in metrics.chain(&mut all_rows.metrics) {
             (metric.name, metric.formula) = (text.into(), text.into());
         }
         for metric in &mut report.toolkits {
@@ -336,7 +359,7 @@ mod tests {
             edges in prop::collection::vec(any::<f64>(), 0..5),
             counts in prop::collection::vec(any::<u64>(), 0..5),
         ) {
-            let mut report = report(include_str!("golden/report_5.json"));
+            let mut report = report(include_str!("golden/report_6.json"));
             report.l0_histogram = Histogram { edges, counts };
             report.firing_frequency_histogram = report.l0_histogram.clone();
             render(&report);
@@ -345,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_missing_section_says_why_in_text() {
-        let mut report = report(include_str!("golden/report_5.json"));
+        let mut report = report(include_str!("golden/report_6.json"));
         (report.top_n, report.top_n_missing) = (None, Some("<b>\n# no".into()));
         assert!(render(&report).contains("Not measured: &lt;b> \\# no."));
     }

@@ -17,7 +17,7 @@ use criteria::Criteria;
 /// Value of `schema` in `report.json`.
 pub(crate) const SCHEMA: &str = "sae-eval-report";
 /// Value of `schema_version`; grows when a field changes its meaning or goes away.
-pub(crate) const SCHEMA_VERSION: u32 = 5;
+pub(crate) const SCHEMA_VERSION: u32 = 6;
 
 /// Everything measured about a run: the content of `report.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +39,9 @@ pub(crate) struct Report {
     pub(crate) held_out: Fingerprint,
     /// On the held-out split.
     pub(crate) reconstruction: Vec<Metric>,
+    /// On the held-out split with the rows that `data.max_norm` leaves out, where there are any; since schema version 6.
+    #[serde(default)]
+    pub(crate) all_rows: Option<AllRowsSection>,
     /// On the held-out split.
     pub(crate) sparsity: Vec<Metric>,
     /// On the held-out split, as other toolkits define it; since schema version 4.
@@ -57,6 +60,17 @@ pub(crate) struct Report {
     /// Why there are no `criteria`.
     #[serde(default)]
     pub(crate) criteria_missing: Option<String>,
+}
+
+/// The held-out rows together with those beyond `data.max_norm`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct AllRowsSection {
+    /// `||x||` above which rows are left out everywhere else.
+    pub(crate) max_norm: f64,
+    /// Held-out rows beyond it.
+    pub(crate) left_out: usize,
+    /// Of all held-out rows.
+    pub(crate) metrics: Vec<Metric>,
 }
 
 /// Top-n classification.
@@ -136,6 +150,7 @@ impl TopN {
 /// What was measured.
 pub(crate) struct Measured<'a> {
     pub(crate) reconstruction: Vec<Metric>,
+    pub(crate) all_rows: Option<AllRowsSection>,
     pub(crate) sparsity: &'a SparsityStats,
     pub(crate) toolkits: Vec<ToolkitMetric>,
     /// Or why there is none.
@@ -169,6 +184,7 @@ impl Report {
             train: run.fingerprints[0].clone(),
             held_out: run.fingerprints[1].clone(),
             reconstruction: measured.reconstruction,
+            all_rows: measured.all_rows,
             sparsity: sparsity.metrics(),
             toolkits: measured.toolkits,
             l0_histogram: sparsity.l0_histogram(),

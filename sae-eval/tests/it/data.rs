@@ -1,5 +1,6 @@
 //! Which data a report is about: the run's own, wherever it lies, and what was added later.
 
+use sae_data::ActivationData;
 use sae_model::Preset;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -100,4 +101,60 @@ fn options_that_do_not_go_together_are_refused() {
         run.refused(&["--held-out", "x.npy"])
             .contains("--held-out x.npy: this run held out a part of data.train")
     );
+}
+
+#[test]
+fn rows_beyond_the_limit_are_in_a_section_of_their_own() {
+    let run = Run::new(Preset::Default);
+    let rows = ActivationData::open(&run.path("heldout.safetensors"), &Default::default())
+        .unwrap()
+        .read(0..100)
+        .unwrap();
+    let without = run.report(&[]);
+    let huge = [&rows[..5 * WIDTH], &[500.0; WIDTH], &rows[5 * WIDTH..]].concat();
+    run.write_rows("heldout.safetensors", &huge, true);
+    // a run of before there was a limit is of all rows
+    let old = run.report(&[]);
+    assert!(old["all_rows"].is_null());
+    assert_eq!(old["held_out"]["rows"], 101);
+    run.write_config("max_norm = \"10x median\"");
+    let report = run.report(&[]);
+    for section in ["reconstruction", "sparsity"] {
+        let numbers = |report: &serde_json::Value| -> Vec<f64> {
+            let metrics = report[section].as_array().unwrap().iter();
+            metrics.map(|m| m["value"].as_f64().unwrap()).collect()
+        };
+        for (a, b) in numbers(&report).iter().zip(numbers(&without)) {
+            assert!((a - b).abs() <= 1e-12 * b.abs(), "{a} is not {b}");
+        }
+    }
+    let section = &report["all_rows"];
+    assert_eq!(section["left_out"], 1);
+    assert_eq!(report["held_out"]["left_out"], 1);
+    let of_all = |report: &serde_json::Value, section: &str, name: &str| -> f64 {
+        let metrics = match section {
+            "all_rows" => &report["all_rows"]["metrics"],
+            section => &report[section],
+        };
+        let metrics = metrics.as_array().unwrap();
+        let metric = metrics.iter().find(|m| m["name"] == name).unwrap();
+        metric["value"].as_f64().unwrap()
+    };
+    for (name, theirs) in [
+        ("fvu_all_rows", "fvu"),
+        (
+            "variance_share_top_0.1_percent",
+            "variance_share_top_0.1_percent",
+        ),
+    ] {
+        let (a, b) = (
+            of_all(&report, "all_rows", name),
+            of_all(&old, "reconstruction", theirs),
+        );
+        assert!((a - b).abs() < 1e-9 * b, "{name}: {a} is not {b}");
+    }
+    let share = of_all(&report, "all_rows", "variance_share_top_0.1_percent");
+    assert!(share > 0.9 && share < 1.0, "{share}");
+    let markdown = std::fs::read_to_string(run.path("reports/report.md")).unwrap();
+    assert!(markdown.contains("1 held-out rows have a norm above"));
 }

@@ -189,7 +189,7 @@ fn metrics_are_those_of_the_whole_held_out_set() {
         .sum();
     assert_eq!(rows, 100);
     assert_eq!(report["schema"], "sae-eval-report");
-    assert_eq!(report["schema_version"], 5);
+    assert_eq!(report["schema_version"], 6);
 }
 
 #[test]

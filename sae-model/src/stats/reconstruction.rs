@@ -112,10 +112,15 @@ impl ReconstructionStats {
         self.centre.add(wide(x));
     }
 
+    /// FVU of all rows added.
+    pub fn fvu(&self) -> f64 {
+        self.squared_error / self.centre.total()
+    }
+
     /// The metrics of all rows added.
     pub fn metrics(&self) -> Vec<Metric> {
         let n = self.rows as f64;
-        let fvu = self.squared_error / self.centre.total();
+        let fvu = self.fvu();
         vec![
             MSE.measured(self.squared_error / (n * self.width as f64)),
             FVU.measured(fvu),

@@ -6,6 +6,16 @@ use sae_model::{Architecture, Preset, SaeConfig};
 
 use super::{Config, ModelConfig, keys};
 
+/// Steps up to which the learning rate of the default preset is [`SHORT_RUN_LR`].
+const SHORT_RUN: f64 = 600.0;
+const SHORT_RUN_LR: f64 = 6e-3;
+
+/// The default preset's learning rate: `6e-3 sqrt(600 / steps)`, and at most 6e-3. 6e-3 is best at 600 steps on sentence
+/// embeddings and kills a third of the latents in 5,000 steps on tokens, where 2e-3 keeps nearly all alive.
+fn attention_lr(steps: usize) -> f64 {
+    SHORT_RUN_LR * (SHORT_RUN / steps as f64).sqrt().min(1.0)
+}
+
 impl Config {
     /// Writes out what the architecture and the preset imply for training.
     pub(super) fn complete(&mut self) {
@@ -20,7 +30,7 @@ impl Config {
                     (Loss::NormWeighted, 4e-4, 500, 0.0, 0.9, 0.999, 0.1)
                 }
                 (Architecture::Attention | Architecture::MlpSparsemax, _) => {
-                    (Loss::Fvu, 6e-3, 150, 0.5, 0.9, 0.99, 1.0)
+                    (Loss::Fvu, attention_lr(steps), 150, 0.5, 0.9, 0.99, 1.0)
                 }
                 _ => (Loss::Fvu, 4e-3, 150, 0.5, 0.9, 0.999, 1.0),
             };

@@ -3,6 +3,7 @@
 
 mod errors;
 mod faults;
+mod outliers;
 mod records;
 mod resume;
 mod running;

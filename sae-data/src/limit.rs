@@ -1,0 +1,230 @@
+//! Rows of huge norm, and how they are left out.
+//!
+//! A language model gives a few tokens (attention sinks, mostly the first of a text) activations of a hundred times
+//! the usual norm. They are one row in ten thousand, carry most of the variance, and say nothing about concepts; left
+//! in, they rule the loss, every scale and the report. The limit is a number or a multiple of the median norm, which
+//! such rows do not move. It is turned into a number once, from the training data, so that training, validation and
+//! later evaluations leave out by the same.
+
+use std::fmt;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::data::ActivationData;
+use crate::error::DataError;
+
+/// Multiple of the median norm beyond which a row is left out, unless the config says otherwise.
+pub const MEDIANS: f64 = 10.0;
+/// Rows whose norms the median is taken of, evenly spread; all where there are no more.
+const MEDIAN_ROWS: usize = 16_384;
+/// Bytes of float32 that are looked at as one piece.
+const PIECE: usize = 4 << 20;
+/// Pieces in flight at once.
+const AT_ONCE: usize = 16;
+
+/// `data.max_norm`: `||x||` above which a row is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Raw", into = "Raw")]
+pub enum MaxNorm {
+    /// This norm.
+    Norm(f64),
+    /// This multiple of the median norm of the training rows: `"10x median"`.
+    Medians(f64),
+    /// No row is left out: `"none"`.
+    None,
+}
+
+impl Default for MaxNorm {
+    fn default() -> Self {
+        Self::Medians(MEDIANS)
+    }
+}
+
+/// As it stands in a config.
+#[derive(Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "a norm such as 1500.0, a multiple of the median norm such as \"10x median\", or \"none\""
+)]
+enum Raw {
+    Number(f64),
+    Text(String),
+}
+
+impl TryFrom<Raw> for MaxNorm {
+    type Error = String;
+
+    fn try_from(raw: Raw) -> Result<Self, String> {
+        let positive = |number: f64| number > 0.0 && number.is_finite();
+        match &raw {
+            Raw::Number(norm) if positive(*norm) => return Ok(Self::Norm(*norm)),
+            Raw::Text(text) if text == "none" => return Ok(Self::None),
+            Raw::Text(text) => {
+                let multiple = text.strip_suffix("x median");
+                if let Some(multiple) = multiple.and_then(|multiple| multiple.trim().parse().ok())
+                    && positive(multiple)
+                {
+                    return Ok(Self::Medians(multiple));
+                }
+            }
+            Raw::Number(_) => {}
+        }
+        Err(
+            "must be a positive norm such as 1500.0, a multiple of the median norm such as \"10x median\", or \"none\""
+                .into(),
+        )
+    }
+}
+
+impl From<MaxNorm> for Raw {
+    fn from(limit: MaxNorm) -> Self {
+        match limit {
+            MaxNorm::Norm(norm) => Self::Number(norm),
+            other => Self::Text(other.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for MaxNorm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Norm(norm) => write!(f, "{norm}"),
+            Self::Medians(multiple) => write!(f, "{multiple}x median"),
+            Self::None => write!(f, "none"),
+        }
+    }
+}
+
+impl MaxNorm {
+    /// The limit as a number, [`MaxNorm::Norm`], for these training rows; [`MaxNorm::None`] where there is none: no
+    /// limit is asked for, or the median norm is zero.
+    ///
+    /// # Errors
+    /// As [`ActivationData::read`].
+    pub fn resolved(self, train: &ActivationData) -> Result<Self, DataError> {
+        let Self::Medians(multiple) = self else {
+            return Ok(self);
+        };
+        let median = train.median_norm()?.filter(|median| *median > 0.0);
+        Ok(median.map_or(Self::None, |median| Self::Norm(multiple * median)))
+    }
+
+    /// The number of a resolved limit.
+    pub fn number(self) -> Option<f64> {
+        match self {
+            Self::Norm(norm) => Some(norm),
+            _ => None,
+        }
+    }
+}
+
+/// `||x||`, summed in f64.
+pub(crate) fn norm(row: &[f32]) -> f64 {
+    row.iter()
+        .map(|x| f64::from(*x).powi(2))
+        .sum::<f64>()
+        .sqrt()
+}
+
+/// Median of some numbers, the mean of the two in the middle where there are two; none of none.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() % 2 {
+        _ if values.is_empty() => None,
+        1 => Some(values[middle]),
+        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
+    }
+}
+
+impl ActivationData {
+    /// Median of `||x||` over the rows without NaN or infinity, of at most 16,384 rows that are evenly spread
+    /// ([`ActivationData::spread`]); none if there is no such row.
+    ///
+    /// # Errors
+    /// As [`ActivationData::read`].
+    pub fn median_norm(&self) -> Result<Option<f64>, DataError> {
+        let mut norms = Vec::new();
+        self.spread(MEDIAN_ROWS).norms(|_, norm| norms.push(norm))?;
+        norms.retain(|norm| norm.is_finite());
+        Ok(median(norms))
+    }
+
+    /// The rows of norm at most `limit`, which needs one pass over all of them; what was left out is remembered
+    /// ([`ActivationData::left_out`]). Rows with NaN or infinity stay: they are to be found, not to disappear.
+    ///
+    /// # Errors
+    /// As [`ActivationData::read`].
+    pub fn within(&self, limit: f64, mut progress: impl FnMut(usize)) -> Result<Self, DataError> {
+        let mut beyond = Vec::new();
+        self.norms(|row, norm| {
+            progress(1);
+            if norm.is_finite() && norm > limit {
+                beyond.push(row);
+            }
+        })?;
+        Ok(self.without(&beyond))
+    }
+
+    /// `visit(row, ||x||)` for each row, in order.
+    fn norms(&self, mut visit: impl FnMut(usize, f64)) -> Result<(), DataError> {
+        let unit = (PIECE / (4 * self.width())).max(1);
+        let piece = self.together(unit);
+        let starts: Vec<usize> = (0..self.rows()).step_by(piece).collect();
+        for starts in starts.chunks(AT_ONCE) {
+            let norms: Vec<Vec<f64>> = starts
+                .par_iter()
+                .map(|start| {
+                    let values = self.read(*start..(start + piece).min(self.rows()))?;
+                    Ok(values.chunks_exact(self.width()).map(norm).collect())
+                })
+                .collect::<Result<_, DataError>>()?;
+            let rows = norms.into_iter().flatten();
+            (starts[0]..)
+                .zip(rows)
+                .for_each(|(row, norm)| visit(row, norm));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_read_and_written_as_it_is_said() {
+        for (text, limit) in [
+            ("1500", MaxNorm::Norm(1500.0)),
+            ("1531.0403", MaxNorm::Norm(1531.0403)),
+            ("\"10x median\"", MaxNorm::Medians(10.0)),
+            ("\"2.5 x median\"", MaxNorm::Medians(2.5)),
+            ("\"none\"", MaxNorm::None),
+        ] {
+            assert_eq!(serde_json::from_str::<MaxNorm>(text).unwrap(), limit);
+            let written = serde_json::to_string(&limit).unwrap();
+            assert_eq!(serde_json::from_str::<MaxNorm>(&written).unwrap(), limit);
+        }
+        for wrong in [
+            "0",
+            "-1.0",
+            "\"off\"",
+            "\"0x median\"",
+            "\"infx median\"",
+            "true",
+        ] {
+            let read = serde_json::from_str::<MaxNorm>(wrong);
+            let message = read.unwrap_err().to_string();
+            assert!(message.contains("\"10x median\", or \"none\""), "{message}");
+        }
+    }
+
+    #[test]
+    fn medians_by_hand() {
+        assert_eq!(median(vec![]), None);
+        assert_eq!(median(vec![3.0]), Some(3.0));
+        assert_eq!(median(vec![9.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(vec![9.0, 1.0, 2.0, 4.0]), Some(3.0));
+    }
+}
