@@ -18,6 +18,7 @@ use crate::classes::{self, ClassPass, Judged, Setting};
 use crate::criteria::{self, Side};
 use crate::model::{Model, host_of, values};
 use crate::ranking::Rule;
+use crate::recovery;
 use crate::report::{Measured, Report, TopN};
 use crate::run::Run;
 
@@ -53,7 +54,7 @@ pub(crate) fn report(
     let mut all_rows = all_rows.transpose()?;
     let mut toolkits = ToolkitStats::new(config.d_in, config.n_latents, Some(mean));
     let mut train = Side::train(&run.train);
-    let mut held_out = Side::held_out(&run.held_out);
+    let mut held_out = Side::held_out(run);
     let mut observe_train =
         |rows: &[usize], x: &[f32], codes: &SparseCodes| train.add(rows, x, codes);
     let trained = passes.judge(
@@ -73,6 +74,8 @@ pub(crate) fn report(
             held_out.add_next(x, codes);
         },
     )?;
+    let alive = sparsity.frequencies().filter(|part| *part > 0.0).count();
+    let recovery = recovery::measure(run, &held_out.codes, alive)?;
     let criteria = criteria::measure(&passes, &model, train, held_out)?;
     let mut metrics = reconstruction.metrics();
     metrics.push(largest.metric());
@@ -86,13 +89,7 @@ pub(crate) fn report(
         Ok(setting) if !arguments.no_untrained => passes.untrained(setting, device)?,
         _ => None,
     };
-    let top_n: Result<TopN, String> = match (setting, trained) {
-        (Ok(setting), Some(trained)) => {
-            Ok(classes::section(&setting, &trained, untrained.as_ref()))
-        }
-        (Err(reason), _) => Err(reason),
-        (Ok(_), None) => Err("there is no zero-shot head".into()),
-    };
+    let top_n = top_n(setting, trained, untrained);
     Ok(Report::new(
         run,
         &arguments.device,
@@ -103,9 +100,25 @@ pub(crate) fn report(
             toolkits: toolkits.metrics(),
             top_n,
             criteria,
+            recovery,
         },
         started.elapsed().as_secs_f64(),
     ))
+}
+
+/// The section on top-n classification, or why there is none.
+fn top_n(
+    setting: Result<Setting, String>,
+    trained: Option<Judged>,
+    untrained: Option<Judged>,
+) -> Result<TopN, String> {
+    match (setting, trained) {
+        (Ok(setting), Some(trained)) => {
+            Ok(classes::section(&setting, &trained, untrained.as_ref()))
+        }
+        (Err(reason), _) => Err(reason),
+        (Ok(_), None) => Err("there is no zero-shot head".into()),
+    }
 }
 
 /// Rows that are encoded together.
