@@ -10,6 +10,59 @@ const SETTLED_AFTER: usize = 460;
 /// How far the mean L0 at inference may be from k, as a part of k.
 const NEAR_K: f64 = 0.1;
 
+/// L0 below which a model has collapsed, unless it was asked for few latents.
+const LEAST_L0: f64 = 2.0;
+/// Part of the latents that are dead when a model has collapsed.
+const MOST_DEAD: f64 = 0.9;
+/// Times that a latent would have fired, had all fired equally often, for silence to mean something.
+const CHANCES: f64 = 10.0;
+
+/// Numbers that may be those of a model that has collapsed: of a training step, or of an evaluation.
+#[derive(Clone, Debug)]
+pub struct Signs<'a> {
+    /// The model.
+    pub model: &'a SaeConfig,
+    /// The L0 that training aims at, where it aims at one and the model does not say so.
+    pub target_l0: Option<f64>,
+    /// Mean number of active latents per row.
+    pub l0: f64,
+    /// Fraction of variance unexplained, where it says something.
+    pub fvu: Option<f64>,
+    /// Latents that count as dead.
+    pub dead: u64,
+    /// Rows on which these have not fired.
+    pub dead_rows: usize,
+}
+
+impl Signs<'_> {
+    /// L0 below which the model has collapsed: 2, or less where few latents are asked for (half of k or of the target)
+    /// or there are few (M / 16).
+    pub fn least_l0(&self) -> f64 {
+        let k = self.model.k.map(|k| k as f64);
+        let wanted = [k, self.target_l0].into_iter().flatten().map(|l0| l0 / 2.0);
+        let few = self.model.n_latents as f64 / 16.0;
+        wanted.fold(LEAST_L0.min(few), f64::min)
+    }
+
+    /// What the numbers have of a collapse, in words: L0 below [`Signs::least_l0`], more than nine tenths of the latents
+    /// dead (if the rows had been enough for each to fire ten times), FVU above 1, which the mean row alone reaches.
+    pub fn seen(&self) -> Vec<String> {
+        let (least, latents) = (self.least_l0(), self.model.n_latents);
+        let mut seen = Vec::new();
+        if self.l0 < least {
+            seen.push(format!("L0 is {:.2}, below {least}", self.l0));
+        }
+        let chances = self.dead_rows as f64 * self.l0.max(1.0) / latents as f64;
+        if chances >= CHANCES && self.dead as f64 > MOST_DEAD * latents as f64 {
+            seen.push(format!("{} of {latents} latents are dead", self.dead));
+        }
+        if let Some(fvu) = self.fvu.filter(|fvu| *fvu > 1.0) {
+            seen.push(format!("FVU is {fvu:.4}, above the 1 of the mean row"));
+        }
+        seen
+    }
+}
+
 /// What is known at the end of a run.
 #[derive(Clone, Debug)]
 pub struct RunFacts<'a> {
@@ -21,8 +74,12 @@ pub struct RunFacts<'a> {
     pub warmup_steps: usize,
     /// Mean number of active latents per held-out row.
     pub l0_mean: f64,
+    /// FVU over the held-out rows, where it is known.
+    pub fvu: Option<f64>,
     /// Latents that count as dead.
     pub dead: u64,
+    /// Rows on which these have not fired.
+    pub dead_rows: usize,
 }
 
 impl RunFacts<'_> {
@@ -36,14 +93,21 @@ impl RunFacts<'_> {
                  (lower training.warmup_steps or train longer)"
             ));
         }
-        if self.l0_mean == 0.0 {
-            notes.push(
-                "no latent is active on any held-out row: the model has collapsed to its pre-bias"
-                    .into(),
-            );
+        let signs = Signs {
+            model: self.model,
+            target_l0: None,
+            l0: self.l0_mean,
+            fvu: self.fvu,
+            dead: self.dead,
+            dead_rows: self.dead_rows,
+        };
+        let seen = signs.seen();
+        if !seen.is_empty() {
+            notes.push(format!("the model has collapsed: {}", seen.join(", ")));
         }
         let latents = self.model.n_latents;
-        if self.dead as f64 > MOST * latents as f64 {
+        let said = seen.iter().any(|sign| sign.contains("dead"));
+        if self.dead as f64 > MOST * latents as f64 && !said {
             let dead = self.dead;
             notes.push(format!("{dead} of {latents} latents are dead"));
         }
@@ -76,7 +140,9 @@ mod tests {
             steps,
             warmup_steps: 150,
             l0_mean,
+            fvu: Some(0.3),
             dead,
+            dead_rows: 1000,
         };
         facts.notes()
     }
@@ -96,7 +162,7 @@ mod tests {
             ),
             (
                 notes(Architecture::Relu, 600, 0.0, 0),
-                "no latent is active",
+                "the model has collapsed: L0 is 0.00, below 2",
             ),
             (
                 notes(Architecture::TopK, 600, 3.0, 51),
@@ -111,5 +177,33 @@ mod tests {
             assert_eq!(found.len(), 1, "{found:?}");
             assert!(found[0].contains(expected), "{found:?}");
         }
+    }
+
+    #[test]
+    fn signs_of_a_collapse() {
+        let seen =
+            |k: Option<usize>, latents: usize, l0: f64, fvu: f64, dead: u64, dead_rows: usize| {
+                let mut model = Architecture::TopK.config(Preset::Default, 8, latents);
+                model.k = k;
+                let signs = Signs {
+                    model: &model,
+                    target_l0: None,
+                    l0,
+                    fvu: Some(fvu),
+                    dead,
+                    dead_rows,
+                };
+                signs.seen().len()
+            };
+        assert_eq!(seen(None, 4608, 30.0, 0.2, 0, 100_000), 0);
+        assert_eq!(seen(None, 4608, 1.9, 0.899, 4606, 100_000), 2);
+        assert_eq!(seen(None, 4608, 3.1, 3662.0, 4197, 100_000), 2);
+        // few rows, so that most latents had no chance
+        assert_eq!(seen(None, 4608, 4.0, 0.5, 4500, 1000), 0);
+        // what was asked for is no collapse
+        assert_eq!(seen(Some(1), 4608, 1.0, 0.5, 0, 100_000), 0);
+        assert_eq!(seen(Some(2), 4608, 1.5, 0.5, 0, 100_000), 0);
+        assert_eq!(seen(Some(2), 4608, 0.5, 0.5, 0, 100_000), 1);
+        assert_eq!(seen(None, 16, 1.2, 0.5, 0, 100_000), 0);
     }
 }

@@ -46,6 +46,8 @@ pub(crate) enum Failure {
     NoCheckpoint { dir: PathBuf, problems: String },
     #[error("{0}")]
     NonFinite(String),
+    #[error("{0}")]
+    Collapsed(String),
     /// What Burn's trainer met.
     #[error("training failed: {0}")]
     Burn(String),
@@ -102,6 +104,7 @@ impl Failure {
             Self::Write { .. } => 8,
             Self::NoCheckpoint { .. } => 9,
             Self::NonFinite(_) => 10,
+            Self::Collapsed(_) => 11,
             Self::Burn(_) => 1,
             Self::Stopped { code, .. } => *code,
         }
@@ -122,6 +125,7 @@ Exit codes:
   8    the run directory cannot be written
   9    --resume: there are checkpoints, but none that can be used
   10   NaN or infinity
+  11   the run has collapsed: hardly a latent is active, most are dead, or FVU stays above 1
   130  stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP (the terminal is gone); a checkpoint is kept
   141  whoever read the standard output has gone (`| head`); a checkpoint is kept";
 

@@ -150,8 +150,8 @@ impl MetricsFile {
         state.failure.take().map_or(Ok(()), Err)
     }
 
-    /// Mean L0 of the last validation that is recorded; that of all held-out rows where there is one.
-    pub(crate) fn last_l0(&self) -> Option<f64> {
+    /// Mean L0 and FVU of the last validation that is recorded; of all held-out rows where there is such a record.
+    pub(crate) fn last_validation(&self) -> Option<(f64, Option<f64>)> {
         let mut file = File::open(&self.path).ok()?;
         let length = file.metadata().ok()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))
@@ -163,7 +163,8 @@ impl MetricsFile {
             let record: Value = serde_json::from_str(line).ok()?;
             (record["split"] != "train").then_some(record)
         });
-        records.next()?["l0"].as_f64()
+        let record = records.next()?;
+        Some((record["l0"].as_f64()?, record["fvu"].as_f64()))
     }
 
     /// Appends a record; its step is counted here.

@@ -15,6 +15,8 @@ use sae_data::ActivationBatch;
 use sae_model::loss::{self, Loss};
 use sae_model::{Reconstructed, Sae, Training, ops};
 
+use crate::collapse::Seen;
+
 /// What a step needs to know beside the model.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -82,6 +84,16 @@ impl StepOutput {
     pub(crate) fn is_finite(&self) -> bool {
         let sum = self.loss.clone() + self.squared_gradients.clone();
         sum.into_scalar::<f32>().is_finite()
+    }
+
+    /// What a collapse would show in.
+    pub(crate) fn seen(&self) -> Seen {
+        let number = |tensor: &Tensor<1>| tensor.clone().into_scalar::<f64>();
+        Seen {
+            l0: number(&self.l0),
+            fvu: number(&self.fvu),
+            dead: number(&self.dead),
+        }
     }
 
     /// For a message: `the loss is NaN`.

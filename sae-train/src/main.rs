@@ -2,6 +2,7 @@
 
 mod bench;
 mod checkpoint;
+mod collapse;
 mod config;
 mod failure;
 mod json_lines;

@@ -27,8 +27,8 @@ use crate::lock::{LOCK_FILE, RunLock};
 use crate::output;
 
 /// Keys that may differ between the run and its continuation: they change no number of the result, except where
-/// it would otherwise end (`on_nonfinite`). Data may have moved; whether it is the same is for the fingerprint to say.
-const FREE_TO_CHANGE: [&str; 14] = [
+/// it would otherwise end (`on_nonfinite`, `on_collapse`). Data may have moved; whether it is the same is for the fingerprint to say.
+const FREE_TO_CHANGE: [&str; 15] = [
     "run",
     "runs_dir",
     "training.log_every",
@@ -36,6 +36,7 @@ const FREE_TO_CHANGE: [&str; 14] = [
     "training.checkpoint_every",
     "training.checkpoint_minutes",
     "training.on_nonfinite",
+    "training.on_collapse",
     "data.workers",
     "data.train",
     "data.held_out",

@@ -20,6 +20,7 @@ use sae_data::ActivationBatch;
 use sae_model::ops;
 
 use crate::checkpoint::{Checkpoints, Writer};
+use crate::collapse::{Streak, Watch};
 use crate::failure::{Failure, Outcome, chain};
 use crate::json_lines::MetricsFile;
 use crate::learner::{SaeLearner, StepOutput};
@@ -52,6 +53,9 @@ pub(crate) struct Steps {
     pub(crate) writer: Arc<Writer>,
     pub(crate) metrics: Arc<MetricsFile>,
     pub(crate) nonfinite: NonFinite,
+    pub(crate) watch: Watch,
+    /// How long the numbers had looked like collapse before.
+    pub(crate) streak: Streak,
     /// All held-out rows, where a validation looks at fewer.
     pub(crate) whole: Option<WholeSet>,
     pub(crate) signals: Signals,
@@ -84,6 +88,7 @@ impl SupervisedLearningStrategy<SaeLearner> for Steps {
             validated: self.first.1,
             saved: (self.first.0, Instant::now()),
             skipped_in_a_row: 0,
+            streak: self.streak,
         };
         let train = train.to_device(&self.device);
         let held_out = held_out.to_device(&self.device.clone().inner());
@@ -110,6 +115,8 @@ struct Session<'a> {
     /// Step and time of the last checkpoint.
     saved: (usize, Instant),
     skipped_in_a_row: usize,
+    /// How long the numbers have looked like collapse.
+    streak: Streak,
 }
 
 impl Session<'_> {
@@ -203,6 +210,7 @@ impl Session<'_> {
     fn take_step(&mut self, batch: ActivationBatch, progress: Progress) -> Result<(), Failure> {
         let x = batch.activations.clone();
         let output = self.learner.train_step(batch);
+        let seen = output.item.seen();
         self.learner.lr_step();
         if output.item.is_finite() {
             self.learner.optimizer_step(output.grads);
@@ -224,10 +232,12 @@ impl Session<'_> {
         let lr = Some(self.learner.lr_current());
         let item = TrainingItem::new(output.item, progress, Some(self.step), lr);
         self.tell_train(LearnerEvent::ProcessedItem(item));
-        match self.steps.metrics.failure() {
-            Some(failure) => Err(failure),
-            None => Ok(()),
+        if let Some(failure) = self.steps.metrics.failure() {
+            return Err(failure);
         }
+        let (watch, last_saved) = (&self.steps.watch, self.saved.0);
+        self.streak = watch.look(self.streak, self.step, seen, last_saved)?;
+        Ok(())
     }
 
     /// One pass over the held-out rows that a validation looks at, and when training ends over all of them; given
@@ -312,10 +322,10 @@ impl Session<'_> {
         self.interrupter.fail_on_error(self.events.flush());
         let (metrics, fvu) = self.steps.metrics.position(self.step, self.validated)?;
         self.check_finite()?;
-        let position = self
-            .steps
-            .checkpoints
-            .position(self.step, self.validated, fvu, metrics);
+        let position =
+            self.steps
+                .checkpoints
+                .position(self.step, self.validated, fvu, metrics, self.streak);
         self.steps.writer.begin(&position)?;
         if let Some(checkpointer) = &mut self.checkpointer {
             checkpointer.checkpoint(&self.learner, self.step, &self.store);

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::optim::ModuleOptimizer;
 use burn::train::{Learner, SupervisedTraining, TrainingStrategy};
-use sae_data::{ActivationLoader, Waiting};
+use sae_data::{ActivationLoader, Statistics, Waiting};
 use sae_model::ops::{self, Adam};
 use sae_model::saved::SavedModelError;
 use sae_model::sealed::SealError;
@@ -17,6 +17,7 @@ use sae_model::verdict::RunFacts;
 use sae_model::{Sae, saved};
 
 use crate::checkpoint::{self, MODEL, OPTIMIZER, Part, SCHEDULER, Writer};
+use crate::collapse::{Streak, Watch};
 use crate::failure::{Failure, Outcome, chain};
 use crate::json_lines::{JsonLines, MetricsFile};
 use crate::learner::{SaeLearner, Settings};
@@ -300,6 +301,12 @@ impl Prepared {
                 streaming: self.config.data.streaming(self.config.seed),
                 batch_size: t.batch_size,
             },
+            watch: self.watch(),
+            streak: self
+                .found
+                .newest
+                .as_ref()
+                .map_or(Streak::default(), |position| position.streak),
             whole: (self.validated.rows() < self.held_out.rows())
                 .then(|| WholeSet::new(&self.held_out, t.batch_size, &self.device)),
             signals: Signals::watch().context("watching for Ctrl-C")?,
@@ -308,10 +315,28 @@ impl Prepared {
         })
     }
 
+    /// What looks for collapse.
+    fn watch(&self) -> Watch {
+        let t = &self.config.training;
+        let Statistics { mean, variance, .. } = &self.train_summary.typical;
+        let mean_square: f64 = mean.iter().map(|m| f64::from(*m).powi(2)).sum();
+        Watch {
+            policy: t.on_collapse,
+            model: self.config.sae_config(self.train.width(), *variance),
+            steps: t.steps,
+            warmup_steps: t.warmup_steps.unwrap_or(0),
+            dead_rows: t.dead_window.saturating_mul(t.batch_size),
+            target_l0: t.target_l0,
+            zero_fvu: 1.0 + mean_square / variance,
+            judge_fvu: self.train_summary.beyond.rows == 0,
+            lr: t.lr(),
+        }
+    }
+
     /// What makes the numbers of this run mean less than they seem to.
     fn verdict(&self, learner: &SaeLearner, metrics: &MetricsFile) -> Vec<String> {
         let t = &self.config.training;
-        let Some(l0_mean) = metrics.last_l0() else {
+        let Some((l0_mean, fvu)) = metrics.last_validation() else {
             return Vec::new(); // the file was damaged since
         };
         let facts = RunFacts {
@@ -319,6 +344,8 @@ impl Prepared {
             steps: t.steps,
             warmup_steps: t.warmup_steps.unwrap_or(0),
             l0_mean,
+            fvu,
+            dead_rows: t.dead_window.saturating_mul(t.batch_size),
             dead: learner.dead().len() as u64,
         };
         facts.notes()

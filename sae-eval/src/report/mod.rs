@@ -5,7 +5,9 @@ mod escape;
 pub(crate) mod markdown;
 
 use sae_data::Fingerprint;
-use sae_model::stats::{DEAD_LATENTS, Histogram, L0_MEAN, Metric, SparsityStats, ToolkitMetric};
+use sae_model::stats::{
+    DEAD_LATENTS, FVU, Histogram, L0_MEAN, Metric, SparsityStats, ToolkitMetric,
+};
 use sae_model::verdict::RunFacts;
 use sae_model::{Architecture, Preset, SaeConfig};
 use serde::{Deserialize, Serialize};
@@ -179,7 +181,7 @@ impl Report {
             device: device.into(),
             seconds,
             architecture: Some(architecture(model, run.preset)),
-            notes: notes(run, &sparsity.metrics()),
+            notes: notes(run, &measured.reconstruction, &sparsity.metrics()),
             model: model.clone(),
             train: run.fingerprints[0].clone(),
             held_out: run.fingerprints[1].clone(),
@@ -214,9 +216,12 @@ fn architecture(model: &SaeConfig, preset: Option<Preset>) -> String {
 }
 
 /// What a reader must know before the numbers; nothing where it is not known how the run was trained.
-fn notes(run: &Run, sparsity: &[Metric]) -> Vec<String> {
+fn notes(run: &Run, reconstruction: &[Metric], sparsity: &[Metric]) -> Vec<String> {
     let value = |name: &str| {
-        let metric = sparsity.iter().find(|metric| metric.name == name);
+        let metric = reconstruction
+            .iter()
+            .chain(sparsity)
+            .find(|metric| metric.name == name);
         metric.and_then(|metric| metric.value)
     };
     let (Some(recipe), Some(l0_mean), Some(dead)) =
@@ -229,7 +234,9 @@ fn notes(run: &Run, sparsity: &[Metric]) -> Vec<String> {
         steps: recipe.steps,
         warmup_steps: recipe.warmup_steps.unwrap_or(0),
         l0_mean,
+        fvu: value(FVU.name),
         dead: dead as u64,
+        dead_rows: run.held_out.rows(),
     };
     facts.notes()
 }

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use sae_model::sealed;
 use serde::{Deserialize, Serialize};
 
+use crate::collapse::Streak;
 use crate::failure::{Failure, chain};
 
 pub(crate) use read::restore;
@@ -54,6 +55,9 @@ pub(crate) struct Position {
     pub(crate) validated: bool,
     /// Where `metrics.jsonl` stood.
     pub(crate) metrics: MetricsPosition,
+    /// How long the numbers had looked like collapse.
+    #[serde(default)]
+    pub(crate) streak: Streak,
 }
 
 /// Where `metrics.jsonl` stood.
@@ -104,6 +108,7 @@ impl Checkpoints {
         validated: bool,
         held_out_fvu: Option<f64>,
         metrics: MetricsPosition,
+        streak: Streak,
     ) -> Position {
         Position {
             format: FORMAT.into(),
@@ -113,6 +118,7 @@ impl Checkpoints {
             held_out_fvu,
             validated,
             metrics,
+            streak,
         }
     }
 

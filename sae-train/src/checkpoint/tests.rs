@@ -19,7 +19,7 @@ fn metrics() -> MetricsPosition {
 
 /// The files of a checkpoint, unsealed, in the order in which they are written.
 fn write_files(checkpoints: &Checkpoints, step: usize, fvu: Option<f64>, dir: &Path) {
-    let position = checkpoints.position(step, fvu.is_some(), fvu, metrics());
+    let position = checkpoints.position(step, fvu.is_some(), fvu, metrics(), Streak::default());
     fs::write(dir.join(POSITION), serde_json::to_vec(&position).unwrap()).unwrap();
     for name in [MODEL, OPTIMIZER, SCHEDULER] {
         fs::write(dir.join(name), format!("{name} of {step}")).unwrap();

@@ -18,6 +18,7 @@ use sae_model::{Architecture, Preset, SparseValue};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use crate::collapse::OnCollapse;
 use crate::nonfinite::OnNonFinite;
 
 use error::explain;
@@ -133,6 +134,9 @@ pub(crate) struct TrainingConfig {
     /// What to do about a step whose loss or gradients are not finite: `stop` or `skip`.
     #[serde(default)]
     pub(crate) on_nonfinite: OnNonFinite,
+    /// What to do about a run that has collapsed: `stop` or `go_on`.
+    #[serde(default)]
+    pub(crate) on_collapse: OnCollapse,
 }
 
 fn default_runs_dir() -> PathBuf {

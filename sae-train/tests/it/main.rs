@@ -1,6 +1,7 @@
 //! `sae-train` from the outside: the real binary on small synthetic data.
 #![allow(clippy::unwrap_used)] // a test may
 
+mod collapse;
 mod errors;
 mod faults;
 mod outliers;

@@ -146,7 +146,14 @@ fn the_newest_and_the_best_are_kept() {
     // lr so large that the held-out FVU rises again
     let run = w.trained(
         "best",
-        &["--set", "training.lr=0.3", "--set", "training.steps=80"],
+        &[
+            "--set",
+            "training.lr=0.3",
+            "--set",
+            "training.steps=80",
+            "--set",
+            "training.on_collapse=go_on",
+        ],
     );
     let fvu = recorded(&run, "held_out", "fvu");
     let best = (0..fvu.len())

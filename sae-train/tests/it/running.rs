@@ -200,9 +200,17 @@ fn lines_and_notes_without_a_terminal() {
         "training.sparsity_coefficient=100",
         "--set",
         "training.steps=400",
+        "--set",
+        "training.on_collapse=go_on",
     ];
     let text = String::from_utf8_lossy(&w.train(&set).stdout).into_owned();
-    assert!(text.contains("note: 64 of 64 latents are dead"), "{text}");
+    let note = text
+        .lines()
+        .find(|line| line.starts_with("note: the model has collapsed: L0 is "));
+    assert!(
+        note.is_some_and(|note| note.contains(", below 2, 64 of 64 latents are dead")),
+        "{text}"
+    );
 }
 
 #[test]

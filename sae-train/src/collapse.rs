@@ -1,0 +1,278 @@
+//! Collapse: numbers that stay as those of a model that explains nothing end a run long before its last step.
+//!
+//! What collapse looks like is `sae_model::verdict`'s to say, for the trainer and the report alike; here it is counted how
+//! long it lasts. The count is a pure function of the steps and is kept in checkpoints, so a run that was interrupted
+//! ends at the same step.
+
+use sae_model::SaeConfig;
+use sae_model::verdict::Signs;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::nonfinite::last_good;
+
+/// Steps in a row that must look like collapse.
+const PATIENCE: usize = 100;
+/// Steps at the start that are not looked at, at least: latents and L0 find their places.
+const GRACE: usize = 200;
+/// The same as a part of the run.
+const GRACE_PART: f64 = 0.2;
+/// Steps in a row that must look like divergence, from the first step on.
+const DIVERGED_PATIENCE: usize = 25;
+/// Divergence: an FVU so many times that of reconstructing every row as zeros.
+const DIVERGED: f64 = 1000.0;
+/// An FVU above 1 that falls to this part of what it was is a model that still learns.
+const FALLS: f32 = 0.99;
+
+/// What to do about a run that has collapsed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OnCollapse {
+    /// End the run.
+    #[default]
+    Stop,
+    /// Say it in the log, and go on.
+    GoOn,
+}
+
+/// How long the numbers have looked like collapse; part of a checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Streak {
+    /// Steps in a row.
+    steps: usize,
+    /// The last so many of them looked like divergence.
+    diverged: usize,
+    /// FVU when they began, or when it last was so much less that the model still learns.
+    from_fvu: Option<f32>,
+}
+
+/// The numbers of a training step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    pub(crate) l0: f64,
+    pub(crate) fvu: f64,
+    pub(crate) dead: f64,
+}
+
+/// Looks at every step of a run.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    pub(crate) policy: OnCollapse,
+    pub(crate) model: SaeConfig,
+    /// Optimizer steps of the run, and steps of warm-up.
+    pub(crate) steps: usize,
+    pub(crate) warmup_steps: usize,
+    /// Rows of the steps in which a latent must fire not to count as dead.
+    pub(crate) dead_rows: usize,
+    /// The L0 that is aimed at, where it is a setting of the training.
+    pub(crate) target_l0: Option<f64>,
+    /// FVU of reconstructing every row as zeros, `1 + ||mean||^2 / sigma^2`.
+    pub(crate) zero_fvu: f64,
+    /// Whether the FVU of a batch says something: no rows of huge norm are left in the data.
+    pub(crate) judge_fvu: bool,
+    /// Peak learning rate, for the message.
+    pub(crate) lr: f64,
+}
+
+impl Watch {
+    /// Steps at the start that are not looked at.
+    fn grace(&self) -> usize {
+        let part = (GRACE_PART * self.steps as f64) as usize;
+        self.warmup_steps.max(GRACE).max(part)
+    }
+
+    /// What the numbers of a step look like, in words; none if they do not look like collapse.
+    fn signs(&self, seen: Seen) -> Vec<String> {
+        let signs = Signs {
+            model: &self.model,
+            target_l0: self.target_l0,
+            l0: seen.l0,
+            fvu: Some(seen.fvu).filter(|_| self.judge_fvu),
+            dead: seen.dead as u64,
+            dead_rows: self.dead_rows,
+        };
+        signs.seen()
+    }
+
+    /// The streak behind step `step` (counted from 1).
+    fn next(&self, streak: Streak, step: usize, seen: Seen) -> Streak {
+        let diverged = seen.fvu > DIVERGED * self.zero_fvu;
+        let collapsed = step > self.grace() && !self.signs(seen).is_empty();
+        if !diverged && !collapsed {
+            return Streak::default();
+        }
+        let fvu = seen.fvu as f32;
+        let by_fvu_alone = self.signs(Seen { fvu: 0.0, ..seen }).is_empty();
+        let falls = streak.from_fvu.is_some_and(|from| fvu < FALLS * from);
+        // one more than before, or the first of a new count
+        let count = |before: usize, looks: bool, anew: bool| match looks {
+            true if anew => 1,
+            true => before + 1,
+            false => 0,
+        };
+        Streak {
+            steps: count(streak.steps, collapsed, falls && by_fvu_alone),
+            diverged: count(streak.diverged, diverged, falls),
+            from_fvu: streak.from_fvu.filter(|_| !falls).or(Some(fvu)),
+        }
+    }
+
+    /// What a streak says that has lasted long enough, in words.
+    fn found(&self, streak: Streak, seen: Seen) -> Option<String> {
+        let Streak {
+            steps, diverged, ..
+        } = streak;
+        if diverged >= DIVERGED_PATIENCE {
+            let fvu = seen.fvu;
+            return Some(format!(
+                "has diverged, for {diverged} steps now: FVU is {fvu:.3e}"
+            ));
+        }
+        let signs = || self.signs(seen).join(", ");
+        (steps >= PATIENCE).then(|| format!("has collapsed, for {steps} steps now: {}", signs()))
+    }
+
+    /// The streak behind step `step` of which `last_saved` is the last checkpoint before.
+    ///
+    /// # Errors
+    /// [`Failure::Collapsed`] when it has lasted long enough, unless the run is to go on.
+    pub(crate) fn look(
+        &self,
+        streak: Streak,
+        step: usize,
+        seen: Seen,
+        last_saved: usize,
+    ) -> Result<Streak, Failure> {
+        let streak = self.next(streak, step, seen);
+        let Some(found) = self.found(streak, seen) else {
+            return Ok(streak);
+        };
+        let found = format!("step {step} of {}: the run {found}", self.steps);
+        if self.policy == OnCollapse::GoOn {
+            if streak.steps == PATIENCE || streak.diverged == DIVERGED_PATIENCE {
+                tracing::warn!("{found}; it goes on (training.on_collapse)");
+            }
+            return Ok(streak);
+        }
+        let last = match last_saved {
+            0 => last_good(0),
+            saved => format!(
+                "checkpoints up to step {saved} are kept, with the one of the least held-out FVU"
+            ),
+        };
+        Err(Failure::Collapsed(format!(
+            "{found}; {last}; start another run with a lower training.lr (it is {}), or let this one go on: --resume --set \
+             training.on_collapse=go_on",
+            self.lr
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sae_model::{Architecture, Preset};
+
+    const WELL: Seen = Seen {
+        l0: 30.0,
+        fvu: 0.3,
+        dead: 0.0,
+    };
+    const BADLY: Seen = Seen {
+        l0: 1.1,
+        fvu: 0.9,
+        dead: 0.0,
+    };
+
+    fn watch(steps: usize) -> Watch {
+        Watch {
+            policy: OnCollapse::Stop,
+            model: Architecture::Attention.config(Preset::Default, 8, 1000),
+            steps,
+            warmup_steps: 150,
+            dead_rows: 100_000,
+            target_l0: None,
+            zero_fvu: 2.0,
+            judge_fvu: true,
+            lr: 1.0,
+        }
+    }
+
+    /// The step at which a run with these numbers ends, if it does.
+    fn ends(watch: &Watch, numbers: impl Fn(usize) -> Seen) -> Option<usize> {
+        let mut streak = Streak::default();
+        for step in 1..=watch.steps {
+            match watch.look(streak, step, numbers(step), 0) {
+                Ok(next) => streak = next,
+                Err(failure) => {
+                    assert_eq!(failure.code(), 11);
+                    return Some(step);
+                }
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn a_collapse_ends_the_run_when_it_has_lasted() {
+        assert_eq!(ends(&watch(600), |_| WELL), None);
+        assert_eq!(ends(&watch(600), |_| BADLY), Some(300));
+        assert_eq!(ends(&watch(5000), |_| BADLY), Some(1100));
+        let late = |step| if step < 400 { WELL } else { BADLY };
+        assert_eq!(ends(&watch(600), late), Some(499));
+        let go_on = Watch {
+            policy: OnCollapse::GoOn,
+            ..watch(600)
+        };
+        assert_eq!(ends(&go_on, |_| BADLY), None);
+    }
+
+    #[test]
+    fn a_good_step_begins_the_count_again() {
+        let now_and_then = |step| if step % 99 == 0 { WELL } else { BADLY };
+        assert_eq!(ends(&watch(5000), now_and_then), None);
+    }
+
+    #[test]
+    fn an_fvu_above_one_that_falls_is_no_collapse() {
+        let at = |fvu: f64| Seen { fvu, ..WELL };
+        assert_eq!(ends(&watch(2000), |_| at(1.2)), Some(500));
+        // 1 % every 90 steps, with noise
+        let falling =
+            |step: usize| at(9.0 * (-1.2e-4 * step as f64).exp() + 0.001 * (step % 2) as f64);
+        assert_eq!(ends(&watch(2000), falling), None);
+        let blind = Watch {
+            judge_fvu: false,
+            ..watch(2000)
+        };
+        assert_eq!(ends(&blind, |_| at(1.2)), None);
+    }
+
+    #[test]
+    fn divergence_ends_the_run_before_it_is_not_a_number() {
+        let at = |fvu: f64| Seen { fvu, ..WELL };
+        assert_eq!(ends(&watch(2000), |_| at(1e9)), Some(25));
+        let rising = |step: usize| at(1.5f64.powi(step as i32));
+        // above 2,000 from step 19 on
+        assert_eq!(ends(&watch(2000), rising), Some(43));
+        // a bad start from which it recovers, with hardly a latent
+        let recovers = |step: usize| Seen {
+            l0: 1.0,
+            ..at(1e5 * 0.9f64.powi(step as i32))
+        };
+        let steps = 200;
+        assert_eq!(ends(&watch(steps), recovers), None);
+        assert_eq!(
+            ends(&watch(600), |step| at(1e5 * 0.9f64.powi(step as i32))),
+            None
+        );
+    }
+
+    #[test]
+    fn a_streak_survives_a_checkpoint() {
+        let streak = watch(600).next(Streak::default(), 400, BADLY);
+        let json = serde_json::to_string(&streak).unwrap();
+        assert_eq!(serde_json::from_str::<Streak>(&json).unwrap(), streak);
+        assert_ne!(streak, Streak::default());
+    }
+}
