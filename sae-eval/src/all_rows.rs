@@ -12,17 +12,19 @@ use crate::report::AllRowsSection;
 /// What is gathered while the rows within the limit pass.
 pub(crate) struct AllRows {
     pub(crate) largest: LargestRows,
+    left_out: ActivationData,
 }
 
 impl AllRows {
     /// For the held-out rows, of which `left_out` are beyond the limit; `within` is the mean of the others.
-    pub(crate) fn new(passes: &Passes, within: &[f64], left_out: &ActivationData) -> Result<Self> {
+    pub(crate) fn new(passes: &Passes, within: &[f64], left_out: ActivationData) -> Result<Self> {
         let (n, m) = (passes.run.held_out.rows(), left_out.rows());
-        let beyond = passes.mean(left_out)?;
+        let beyond = passes.mean(&left_out)?;
         let parts = within.iter().zip(&beyond);
         let mean = parts.map(|(a, b)| (a * n as f64 + b * m as f64) / (n + m) as f64);
         Ok(Self {
             largest: LargestRows::new(n + m, mean.collect()),
+            left_out,
         })
     }
 
@@ -32,9 +34,9 @@ impl AllRows {
         passes: &Passes,
         model: &Model,
         mut reconstruction: ReconstructionStats,
-        left_out: &ActivationData,
     ) -> Result<AllRowsSection> {
-        passes.walk(left_out, |_, rows| {
+        let left_out = self.left_out;
+        passes.walk(&left_out, |_, rows| {
             let x = passes.tensor(rows, rows.len() / left_out.width());
             let (_, x_hat) = model.reconstruct(x);
             reconstruction.add(rows, &values(x_hat));

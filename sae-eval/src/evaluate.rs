@@ -8,7 +8,7 @@ use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData};
 use sae_data::{ActivationData, Summary};
 use sae_model::stats::{
-    LargestRows, MomentStats, ReconstructionStats, SparsityStats, ToolkitStats,
+    LargestRows, Metric, MomentStats, ReconstructionStats, SparsityStats, ToolkitStats,
 };
 use sae_model::{Sae, SparseCodes};
 
@@ -18,7 +18,7 @@ use crate::classes::{self, ClassPass, Judged, Setting};
 use crate::criteria::{self, Side};
 use crate::model::{Model, host_of, values};
 use crate::ranking::Rule;
-use crate::report::{Measured, Report, TopN};
+use crate::report::{AllRowsSection, Measured, Report, TopN};
 use crate::run::Run;
 
 /// Rows evaluated at a time on the host, where codes are sparse.
@@ -43,15 +43,7 @@ pub(crate) fn report(
         Ok(head) => Ok(Setting::new(head, rule, &arguments.top_n, &run.train)?),
         Err(reason) => Err(reason.clone()),
     };
-    let mut reconstruction = ReconstructionStats::new(config.d_in);
-    let mut sparsity = SparsityStats::new(config.n_latents);
-    let mean = passes.mean(&run.held_out)?;
-    let mut largest = LargestRows::new(run.held_out.rows(), mean.clone());
-    let left_out = run.held_out.left_out();
-    let all_rows = left_out.as_ref();
-    let all_rows = all_rows.map(|left_out| AllRows::new(&passes, &mean, left_out));
-    let mut all_rows = all_rows.transpose()?;
-    let mut toolkits = ToolkitStats::new(config.d_in, config.n_latents, Some(mean));
+    let mut gathered = Gathered::new(&passes)?;
     let mut train = Side::train(&run.train);
     let mut held_out = Side::held_out(&run.held_out);
     let mut observe_train =
@@ -61,27 +53,12 @@ pub(crate) fn report(
         setting.as_ref().ok(),
         &mut observe_train,
         |x, codes, x_hat| {
-            let (x_hat, values) = (values(x_hat), codes.host_values());
-            let (latents, lengths) = (codes.pattern.indices(), || codes.pattern.row_lengths());
-            reconstruction.add(x, &x_hat);
-            largest.add(x);
-            if let Some(all_rows) = &mut all_rows {
-                all_rows.largest.add(x);
-            }
-            sparsity.add(latents, &values, lengths());
-            toolkits.add((x, &x_hat), (latents, &values), lengths());
+            gathered.add(x, codes, &values(x_hat));
             held_out.add_next(x, codes);
         },
     )?;
     let criteria = criteria::measure(&passes, &model, train, held_out)?;
-    let mut metrics = reconstruction.metrics();
-    metrics.push(largest.metric());
-    let all_rows = match (all_rows, &left_out) {
-        (Some(all_rows), Some(left_out)) => {
-            Some(all_rows.section(&passes, &model, reconstruction, left_out)?)
-        }
-        _ => None,
-    };
+    let (metrics, all_rows) = gathered.reconstruction(&passes, &model)?;
     let untrained = match &setting {
         Ok(setting) if !arguments.no_untrained => passes.untrained(setting, device)?,
         _ => None,
@@ -99,13 +76,68 @@ pub(crate) fn report(
         Measured {
             reconstruction: metrics,
             all_rows,
-            sparsity: &sparsity,
-            toolkits: toolkits.metrics(),
+            sparsity: &gathered.sparsity,
+            toolkits: gathered.toolkits.metrics(),
             top_n,
             criteria,
         },
         started.elapsed().as_secs_f64(),
     ))
+}
+
+/// What the pass over the held-out rows gathers.
+struct Gathered {
+    reconstruction: ReconstructionStats,
+    largest: LargestRows,
+    sparsity: SparsityStats,
+    toolkits: ToolkitStats,
+    /// Where rows are beyond the limit.
+    all_rows: Option<AllRows>,
+}
+
+impl Gathered {
+    fn new(passes: &Passes) -> Result<Self> {
+        let (held_out, config) = (&passes.run.held_out, &passes.run.config.model);
+        let mean = passes.mean(held_out)?;
+        let all_rows = held_out
+            .left_out()
+            .map(|left_out| AllRows::new(passes, &mean, left_out));
+        Ok(Self {
+            reconstruction: ReconstructionStats::new(config.d_in),
+            largest: LargestRows::new(held_out.rows(), mean.clone()),
+            sparsity: SparsityStats::new(config.n_latents),
+            toolkits: ToolkitStats::new(config.d_in, config.n_latents, Some(mean)),
+            all_rows: all_rows.transpose()?,
+        })
+    }
+
+    /// Adds a batch.
+    fn add(&mut self, x: &[f32], codes: &SparseCodes, x_hat: &[f32]) {
+        let values = codes.host_values();
+        let (latents, lengths) = (codes.pattern.indices(), || codes.pattern.row_lengths());
+        self.reconstruction.add(x, x_hat);
+        self.largest.add(x);
+        self.sparsity.add(latents, &values, lengths());
+        self.toolkits.add((x, x_hat), (latents, &values), lengths());
+        if let Some(all_rows) = &mut self.all_rows {
+            all_rows.largest.add(x);
+        }
+    }
+
+    /// Metrics of the rows within the limit, and the section of all rows, for which the others are reconstructed.
+    fn reconstruction(
+        &mut self,
+        passes: &Passes,
+        model: &Model,
+    ) -> Result<(Vec<Metric>, Option<AllRowsSection>)> {
+        let mut metrics = self.reconstruction.metrics();
+        metrics.push(self.largest.metric());
+        let section = self
+            .all_rows
+            .take()
+            .map(|all_rows| all_rows.section(passes, model, self.reconstruction.clone()));
+        Ok((metrics, section.transpose()?))
+    }
 }
 
 /// Rows that are encoded together.

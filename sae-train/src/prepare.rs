@@ -64,12 +64,7 @@ pub(crate) fn prepare(
     let check_rows = config.data.resolved_check_rows(&split);
     let (split, limit) = within_max_norm(&config, split)?;
     let Split { train, held_out } = split;
-    let batch = config.training.batch_size;
-    if batch > train.rows() {
-        let rows = train.rows();
-        let remedy = format!("larger than the training data; use at most its {rows} rows");
-        bail!(invalid("training.batch_size", batch, remedy));
-    }
+    check_batch(config.training.batch_size, train.rows())?;
     memory::check(&config, &train)?;
     let train_summary = summary(&train, check_rows)?;
     let held_out_summary = summary(&held_out, check_rows)?;
@@ -101,6 +96,15 @@ pub(crate) fn prepare(
         asked_to_resume,
         found,
     })
+}
+
+/// Fails if a batch has more rows than the training data.
+fn check_batch(batch: usize, rows: usize) -> Result<()> {
+    if batch > rows {
+        let remedy = format!("larger than the training data; use at most its {rows} rows");
+        bail!(invalid("training.batch_size", batch, remedy));
+    }
+    Ok(())
 }
 
 /// The rows within `data.max_norm`, and what it comes to.
