@@ -49,6 +49,10 @@ pub struct DataConfig {
     pub class_embeddings: Option<PathBuf>,
     /// JSON list of class names; used by `sae-eval`.
     pub class_names: Option<PathBuf>,
+    /// Concepts `[G, d]` that the data was made of, where they are known; used by `sae-eval`.
+    pub true_concepts: Option<PathBuf>,
+    /// Strength of each of them in each row of a held-out path `[rows, G]`; used by `sae-eval`.
+    pub true_codes: Option<PathBuf>,
 }
 
 fn default_window_mb() -> usize {
@@ -303,6 +307,8 @@ impl DataConfig {
             held_out_labels: each(&self.held_out_labels),
             class_embeddings: each(&self.class_embeddings),
             class_names: each(&self.class_names),
+            true_concepts: each(&self.true_concepts),
+            true_codes: each(&self.true_codes),
             ..self.clone()
         }
     }

@@ -24,6 +24,7 @@ mod shuffle;
 mod source;
 mod stream;
 mod summary;
+mod truth;
 mod window;
 
 pub use class_head::ClassHead;
@@ -38,3 +39,4 @@ pub use loader::{ActivationBatch, ActivationLoader, Streaming, StreamingPlan, Wa
 pub use shuffle::Shuffle;
 pub use source::{Documents, IndexedShard, Info, Options, ShardIndex, SourceFile};
 pub use summary::{Beyond, Statistics, Summary};
+pub use truth::Truth;

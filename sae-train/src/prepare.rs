@@ -61,6 +61,7 @@ pub(crate) fn prepare(
         opened => opened?,
     };
     let _ = config.data.class_head(&split)?; // wrong ones would be found behind training
+    let _ = config.data.truth(&split)?;
     let check_rows = config.data.resolved_check_rows(&split);
     let (split, limit) = within_max_norm(&config, split)?;
     let Split { train, held_out } = split;

@@ -28,7 +28,7 @@ use crate::output;
 
 /// Keys that may differ between the run and its continuation: they change no number of the result, except where
 /// it would otherwise end (`on_nonfinite`, `on_collapse`). Data may have moved; whether it is the same is for the fingerprint to say.
-const FREE_TO_CHANGE: [&str; 15] = [
+const FREE_TO_CHANGE: [&str; 17] = [
     "run",
     "runs_dir",
     "training.log_every",
@@ -44,6 +44,8 @@ const FREE_TO_CHANGE: [&str; 15] = [
     "data.held_out_labels",
     "data.class_embeddings",
     "data.class_names",
+    "data.true_concepts",
+    "data.true_codes",
 ];
 
 /// Where the numbers of a run come from.

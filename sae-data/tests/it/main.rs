@@ -11,6 +11,7 @@ mod reading;
 mod safetensors;
 mod split;
 mod summary;
+mod truth;
 
 use std::path::{Path, PathBuf};
 

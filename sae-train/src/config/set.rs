@@ -5,7 +5,7 @@ use toml::{Table, Value};
 use super::ConfigError;
 
 /// Keys whose value is a string: `2024`, `true`, `1e3` and `2024-01-01` mean what stands there.
-const STRINGS: [&str; 9] = [
+const STRINGS: [&str; 11] = [
     "run",
     "runs_dir",
     "device",
@@ -15,6 +15,8 @@ const STRINGS: [&str; 9] = [
     "data.held_out_labels",
     "data.class_embeddings",
     "data.class_names",
+    "data.true_concepts",
+    "data.true_codes",
 ];
 
 /// Applies `a.b=value`, where the value is TOML, or a string where it is not.

@@ -1,0 +1,90 @@
+//! The concepts that data was made of, where they are known: synthetic data, on which recovery can be measured.
+
+use std::path::Path;
+
+use crate::config::{DataConfig, DataConfigError, HeldOut, Split};
+use crate::data::{ActivationData, read_matrix};
+use crate::source::Options;
+
+const CONCEPTS: &str = "data.true_concepts";
+const CODES: &str = "data.true_codes";
+
+/// Known concepts, and perhaps how strongly each is in each held-out row.
+#[derive(Clone, Debug)]
+pub struct Truth {
+    /// Concepts `[G, d]`, of any length but zero.
+    pub concepts: Vec<f32>,
+    /// Number of concepts G.
+    pub count: usize,
+    /// Strengths `[held-out rows, G]`; zero where a concept is not in a row.
+    pub codes: Option<ActivationData>,
+}
+
+impl DataConfig {
+    /// The true concepts of the data, if the config names them.
+    ///
+    /// # Errors
+    /// [`DataConfigError`] of the key whose file cannot be read or does not fit: concepts of another width or without a
+    /// direction, strengths of another number of concepts or rows, or of rows that are not a held-out path of their own.
+    pub fn truth(&self, split: &Split) -> Result<Option<Truth>, DataConfigError> {
+        let Some(path) = &self.true_concepts else {
+            let Some(codes) = &self.true_codes else {
+                return Ok(None);
+            };
+            let remedy = "there are no concepts that these could be of; give data.true_concepts, too, or leave it out";
+            return Err(DataConfigError::about(CODES, codes, remedy.into()));
+        };
+        let about = |error| DataConfigError::new(CONCEPTS, path, error);
+        let wrong = |remedy: String| DataConfigError::about(CONCEPTS, path, remedy);
+        let (concepts, count, width) = read_matrix(path).map_err(about)?;
+        if width != split.train.width() {
+            return Err(wrong(format!(
+                "the concepts have width {width}, the activations {}; both must come from the same place",
+                split.train.width()
+            )));
+        }
+        let square = |row: &[f32]| row.iter().map(|v| v * v).sum::<f32>();
+        let usable = |row: &[f32]| square(row).is_finite() && square(row) > 0.0;
+        if let Some(row) = concepts.chunks_exact(width).position(|row| !usable(row)) {
+            return Err(wrong(format!(
+                "row {row} has no direction (zeros, NaN or infinity); leave it out"
+            )));
+        }
+        let codes = self.true_codes.as_deref();
+        let codes = codes
+            .map(|path| self.strengths(path, split, count))
+            .transpose()?;
+        Ok(Some(Truth {
+            concepts,
+            count,
+            codes,
+        }))
+    }
+
+    fn strengths(
+        &self,
+        path: &Path,
+        split: &Split,
+        count: usize,
+    ) -> Result<ActivationData, DataConfigError> {
+        let wrong = |remedy: String| DataConfigError::about(CODES, path, remedy);
+        if !matches!(self.held_out, HeldOut::Path(_)) {
+            let remedy = "it is about the rows of a held-out path; give data.held_out as a path, or leave it out";
+            return Err(wrong(remedy.into()));
+        }
+        let codes = ActivationData::open(path, &Options::default());
+        let codes = codes.map_err(|error| DataConfigError::new(CODES, path, error))?;
+        let expected = (split.held_out.rows(), count);
+        if (codes.rows(), codes.width()) != expected {
+            return Err(wrong(format!(
+                "it has {} rows of {} strengths; it needs {} rows, one per held-out row, of {} strengths, one per true \
+                 concept",
+                codes.rows(),
+                codes.width(),
+                expected.0,
+                expected.1
+            )));
+        }
+        Ok(codes)
+    }
+}
