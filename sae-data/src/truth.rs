@@ -16,7 +16,8 @@ pub struct Truth {
     pub concepts: Vec<f32>,
     /// Number of concepts G.
     pub count: usize,
-    /// Strengths `[held-out rows, G]`; zero where a concept is not in a row.
+    /// Strengths `[rows, G]` for the rows of the whole held-out data set, whatever is left out of it; zero where a concept is
+    /// not in a row.
     pub codes: Option<ActivationData>,
 }
 
@@ -74,7 +75,7 @@ impl DataConfig {
         }
         let codes = ActivationData::open(path, &Options::default());
         let codes = codes.map_err(|error| DataConfigError::new(CODES, path, error))?;
-        let expected = (split.held_out.rows(), count);
+        let expected = (split.held_out.info().rows, count);
         if (codes.rows(), codes.width()) != expected {
             return Err(wrong(format!(
                 "it has {} rows of {} strengths; it needs {} rows, one per held-out row, of {} strengths, one per true \

@@ -18,6 +18,7 @@ use crate::classes::{self, ClassPass, Judged, Setting};
 use crate::criteria::{self, Side};
 use crate::model::{Model, host_of, values};
 use crate::ranking::Rule;
+use crate::recovery;
 use crate::report::{AllRowsSection, Measured, Report, TopN};
 use crate::run::Run;
 
@@ -45,7 +46,7 @@ pub(crate) fn report(
     };
     let mut gathered = Gathered::new(&passes)?;
     let mut train = Side::train(&run.train);
-    let mut held_out = Side::held_out(&run.held_out);
+    let mut held_out = Side::held_out(run);
     let mut observe_train =
         |rows: &[usize], x: &[f32], codes: &SparseCodes| train.add(rows, x, codes);
     let trained = passes.judge(
@@ -57,19 +58,15 @@ pub(crate) fn report(
             held_out.add_next(x, codes);
         },
     )?;
+    let alive = gathered.sparsity.frequencies().filter(|part| *part > 0.0).count();
+    let recovery = recovery::measure(run, &held_out.codes, alive)?;
     let criteria = criteria::measure(&passes, &model, train, held_out)?;
     let (metrics, all_rows) = gathered.reconstruction(&passes, &model)?;
     let untrained = match &setting {
         Ok(setting) if !arguments.no_untrained => passes.untrained(setting, device)?,
         _ => None,
     };
-    let top_n: Result<TopN, String> = match (setting, trained) {
-        (Ok(setting), Some(trained)) => {
-            Ok(classes::section(&setting, &trained, untrained.as_ref()))
-        }
-        (Err(reason), _) => Err(reason),
-        (Ok(_), None) => Err("there is no zero-shot head".into()),
-    };
+    let top_n = top_n(setting, trained, untrained);
     Ok(Report::new(
         run,
         &arguments.device,
@@ -80,6 +77,7 @@ pub(crate) fn report(
             toolkits: gathered.toolkits.metrics(),
             top_n,
             criteria,
+            recovery,
         },
         started.elapsed().as_secs_f64(),
     ))
@@ -137,6 +135,21 @@ impl Gathered {
             .take()
             .map(|all_rows| all_rows.section(passes, model, self.reconstruction.clone()));
         Ok((metrics, section.transpose()?))
+    }
+}
+
+/// The section on top-n classification, or why there is none.
+fn top_n(
+    setting: Result<Setting, String>,
+    trained: Option<Judged>,
+    untrained: Option<Judged>,
+) -> Result<TopN, String> {
+    match (setting, trained) {
+        (Ok(setting), Some(trained)) => {
+            Ok(classes::section(&setting, &trained, untrained.as_ref()))
+        }
+        (Err(reason), _) => Err(reason),
+        (Ok(_), None) => Err("there is no zero-shot head".into()),
     }
 }
 

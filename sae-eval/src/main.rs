@@ -7,6 +7,7 @@ mod evaluate;
 mod head;
 mod model;
 mod ranking;
+mod recovery;
 mod report;
 mod run;
 

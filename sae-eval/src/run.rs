@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::Args;
 use sae_data::config::{HeldOut, Split};
-use sae_data::{ActivationData, DataConfig, Fingerprint, MaxNorm};
+use sae_data::{ActivationData, DataConfig, Fingerprint, MaxNorm, Truth};
 use sae_model::saved::{self, SavedConfig};
 use sae_model::{Preset, Sae};
 use serde::Deserialize;
@@ -72,6 +72,8 @@ pub(crate) struct Run {
     pub(crate) check_rows: usize,
     /// The zero-shot head, or why there is none.
     pub(crate) head: Result<Head, String>,
+    /// The concepts that the data was made of, where they are known.
+    pub(crate) truth: Option<Truth>,
 }
 
 /// Data that has moved since the run was trained, or that came later. Activations must be the same as then.
@@ -150,6 +152,7 @@ impl Run {
         let saved = saved::load_config(&model)?;
         let split = data.open()?;
         let head = data.class_head(&split)?;
+        let truth = data.truth(&split)?;
         let check_rows = data.resolved_check_rows(&split);
         let (Split { train, held_out }, max_norm) = data.within_max_norm(split, |_| {})?;
         if train.width() != saved.model.d_in {
@@ -175,6 +178,7 @@ impl Run {
             fingerprints,
             max_norm: max_norm.number(),
             head: head.map(|head| Head::new(head, host)),
+            truth,
         })
     }
 }

@@ -8,18 +8,18 @@ use super::sample::mixed;
 /// Draws of rows, beside the rows themselves.
 pub(crate) const RESAMPLES: usize = 200;
 /// Numbers that are computed at a time: of all rows, and of each draw.
-pub(super) const COLUMNS: usize = RESAMPLES + 1;
+pub(crate) const COLUMNS: usize = RESAMPLES + 1;
 /// Part of the draws outside of an interval.
 const OUTSIDE: f64 = 0.05;
 
 /// How often each row is in each draw, `[rows, COLUMNS]`; the first column is 1.
-pub(super) struct Draws {
+pub(crate) struct Draws {
     times: Vec<u8>,
     rows: usize,
 }
 
 impl Draws {
-    pub(super) fn new(rows: usize) -> Self {
+    pub(crate) fn new(rows: usize) -> Self {
         let mut times = vec![0u8; rows * COLUMNS];
         for row in 0..rows {
             times[row * COLUMNS] = 1;
@@ -36,12 +36,12 @@ impl Draws {
     }
 
     /// How often a row is in each draw.
-    pub(super) fn of(&self, row: usize) -> &[u8] {
+    pub(crate) fn of(&self, row: usize) -> &[u8] {
         &self.times[row * COLUMNS..][..COLUMNS]
     }
 
     /// How many of these rows are in each draw.
-    pub(super) fn count(&self, rows: impl IntoIterator<Item = u32>) -> Vec<u32> {
+    pub(crate) fn count(&self, rows: impl IntoIterator<Item = u32>) -> Vec<u32> {
         let mut counts = vec![0; COLUMNS];
         for row in rows {
             let times = self.of(row as usize).iter();
@@ -54,7 +54,7 @@ impl Draws {
     }
 
     /// Rows of every draw.
-    pub(super) fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.rows
     }
 }
@@ -65,15 +65,15 @@ impl Draws {
 /// Entropies of few rows are too low, and a draw has fewer different rows than the data; without the move their interval
 /// would lie below the number itself. What is right on average (accuracies, F1) hardly moves.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Interval {
-    pub(super) value: Option<f64>,
-    pub(super) low: Option<f64>,
-    pub(super) high: Option<f64>,
+pub(crate) struct Interval {
+    pub(crate) value: Option<f64>,
+    pub(crate) low: Option<f64>,
+    pub(crate) high: Option<f64>,
 }
 
 impl Interval {
     /// From the number of all rows and then of the draws; those that are not finite do not count.
-    pub(super) fn of(columns: &[f64]) -> Self {
+    pub(crate) fn of(columns: &[f64]) -> Self {
         let finite = columns[1..].iter().copied().filter(|v| v.is_finite());
         let mut draws: Vec<f64> = finite.collect();
         draws.sort_unstable_by(f64::total_cmp);
@@ -89,7 +89,7 @@ impl Interval {
 }
 
 /// A quantile of sorted numbers, between two neighbours where it falls between them (numpy's default).
-pub(super) fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
+pub(crate) fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;
     let at = q * last as f64;
     let (low, part) = (at.floor() as usize, at.fract());
@@ -97,20 +97,20 @@ pub(super) fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
 }
 
 /// Means over several of a number in every column; what is not finite counts in none.
-pub(super) struct Means {
+pub(crate) struct Means {
     sums: Vec<f64>,
     counts: Vec<u32>,
 }
 
 impl Means {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             sums: vec![0.0; COLUMNS],
             counts: vec![0; COLUMNS],
         }
     }
 
-    pub(super) fn add(&mut self, columns: &[f64]) {
+    pub(crate) fn add(&mut self, columns: &[f64]) {
         let sums = self.sums.iter_mut().zip(&mut self.counts);
         for ((sum, count), value) in sums.zip(columns).filter(|(_, value)| value.is_finite()) {
             *sum += value;
@@ -118,7 +118,7 @@ impl Means {
         }
     }
 
-    pub(super) fn interval(&self) -> Interval {
+    pub(crate) fn interval(&self) -> Interval {
         let means = self.sums.iter().zip(&self.counts);
         let means: Vec<f64> = means.map(|(sum, n)| sum / f64::from(*n)).collect();
         Interval::of(&means)

@@ -3,12 +3,12 @@
 //! None of them needs class embeddings. They are computed from the codes of a sample of each side (`sample.rs`), latents are
 //! chosen on the training side, and every number has an interval over held-out rows (`bootstrap.rs`).
 
-mod bootstrap;
+pub(crate) mod bootstrap;
 mod entropy;
 mod logistic;
 mod probing;
-mod sample;
-mod scores;
+pub(crate) mod sample;
+pub(crate) mod scores;
 mod single;
 
 use std::collections::BTreeSet;
@@ -21,6 +21,7 @@ use crate::evaluate::Passes;
 use crate::model::Model;
 use crate::report::criteria::{ClassCriteria, Criteria, Estimate, Probe, SampleOf};
 use crate::run::Run;
+pub(crate) use bootstrap::RESAMPLES;
 use bootstrap::{Draws, Interval, Means};
 use probing::{Probed, probe};
 use sample::{Columns, Labels, Sample};
@@ -42,16 +43,16 @@ const LABELS: usize = 1 << 16;
 
 /// Samples of one side: its codes, and the activations themselves.
 pub(crate) struct Side {
-    codes: Sample,
+    pub(crate) codes: Sample,
     activations: Sample,
     /// Rows that have passed.
     seen: usize,
 }
 
 impl Side {
-    /// Keeps nothing where there are no labels.
-    fn new(data: &ActivationData, most: usize) -> Self {
-        let most = if data.has_labels() { most } else { 0 };
+    /// Keeps nothing that is not wanted.
+    fn new(data: &ActivationData, wanted: bool, most: usize) -> Self {
+        let most = if wanted { most } else { 0 };
         Self {
             codes: Sample::new(data.rows(), most),
             activations: Sample::new(data.rows(), most),
@@ -61,12 +62,13 @@ impl Side {
 
     /// For the training rows.
     pub(crate) fn train(data: &ActivationData) -> Self {
-        Self::new(data, TRAIN_ROWS)
+        Self::new(data, data.has_labels(), TRAIN_ROWS)
     }
 
-    /// For the held-out rows.
-    pub(crate) fn held_out(data: &ActivationData) -> Self {
-        Self::new(data, HELD_OUT_ROWS)
+    /// For the held-out rows; recovery of concepts reads its codes, too.
+    pub(crate) fn held_out(run: &Run) -> Self {
+        let wanted = run.held_out.has_labels() || run.truth.is_some();
+        Self::new(&run.held_out, wanted, HELD_OUT_ROWS)
     }
 
     /// Adds the next rows of the data set `x [B, d]`, with their codes.
@@ -200,7 +202,7 @@ pub(crate) fn measure(
     });
     Ok(Ok(Criteria {
         definition: Criteria::definition(),
-        resamples: bootstrap::RESAMPLES,
+        resamples: RESAMPLES,
         min_class_rows: MIN_CLASS_ROWS,
         min_entropy_rows: entropy::MIN_ROWS,
         entropy_latents: entropies.latents,
@@ -364,7 +366,7 @@ fn entropy_metrics(found: &entropy::Entropies) -> [Estimate; 3] {
     .map(|(name, interval, formula)| estimate(name.into(), interval, formula))
 }
 
-fn estimate(name: String, interval: Interval, formula: String) -> Estimate {
+pub(crate) fn estimate(name: String, interval: Interval, formula: String) -> Estimate {
     Estimate {
         name,
         value: interval.value,

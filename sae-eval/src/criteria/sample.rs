@@ -102,6 +102,16 @@ impl Sample {
         &self.rows
     }
 
+    /// The active latents of every row: the row's place in the sample, and the latent.
+    pub(crate) fn active(&self) -> impl Iterator<Item = (u32, u32)> {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        let rows = (0u32..).zip(starts.zip(&self.ends));
+        rows.flat_map(|(row, (start, end))| {
+            let entries = self.entries[*start..*end].iter();
+            entries.map(move |(latent, _)| (row, *latent))
+        })
+    }
+
     /// The same by latent.
     pub(crate) fn into_columns(self, latents: usize, labels: Labels) -> Columns {
         let mut ends = vec![0; latents + 1];

@@ -4,16 +4,16 @@ use super::bootstrap::Draws;
 
 /// Held-out rows that were said to be of a class.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Answers {
+pub(crate) struct Answers {
     /// Those that are.
-    pub(super) hits: Vec<u32>,
+    pub(crate) hits: Vec<u32>,
     /// Those that are not.
-    pub(super) false_alarms: Vec<u32>,
+    pub(crate) false_alarms: Vec<u32>,
 }
 
 impl Answers {
     /// From the rows said to be of `class`.
-    pub(super) fn new(said: impl Iterator<Item = u32>, labels: &[u32], class: usize) -> Self {
+    pub(crate) fn new(said: impl Iterator<Item = u32>, labels: &[u32], class: usize) -> Self {
         let (hits, false_alarms) = said.partition(|row| labels[*row as usize] as usize == class);
         Self { hits, false_alarms }
     }
@@ -21,16 +21,16 @@ impl Answers {
 
 /// Scores in every draw of rows; NaN where a draw has no row of the class, or no other.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Scores {
+pub(crate) struct Scores {
     /// Mean of the parts of the class's rows and of the other rows that were answered rightly.
-    pub(super) balanced: Vec<f64>,
+    pub(crate) balanced: Vec<f64>,
     /// Harmonic mean of precision and recall.
-    pub(super) f1: Vec<f64>,
+    pub(crate) f1: Vec<f64>,
 }
 
 impl Scores {
     /// Of answers about a class, of which each draw has so many rows.
-    pub(super) fn of(answers: &Answers, of_class: &[u32], draws: &Draws) -> Self {
+    pub(crate) fn of(answers: &Answers, of_class: &[u32], draws: &Draws) -> Self {
         let hits = draws.count(answers.hits.iter().copied());
         let false_alarms = draws.count(answers.false_alarms.iter().copied());
         let (mut balanced, mut f1) = (Vec::new(), Vec::new());

@@ -110,25 +110,31 @@ pub(super) fn render(out: &mut String, criteria: Option<&Criteria>, missing: Opt
             criteria.entropy_latents,
         ),
     );
+    estimates(out, &criteria.metrics);
+    per_class(out, &criteria.per_class);
+}
+
+/// A table of metrics with their intervals.
+pub(super) fn estimates(out: &mut String, metrics: &[Estimate]) {
     line(
         out,
         "| metric | value | 95 % interval | formula |\n|---|---:|---:|---|",
     );
-    let shown = |value: Option<f64>| value.map_or("undefined".into(), number);
-    for metric in &criteria.metrics {
+    for metric in metrics {
+        let value = metric.value.map_or("undefined".into(), number);
+        let interval = match (metric.low, metric.high) {
+            (Some(low), Some(high)) => format!("{} to {}", number(low), number(high)),
+            _ => "-".into(),
+        };
         line(
             out,
             format!(
-                "| {} | {} | {} to {} | {} |",
+                "| {} | {value} | {interval} | {} |",
                 name(&metric.name),
-                shown(metric.value),
-                shown(metric.low),
-                shown(metric.high),
                 prose(&metric.formula)
             ),
         );
     }
-    per_class(out, &criteria.per_class);
 }
 
 /// Balanced accuracy of every probe of each class, and its best latent.

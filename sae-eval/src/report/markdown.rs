@@ -5,7 +5,7 @@ use std::fmt::Write;
 use sae_model::stats::{Histogram, Metric, ToolkitMetric};
 
 use super::escape::{name, prose};
-use super::{AllRowsSection, Report, TopN, criteria};
+use super::{AllRowsSection, Report, TopN, criteria, recovery};
 
 /// Longest bar of a histogram, in characters.
 const BAR: f64 = 40.0;
@@ -46,6 +46,7 @@ pub(crate) fn render(report: &Report) -> String {
     }
     let missing = report.criteria_missing.as_deref();
     criteria::render(&mut out, report.criteria.as_ref(), missing);
+    recovery::render(&mut out, report.recovery.as_ref());
     out
 }
 

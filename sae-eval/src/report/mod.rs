@@ -3,6 +3,7 @@
 pub(crate) mod criteria;
 mod escape;
 pub(crate) mod markdown;
+pub(crate) mod recovery;
 
 use sae_data::Fingerprint;
 use sae_model::stats::{
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::ranking::Rule;
 use crate::run::Run;
 use criteria::Criteria;
+use recovery::Recovery;
 
 /// Value of `schema` in `report.json`.
 pub(crate) const SCHEMA: &str = "sae-eval-report";
@@ -62,6 +64,9 @@ pub(crate) struct Report {
     /// Why there are no `criteria`.
     #[serde(default)]
     pub(crate) criteria_missing: Option<String>,
+    /// Where the concepts that the data was made of are known.
+    #[serde(default)]
+    pub(crate) recovery: Option<Recovery>,
 }
 
 /// The held-out rows together with those beyond `data.max_norm`.
@@ -159,6 +164,7 @@ pub(crate) struct Measured<'a> {
     pub(crate) top_n: Result<TopN, String>,
     /// Or why there are none.
     pub(crate) criteria: Result<Criteria, String>,
+    pub(crate) recovery: Option<Recovery>,
 }
 
 impl Report {
@@ -195,6 +201,7 @@ impl Report {
             top_n_missing,
             criteria,
             criteria_missing,
+            recovery: measured.recovery,
         }
     }
 }

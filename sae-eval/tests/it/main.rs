@@ -6,6 +6,7 @@ mod criteria;
 mod data;
 mod processes;
 mod ranking;
+mod recovery;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
