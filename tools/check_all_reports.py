@@ -92,6 +92,9 @@ def write(work, x, labels):
         np.save(work / f"parts/part-{i}.npy", part.astype(np.float16))
     shards(work / "shards", x, labels)
     saev(work / "saev", x, labels)
+    for name, more in (("synthetic", ["--group", "4"]), ("overcomplete", ["--concepts", "300"])):
+        arguments = ["--width", "96", "--concepts", "90", "--rows", "3000", "--held-out", "500", *more]
+        subprocess.run([sys.executable, ROOT / "tools/synthetic_concepts.py", work / name, *arguments], check=True, stdout=subprocess.DEVNULL)
     pq.write_table(columns(x, labels, False), work / "x.parquet", row_group_size=800)
     pq.write_table(columns(x, labels, True), work / "examples.parquet", row_group_size=150)
     datasets.disable_progress_bars()
@@ -118,8 +121,13 @@ RUNS = [
      {"architecture": "jumprelu"}, ["--rank-by", "threshold", "--fire-threshold", "1.5"]),
     ("gated", {"train": "bf16.safetensors", "held_out": "held_out.npy", "labels": "labels.npy",
                "held_out_labels": "held_out_labels.npy"}, {"architecture": "gated", "value_projection": True}, []),
+    ("synthetic", {"train": "synthetic/train.safetensors", "held_out": "synthetic/heldout.safetensors",
+                   "true_concepts": "synthetic/true_concepts.safetensors", "true_codes": "synthetic/true_codes.safetensors"},
+     {"architecture": "attention", "value_projection": True}, []),
+    ("more_concepts", {"train": "overcomplete/train.safetensors", "held_out": "overcomplete/heldout.safetensors",
+                       "true_concepts": "overcomplete/true_concepts.safetensors"}, {"architecture": "topk", "k": 8}, []),
 ]
-PATHS = ("train", "labels", "held_out_labels")
+PATHS = ("train", "labels", "held_out_labels", "true_concepts", "true_codes")
 
 
 def toml(value):
@@ -130,7 +138,8 @@ def toml(value):
 
 def config(work, data, model):
     data = {k: str(work / v) if k in PATHS or (k == "held_out" and isinstance(v, str)) else v for k, v in data.items()}
-    data["class_embeddings"] = str(work / "classes.safetensors")
+    if "true_concepts" not in data:
+        data["class_embeddings"] = str(work / "classes.safetensors")
     parts = {
         "data": data,
         "model": model | {"n_latents": 256},
@@ -144,6 +153,15 @@ def config(work, data, model):
 
 def spoiled(report):
     """Copies of a report with one number of each kind changed a little, and what was changed."""
+    if report["recovery"]:
+        recovery = {
+            "recovery": lambda r: r["recovery"]["metrics"][0].update(value=r["recovery"]["metrics"][0]["value"] + 0.001),
+            "firing": lambda r: r["recovery"]["metrics"][-1].update(high=r["recovery"]["metrics"][-1]["high"] + 0.01),
+            "concepts": lambda r: r["recovery"].update(concepts=r["recovery"]["concepts"] + 1),
+            "matches": lambda r: r["recovery"]["matches"][3].update(cosine=r["recovery"]["matches"][3]["cosine"] - 0.001),
+        }
+        yield from changed(report, recovery)
+        return
     changes = {
         "reconstruction": lambda r: r["reconstruction"][1].update(value=r["reconstruction"][1]["value"] * 1.001),
         "sparsity": lambda r: r["sparsity"][0].update(value=r["sparsity"][0]["value"] + 0.1),
@@ -155,8 +173,16 @@ def spoiled(report):
         "per_class": lambda r: r["top_n"]["per_class"][0].update(rows=r["top_n"]["per_class"][0]["rows"] + 1),
         "all_rows": lambda r: r["all_rows"]["metrics"][0].update(value=r["all_rows"]["metrics"][0]["value"] * 1.001),
         "variance_share": lambda r: r["all_rows"]["metrics"][1].update(value=r["all_rows"]["metrics"][1]["value"] * 0.999),
+        "probes": lambda r: r["criteria"]["metrics"][2].update(value=r["criteria"]["metrics"][2]["value"] + 0.02),
+        "intervals": lambda r: r["criteria"]["metrics"][8].update(low=r["criteria"]["metrics"][8]["low"] - 0.02),
+        "entropy": lambda r: r["criteria"]["metrics"][-3].update(value=r["criteria"]["metrics"][-3]["value"] + 0.01),
+        "criteria of a class": lambda r: r["criteria"]["per_class"][0].update(rows=r["criteria"]["per_class"][0]["rows"] + 1),
         "held_out": lambda r: r["held_out"].update(rows=r["held_out"]["rows"] - 1),
     }
+    yield from changed(report, changes)
+
+
+def changed(report, changes):
     for what, change in changes.items():
         copy = json.loads(json.dumps(report))
         change(copy)
@@ -199,6 +225,7 @@ def main():
                     sys.exit(f"{name}: {command[0]} ended with {done.returncode}\n{done.stdout[-6000:]}{done.stderr[-6000:]}")
             print(done.stdout.strip().replace(str(run), name), flush=True)
         must_differ(work / "runs" / "outliers")
+        must_differ(work / "runs" / "synthetic")
     print(f"{len(RUNS)} runs in {time.monotonic() - started:.0f} s")
 
 

@@ -14,6 +14,12 @@ relative are relative to the current directory. Exits with 1 if a number differs
 - percentiles of L0, and dead latents: as metrics, or by 1: a latent within rounding of its threshold;
 - histograms: 0.2 % of what is counted, for the same reason, and their edges as metrics;
 - accuracies: 0.002, or the part of the rows whose two best classes are within 1e-4 of each other;
+- what latents say of classes: 0.002, or the part of the rows whose score is within 1e-3 of 0, or whose activation is within
+  1e-4 of the threshold; entropies as much, because a latent within rounding of its threshold changes which are counted.
+  Several latents may differ by the same up to rounding: those of the report must be among the best up to 1e-4, and the probes are
+  fitted on them (by Newton's method to the last digit, so the solver adds nothing to the tolerance). Intervals: twice as much;
+- recovery: cosines 1e-5, means of them 1e-4, and the optimal assignment by its sum, as two may have the same; F1 of single
+  concepts 0.02, because one latent at its threshold is several of the rows of a rare concept;
 - numbers of rows, those left out by data.max_norm among them: not at all.
 """
 
@@ -26,10 +32,12 @@ import tomllib
 import numpy as np
 
 from sae_report.classify import TopN
-from sae_report.data import embeddings, split, within
+from sae_report.criteria import ACTIVATION_KS, CLOSE, KS, SPECIFIC, Criteria, entropies, interval, probe, single
+from sae_report.data import Data, embeddings, split, within
 from sae_report.initial import training_mean, untrained
 from sae_report.metrics import Totals
 from sae_report.model import Model
+from sae_report.recovery import Recovery
 
 METRIC, COUNTED, ACCURACY = 1e-4, 2e-3, 2e-3
 BY_ONE = ("l0_median", "l0_p5", "l0_p95", "dead_latents")
@@ -123,6 +131,96 @@ def classes(compare, top_n, judged, before, train):
     compare.say("classes without training rows", top_n["unranked"], unranked, top_n["unranked"] == unranked)
 
 
+def estimates(compare, metrics, name, columns, bound):
+    metric = metrics.pop(name, {"value": None, "low": None, "high": None})
+    for key, ours, tolerance in zip(("value", "low", "high"), interval(columns), (bound, 2 * bound, 2 * bound)):
+        compare.number(name if key == "value" else f"{name}, {key}", metric[key], ours, 0, tolerance)
+
+
+def means(compare, metrics, prefix, scores, ks):
+    """Means over classes of `scores`, one list a class."""
+    for i, k in enumerate(ks):
+        bound = max(ACCURACY, np.mean([of[i].doubt for of in scores]))
+        for kind, name in (("balanced", "balanced_accuracy"), ("f1", "f1")):
+            columns = np.nanmean([getattr(of[i], kind) for of in scores], 0)
+            estimates(compare, metrics, f"{prefix}_{k}_{name}", columns, bound)
+
+
+def criteria(compare, report, found):
+    for key, codes in (("train", found.train), ("held_out", found.held_out), ("train_activations", found.train_x),
+                       ("held_out_activations", found.held_out_x)):
+        compare.number(f"criteria: {key} rows", report[key]["rows"], codes.n)
+    labels = [entry["label"] for entry in report["per_class"]]
+    compare.say("classes judged", len(labels), len(found.classes), labels == found.classes.tolist())
+    if labels != found.classes.tolist():
+        return
+    probed, singles = [], []
+    for i, (c, entry) in enumerate(zip(found.classes, report["per_class"])):
+        name, differ = entry["class"], found.differences[i]
+        compare.number(f"{name}: sampled training rows", entry["train_rows"], (found.train.labels == c).sum())
+        compare.number(f"{name}: sampled held-out rows", entry["rows"], (found.held_out.labels == c).sum())
+        chosen, rest = differ[entry["latents"]], np.delete(differ, entry["latents"])
+        among = chosen.min() >= (1 - CLOSE) * rest.max(initial=-1) and (chosen[1:] <= (1 + CLOSE) * chosen[:-1]).all()
+        compare.say(f"{name}: chosen latents", len(chosen), "the best", among and len(chosen) == min(max(KS), (differ >= 0).sum()))
+        probed.append([probe(found.train, found.held_out, found.times, c, entry["latents"][:k]) for k in KS])
+        for shown, scores in zip(entry["probes"], probed[-1], strict=True):
+            bound = max(ACCURACY, scores.doubt)
+            compare.number(f"{name}: probe of {shown['k']}", shown["balanced_accuracy"], scores.balanced[0], 0, bound)
+            compare.number(f"{name}: F1 of {shown['k']}", shown["f1"], scores.f1[0], 0, bound)
+        if entry["single_latent"] is None:
+            compare.say(f"{name}: no latent", None, found.best_f1[i], found.best_f1[i] == 0)
+            continue
+        latent, threshold = entry["single_latent"], entry["single_threshold"]
+        chosen = single(found.train, np.ones((1, found.train.n)), c, latent, threshold)
+        bound = max(ACCURACY, chosen.doubt)
+        compare.number(f"{name}: training F1 of its latent", float(chosen.f1[0]), found.best_f1[i], 0, bound)
+        singles.append(single(found.held_out, found.times, c, latent, threshold))
+        compare.number(f"{name}: F1 of its latent", entry["single_f1"], singles[-1].f1[0], 0, max(ACCURACY, singles[-1].doubt))
+    metrics = {metric["name"]: metric for metric in report["metrics"]}
+    means(compare, metrics, "probe", probed, KS)
+    means(compare, metrics, "activations_probe", found.activations(), ACTIVATION_KS)
+    f1 = [scores.f1 for scores in singles] + [0 * found.times[:, 0]] * (len(labels) - len(singles))
+    bound = max(ACCURACY, np.mean([scores.doubt for scores in singles]) if singles else 0)
+    estimates(compare, metrics, "single_latent_f1", np.nanmean(f1, 0), bound)
+    each = entropies(found.held_out, found.times)
+    compare.number("latents with an entropy", report["entropy_latents"], len(each), METRIC, 1)
+    if len(each):
+        estimates(compare, metrics, "class_entropy_mean", np.nanmean(each, 0), ACCURACY)
+        estimates(compare, metrics, "class_entropy_median", np.nanmedian(each, 0), ACCURACY)
+        part = (each < SPECIFIC).sum(0) / np.isfinite(each).sum(0)
+        estimates(compare, metrics, "class_entropy_specific", part, max(ACCURACY, 2 / len(each)))
+        metrics = {}
+    for name, metric in metrics.items():
+        compare.say(name, metric["value"], None, metric["value"] is None)
+
+
+def recovery(compare, report, config, model, held_out, fired):
+    pairs = [found["latent"] for found in report["matches"]]
+    found = Recovery(model, embeddings(config["true_concepts"]), fired, pairs)
+    compare.number("true concepts", report["concepts"], found.count)
+    compare.number("latents alive", report["alive_latents"], found.alive, 0, 1)
+    given = [j for j in pairs if j is not None]
+    distinct = len(set(given)) == len(given) == min(found.count, len(model.values))
+    compare.say("one latent a concept", len(given), len(set(given)), distinct or report["matching"] != "optimal")
+    if report["matching"] == "optimal":
+        compare.number("sum of cosines", float(found.matched.sum()), found.best_sum(), METRIC, 1e-4)
+    for g, entry in enumerate(report["matches"]):
+        if entry["latent"] is not None:
+            compare.number(f"concept {g}: cosine", entry["cosine"], found.matched[g], 0, 1e-5)
+    metrics = {metric["name"]: metric for metric in report["metrics"]}
+    for name, ours in found.numbers.items():
+        doubt = (1 + found.near) / found.count if name.startswith("recover") and found.near else 1e-4
+        compare.number(name, metrics.pop(name)["value"], ours, 0, doubt)
+    if report["held_out"]:
+        codes = Data(config["true_codes"], {}, None)
+        scores = found.firing(model, held_out, codes, report["held_out"]["bound"])
+        for g, (entry, ours) in enumerate(zip(report["matches"], scores)):
+            compare.number(f"concept {g}: F1", entry["firing_f1"], ours.f1[0], 0, 10 * ACCURACY)
+        estimates(compare, metrics, "firing_f1", np.nanmean([of.f1 for of in scores], 0), ACCURACY)
+    for name, metric in metrics.items():
+        compare.say(name, metric["value"], None, False)
+
+
 def judge(model, train, held_out, head, report, totals=None):
     """One pass over the held-out rows: the totals and top-n classification of `model`."""
     top_n, judged = report["top_n"], None
@@ -173,6 +271,13 @@ def main():
             start = training_mean(train, held_out, config.get("check_rows"))
             before = judge(untrained(model.cfg, model.seed, start), train, held_out, head, report)
         classes(compare, report["top_n"], judged, before, train)
+    if report["recovery"]:
+        recovery(compare, report["recovery"], config, model, held_out, totals.fired)
+    if report["criteria"]:
+        criteria(compare, report["criteria"], Criteria(model, train, held_out, report["criteria"]))
+    elif train.labels is not None and held_out.labels is not None:
+        _, rows = np.unique(train.labels, return_counts=True)
+        compare.say("criteria", report["criteria_missing"], f"{rows.max()} rows", rows.max() < 100 or len(rows) == 1)
     if compare.wrong:
         sys.exit(f"{args.run}: {compare.wrong} of {compare.seen} numbers differ")
     print(f"{args.run}: every number agrees ({compare.seen})")
