@@ -58,7 +58,7 @@ pub(crate) struct Report {
     pub(crate) top_n: Option<TopN>,
     /// Why there is no `top_n`.
     pub(crate) top_n_missing: Option<String>,
-    /// What latents say of classes; later than the first reports of schema version 5.
+    /// What latents say of classes; since schema version 6.
     #[serde(default)]
     pub(crate) criteria: Option<Criteria>,
     /// Why there are no `criteria`.
