@@ -58,7 +58,11 @@ pub(crate) fn report(
             held_out.add_next(x, codes);
         },
     )?;
-    let alive = gathered.sparsity.frequencies().filter(|part| *part > 0.0).count();
+    let alive = gathered
+        .sparsity
+        .frequencies()
+        .filter(|part| *part > 0.0)
+        .count();
     let recovery = recovery::measure(run, &held_out.codes, alive)?;
     let criteria = criteria::measure(&passes, &model, train, held_out)?;
     let (metrics, all_rows) = gathered.reconstruction(&passes, &model)?;
