@@ -161,6 +161,14 @@ fn killed_in_the_middle_it_goes_on_and_ends_with_the_same() {
     torn += "{\"key\": \"half a li";
     fs::write(killed.join("plan/runs.jsonl"), torn).unwrap();
 
+    // as if the kill had come between a run's line and the end of its directory
+    let begun = started(&killed);
+    let is_finished = |run: &&String| finished.keys().any(|key| run.ends_with(key.as_str()));
+    let leftover = begun.iter().find(is_finished).unwrap();
+    let leftover = killed.join("runs").join(leftover);
+    fs::create_dir_all(&leftover).unwrap();
+    fs::write(leftover.join("kept_as_a_line"), "").unwrap();
+
     run(&killed, &AT_HAND);
     assert_eq!(lines(&killed), lines(&whole));
     assert_eq!(document(&killed), document(&whole));

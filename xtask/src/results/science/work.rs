@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
@@ -13,6 +14,9 @@ use super::plan::{Judged, Run};
 use super::queue::{Missing, Results, duration};
 use super::select::Selection;
 use super::store::Record;
+
+/// In a directory that goes as soon as its run's line is kept: whoever is killed in between leaves it to the next.
+const LEFTOVER: &str = "kept_as_a_line";
 
 /// How the missing runs are worked off.
 pub(super) struct How {
@@ -28,6 +32,7 @@ pub(super) struct How {
 /// Runs what is missing. The first run that cannot be done ends it, when those that are on their way have come home.
 pub(super) fn work(results: &mut Results, executor: &Executor, how: &How) -> Result<()> {
     let started = Instant::now();
+    remove_leftovers(results, executor)?;
     let (sender, receiver) = mpsc::channel();
     let mut running: HashSet<String> = HashSet::new();
     let mut failed: Result<()> = Ok(());
@@ -88,9 +93,14 @@ fn finish(results: &mut Results, executor: &Executor, how: &How, record: Record)
             .as_ref()
             .is_some_and(|keep| keep.takes(&record.run));
     let said = outcome(&record);
+    let leftover = !kept && dir.exists();
+    if leftover {
+        let mark = dir.join(LEFTOVER);
+        fs::write(&mark, "").with_context(|| format!("writing {}", mark.display()))?;
+    }
     results.store.add(record)?;
-    if !kept && dir.exists() {
-        fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
+    if leftover {
+        remove(&dir)?;
     }
     let left = results.missing(&how.only);
     let count = left.ready.len() + left.waiting.len();
@@ -99,6 +109,21 @@ fn finish(results: &mut Results, executor: &Executor, how: &How, record: Record)
         remaining(results, &left, how.jobs)
     );
     Ok(())
+}
+
+/// Removes the directories of runs whose lines were kept by a process that was killed right then.
+fn remove_leftovers(results: &Results, executor: &Executor) -> Result<()> {
+    for record in results.store.records() {
+        let dir = executor.directory(&record.run, &record.key);
+        if dir.join(LEFTOVER).exists() {
+            remove(&dir)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(dir: &Path) -> Result<()> {
+    fs::remove_dir_all(dir).with_context(|| format!("removing {}", dir.display()))
 }
 
 fn outcome(record: &Record) -> String {
