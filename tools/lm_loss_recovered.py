@@ -25,9 +25,10 @@ any. They are reconstructed like all others unless --max-norm says otherwise, si
 With --max-norm NORM, or --max-norm "10x median" (of the rows here), rows beyond it stay as they are for every run and
 for both ablations alike, and are counted; two runs must never be compared under different limits.
 
-A run is a run's directory or the directory of a saved model. The models are read and computed in numpy, in float64, by
-tools/sae_report, independent of the Rust code. The clean pass and the ablations are shared by all runs. Before anything
-is measured, x put in its own place must give the logits of the untouched model.
+A run is a run's directory or the directory of a saved model; --json writes its numbers at "runs", under the name that
+was given. The models are read and computed in numpy, in float64, by tools/sae_report, independent of the Rust code. The
+clean pass and the ablations are shared by all runs. Before anything is measured, x put in its own place must give the
+logits of the untouched model.
 """
 
 import argparse
@@ -145,7 +146,7 @@ def reconstruct(directory: pathlib.Path, rows: np.ndarray) -> tuple[dict[str, ob
         raise ExportError(f"{directory}: reconstructions are not finite")
     x = rows.astype(np.float64)
     fvu = ((x - x_hat) ** 2).sum() / ((x - x.mean(0)) ** 2).sum()
-    about = {"run": str(directory), "architecture": model.cfg["architecture"], "n_latents": model.cfg["n_latents"]}
+    about = {"architecture": model.cfg["architecture"], "n_latents": model.cfg["n_latents"]}
     config = directory / "config.toml"
     if config.is_file():
         about["data_max_norm"] = tomllib.loads(config.read_text())["data"].get("max_norm")
@@ -236,10 +237,10 @@ def table(result: dict) -> str:
     for name in ("clean", "zero", "mean"):
         own = result[name]
         lines.append(f"| {name} |  |  | {own['ce']['value']:.4f} | {own['kl']['value']:.4f} |  |  |")
-    for own in result["runs"]:
+    for run, own in result["runs"].items():
         numbers = f"{own['fvu']:.4f} | {own['l0']:.1f} | {own['ce']['value']:.4f} | {own['kl']['value']:.4f}"
         both = f"{interval(own['loss_recovered'])} | {interval(own['loss_recovered_mean'])}"
-        lines.append(f"| {own['run']} | {numbers} | {both} |")
+        lines.append(f"| {run} | {numbers} | {both} |")
     return "\n".join(lines)
 
 
@@ -258,11 +259,10 @@ def measure(args: argparse.Namespace) -> dict:
     x = rows[replaced]
     mean = x.mean(0, dtype=np.float64).astype(np.float32)
     variants: dict[str, Callable[[slice], np.ndarray]] = {"zero": lambda some: np.float32(0), "mean": lambda some: mean}
-    runs = []
-    for number, directory in enumerate(args.runs):
-        about, x_hat = reconstruct(directory, x)
-        runs.append(about)
-        variants[f"run {number}"] = lambda some, x_hat=x_hat: x_hat[some]
+    runs = {}
+    for directory in args.runs:
+        runs[str(directory)], x_hat = reconstruct(directory, x)
+        variants[f"run {directory}"] = lambda some, x_hat=x_hat: x_hat[some]
     sums, predictions = Judge(splice, batches, rows, replaced).losses(variants)
     found = summary(sums, predictions, args.seed)
     return {
@@ -276,7 +276,7 @@ def measure(args: argparse.Namespace) -> dict:
         "rows_beyond_max_norm": int(len(rows) - len(tokens) - len(x)),
         "max_norm": None if np.isinf(limit) else limit,
         **{name: {loss: found[name][loss] for loss in LOSSES} for name in ("clean", "zero", "mean")},
-        "runs": [about | found[f"run {number}"] for number, about in enumerate(runs)],
+        "runs": {directory: about | found[f"run {directory}"] for directory, about in runs.items()},
     }
 
 
