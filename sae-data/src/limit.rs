@@ -1,8 +1,8 @@
 //! Rows of huge norm, and how they are left out.
 //!
 //! A language model gives a few tokens (attention sinks, mostly the first of a text) activations of a hundred times
-//! the usual norm. They are one row in ten thousand, carry most of the variance, and say nothing about concepts; left
-//! in, they rule the loss, every scale and the report. The limit is a number or a multiple of the median norm, which
+//! the usual norm. In SmolLM2 they are one row in ten thousand and carry most of the variance; left in, they rule the
+//! loss, every scale and the report. The limit is a number or a multiple of the median norm, which
 //! such rows do not move. It is turned into a number once, from the training data, so that training, validation and
 //! later evaluations leave out by the same.
 

@@ -31,8 +31,8 @@ use crate::signals::Signals;
 use crate::steps::{Cadence, Steps};
 use crate::whole::WholeSet;
 
-/// Multiple of the median norm beyond which a row counts as one of that norm in what training minimises: beyond the
-/// norms of all rows but attention sinks in the data seen so far (2 medians in SmolLM2, whose sinks have 3 to 190).
+/// Multiple of the median norm beyond which a row counts as one of that norm in what training minimises. Of 218,605 rows
+/// of SmolLM2, layer 15, 43 are beyond 2 medians and 32 beyond 5; of the MiniLM tokens and sentences none.
 const ROW_LIMIT: f64 = 4.0;
 /// Adam's epsilon, torch's default (Burn's is 1e-5).
 const ADAM_EPSILON: f64 = 1e-8;

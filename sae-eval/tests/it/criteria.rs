@@ -11,8 +11,8 @@ fn metric<'a>(criteria: &'a Value, name: &str) -> &'a Value {
     found.unwrap_or_else(|| panic!("no {name} in {criteria}"))
 }
 
-/// 400 training rows, of which a class has about a quarter: with twice as many all are judged.
-fn more_rows(run: &Run) {
+/// Training rows.
+fn rows(count: usize) -> Vec<f32> {
     let source = sae_data::synthetic::Synthetic {
         width: WIDTH,
         concepts: 20,
@@ -20,7 +20,22 @@ fn more_rows(run: &Run) {
         noise: 0.05,
         seed: 2,
     };
-    run.write_rows("train.safetensors", &source.rows(1200), true);
+    source.rows(count)
+}
+
+/// 1,200 training rows, of which a class has about a quarter: with so many all are judged.
+fn more_rows(run: &Run) {
+    run.write_rows("train.safetensors", &rows(1200), true);
+}
+
+/// Takes the zero-shot head out of the run's config.
+fn without_head(run: &Run) {
+    let config = std::fs::read_to_string(run.path("config.toml")).expect("a config");
+    let bare: Vec<&str> = config
+        .lines()
+        .filter(|line| !line.starts_with("class_"))
+        .collect();
+    std::fs::write(run.path("config.toml"), bare.join("\n")).expect("written");
 }
 
 #[test]
@@ -43,12 +58,7 @@ fn every_metric_is_within_its_interval_and_repeats() {
     let again = run.report(&["--no-untrained", "--threads", "1"])["criteria"].take();
     assert_eq!(again, criteria);
     run.write_config("");
-    let config = std::fs::read_to_string(run.path("config.toml")).expect("a config");
-    let bare: Vec<&str> = config
-        .lines()
-        .filter(|line| !line.starts_with("class_"))
-        .collect();
-    std::fs::write(run.path("config.toml"), bare.join("\n")).expect("written");
+    without_head(&run);
     let headless = run.report(&[]);
     assert!(headless["top_n"].is_null());
     assert_eq!(headless["criteria"]["metrics"], criteria["metrics"]);
@@ -86,26 +96,14 @@ fn probes_of_the_activations_find_what_labels_are_made_of() {
 #[test]
 fn it_says_why_there_is_nothing() {
     let run = Run::new(Preset::Default);
-    let source = sae_data::synthetic::Synthetic {
-        width: WIDTH,
-        concepts: 20,
-        active: 3,
-        noise: 0.05,
-        seed: 2,
-    };
-    let rows = source.rows(300);
+    let rows = rows(300);
     run.write_rows("train.safetensors", &rows, true);
     let report = run.report(&[]);
     let reason = report["criteria_missing"].as_str().expect("a reason");
     assert!(reason.contains("100 sampled training rows"), "{reason}");
     assert!(report["criteria"].is_null());
     run.write_rows("train.safetensors", &rows, false);
-    let config = std::fs::read_to_string(run.path("config.toml")).expect("a config");
-    let bare: Vec<&str> = config
-        .lines()
-        .filter(|line| !line.starts_with("class_"))
-        .collect();
-    std::fs::write(run.path("config.toml"), bare.join("\n")).expect("written");
+    without_head(&run);
     assert_eq!(
         run.report(&[])["criteria_missing"],
         "the data has no labels"

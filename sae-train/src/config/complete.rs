@@ -10,8 +10,9 @@ use super::{Config, ModelConfig, keys};
 const SHORT_RUN: f64 = 600.0;
 const SHORT_RUN_LR: f64 = 6e-3;
 
-/// The default preset's learning rate: `6e-3 sqrt(600 / steps)`, and at most 6e-3. 6e-3 is best at 600 steps on sentence
-/// embeddings and kills a third of the latents in 5,000 steps on tokens, where 2e-3 keeps nearly all alive.
+/// The default preset's learning rate: `6e-3 sqrt(600 / steps)`, and at most 6e-3. Where the root comes from: after 5,000
+/// steps on MiniLM tokens (M = 6,144, one seed) 2,256 latents were dead at 6e-3 and 10 at 2e-3, which is about what the rule
+/// gives. Batch, width and M were not varied.
 fn attention_lr(steps: usize) -> f64 {
     SHORT_RUN_LR * (SHORT_RUN / steps as f64).sqrt().min(1.0)
 }
