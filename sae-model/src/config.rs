@@ -4,6 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::ops::SparseValue;
 
+/// Steps of refinement of the default preset: the first brings most of what there is to have (docs/SCIENCE.md).
+const REFINEMENT: usize = 2;
+
+/// More steps than this are a mistake.
+const MAX_REFINEMENT: usize = 100;
+
 /// How latent activations come from an activation of the model that is explained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -58,6 +64,12 @@ impl Architecture {
         matches!(self, Self::TopK | Self::BatchTopK)
     }
 
+    /// Whether inference can refine the values of what it selected: not where an entry may be zero (JumpReLU) or where
+    /// magnitudes are made separately (gated), and not where L1 has a say in the values.
+    pub fn can_refine(self) -> bool {
+        self.is_sparsemax() || self.has_k()
+    }
+
     /// Whether a penalty in the loss brings sparsity.
     pub fn has_penalty(self) -> bool {
         matches!(
@@ -100,6 +112,7 @@ impl Architecture {
                 norm_exponent: 0.0,
                 norm_range: None,
                 scale: 1.0,
+                refinement: 0,
                 query_projection: false,
                 key_projection: false,
                 value_projection: false,
@@ -144,6 +157,7 @@ impl Preset {
             pre_bias: false,
             encoder_bias: false,
             unit_norm_decoder: false,
+            refinement: 0,
             k: None,
             bandwidth: None,
             init: InitConfig {
@@ -164,6 +178,7 @@ impl Preset {
             Self::Default => SaeConfig {
                 norm_exponent: 2.0,
                 norm_range: Some(4.0),
+                refinement: REFINEMENT,
                 query_projection: true,
                 pre_bias: true,
                 init: InitConfig {
@@ -217,6 +232,10 @@ pub struct SaeConfig {
     /// Whether training keeps the rows of the dictionary at length one.
     #[serde(default)]
     pub unit_norm_decoder: bool,
+    /// Steps by which inference refines the values of the selected latents (`refinement.rs`); for sparsemax, TopK and
+    /// BatchTopK.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refinement: usize,
     /// Active latents a row, for TopK and BatchTopK.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub k: Option<usize>,
@@ -328,6 +347,20 @@ impl SaeConfig {
                 "must be at least 1, for example 4; without it norm_exponent holds for every row",
             );
         }
+        if self.refinement > 0 && !self.architecture.can_refine() {
+            return invalid(
+                "refinement",
+                self.refinement.to_string(),
+                "only sparsemax, TopK and BatchTopK can refine; remove it or set it to 0",
+            );
+        }
+        if self.refinement > MAX_REFINEMENT {
+            return invalid(
+                "refinement",
+                self.refinement.to_string(),
+                "at most 100 steps; 2 bring most of what there is to have",
+            );
+        }
         if self.architecture.has_k() && !self.k.is_some_and(|k| (1..=self.n_latents).contains(&k)) {
             return invalid(
                 "k",
@@ -346,6 +379,11 @@ impl SaeConfig {
         }
         Ok(())
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 /// Whether a number is positive and finite as the model sees it, in float32.

@@ -20,6 +20,7 @@ pub mod verdict;
 
 mod baselines;
 mod init;
+mod refinement;
 mod sae;
 mod sys;
 

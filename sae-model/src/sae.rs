@@ -9,6 +9,7 @@
 //!        sparsemax(z)                     value = probability
 //!        z / scale * 1[sparsemax(z) > 0]  value = score
 //!        ReLU, TopK, ...                  the other architectures (`baselines.rs`)
+//! a  = refined(a)                                      [B, M]   at inference, where the config asks for it (`refinement.rs`)
 //! x_hat = b + n * (a C) W_V                                 [B, d]
 //! ```
 //!
@@ -171,7 +172,8 @@ impl Sae {
     fn reconstruct_with(&self, x: Tensor<2>, training: Option<&Training>) -> Reconstructed {
         let input = self.normalize(x);
         let queries = self.queries(&input);
-        if self.attends_sparsely(&queries) {
+        let refines = training.is_none() && self.config.refinement > 0;
+        if self.attends_sparsely(&queries) && !refines {
             return self.attend(queries, &input, training);
         }
         let encoded = self.select(queries, input, training);
@@ -300,6 +302,10 @@ impl Sae {
                 Some(open) => (Activations::Sparse(open), Some(codes)),
                 None => (Activations::Sparse(codes), None),
             }
+        };
+        let activations = match training {
+            None if self.config.refinement > 0 => self.refined(activations, &input),
+            _ => activations,
         };
         Encoded {
             activations,

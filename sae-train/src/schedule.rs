@@ -1,6 +1,13 @@
 //! The learning rate as a pure function of the step.
 
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
+use burn::module::ParamGroup;
+
+/// Names of [`module_scheduler`]'s groups in its record: all parameters, and the projections.
+pub(crate) const GROUPS: [&str; 2] = ["0", "1"];
+/// The projections, as [`SaeLearner`](crate::learner::SaeLearner) names them.
+const PROJECTIONS: [&str; 3] = ["sae.w_q", "sae.w_k", "sae.w_v"];
 
 /// Linear warm-up, a plateau, linear decay to zero.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +30,14 @@ impl Schedule {
         }
     }
 
+    /// The same with another peak.
+    fn times(self, factor: f64) -> Self {
+        Self {
+            peak: factor * self.peak,
+            ..self
+        }
+    }
+
     /// Learning rate of step `step`, counted from 0.
     pub(crate) fn at(&self, step: usize) -> f64 {
         let rising = (step + 1) as f64 / self.warmup.max(1) as f64;
@@ -31,15 +46,23 @@ impl Schedule {
     }
 }
 
+/// `schedule` for every parameter, times `projections` for W_Q, W_K and W_V.
+pub(crate) fn module_scheduler(schedule: Schedule, projections: f64) -> ModuleLrScheduler {
+    ModuleLrScheduler::new(Scheduler::new(schedule)).with_group(
+        ParamGroup::from_paths(PROJECTIONS.to_vec()),
+        Scheduler::new(schedule.times(projections)),
+    )
+}
+
 /// [`Schedule`] with the counter that Burn's learner asks for.
 #[derive(Clone, Debug)]
-pub(crate) struct Scheduler {
+struct Scheduler {
     schedule: Schedule,
     step: usize,
 }
 
 impl Scheduler {
-    pub(crate) fn new(schedule: Schedule) -> Self {
+    fn new(schedule: Schedule) -> Self {
         Self { schedule, step: 0 }
     }
 }

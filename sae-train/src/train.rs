@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::optim::ModuleOptimizer;
 use burn::train::{Learner, SupervisedTraining, TrainingStrategy};
 use sae_data::{ActivationLoader, Statistics, Waiting};
@@ -26,7 +25,7 @@ use crate::nonfinite::NonFinite;
 use crate::output::{self, say};
 use crate::prepare::Prepared;
 use crate::progress::PlainLines;
-use crate::schedule::{Schedule, Scheduler};
+use crate::schedule::{self, Schedule};
 use crate::signals::Signals;
 use crate::steps::{Cadence, Steps};
 use crate::whole::WholeSet;
@@ -196,7 +195,8 @@ impl Prepared {
         };
         let mut learner = SaeLearner::new(sae, settings, &device);
         let mut optimizer = ModuleOptimizer::from(adam);
-        let mut scheduler = ModuleLrScheduler::new(Scheduler::new(self.schedule()));
+        let projections = t.projection_lr.unwrap_or(1.0);
+        let mut scheduler = schedule::module_scheduler(self.schedule(), projections);
         let done = self.steps_done();
         if done > 0 {
             let dir = self.checkpoints.path(done);

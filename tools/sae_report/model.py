@@ -48,13 +48,24 @@ class Model:
         ratio = norms / s
         near = np.clip(ratio, 1 / cfg["norm_range"], cfg["norm_range"]) if cfg.get("norm_range") else ratio
         n = s * near ** (cfg["norm_exponent"] - 1) * ratio
-        q = x0 / n
+        u = q = x0 / n
         if cfg["query_projection"]:
             q = q @ w["w_q"]
         z = q @ self.keys.T * cfg["scale"]
         if cfg["encoder_bias"]:
             z = z + w["encoder_bias"]
-        return self.select(z), n
+        return self.refine(self.select(z), u), n
+
+    def refine(self, a, u):
+        """Steepest descent on |u - a V|^2 over the values of the selected latents, with exact steps."""
+        support = a != 0
+        for _ in range(self.cfg.get("refinement", 0)):
+            residual = u - a @ self.values
+            slope = residual @ self.values.T * support
+            moved = slope @ self.values
+            step = (slope**2).sum(1, keepdims=True) / np.maximum((moved**2).sum(1, keepdims=True), 1e-24)
+            a = a + step * slope
+        return a
 
     def select(self, z):
         cfg, w, architecture = self.cfg, self.w, self.cfg["architecture"]

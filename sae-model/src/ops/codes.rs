@@ -85,6 +85,19 @@ impl Pattern {
         self.offsets.windows(2).map(|pair| pair[1] - pair[0])
     }
 
+    /// A number per row, `[B, 1]`, at the entries of each row, `[entries]`. Carries no gradient.
+    pub(crate) fn at_entries(&self, per_row: Tensor<2>) -> Tensor<1> {
+        let device = per_row.device();
+        let per_row: Vec<f32> = per_row.into_data().iter().collect();
+        let lengths = self.row_lengths();
+        let values: Vec<f32> = lengths
+            .zip(per_row)
+            .flat_map(|(length, value)| std::iter::repeat_n(value, length))
+            .collect();
+        let shape = [values.len()];
+        Tensor::from_data(TensorData::new(values, shape), &device)
+    }
+
     /// The entries latent by latent; computed once, when first asked for.
     pub(crate) fn by_latent(&self) -> &ByLatent {
         self.by_latent.get_or_init(|| {

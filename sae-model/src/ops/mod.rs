@@ -330,6 +330,23 @@ pub fn decode(codes: &SparseCodes, dictionary: Tensor<2>) -> Tensor<2> {
     ))
 }
 
+/// `x_i . d_j` at every entry (i, j) of a pattern, `[entries]`: x `[B, d]`, dictionary D `[M, d]`. Carries no gradient.
+///
+/// # Panics
+/// If shapes do not fit.
+pub(crate) fn dots(x: Tensor<2>, dictionary: Tensor<2>, pattern: &Arc<Pattern>) -> Tensor<1> {
+    assert_eq!(
+        [x.dims()[0], dictionary.dims()[0]],
+        [pattern.rows(), pattern.latents()],
+        "a row of x for each row of the codes, and a row of the dictionary for each latent"
+    );
+    Tensor::from_dispatch(Dispatch::codes_dots(
+        x.into_dispatch(),
+        dictionary.into_dispatch(),
+        pattern.clone(),
+    ))
+}
+
 /// Sparse attention on the CPU: codes a of sparsemax on `z = q C^T` where the mask is not 0, and `y = a C`.
 ///
 /// The same as [`encode`] and [`decode`] with one dictionary for both, but its gradient is made in one pass

@@ -22,6 +22,7 @@ fn config((value, norm_exponent, norm_range): Kind) -> SaeConfig {
     config.value = value;
     config.norm_exponent = norm_exponent;
     config.norm_range = norm_range;
+    config.refinement = 0; // carries no gradient
     config.input_scale = 0.7;
     config.scale = 1.3;
     config.query_projection = true;

@@ -7,6 +7,7 @@ mod fuzz;
 mod golden;
 mod gradients;
 mod masked;
+mod refinement;
 mod saved;
 mod untrusted;
 

@@ -20,7 +20,7 @@ use sae_model::{Architecture, Preset, Sae};
 
 use super::{MODEL, OPTIMIZER, SCHEDULER, restore};
 use crate::learner::{SaeLearner, Settings};
-use crate::schedule::{Schedule, Scheduler};
+use crate::schedule::{self, Schedule};
 
 const WIDTH: usize = 5;
 const LATENTS: usize = 9;
@@ -50,11 +50,10 @@ fn fresh() -> State {
         beta_2: 0.99,
         epsilon: 1e-8,
     };
-    let scheduler = Scheduler::new(Schedule::new(1e-3, 0, 0.0, 10));
     (
         SaeLearner::new(sae, settings, &device),
         ModuleOptimizer::from(adam),
-        ModuleLrScheduler::new(scheduler),
+        schedule::module_scheduler(Schedule::new(1e-3, 0, 0.0, 10), 0.1),
     )
 }
 

@@ -15,6 +15,7 @@ use burn::train::checkpoint::Checkpoint;
 
 use super::{MODEL, OPTIMIZER, SCHEDULER};
 use crate::learner::SaeLearner;
+use crate::schedule;
 
 /// A checkpoint whose checksums are right and whose content is not of this model: from elsewhere, then.
 #[derive(Debug, thiserror::Error)]
@@ -52,10 +53,13 @@ pub(crate) fn restore(
     })?;
     let scheduler = part(dir, SCHEDULER, |bytes| {
         let record = LrSchedulerRecord::checkpoint_from_bytes(bytes).map_err(words)?;
-        match record.record("0").scalar::<u64>("step") {
-            Some(found) if found == step as u64 => Ok(scheduler.load_record(record)),
-            found => Err(format!("its step is {found:?}, not {step}")),
+        for group in schedule::GROUPS {
+            match record.record(group).scalar::<u64>("step") {
+                Some(found) if found == step as u64 => {}
+                found => return Err(format!("its step is {found:?}, not {step}")),
+            }
         }
+        Ok(scheduler.load_record(record))
     })?;
     Ok((learner, optimizer, scheduler))
 }

@@ -17,6 +17,19 @@ fn attention_lr(steps: usize) -> f64 {
     SHORT_RUN_LR * (SHORT_RUN / steps as f64).sqrt().min(1.0)
 }
 
+/// Factor on the learning rate for W_Q, W_K and W_V `[d, d]` of the default preset: `2.4 / sqrt(d)`, at most 1.
+///
+/// Adam moves every number by up to the learning rate at a step. Numbers of a concept of length one are about `1 / sqrt(d)`;
+/// a row of a projection meets d inputs at once, which add up where their steps agree, so that the same step moves its
+/// output sqrt(d) times as far (the rule for width of Yang et al. 2022, arXiv 2203.03466). 0.1 at d = 576 was best of 1, 0.1 and
+/// 0.05 (docs/SCIENCE.md); with 1, latents died and runs of thousands of steps collapsed.
+fn projection_lr(architecture: Architecture, preset: Preset, d_in: usize) -> f64 {
+    match (architecture, preset) {
+        (Architecture::Attention, Preset::Paper | Preset::Released) => 1.0,
+        _ => (2.4 / (d_in as f64).sqrt()).min(1.0),
+    }
+}
+
 impl Config {
     /// Writes out what the architecture and the preset imply for training.
     pub(super) fn complete(&mut self) {
@@ -77,6 +90,7 @@ impl Config {
         set(&mut config.pre_bias, m.pre_bias);
         set(&mut config.encoder_bias, m.encoder_bias);
         set(&mut config.unit_norm_decoder, m.unit_norm_decoder);
+        config.refinement = m.refinement.unwrap_or(config.refinement);
         config.k = m.k.or(config.k);
         config.bandwidth = m.bandwidth.or(config.bandwidth);
         config.value = m.value.unwrap_or(config.value);
@@ -129,10 +143,13 @@ impl Config {
             pre_bias: Some(sae.pre_bias),
             encoder_bias: Some(sae.encoder_bias),
             unit_norm_decoder: Some(sae.unit_norm_decoder),
+            refinement: Some(sae.refinement),
             init_concepts: Some(sae.init.concepts),
             init_projections: Some(sae.init.projections),
             init_pre_bias: Some(sae.init.pre_bias),
         };
+        let projections = projection_lr(self.model.architecture, self.model.preset(), d_in);
+        config.training.projection_lr.get_or_insert(projections);
         keys::without_unused(&config, &sae)
     }
 }

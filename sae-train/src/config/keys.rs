@@ -15,7 +15,7 @@ enum Use {
 }
 
 /// Keys that not every model has a use for.
-const TABLE: [(&str, Use); 11] = [
+const TABLE: [(&str, Use); 13] = [
     (
         "model.preset",
         Use::Architectures(|a| a == Architecture::Attention),
@@ -30,9 +30,20 @@ const TABLE: [(&str, Use); 11] = [
         Use::Architectures(Architecture::is_sparsemax),
     ),
     (
+        "model.refinement",
+        Use::Architectures(Architecture::can_refine),
+    ),
+    (
         "model.init_projections",
         Use::Models(
-            |m| m.query_projection || m.key_projection || m.value_projection,
+            has_projection,
+            "query_projection, key_projection or value_projection",
+        ),
+    ),
+    (
+        "training.projection_lr",
+        Use::Models(
+            has_projection,
             "query_projection, key_projection or value_projection",
         ),
     ),
@@ -58,6 +69,10 @@ const TABLE: [(&str, Use); 11] = [
     ),
     ("training.aux_k", Use::Architectures(Architecture::has_k)),
 ];
+
+fn has_projection(model: &SaeConfig) -> bool {
+    model.query_projection || model.key_projection || model.value_projection
+}
 
 impl Use {
     fn is_by(&self, model: &SaeConfig) -> bool {

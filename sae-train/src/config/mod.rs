@@ -73,6 +73,8 @@ pub(crate) struct ModelConfig {
     pub(crate) encoder_bias: Option<bool>,
     /// Whether the rows of the dictionary are kept at length one.
     pub(crate) unit_norm_decoder: Option<bool>,
+    /// Steps by which inference refines the values of the selected latents.
+    pub(crate) refinement: Option<usize>,
     pub(crate) init_concepts: Option<ConceptInit>,
     pub(crate) init_projections: Option<ProjectionInit>,
     pub(crate) init_pre_bias: Option<PreBiasInit>,
@@ -89,6 +91,8 @@ pub(crate) struct TrainingConfig {
     pub(crate) loss: Option<Loss>,
     /// Peak learning rate of Adam.
     pub(crate) lr: Option<f64>,
+    /// Factor on `lr` for W_Q, W_K and W_V.
+    pub(crate) projection_lr: Option<f64>,
     /// Steps of linear warm-up.
     pub(crate) warmup_steps: Option<usize>,
     /// Part of the steps, at the end, over which the learning rate falls linearly to zero.

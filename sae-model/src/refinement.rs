@@ -1,0 +1,82 @@
+//! A second look at the selected latents: their values move along what the first look left unexplained.
+//!
+//! ```text
+//! r = u - a V                        [B, d]   what is left of the normalised input; V = C W_V
+//! g = r V^T at the support of a      [B, M]   how the squared error falls with each value
+//! a <- a + (|g|^2 / |g V|^2) g                the step, per row, after which |r| is least along g
+//! ```
+//!
+//! One score per latent sees the row alone; it does not know which other latents were selected, so concepts that overlap
+//! explain the same part twice. Steepest descent with an exact step never raises a row's squared error, selects nothing
+//! new, and reads the support alone: `L0 d` numbers per row and product. It belongs to inference: in training it hides from the
+//! encoder what its scores are worth (docs/SCIENCE.md has what was tried).
+//!
+//! Known as inference-time optimisation of the codes of a sparse autoencoder (Smith 2024, "Replacing SAE encoders
+//! with inference-time optimisation"), there with a non-negative solver run to its end; here a fixed number of steps of the model.
+
+use burn::module::Param;
+use burn::tensor::Tensor;
+
+use crate::ops;
+use crate::sae::{Activations, Input, Sae};
+
+/// Squared lengths below this make no step: nothing is left to explain.
+const TINY: f64 = 1e-24;
+
+impl Sae {
+    /// `activations` of rows that came as `input`, after the config's number of steps. Carries no gradient.
+    pub(crate) fn refined(&self, activations: Activations, input: &Input) -> Activations {
+        let mut a = activations;
+        let mut residual = input.u.clone() - self.concept_sum(&a); // [B, d]
+        for _ in 0..self.config.refinement {
+            let slope = self.slope(&a, residual.clone());
+            let moved = self.concept_sum(&slope); // [B, d]
+            let step = moved.clone().mul(residual.clone()).sum_dim(1)
+                / moved.clone().square().sum_dim(1).clamp_min(TINY); // [B, 1]
+            a = a.plus(slope, step.clone());
+            residual = residual - moved * step;
+        }
+        a
+    }
+
+    /// `a V`, `[B, d]`.
+    fn concept_sum(&self, a: &Activations) -> Tensor<2> {
+        self.valued(match a {
+            Activations::Sparse(codes) => ops::decode(codes, self.concepts.val()),
+            Activations::Dense(a) => a.clone().matmul(self.concepts.val()), // [B, M] [M, d] -> [B, d]
+        })
+    }
+
+    /// `r V^T` at the support of a.
+    fn slope(&self, a: &Activations, residual: Tensor<2>) -> Activations {
+        let residual = match self.w_v.as_ref().map(Param::val) {
+            Some(w_v) => residual.matmul(w_v.transpose()),
+            None => residual,
+        };
+        match a {
+            Activations::Sparse(codes) => {
+                let mut slope = codes.clone();
+                slope.values = ops::dots(residual, self.concepts.val(), &codes.pattern);
+                Activations::Sparse(slope)
+            }
+            Activations::Dense(a) => {
+                let slope = residual.matmul(self.concepts.val().transpose()); // [B, d] [d, M] -> [B, M]
+                Activations::Dense(slope * a.clone().not_equal_elem(0.0).float())
+            }
+        }
+    }
+}
+
+impl Activations {
+    /// `a + factors * b` with one factor a row, `[B, 1]`; both have one support.
+    fn plus(self, b: Self, factors: Tensor<2>) -> Self {
+        match (self, b) {
+            (Self::Sparse(mut a), Self::Sparse(b)) => {
+                a.values = a.values + b.values * a.pattern.at_entries(factors);
+                Self::Sparse(a)
+            }
+            (Self::Dense(a), Self::Dense(b)) => Self::Dense(a + b * factors),
+            _ => unreachable!("a slope is made like the activations that it is of"),
+        }
+    }
+}
