@@ -25,7 +25,7 @@ pub(super) struct Column {
 }
 
 /// The column of a name; `training_l0` is the mean over the last hundred training batches, everything else is of the
-/// held-out rows; `on:N` is top-n classification with n latents on, `off:N` with them off.
+/// held-out rows; `probe:K` is the balanced accuracy of a K-sparse probe, `on:N` is top-n classification with n latents on, `off:N` with them off.
 pub(super) fn column(name: &str) -> Result<Column> {
     let (title, form) = match name {
         "fvu" => ("FVU".into(), Form::Decimals(4)),
@@ -34,11 +34,13 @@ pub(super) fn column(name: &str) -> Result<Column> {
         "l0_p5" => ("5 %".into(), Form::Decimals(0)),
         "l0_p95" => ("95 %".into(), Form::Decimals(0)),
         "dead" => ("dead".into(), Form::Decimals(0)),
+        "single_latent_f1" => ("F1".into(), Form::Decimals(3)),
         "training_l0" => ("L0 in training".into(), Form::Decimals(1)),
         "fvu_at_32" => ("FVU moved to L0 32".into(), Form::Decimals(4)),
         _ => match name.split_once(':') {
             Some(("on", "all")) => ("all".into(), Form::Percent),
             Some(("on", n)) => (format!("top-{n}"), Form::Percent),
+            Some(("probe", k)) => (format!("probe, k = {k}"), Form::Decimals(3)),
             Some(("off", n)) => (format!("without top-{n}"), Form::Percent),
             _ => bail!("column {name}: no such number; see xtask/src/results/numbers.rs"),
         },
@@ -56,6 +58,7 @@ pub(super) fn value(name: &str, outcome: &Outcome) -> Result<f64> {
         "l0_p5" => metric(report, "sparsity", "l0_p5"),
         "l0_p95" => metric(report, "sparsity", "l0_p95"),
         "dead" => metric(report, "sparsity", "dead_latents"),
+        "single_latent_f1" => criterion(report, name),
         "training_l0" => outcome.training_l0,
         "fvu_at_32" => {
             let (fvu, l0) = (value("fvu", outcome)?, value("l0", outcome)?);
@@ -65,16 +68,30 @@ pub(super) fn value(name: &str, outcome: &Outcome) -> Result<f64> {
             let (side, n) = name
                 .split_once(':')
                 .with_context(|| format!("column {name}"))?;
-            let rows = report["top_n"]["trained"].as_array();
-            let row = rows.and_then(|rows| rows.iter().find(|row| row["n"] == n));
-            row.and_then(|row| row[side].as_f64())
+            match side {
+                "probe" => criterion(report, &format!("probe_{n}_balanced_accuracy")),
+                _ => top_n(report, side, n),
+            }
         }
     };
     found.with_context(|| format!("the report of {} has no {name}", report["run"]))
 }
 
 fn metric(report: &Value, section: &str, name: &str) -> Option<f64> {
-    let metrics = report[section].as_array()?;
+    named(&report[section], name)
+}
+
+fn criterion(report: &Value, name: &str) -> Option<f64> {
+    named(&report["criteria"]["metrics"], name)
+}
+
+fn top_n(report: &Value, side: &str, n: &str) -> Option<f64> {
+    let rows = report["top_n"]["trained"].as_array()?;
+    rows.iter().find(|row| row["n"] == n)?[side].as_f64()
+}
+
+fn named(metrics: &Value, name: &str) -> Option<f64> {
+    let metrics = metrics.as_array()?;
     metrics.iter().find(|metric| metric["name"] == name)?["value"].as_f64()
 }
 
