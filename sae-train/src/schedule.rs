@@ -4,10 +4,11 @@ use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
 use burn::module::ParamGroup;
 
-/// Names of [`module_scheduler`]'s groups in its record: all parameters, and the projections.
-pub(crate) const GROUPS: [&str; 2] = ["0", "1"];
-/// The projections, as [`SaeLearner`](crate::learner::SaeLearner) names them.
+/// Names of [`module_scheduler`]'s groups in its record: all parameters, the projections, the pre-bias.
+pub(crate) const GROUPS: [&str; 3] = ["0", "1", "2"];
+/// Parameters with a learning rate of their own, as [`SaeLearner`](crate::learner::SaeLearner) names them.
 const PROJECTIONS: [&str; 3] = ["sae.w_q", "sae.w_k", "sae.w_v"];
+const PRE_BIAS: &str = "sae.pre_bias";
 
 /// Linear warm-up, a plateau, linear decay to zero.
 #[derive(Clone, Copy, Debug)]
@@ -46,12 +47,25 @@ impl Schedule {
     }
 }
 
-/// `schedule` for every parameter, times `projections` for W_Q, W_K and W_V.
-pub(crate) fn module_scheduler(schedule: Schedule, projections: f64) -> ModuleLrScheduler {
-    ModuleLrScheduler::new(Scheduler::new(schedule)).with_group(
-        ParamGroup::from_paths(PROJECTIONS.to_vec()),
-        Scheduler::new(schedule.times(projections)),
-    )
+/// Factors on the learning rate of some parameters.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Factors {
+    /// Of W_Q, W_K and W_V.
+    pub(crate) projections: f64,
+    pub(crate) pre_bias: f64,
+}
+
+/// `schedule` for every parameter, times its factor where it has one.
+pub(crate) fn module_scheduler(schedule: Schedule, factors: Factors) -> ModuleLrScheduler {
+    ModuleLrScheduler::new(Scheduler::new(schedule))
+        .with_group(
+            ParamGroup::from_paths(PROJECTIONS.to_vec()),
+            Scheduler::new(schedule.times(factors.projections)),
+        )
+        .with_group(
+            ParamGroup::from_path(PRE_BIAS),
+            Scheduler::new(schedule.times(factors.pre_bias)),
+        )
 }
 
 /// [`Schedule`] with the counter that Burn's learner asks for.

@@ -25,7 +25,7 @@ use crate::nonfinite::NonFinite;
 use crate::output::{self, say};
 use crate::prepare::Prepared;
 use crate::progress::PlainLines;
-use crate::schedule::{self, Schedule};
+use crate::schedule::{self, Factors, Schedule};
 use crate::signals::Signals;
 use crate::steps::{Cadence, Steps};
 use crate::whole::WholeSet;
@@ -195,8 +195,11 @@ impl Prepared {
         };
         let mut learner = SaeLearner::new(sae, settings, &device);
         let mut optimizer = ModuleOptimizer::from(adam);
-        let projections = t.projection_lr.unwrap_or(1.0);
-        let mut scheduler = schedule::module_scheduler(self.schedule(), projections);
+        let factors = Factors {
+            projections: t.projection_lr.unwrap_or(1.0),
+            pre_bias: t.pre_bias_lr.unwrap_or(1.0),
+        };
+        let mut scheduler = schedule::module_scheduler(self.schedule(), factors);
         let done = self.steps_done();
         if done > 0 {
             let dir = self.checkpoints.path(done);

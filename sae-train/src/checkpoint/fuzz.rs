@@ -20,7 +20,7 @@ use sae_model::{Architecture, Preset, Sae};
 
 use super::{MODEL, OPTIMIZER, SCHEDULER, restore};
 use crate::learner::{SaeLearner, Settings};
-use crate::schedule::{self, Schedule};
+use crate::schedule::{self, Factors, Schedule};
 
 const WIDTH: usize = 5;
 const LATENTS: usize = 9;
@@ -53,7 +53,13 @@ fn fresh() -> State {
     (
         SaeLearner::new(sae, settings, &device),
         ModuleOptimizer::from(adam),
-        schedule::module_scheduler(Schedule::new(1e-3, 0, 0.0, 10), 0.1),
+        schedule::module_scheduler(
+            Schedule::new(1e-3, 0, 0.0, 10),
+            Factors {
+                projections: 0.1,
+                pre_bias: 1.0,
+            },
+        ),
     )
 }
 

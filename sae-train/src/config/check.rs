@@ -103,6 +103,7 @@ impl TrainingConfig {
             ("training.sparsity_coefficient", t.sparsity_coefficient),
             ("training.aux_coefficient", t.aux_coefficient),
             ("training.projection_lr", t.projection_lr),
+            ("training.pre_bias_lr", t.pre_bias_lr),
         ] {
             if value.is_some_and(|value| !(value.is_finite() && value >= 0.0)) {
                 let value = value.unwrap_or_default();

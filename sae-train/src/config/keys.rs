@@ -15,7 +15,7 @@ enum Use {
 }
 
 /// Keys that not every model has a use for.
-const TABLE: [(&str, Use); 13] = [
+const TABLE: [(&str, Use); 14] = [
     (
         "model.preset",
         Use::Architectures(|a| a == Architecture::Attention),
@@ -46,6 +46,10 @@ const TABLE: [(&str, Use); 13] = [
             has_projection,
             "query_projection, key_projection or value_projection",
         ),
+    ),
+    (
+        "training.pre_bias_lr",
+        Use::Models(|m| m.pre_bias, "pre_bias"),
     ),
     (
         "model.init_pre_bias",

@@ -91,8 +91,10 @@ pub(crate) struct TrainingConfig {
     pub(crate) loss: Option<Loss>,
     /// Peak learning rate of Adam.
     pub(crate) lr: Option<f64>,
-    /// Factor on `lr` for W_Q, W_K and W_V.
+    /// Factor on `lr` for W_Q, W_K and W_V. Default: see `projection_lr` in `complete.rs`.
     pub(crate) projection_lr: Option<f64>,
+    /// Factor on `lr` for the pre-bias. Default: see `pre_bias_lr` in `complete.rs`.
+    pub(crate) pre_bias_lr: Option<f64>,
     /// Steps of linear warm-up.
     pub(crate) warmup_steps: Option<usize>,
     /// Part of the steps, at the end, over which the learning rate falls linearly to zero.

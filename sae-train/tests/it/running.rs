@@ -208,7 +208,7 @@ fn lines_and_notes_without_a_terminal() {
         .lines()
         .find(|line| line.starts_with("note: the model has collapsed: L0 is "));
     assert!(
-        note.is_some_and(|note| note.contains(", below 2, 64 of 64 latents are dead")),
+        note.is_some_and(|note| note.contains(", below 2, 63 of 64 latents are dead")),
         "{text}"
     );
 }

@@ -264,6 +264,32 @@ fn wgpu_agrees_with_cpu() {
     }
 }
 
+#[test]
+fn the_unit_of_the_data_does_not_matter() {
+    for (name, model) in EVERY {
+        if ["paper", "released"].contains(&name) {
+            continue; // they see rows as they are, as their papers have it
+        }
+        let reached = [1.0f32, 1024.0, 1.0 / 1024.0].map(|unit| {
+            let w = Workspace::new();
+            let rows: Vec<f32> = SOURCE.rows(1200).iter().map(|v| v * unit).collect();
+            let (train, held_out) = rows.split_at(1000 * WIDTH);
+            w.write_rows("train.safetensors", train, WIDTH);
+            w.write_rows("heldout.safetensors", held_out, WIDTH);
+            let steps = ["--set", "training.steps=60"];
+            let run = w.trained(name, &[model, &steps[..]].concat());
+            *recorded(&run, "held_out", "fvu").last().unwrap()
+        });
+        for other in &reached[1..] {
+            // Adam's epsilon is in the unit of the gradients
+            assert!(
+                (other / reached[0] - 1.0).abs() < 0.01,
+                "{name}: {reached:?}"
+            );
+        }
+    }
+}
+
 /// What each reaches after three hundred steps: held-out FVU as measured (seed 0), and a tenth more. A penalty or an auxiliary
 /// loss that does not work, or one more that does not belong there, leaves this band.
 const REACHED: [(&str, f64); 10] = [
