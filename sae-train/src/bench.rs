@@ -14,7 +14,7 @@ use sae_data::ActivationBatch;
 use sae_data::synthetic::Synthetic;
 use sae_model::ops::Adam;
 use sae_model::stats::MomentStats;
-use sae_model::{Architecture, Preset, Sae, ops};
+use sae_model::{Architecture, Preset, Sae, Training, ops};
 
 use crate::learner::{SaeLearner, Settings};
 use crate::output::say;
@@ -137,7 +137,7 @@ fn forward(shape: [usize; 3]) -> Job {
     let mut turns = (0..batches.len()).cycle();
     Box::new(move || {
         let x = batches[turns.next().unwrap_or(0)].clone();
-        let r = sae.reconstruct(x);
+        let r = sae.reconstruct_training(x, &Training::default()); // without refinement, which is inference's
         let fired = r.encoded.activations.firing_frequency();
         Some(fired.sum().into_scalar::<f64>())
     })
