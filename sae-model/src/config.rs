@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ops::SparseValue;
 
-/// Steps of refinement of the default preset: the first brings most of what there is to have (docs/SCIENCE.md).
+/// Steps of refinement of the default preset (docs/SCIENCE.md).
 const REFINEMENT: usize = 2;
 
 /// More steps than this are a mistake.
@@ -358,7 +358,7 @@ impl SaeConfig {
             return invalid(
                 "refinement",
                 self.refinement.to_string(),
-                "at most 100 steps; 2 bring most of what there is to have",
+                "at most 100 steps; 2 are the default",
             );
         }
         if self.architecture.has_k() && !self.k.is_some_and(|k| (1..=self.n_latents).contains(&k)) {

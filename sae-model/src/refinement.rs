@@ -8,8 +8,8 @@
 //!
 //! One score per latent sees the row alone; it does not know which other latents were selected, so concepts that overlap
 //! explain the same part twice. Steepest descent with an exact step never raises a row's squared error, selects nothing
-//! new, and reads the support alone: `L0 d` numbers per row and product. It belongs to inference: in training it hides from the
-//! encoder what its scores are worth (docs/SCIENCE.md has what was tried).
+//! new, and on the CPU reads the support alone: `L0 d` numbers per row and product. It belongs to inference: models that were trained with
+//! it became worse or collapsed (docs/SCIENCE.md).
 //!
 //! Known as inference-time optimisation of the codes of a sparse autoencoder (Smith 2024, "Replacing SAE encoders
 //! with inference-time optimisation"), there with a non-negative solver run to its end; here a fixed number of steps of the model.
@@ -18,19 +18,16 @@ use burn::module::Param;
 use burn::tensor::Tensor;
 
 use crate::ops;
-use crate::sae::{Activations, Input, Sae};
-
-/// Squared lengths below this make no step: nothing is left to explain.
-const TINY: f64 = 1e-24;
+use crate::sae::{Activations, Input, Sae, TINY};
 
 impl Sae {
     /// `activations` of rows that came as `input`, after the config's number of steps. Carries no gradient.
     pub(crate) fn refined(&self, activations: Activations, input: &Input) -> Activations {
         let mut a = activations;
-        let mut residual = input.u.clone() - self.concept_sum(&a); // [B, d]
+        let mut residual = input.u.clone() - self.explained(&a); // [B, d]
         for _ in 0..self.config.refinement {
             let slope = self.slope(&a, residual.clone());
-            let moved = self.concept_sum(&slope); // [B, d]
+            let moved = self.explained(&slope); // [B, d]
             let step = moved.clone().mul(residual.clone()).sum_dim(1)
                 / moved.clone().square().sum_dim(1).clamp_min(TINY); // [B, 1]
             a = a.plus(slope, step.clone());
@@ -40,11 +37,8 @@ impl Sae {
     }
 
     /// `a V`, `[B, d]`.
-    fn concept_sum(&self, a: &Activations) -> Tensor<2> {
-        self.valued(match a {
-            Activations::Sparse(codes) => ops::decode(codes, self.concepts.val()),
-            Activations::Dense(a) => a.clone().matmul(self.concepts.val()), // [B, M] [M, d] -> [B, d]
-        })
+    fn explained(&self, a: &Activations) -> Tensor<2> {
+        self.valued(self.combined(a))
     }
 
     /// `r V^T` at the support of a.

@@ -26,7 +26,7 @@ use crate::config::{Architecture, SaeConfig};
 use crate::ops::{self, EncodeOptions, Norm, Selection, SparseCodes, SparseValue};
 
 /// Squared norms below this count as zero, so that a row equal to the pre-bias has a gradient.
-const TINY: f64 = 1e-24;
+pub(crate) const TINY: f64 = 1e-24;
 
 /// How far below zero the dense kernels, which read minus infinity as a fault, see a masked score.
 const FAR: f64 = 1e30;
@@ -172,8 +172,7 @@ impl Sae {
     fn reconstruct_with(&self, x: Tensor<2>, training: Option<&Training>) -> Reconstructed {
         let input = self.normalize(x);
         let queries = self.queries(&input);
-        let refines = training.is_none() && self.config.refinement > 0;
-        if self.attends_sparsely(&queries) && !refines {
+        if self.attends_sparsely(&queries) && !self.refines(training) {
             return self.attend(queries, &input, training);
         }
         let encoded = self.select(queries, input, training);
@@ -245,6 +244,11 @@ impl Sae {
             && ops::is_cpu(&queries.device())
     }
 
+    /// Whether the values of the selected latents are refined: at inference, where the config asks for it.
+    fn refines(&self, training: Option<&Training>) -> bool {
+        training.is_none() && self.config.refinement > 0
+    }
+
     fn attend(
         &self,
         queries: Tensor<2>,
@@ -303,9 +307,9 @@ impl Sae {
                 None => (Activations::Sparse(codes), None),
             }
         };
-        let activations = match training {
-            None if self.config.refinement > 0 => self.refined(activations, &input),
-            _ => activations,
+        let activations = match self.refines(training) {
+            true => self.refined(activations, &input),
+            false => activations,
         };
         Encoded {
             activations,
@@ -346,11 +350,15 @@ impl Sae {
 
     /// Decodes latent activations of rows that came as `input` to `x_hat [B, d]`.
     pub fn decode(&self, activations: &Activations, input: &Input) -> Tensor<2> {
-        let y = match activations {
+        self.restore(self.combined(activations), input, 1.0)
+    }
+
+    /// `a C`, `[B, d]`.
+    pub(crate) fn combined(&self, activations: &Activations) -> Tensor<2> {
+        match activations {
             Activations::Sparse(codes) => ops::decode(codes, self.concepts.val()), // [B, d]
             Activations::Dense(a) => a.clone().matmul(self.concepts.val()), // [B, M] [M, d] -> [B, d]
-        };
-        self.restore(y, input, 1.0)
+        }
     }
 
     /// `y W_V`, `[B, d]`.

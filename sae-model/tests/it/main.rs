@@ -13,7 +13,7 @@ mod untrusted;
 
 use std::io::Write;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use sae_model::device::{DeviceError, DeviceName};
 
 /// Every device that this build and machine have; says loudly which it had to leave out.
@@ -30,6 +30,14 @@ fn devices() -> Vec<(DeviceName, Device)> {
             }
         })
         .collect()
+}
+
+/// Reproducible rows of numbers between -1 and 1.
+fn pattern_rows(shape: [usize; 2], device: &Device) -> Tensor<2> {
+    let values: Vec<f32> = (0..shape[0] * shape[1])
+        .map(|i| ((i * 7919) % 101) as f32 / 50.0 - 1.0)
+        .collect();
+    Tensor::from_data(TensorData::new(values, shape), device)
 }
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {

@@ -2,20 +2,17 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use sae_model::{Architecture, Preset, Sae, SparseValue, Training};
 
-use crate::{devices, values};
+use crate::{devices, pattern_rows, values};
 
 const WIDTH: usize = 6;
 const LATENTS: usize = 40;
 const ROWS: usize = 7;
 
 fn x(device: &Device) -> Tensor<2> {
-    let values: Vec<f32> = (0..ROWS * WIDTH)
-        .map(|i| ((i * 7919) % 101) as f32 / 50.0 - 1.0)
-        .collect();
-    Tensor::from_data(TensorData::new(values, [ROWS, WIDTH]), device)
+    pattern_rows([ROWS, WIDTH], device)
 }
 
 /// Attention with and without a bias, as codes and dense, and every baseline.

@@ -21,8 +21,8 @@ fn attention_lr(steps: usize) -> f64 {
 ///
 /// Adam moves every number by up to the learning rate at a step. Numbers of a concept of length one are about `1 / sqrt(d)`;
 /// a row of a projection meets d inputs at once, which add up where their steps agree, so that the same step moves its
-/// output sqrt(d) times as far (the rule for width of Yang et al. 2022, arXiv 2203.03466). 0.1 at d = 576 was best of 1, 0.1 and
-/// 0.05 (docs/SCIENCE.md); with 1, latents died and runs of thousands of steps collapsed.
+/// output sqrt(d) times as far (the rule for width of Yang et al. 2022, arXiv 2203.03466). At d = 576 and 2,000 steps
+/// latents died with 1 and none with 0.1 (docs/SCIENCE.md); other widths were trained with the rule, but not compared.
 fn projection_lr(architecture: Architecture, preset: Preset, d_in: usize) -> f64 {
     match (architecture, preset) {
         (Architecture::Attention, Preset::Paper | Preset::Released) => 1.0,

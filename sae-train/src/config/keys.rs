@@ -35,17 +35,11 @@ const TABLE: [(&str, Use); 14] = [
     ),
     (
         "model.init_projections",
-        Use::Models(
-            has_projection,
-            "query_projection, key_projection or value_projection",
-        ),
+        Use::Models(has_projection, A_PROJECTION),
     ),
     (
         "training.projection_lr",
-        Use::Models(
-            has_projection,
-            "query_projection, key_projection or value_projection",
-        ),
+        Use::Models(has_projection, A_PROJECTION),
     ),
     (
         "training.pre_bias_lr",
@@ -73,6 +67,9 @@ const TABLE: [(&str, Use); 14] = [
     ),
     ("training.aux_k", Use::Architectures(Architecture::has_k)),
 ];
+
+/// What a model with [`has_projection`] has, in words.
+const A_PROJECTION: &str = "query_projection, key_projection or value_projection";
 
 fn has_projection(model: &SaeConfig) -> bool {
     model.query_projection || model.key_projection || model.value_projection
