@@ -67,6 +67,19 @@ pub struct Statistics {
     pub median_norm: f64,
 }
 
+impl Statistics {
+    /// `||mean(x)|| / sigma`: far above 1, all rows point the same way, and latents that do not start on their
+    /// side never fire unless the mean is taken off first (the pre-bias).
+    pub fn mean_over_sigma(&self) -> f64 {
+        mean_over_sigma(&self.mean, self.variance)
+    }
+}
+
+fn mean_over_sigma(mean: &[f32], variance: f64) -> f64 {
+    let square: f64 = mean.iter().map(|m| f64::from(*m).powi(2)).sum();
+    square.sqrt() / variance.sqrt()
+}
+
 /// Rows of norm `limit` and more.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Beyond {
@@ -118,16 +131,9 @@ impl Summary {
         Ok(sums.summary())
     }
 
-    /// `||mean(x)|| / sigma`: far above 1, all rows point the same way, and latents that do not start on their
-    /// side never fire unless the mean is taken off first (the pre-bias).
+    /// [`Statistics::mean_over_sigma`] of all rows.
     pub fn mean_over_sigma(&self) -> f64 {
-        let norm = self
-            .mean
-            .iter()
-            .map(|m| f64::from(*m).powi(2))
-            .sum::<f64>()
-            .sqrt();
-        norm / self.variance.sqrt()
+        mean_over_sigma(&self.mean, self.variance)
     }
 
     /// Lower bound of a bin of [`Summary::norm_histogram`].

@@ -4,8 +4,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::ops::SparseValue;
 
+/// t of the default preset, chosen so that L0 comes out between 20 and 50 (docs/SCIENCE.md).
+const SCALE: f64 = 0.7;
+
 /// Steps of refinement of the default preset (docs/SCIENCE.md).
 const REFINEMENT: usize = 2;
+
+/// `||mean(x)|| / sigma` from which on sparsemax needs a pre-bias (docs/SCIENCE.md).
+const PRE_BIAS_FROM: f64 = 1.0 / 3.0;
 
 /// More steps than this are a mistake.
 const MAX_REFINEMENT: usize = 100;
@@ -89,6 +95,19 @@ impl Architecture {
         }
     }
 
+    /// Whether there is usually a pre-bias, for data of this `||mean(x)|| / sigma`.
+    ///
+    /// Sparse attention has one where the mean weighs much: there latents die without it. Where it weighs little, concepts
+    /// carry classes better without it. The presets of the paper and of its code have none, and the others have one, as
+    /// in their papers.
+    pub fn pre_bias(self, preset: Preset, mean_over_sigma: f64) -> bool {
+        match self {
+            Self::Attention if preset != Preset::Default => false,
+            Self::Attention | Self::MlpSparsemax => mean_over_sigma >= PRE_BIAS_FROM,
+            _ => true,
+        }
+    }
+
     /// The usual model of this architecture for activations of width `d_in` and `n_latents` latents; for
     /// [`Architecture::Attention`] it is that of `preset`.
     ///
@@ -101,8 +120,6 @@ impl Architecture {
             Self::Attention => attention,
             Self::MlpSparsemax => SaeConfig {
                 architecture: self,
-                query_projection: false,
-                key_projection: false,
                 value_projection: false,
                 encoder_bias: true,
                 ..default
@@ -113,8 +130,6 @@ impl Architecture {
                 norm_range: None,
                 scale: 1.0,
                 refinement: 0,
-                query_projection: false,
-                key_projection: false,
                 value_projection: false,
                 encoder_bias: true,
                 unit_norm_decoder: true,
@@ -134,8 +149,8 @@ pub enum Preset {
     Paper,
     /// The authors' released code: unit-norm query, no W_Q, scale 1, gated scores, no pre-bias.
     Released,
-    /// What works best here (docs/SCIENCE.md): gated scores with all projections, which start at the identity, a
-    /// pre-bias, unit concepts at start, and more latents for rows of large norm.
+    /// What works best here (docs/SCIENCE.md): gated scores, queries and keys as they are, a W_V that starts at the
+    /// identity, a pre-bias, unit concepts at start, and more latents for rows of large norm.
     Default,
 }
 
@@ -176,10 +191,11 @@ impl Preset {
                 ..released
             },
             Self::Default => SaeConfig {
+                scale: SCALE,
                 norm_exponent: 2.0,
                 norm_range: Some(4.0),
                 refinement: REFINEMENT,
-                query_projection: true,
+                key_projection: false,
                 pre_bias: true,
                 init: InitConfig {
                     concepts: ConceptInit::Unit,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use sae_data::ActivationData;
 use sae_model::SaeConfig;
 
-use crate::config::{Config, ConfigError, invalid};
+use crate::config::{Config, ConfigError, DataScale, invalid};
 
 /// Bytes of a float.
 const FLOAT: u128 = 4;
@@ -115,7 +115,7 @@ impl fmt::Display for Estimate {
 
 /// Fails if training on `train` cannot fit.
 pub(crate) fn check(config: &Config, train: &ActivationData) -> Result<(), ConfigError> {
-    let model = config.sae_config(train.width(), 1.0);
+    let model = config.sae_config(DataScale::unknown(train.width()));
     let estimate = Estimate::of(config, &model, train.rows());
     judge(config, &estimate, available())
 }
@@ -217,9 +217,9 @@ mod tests {
         assert_eq!(estimate.windows, 7 * 20 * 4);
         assert_eq!(estimate.total(), 4 * 160_000 + 2400 + 5120 + 560);
         let attention = config(&["device=wgpu"]);
-        let model = attention.sae_config(20, 1.0);
+        let model = attention.sae_config(DataScale::unknown(20));
         let estimate = Estimate::of(&attention, &model, 7);
-        assert_eq!(estimate.total(), (1000 * 20 + 3 * 20 * 20) * 4 + 560);
+        assert_eq!(estimate.total(), (1000 * 20 + 20 * 20) * 4 + 560);
     }
 
     #[test]
@@ -235,7 +235,7 @@ mod tests {
         ] {
             let config = config(&[set]);
             for width in [384, usize::MAX] {
-                let model = config.sae_config(width, 1.0);
+                let model = config.sae_config(DataScale::unknown(width));
                 let estimate = Estimate::of(&config, &model, usize::MAX);
                 for available in [None, Some(16_000_000_000)] {
                     let error = judge(&config, &estimate, available)

@@ -71,7 +71,7 @@ pub(crate) fn prepare(
     let held_out_summary = summary(&held_out, check_rows)?;
     let (validated, validated_variance) =
         validation(&held_out, &held_out_summary, config.training.validate_rows)?;
-    let mut config = config.resolved(&train, train_summary.typical.variance, check_rows);
+    let mut config = config.resolved(&train, &train_summary.typical, check_rows);
     config.data.max_norm = limit;
     let summaries = [&train_summary, &held_out_summary];
     let provenance = Provenance::new(&config, [&train, &held_out], summaries)?;

@@ -17,6 +17,7 @@ use sae_model::{Sae, saved};
 
 use crate::checkpoint::{self, MODEL, OPTIMIZER, Part, SCHEDULER, Writer};
 use crate::collapse::{Streak, Watch};
+use crate::config::DataScale;
 use crate::failure::{Failure, Outcome, chain};
 use crate::json_lines::{JsonLines, MetricsFile};
 use crate::learner::{SaeLearner, Settings};
@@ -179,14 +180,9 @@ impl Prepared {
     /// Model, optimizer and schedule, as they were at the checkpoint to continue from.
     fn learner(&self, settings: Settings) -> Result<Learner<SaeLearner>> {
         let device = self.device.clone().autodiff();
-        let variance = self.train_summary.typical.variance;
-        let sae_config = self.config.sae_config(self.train.width(), variance);
-        let sae = Sae::init(
-            &sae_config,
-            self.config.seed,
-            &self.train_summary.typical.mean,
-            &device,
-        );
+        let typical = &self.train_summary.typical;
+        let sae_config = self.config.sae_config(DataScale::of(typical));
+        let sae = Sae::init(&sae_config, self.config.seed, &typical.mean, &device);
         let t = &self.config.training;
         let adam = Adam {
             beta_1: t.beta_1.unwrap_or(0.9),
@@ -321,11 +317,12 @@ impl Prepared {
     /// What looks for collapse.
     fn watch(&self) -> Watch {
         let t = &self.config.training;
-        let Statistics { mean, variance, .. } = &self.train_summary.typical;
+        let typical = &self.train_summary.typical;
+        let Statistics { mean, variance, .. } = typical;
         let mean_square: f64 = mean.iter().map(|m| f64::from(*m).powi(2)).sum();
         Watch {
             policy: t.on_collapse,
-            model: self.config.sae_config(self.train.width(), *variance),
+            model: self.config.sae_config(DataScale::of(typical)),
             steps: t.steps,
             warmup_steps: t.warmup_steps.unwrap_or(0),
             dead_rows: t.dead_window.saturating_mul(t.batch_size),

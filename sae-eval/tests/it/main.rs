@@ -337,8 +337,8 @@ fn a_model_that_was_changed_is_named_and_not_judged() {
     let run = Run::new(Preset::Default);
     let path = run.path("model/cfg.json");
     let text = std::fs::read_to_string(&path).unwrap();
-    assert!(text.contains("\"scale\": 1.0"), "{text}");
-    std::fs::write(&path, text.replace("\"scale\": 1.0", "\"scale\": 1.5")).unwrap();
+    assert!(text.contains("\"scale\": 0.7"), "{text}");
+    std::fs::write(&path, text.replace("\"scale\": 0.7", "\"scale\": 1.5")).unwrap();
     let output = run.eval(&[]);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success());

@@ -26,6 +26,7 @@ fn config((value, norm_exponent, norm_range): Kind) -> SaeConfig {
     config.input_scale = 0.7;
     config.scale = 1.3;
     config.query_projection = true;
+    config.key_projection = true;
     config.init.projections = ProjectionInit::Kaiming;
     config
 }

@@ -1,6 +1,6 @@
 //! Checks everything about a config that does not need the data.
 
-use super::{Config, ConfigError, TrainingConfig, invalid};
+use super::{Config, ConfigError, DataScale, TrainingConfig, invalid};
 
 impl Config {
     /// Checks everything that does not need the data.
@@ -9,7 +9,7 @@ impl Config {
         self.training.check_counts()?;
         self.training.check_numbers()?;
         // Any width will do here: the switches and the number of latents are what is checked.
-        self.sae_config(1, 1.0)
+        self.sae_config(DataScale::unknown(1))
             .validate()
             .map_err(|error| invalid(&format!("model.{}", error.key), error.value, error.remedy))?;
         self.check_target_l0()

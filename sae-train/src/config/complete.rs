@@ -1,6 +1,6 @@
 //! What the architecture, the preset and the data imply for keys that are not given.
 
-use sae_data::ActivationData;
+use sae_data::{ActivationData, Statistics};
 use sae_model::loss::Loss;
 use sae_model::{Architecture, Preset, SaeConfig};
 
@@ -10,23 +10,26 @@ use super::{Config, ModelConfig, keys};
 const SHORT_RUN: f64 = 600.0;
 const SHORT_RUN_LR: f64 = 6e-3;
 
-/// The default preset's learning rate: `6e-3 sqrt(600 / steps)`, and at most 6e-3. Where the root comes from: after 5,000
-/// steps on MiniLM tokens (M = 6,144, one seed) 2,256 latents were dead at 6e-3 and 10 at 2e-3, which is about what the rule
-/// gives. Batch, width and M were not varied.
+/// The default preset's learning rate: `6e-3 (600 / steps)^(2/3)`, and at most 6e-3.
+///
+/// Latents die at a large rate, and the more the longer it lasts: on SmolLM2 (M = 6,144, one seed) after 600 steps 64 were
+/// dead at 6e-3, after 2,000 steps 98 at 3.3e-3 and 2 at 2.4e-3, where FVU is 1.5 % worse. The rule gives 2.7e-3 there.
+/// Batch and M were not varied (docs/SCIENCE.md).
 fn attention_lr(steps: usize) -> f64 {
-    SHORT_RUN_LR * (SHORT_RUN / steps as f64).sqrt().min(1.0)
+    SHORT_RUN_LR * (SHORT_RUN / steps as f64).min(1.0).powf(2.0 / 3.0)
 }
 
-/// Factor on the learning rate for W_Q, W_K and W_V `[d, d]` of the default preset: `2.4 / sqrt(d)`, at most 1.
+/// Factor on the learning rate for W_Q, W_K and W_V `[d, d]` of the default preset: `2 / sqrt(d)`, at most 1.
 ///
 /// Adam moves every number by up to the learning rate at a step. Numbers of a concept of length one are about `1 / sqrt(d)`;
 /// a row of a projection meets d inputs at once, which add up where their steps agree, so that the same step moves its
-/// output sqrt(d) times as far (the rule for width of Yang et al. 2022, arXiv 2203.03466). At d = 576 and 2,000 steps
-/// latents died with 1 and none with 0.1 (docs/SCIENCE.md); other widths were trained with the rule, but not compared.
+/// output sqrt(d) times as far (the rule for width of Yang et al. 2022, arXiv 2203.03466). At d = 576
+/// (M = 6,144, 600 steps) 466 latents died with 1, 44 with 0.3 and 12 with 0.1. Up to about 0.3 a larger one reconstructs better,
+/// and a smaller one lets single concepts tell classes better (docs/SCIENCE.md).
 fn projection_lr(architecture: Architecture, preset: Preset, d_in: usize) -> f64 {
     match (architecture, preset) {
         (Architecture::Attention, Preset::Paper | Preset::Released) => 1.0,
-        _ => (2.4 / (d_in as f64).sqrt()).min(1.0),
+        _ => (2.0 / (d_in as f64).sqrt()).min(1.0),
     }
 }
 
@@ -37,6 +40,36 @@ fn projection_lr(architecture: Architecture, preset: Preset, d_in: usize) -> f64
 /// gradient. With the same rate for all data, rows of norm 0.001 diverged and rows of norm 1000 did not (docs/SCIENCE.md).
 fn pre_bias_lr(d_in: usize, variance: f64) -> f64 {
     (variance / d_in as f64).sqrt()
+}
+
+/// What defaults depend on of the training rows, those of huge norm left aside.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DataScale {
+    /// Width d.
+    pub(crate) d_in: usize,
+    /// `sigma^2 = mean ||x - mean(x)||^2`.
+    pub(crate) variance: f64,
+    /// `||mean(x)|| / sigma`.
+    pub(crate) mean_over_sigma: f64,
+}
+
+impl DataScale {
+    /// Of some data of width `d_in` that nobody has looked at yet: for questions that its numbers have no part in.
+    pub(crate) fn unknown(d_in: usize) -> Self {
+        Self {
+            d_in,
+            variance: 1.0,
+            mean_over_sigma: f64::INFINITY,
+        }
+    }
+
+    pub(crate) fn of(typical: &Statistics) -> Self {
+        Self {
+            d_in: typical.mean.len(),
+            variance: typical.variance,
+            mean_over_sigma: typical.mean_over_sigma(),
+        }
+    }
 }
 
 impl Config {
@@ -88,15 +121,26 @@ impl Config {
             .get_or_insert(training.validate_every);
     }
 
-    /// The model for activations of width `d_in` and variance `mean ||x - mean(x)||^2`.
-    pub(crate) fn sae_config(&self, d_in: usize, variance: f64) -> SaeConfig {
-        let m = &self.model;
+    /// Whether the model has a pre-bias: who sets one of its keys wants one, where there may be one.
+    fn pre_bias(&self, data: DataScale) -> bool {
+        let usual = |ratio| {
+            let m = &self.model;
+            m.architecture.pre_bias(m.preset(), ratio)
+        };
+        let asked = self.model.init_pre_bias.is_some() || self.training.pre_bias_lr.is_some();
+        let unless_told = usual(data.mean_over_sigma) || (asked && usual(f64::INFINITY));
+        self.model.pre_bias.unwrap_or(unless_told)
+    }
+
+    /// The model for activations like these.
+    pub(crate) fn sae_config(&self, data: DataScale) -> SaeConfig {
+        let (m, DataScale { d_in, variance, .. }) = (&self.model, data);
         let mut config = m.architecture.config(m.preset(), d_in, m.n_latents);
         let set = |field: &mut bool, value: Option<bool>| *field = value.unwrap_or(*field);
         set(&mut config.query_projection, m.query_projection);
         set(&mut config.key_projection, m.key_projection);
         set(&mut config.value_projection, m.value_projection);
-        set(&mut config.pre_bias, m.pre_bias);
+        config.pre_bias = self.pre_bias(data);
         set(&mut config.encoder_bias, m.encoder_bias);
         set(&mut config.unit_norm_decoder, m.unit_norm_decoder);
         config.refinement = m.refinement.unwrap_or(config.refinement);
@@ -114,15 +158,15 @@ impl Config {
         config
     }
 
-    /// The config with every default written out, for these training activations and their variance.
+    /// The config with every default written out, for these training activations and the typical ones among them.
     /// Its paths are absolute, so that it means the same wherever it is read.
     pub(crate) fn resolved(
         &self,
         train: &ActivationData,
-        variance: f64,
+        typical: &Statistics,
         check_rows: usize,
     ) -> Self {
-        let mut config = self.resolved_model(train.width(), variance);
+        let mut config = self.resolved_model(DataScale::of(typical));
         config.data = config.data.absolute();
         config.data.check_rows = Some(check_rows);
         let runs_dir = std::path::absolute(&config.runs_dir);
@@ -132,8 +176,9 @@ impl Config {
         config
     }
 
-    pub(super) fn resolved_model(&self, d_in: usize, variance: f64) -> Self {
-        let sae = self.sae_config(d_in, variance);
+    pub(super) fn resolved_model(&self, data: DataScale) -> Self {
+        let DataScale { d_in, variance, .. } = data;
+        let sae = self.sae_config(data);
         let mut config = self.clone();
         config.model = ModelConfig {
             architecture: self.model.architecture,

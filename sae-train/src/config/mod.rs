@@ -21,6 +21,7 @@ use toml::{Table, Value};
 use crate::collapse::OnCollapse;
 use crate::nonfinite::OnNonFinite;
 
+pub(crate) use complete::DataScale;
 use error::explain;
 pub(crate) use error::{ConfigError, invalid};
 
@@ -197,7 +198,7 @@ impl Config {
         let stem = path.file_stem().and_then(|stem| stem.to_str());
         config.run = config.run.or(stem.map(String::from));
         // Any width will do here: only switches are looked at.
-        let model = config.sae_config(1, 1.0);
+        let model = config.sae_config(DataScale::unknown(1));
         keys::check_used(&table, &model)?;
         config.complete();
         config.check()?;

@@ -35,11 +35,19 @@ fn resolved_configs_read_back_as_themselves() {
         "model.architecture='gated'",
     ] {
         let config = load(MINIMAL, &[set]).unwrap();
-        let resolved = config.resolved_model(24, 3.0);
+        let data = DataScale {
+            d_in: 24,
+            variance: 3.0,
+            mean_over_sigma: 0.1,
+        };
+        let resolved = config.resolved_model(data);
         let text = toml::to_string(&resolved).unwrap();
         let again = load(&text, &[]).unwrap();
         assert_eq!(again, resolved);
-        assert_eq!(again.sae_config(24, 5.0), config.sae_config(24, 3.0));
+        assert_eq!(
+            again.sae_config(DataScale::unknown(24)),
+            config.sae_config(data)
+        );
         assert_eq!(config.run_name(), "small");
     }
 }

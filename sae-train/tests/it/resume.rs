@@ -148,7 +148,7 @@ fn the_newest_and_the_best_are_kept() {
         "best",
         &[
             "--set",
-            "training.lr=0.3",
+            "training.lr=3.0",
             "--set",
             "training.steps=80",
             "--set",

@@ -114,11 +114,10 @@ fn a_finished_run_may_be_resumed_again() {
 #[test]
 fn training_finds_the_concepts_that_made_the_data() {
     let w = Workspace::new();
+    // rows are sums of three concepts: fewer than the default t chooses
     let run = |steps: &str| {
-        w.trained(
-            &format!("of-{steps}"),
-            &["--set", &format!("training.steps={steps}")],
-        )
+        let steps = format!("training.steps={steps}");
+        w.trained(&steps, &["--set", &steps, "--set", "model.scale=1.5"])
     };
     let (before, after) = (recovery(&run("1")), recovery(&run("600")));
     assert!(
@@ -293,11 +292,11 @@ fn the_unit_of_the_data_does_not_matter() {
 /// What each reaches after three hundred steps: held-out FVU as measured (seed 0), and a tenth more. A penalty or an auxiliary
 /// loss that does not work, or one more that does not belong there, leaves this band.
 const REACHED: [(&str, f64); 10] = [
-    ("default", 0.0910),
+    ("default", 0.0738),
     ("released", 0.3053),
     ("paper", 0.2098),
     ("attention_relu", 0.3984),
-    ("mlp_sparsemax", 0.1137),
+    ("mlp_sparsemax", 0.0746),
     ("relu", 0.4106),
     ("topk", 0.3299),
     ("batch_topk", 0.3715),
