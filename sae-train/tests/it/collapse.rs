@@ -64,7 +64,19 @@ fn log(run: &Path) -> String {
 #[test]
 fn a_run_that_diverges_ends_before_its_numbers_do() {
     let w = Workspace::new();
-    let arguments = ["--set", "training.lr=1", "--set", "training.steps=600"];
+    // with W_Q and W_K at the full rate; the default preset survives this learning rate
+    let arguments = [
+        "--set",
+        "training.lr=1",
+        "--set",
+        "training.steps=600",
+        "--set",
+        "training.projection_lr=1",
+        "--set",
+        "model.query_projection=true",
+        "--set",
+        "model.key_projection=true",
+    ];
     let (code, message) = ends(&w, &arguments);
     assert_eq!(code, Some(11), "{message}");
     assert!(

@@ -143,12 +143,22 @@ fn checkpoints_are_written_by_the_clock_too() {
 #[test]
 fn the_newest_and_the_best_are_kept() {
     let w = Workspace::new();
-    // lr so large that the held-out FVU rises again
+    // lr so large that the held-out FVU rises again: with W_Q and W_K at the full rate
     let run = w.trained(
         "best",
         &[
             "--set",
-            "training.lr=3.0",
+            "training.lr=0.3",
+            "--set",
+            "training.projection_lr=1",
+            "--set",
+            "model.query_projection=true",
+            "--set",
+            "model.key_projection=true",
+            "--set",
+            "model.scale=1",
+            "--set",
+            "model.pre_bias=true",
             "--set",
             "training.steps=80",
             "--set",
