@@ -14,6 +14,8 @@ use crate::build::build;
 pub(super) struct Runner {
     train: PathBuf,
     eval: PathBuf,
+    /// BLAKE3 of both binaries.
+    programs: String,
     dir: PathBuf,
     set: Vec<String>,
 }
@@ -39,15 +41,21 @@ impl Runner {
             let config = toml::Table::from_iter([("data".to_string(), keys.into())]);
             fs::write(dir.join(format!("{name}.toml")), toml::to_string(&config)?)?;
         }
+        let mut programs = blake3::Hasher::new();
+        for program in [&train, &eval] {
+            let bytes = fs::read(program);
+            programs.update(&bytes.with_context(|| format!("reading {}", program.display()))?);
+        }
         Ok(Self {
             train,
             eval,
+            programs: programs.finalize().to_hex().to_string(),
             dir: dir.into(),
             set: set.to_vec(),
         })
     }
 
-    /// Trains `settings` on a data set with a seed and evaluates it, as far as that has not been done.
+    /// Trains `settings` on a data set with a seed and evaluates it, as far as these programs have not done it.
     pub(super) fn outcome(&self, data: &str, settings: &[&str], seed: u64) -> Result<Outcome> {
         let settings: Vec<&str> = settings
             .iter()
@@ -56,6 +64,7 @@ impl Runner {
             .collect();
         let name = name(data, &settings, seed);
         let run = self.dir.join(&name);
+        self.forget_others(&name, &run)?;
         let report = run.join("reports/report.json");
         if !report.exists() {
             println!("{name}");
@@ -69,6 +78,18 @@ impl Runner {
             report: serde_json::from_str(&text).with_context(|| format!("{}", report.display()))?,
             training_l0: training_l0(&run),
         })
+    }
+
+    /// Removes a run that other programs began: a table must not mix what two recipes gave.
+    fn forget_others(&self, name: &str, run: &Path) -> Result<()> {
+        let made_by = self.dir.join(format!("{name}.made_by"));
+        if fs::read_to_string(&made_by).is_ok_and(|programs| programs == self.programs) {
+            return Ok(());
+        }
+        if run.exists() {
+            fs::remove_dir_all(run).with_context(|| format!("removing {}", run.display()))?;
+        }
+        fs::write(&made_by, &self.programs).with_context(|| format!("{}", made_by.display()))
     }
 
     fn train(&self, data: &str, settings: &[&str], seed: u64, name: &str) -> Result<()> {
@@ -135,6 +156,26 @@ fn training_l0(run: &Path) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_of_other_programs_are_forgotten() {
+        let dir = std::env::temp_dir().join(format!("results-{}", std::process::id()));
+        let run = dir.join("a");
+        let by = |programs: &str| {
+            let runner = Runner {
+                train: "train".into(),
+                eval: "eval".into(),
+                programs: programs.into(),
+                dir: dir.clone(),
+                set: Vec::new(),
+            };
+            fs::create_dir_all(&run).unwrap();
+            runner.forget_others("a", &run).unwrap();
+            run.exists()
+        };
+        assert_eq!(["1", "1", "2", "2"].map(by), [false, true, false, true]);
+        fs::remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn settings_make_distinct_names_of_one_directory() {
