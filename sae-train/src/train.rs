@@ -125,12 +125,24 @@ impl Prepared {
             self.held_out.rows(),
             c.device,
         ));
+        self.say_pre_bias();
         self.say_left_out();
         self.say_notes();
         if done > 0 {
             say(format!("continuing after step {done}"));
         } else if self.asked_to_resume {
             say("there is no checkpoint to continue from: beginning");
+        }
+    }
+
+    /// That there is no pre-bias where there might be one, and what of.
+    fn say_pre_bias(&self) {
+        let m = &self.config.model;
+        if m.pre_bias == Some(false) && m.architecture.pre_bias(m.preset(), f64::INFINITY) {
+            let ratio = self.train_summary.typical.mean_over_sigma();
+            say(format!(
+                "no pre-bias: the mean of the rows is {ratio:.2} sigma long (model.pre_bias)"
+            ));
         }
     }
 
