@@ -150,7 +150,8 @@ pub enum Preset {
     /// The authors' released code: unit-norm query, no W_Q, scale 1, gated scores, no pre-bias.
     Released,
     /// What works best here (docs/SCIENCE.md): gated scores, queries and keys as they are, a W_V that starts at the
-    /// identity, a pre-bias, unit concepts at start, and more latents for rows of large norm.
+    /// identity, a pre-bias (which [`Architecture::pre_bias`] may leave out), unit concepts at start, and more latents for
+    /// rows of large norm.
     Default,
 }
 

@@ -53,6 +53,34 @@ fn resolved_configs_read_back_as_themselves() {
 }
 
 #[test]
+fn the_mean_of_the_data_decides_on_a_pre_bias_unless_told() {
+    let pre_bias = |set: &[&str], mean_over_sigma| {
+        let data = DataScale {
+            mean_over_sigma,
+            ..DataScale::unknown(24)
+        };
+        load(MINIMAL, set).unwrap().sae_config(data).pre_bias
+    };
+    for (set, near, far) in [
+        (&[][..], false, true),
+        (&["model.architecture='mlp_sparsemax'"], false, true),
+        (&["model.pre_bias=true"], true, true),
+        (&["model.pre_bias=false"], false, false),
+        (&["model.init_pre_bias='zero'"], true, true),
+        (&["training.pre_bias_lr=0.5"], true, true),
+        (&["model.preset='paper'"], false, false),
+        (&["model.preset='released'"], false, false),
+        (&["model.architecture='topk'"], true, true),
+    ] {
+        assert_eq!(
+            (pre_bias(set, 0.33), pre_bias(set, 0.34)),
+            (near, far),
+            "{set:?}"
+        );
+    }
+}
+
+#[test]
 fn keys_that_do_nothing_are_errors() {
     const OF: [(&str, &str, &[&str]); 11] = [
         ("model.preset", "'paper'", &["attention"]),
