@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use burn::optim::ModuleOptimizer;
 use burn::train::{Learner, SupervisedTraining, TrainingStrategy};
-use sae_data::{ActivationLoader, Statistics, Waiting};
+use sae_data::{ActivationLoader, Waiting};
 use sae_model::ops::{self, Adam};
 use sae_model::saved::SavedModelError;
 use sae_model::sealed::SealError;
@@ -330,8 +330,6 @@ impl Prepared {
     fn watch(&self) -> Watch {
         let t = &self.config.training;
         let typical = &self.train_summary.typical;
-        let Statistics { mean, variance, .. } = typical;
-        let mean_square: f64 = mean.iter().map(|m| f64::from(*m).powi(2)).sum();
         Watch {
             policy: t.on_collapse,
             model: self.config.sae_config(DataScale::of(typical)),
@@ -339,7 +337,7 @@ impl Prepared {
             warmup_steps: t.warmup_steps.unwrap_or(0),
             dead_rows: t.dead_window.saturating_mul(t.batch_size),
             target_l0: t.target_l0,
-            zero_fvu: 1.0 + mean_square / variance,
+            zero_fvu: 1.0 + typical.mean_over_sigma().powi(2),
             judge_fvu: self.train_summary.beyond.rows == 0,
             lr: t.lr(),
         }

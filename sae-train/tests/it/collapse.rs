@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::{Workspace, checkpoints, forget, recorded};
+use crate::{TURNING_AT_FULL_RATE, Workspace, checkpoints, forget, recorded};
 
 /// ReLU under a penalty that switches all latents off.
 const DYING: [&str; 6] = [
@@ -64,19 +64,8 @@ fn log(run: &Path) -> String {
 #[test]
 fn a_run_that_diverges_ends_before_its_numbers_do() {
     let w = Workspace::new();
-    // with W_Q and W_K at the full rate; the default preset survives this learning rate
-    let arguments = [
-        "--set",
-        "training.lr=1",
-        "--set",
-        "training.steps=600",
-        "--set",
-        "training.projection_lr=1",
-        "--set",
-        "model.query_projection=true",
-        "--set",
-        "model.key_projection=true",
-    ];
+    let fast = ["--set", "training.lr=1", "--set", "training.steps=600"];
+    let arguments = [&fast[..], &TURNING_AT_FULL_RATE].concat();
     let (code, message) = ends(&w, &arguments);
     assert_eq!(code, Some(11), "{message}");
     assert!(

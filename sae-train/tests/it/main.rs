@@ -24,6 +24,17 @@ const WEIGHTS: &str = "model/sae.safetensors";
 /// Width of the synthetic activations.
 const WIDTH: usize = 24;
 
+/// W_Q and W_K that learn as fast as the dictionary: what makes attention diverge at learning rates that the default preset
+/// survives on this data.
+const TURNING_AT_FULL_RATE: [&str; 6] = [
+    "--set",
+    "training.projection_lr=1",
+    "--set",
+    "model.query_projection=true",
+    "--set",
+    "model.key_projection=true",
+];
+
 /// Where the data comes from: sums of three of these concepts.
 const SOURCE: Synthetic = Synthetic {
     width: WIDTH,
