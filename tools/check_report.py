@@ -244,7 +244,7 @@ def main():
         parser.add_argument(f"--{name}", help=f"as it was given to sae-eval, in place of data.{name.replace('-', '_')}")
     args = parser.parse_args()
     report = json.loads((args.run / "reports" / "report.json").read_text())
-    if report["schema_version"] < 6:
+    if report["schema_version"] < 7:
         sys.exit(f"a report of schema version {report['schema_version']}; evaluate the run again")
     config = tomllib.loads((args.run / "config.toml").read_text())["data"]
     given = {k: getattr(args, k) for k in ("labels", "held_out_labels", "class_embeddings")}

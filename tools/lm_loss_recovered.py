@@ -146,7 +146,7 @@ def reconstruct(directory: pathlib.Path, rows: np.ndarray) -> tuple[dict[str, ob
         raise ExportError(f"{directory}: reconstructions are not finite")
     x = rows.astype(np.float64)
     fvu = ((x - x_hat) ** 2).sum() / ((x - x.mean(0)) ** 2).sum()
-    about = {"architecture": model.cfg["architecture"], "n_latents": model.cfg["n_latents"]}
+    about = {"architecture": model.architecture, "n_latents": model.cfg["n_latents"]}
     config = directory / "config.toml"
     if config.is_file():
         about["data_max_norm"] = tomllib.loads(config.read_text())["data"].get("max_norm")

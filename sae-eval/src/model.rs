@@ -6,7 +6,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use sae_model::{Activations, Architecture, Input, Sae, SparseCodes, ops};
+use sae_model::{Architecture, Input, Latents, Mode, Sae, SparseCodes, ops};
 
 /// A model, ready to encode and decode.
 pub(crate) struct Model {
@@ -36,7 +36,7 @@ pub(crate) fn host_of(device: &Device) -> Device {
 impl Model {
     /// From a model on the host, `host_of(device)`. Nothing is copied but to a GPU.
     pub(crate) fn new(host: Sae, device: &Device) -> Self {
-        let on_gpu = !ops::is_cpu(device) && host.config().architecture == Architecture::Attention;
+        let on_gpu = !ops::is_cpu(device) && host.config().architecture.runs_on_gpu();
         let gpu = on_gpu.then(|| (host.clone().to_device(device), device.clone()));
         Self { host, gpu }
     }
@@ -51,18 +51,18 @@ impl Model {
         let Some((sae, device)) = &self.gpu else {
             let encoded = self.host.encode(x);
             return Codes {
-                codes: encoded.activations.into_codes(),
+                codes: encoded.latents.into_codes(),
                 input: encoded.input,
             };
         };
         let host = x.device();
         let encoded = sae.encode(moved(x, device));
-        let codes = match encoded.activations {
-            Activations::Dense(a) => {
+        let codes = match encoded.latents {
+            Latents::Dense(a) => {
                 let [_, latents] = a.dims();
                 SparseCodes::from_dense(&values(a), latents, &host)
             }
-            Activations::Sparse(codes) => codes,
+            Latents::Sparse(codes) => codes,
         };
         let input = Input {
             u: moved(encoded.input.u, &host),
@@ -78,17 +78,17 @@ impl Model {
             let x_hat = self.decode(encoded.codes.clone(), &encoded.input);
             return (encoded, x_hat);
         }
-        let r = self.host.reconstruct(x); // for sparse attention fewer passes than one after the other
+        let forward = self.host.forward(x, &Mode::Inference);
         let codes = Codes {
-            codes: r.encoded.activations.into_codes(),
-            input: r.encoded.input,
+            codes: forward.encoded.latents.into_codes(),
+            input: forward.encoded.input,
         };
-        (codes, r.x_hat)
+        (codes, forward.x_hat)
     }
 
     /// Decodes codes of rows that came as `input`, `x_hat [B, d]`.
     pub(crate) fn decode(&self, codes: SparseCodes, input: &Input) -> Tensor<2> {
-        self.host.decode(&Activations::Sparse(codes), input)
+        self.host.decode(&Latents::Sparse(codes), input)
     }
 }
 

@@ -9,8 +9,8 @@ use burn::tensor::Device;
 use clap::Args;
 use sae_data::config::{HeldOut, Split};
 use sae_data::{ActivationData, DataConfig, Fingerprint, MaxNorm, Truth};
+use sae_model::Sae;
 use sae_model::saved::{self, SavedConfig};
-use sae_model::{Preset, Sae};
 use serde::Deserialize;
 
 use crate::head::Head;
@@ -22,14 +22,7 @@ const MAX_TEXT: u64 = 16 << 20;
 #[derive(Deserialize)]
 struct RunConfig {
     data: DataConfig,
-    #[serde(default)]
-    model: ModelPart,
     training: Option<Recipe>,
-}
-
-#[derive(Default, Deserialize)]
-struct ModelPart {
-    preset: Option<Preset>,
 }
 
 /// What the report says of the training.
@@ -54,8 +47,6 @@ pub(crate) struct Run {
     pub(crate) dir: PathBuf,
     /// The trained model, on the host.
     pub(crate) sae: Sae,
-    /// The preset that the model started from, where it is known.
-    pub(crate) preset: Option<Preset>,
     /// How it was trained, where it is known.
     pub(crate) recipe: Option<Recipe>,
     /// Its `cfg.json`.
@@ -169,7 +160,6 @@ impl Run {
         Ok(Self {
             dir: dir.into(),
             sae,
-            preset: config.model.preset,
             recipe: config.training,
             check_rows,
             config: saved,

@@ -1,213 +1,11 @@
-//! What a sparse autoencoder is made of: its switches, and the named presets that set them.
+//! What a sparse autoencoder is made of: the switches that every architecture has, and an architecture with its own.
 
 use serde::{Deserialize, Serialize};
 
-use crate::ops::SparseValue;
-
-/// t of the default preset, chosen so that L0 comes out between 20 and 50 (docs/SCIENCE.md).
-const SCALE: f64 = 0.7;
-
-/// Steps of refinement of the default preset (docs/SCIENCE.md).
-const REFINEMENT: usize = 2;
-
-/// `||mean(x)|| / sigma` from which on sparsemax needs a pre-bias (docs/SCIENCE.md).
-const PRE_BIAS_FROM: f64 = 1.0 / 3.0;
+use crate::architectures::{AnyArchitecture, Architecture};
 
 /// More steps than this are a mistake.
 const MAX_REFINEMENT: usize = 100;
-
-/// How latent activations come from an activation of the model that is explained.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Architecture {
-    /// Sparse attention: concepts are keys and values, sparsemax chooses (arXiv 2604.14925).
-    #[default]
-    Attention,
-    /// Ablation of arXiv 2604.14925: attention with ReLU and an L1 penalty instead of sparsemax.
-    AttentionRelu,
-    /// Ablation of arXiv 2604.14925: a separate encoder, chosen from by sparsemax.
-    MlpSparsemax,
-    /// ReLU and an L1 penalty (Bricken et al. 2023, "Towards Monosemanticity").
-    Relu,
-    /// The k largest of each row (Gao et al. 2024, arXiv 2406.04093).
-    #[serde(rename = "topk")]
-    TopK,
-    /// The `k B` largest of a batch of B rows (Bussmann et al. 2024, arXiv 2412.06410).
-    #[serde(rename = "batch_topk")]
-    BatchTopK,
-    /// A learned threshold per latent and a penalty on L0 (Rajamanoharan et al. 2024, arXiv 2407.14435).
-    #[serde(rename = "jumprelu")]
-    JumpRelu,
-    /// Separate gates and magnitudes (Rajamanoharan et al. 2024, arXiv 2404.16014).
-    Gated,
-}
-
-impl Architecture {
-    /// Every architecture.
-    pub const ALL: [Self; 8] = [
-        Self::Attention,
-        Self::AttentionRelu,
-        Self::MlpSparsemax,
-        Self::Relu,
-        Self::TopK,
-        Self::BatchTopK,
-        Self::JumpRelu,
-        Self::Gated,
-    ];
-
-    /// Whether concepts are both encoder and decoder.
-    pub fn is_attention(self) -> bool {
-        matches!(self, Self::Attention | Self::AttentionRelu)
-    }
-
-    /// Whether sparsemax chooses the latents.
-    pub fn is_sparsemax(self) -> bool {
-        matches!(self, Self::Attention | Self::MlpSparsemax)
-    }
-
-    /// Whether it has a number k of latents to choose.
-    pub fn has_k(self) -> bool {
-        matches!(self, Self::TopK | Self::BatchTopK)
-    }
-
-    /// Whether inference can refine the values of what it selected: not where an entry may be zero (JumpReLU) or where
-    /// magnitudes are made separately (gated), and not where L1 has a say in the values.
-    pub fn can_refine(self) -> bool {
-        self.is_sparsemax() || self.has_k()
-    }
-
-    /// Whether a penalty in the loss brings sparsity.
-    pub fn has_penalty(self) -> bool {
-        matches!(
-            self,
-            Self::AttentionRelu | Self::Relu | Self::JumpRelu | Self::Gated
-        )
-    }
-
-    /// The usual `input_scale` for data of width `d_in` and variance `mean ||x - mean(x)||^2`: sparsemax sees
-    /// rows of length about one, the others rows of `mean ||u||^2 = d`, the scale of the papers' coefficients.
-    /// The presets of the paper and of its code see rows as they are.
-    pub fn input_scale(self, preset: Preset, d_in: usize, variance: f64) -> f64 {
-        match self {
-            Self::Attention if preset != Preset::Default => 1.0,
-            Self::Attention | Self::MlpSparsemax => variance.sqrt(),
-            _ => (variance / d_in as f64).sqrt(),
-        }
-    }
-
-    /// Whether there is usually a pre-bias, for data of this `||mean(x)|| / sigma`.
-    ///
-    /// Sparse attention has one where the mean weighs much: there latents die without it. Where it weighs little, concepts
-    /// carry classes better without it. The presets of the paper and of its code have none, and the others have one, as
-    /// in their papers.
-    pub fn pre_bias(self, preset: Preset, mean_over_sigma: f64) -> bool {
-        match self {
-            Self::Attention if preset != Preset::Default => false,
-            Self::Attention | Self::MlpSparsemax => mean_over_sigma >= PRE_BIAS_FROM,
-            _ => true,
-        }
-    }
-
-    /// The usual model of this architecture for activations of width `d_in` and `n_latents` latents; for
-    /// [`Architecture::Attention`] it is that of `preset`.
-    ///
-    /// Those without sparsemax see inputs divided by one number (`input_scale`), have a pre-bias, an encoder
-    /// bias and decoder rows of length one, and start with encoder = decoder = random unit rows.
-    pub fn config(self, preset: Preset, d_in: usize, n_latents: usize) -> SaeConfig {
-        let attention = preset.config(d_in, n_latents);
-        let default = Preset::Default.config(d_in, n_latents);
-        match self {
-            Self::Attention => attention,
-            Self::MlpSparsemax => SaeConfig {
-                architecture: self,
-                value_projection: false,
-                encoder_bias: true,
-                ..default
-            },
-            _ => SaeConfig {
-                architecture: self,
-                norm_exponent: 0.0,
-                norm_range: None,
-                scale: 1.0,
-                refinement: 0,
-                value_projection: false,
-                encoder_bias: true,
-                unit_norm_decoder: true,
-                k: self.has_k().then_some(32),
-                bandwidth: (self == Self::JumpRelu).then_some(1.0),
-                ..default
-            },
-        }
-    }
-}
-
-/// Named starting points of [`Architecture::Attention`]; every switch can be overridden.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Preset {
-    /// arXiv 2604.14925 as written: W_Q, W_K, W_V, scale 1/sqrt(d), attention weights, no pre-bias.
-    Paper,
-    /// The authors' released code: unit-norm query, no W_Q, scale 1, gated scores, no pre-bias.
-    Released,
-    /// What works best here (docs/SCIENCE.md): gated scores, queries and keys as they are, a W_V that starts at the
-    /// identity, a pre-bias (which [`Architecture::pre_bias`] may leave out), unit concepts at start, and more latents for
-    /// rows of large norm.
-    Default,
-}
-
-impl Preset {
-    /// The preset's model for activations of width `d_in` and a dictionary of `n_latents` concepts.
-    pub fn config(self, d_in: usize, n_latents: usize) -> SaeConfig {
-        let released = SaeConfig {
-            d_in,
-            n_latents,
-            architecture: Architecture::Attention,
-            value: SparseValue::Score,
-            scale: 1.0,
-            norm_exponent: 1.0,
-            input_scale: 1.0,
-            norm_range: None,
-            query_projection: false,
-            key_projection: true,
-            value_projection: true,
-            pre_bias: false,
-            encoder_bias: false,
-            unit_norm_decoder: false,
-            refinement: 0,
-            k: None,
-            bandwidth: None,
-            init: InitConfig {
-                concepts: ConceptInit::Kaiming,
-                projections: ProjectionInit::Kaiming,
-                pre_bias: PreBiasInit::Mean,
-            },
-        };
-        match self {
-            Self::Released => released,
-            Self::Paper => SaeConfig {
-                value: SparseValue::Probability,
-                scale: 1.0 / (d_in as f64).sqrt(),
-                norm_exponent: 0.0,
-                query_projection: true,
-                ..released
-            },
-            Self::Default => SaeConfig {
-                scale: SCALE,
-                norm_exponent: 2.0,
-                norm_range: Some(4.0),
-                refinement: REFINEMENT,
-                key_projection: false,
-                pre_bias: true,
-                init: InitConfig {
-                    concepts: ConceptInit::Unit,
-                    projections: ProjectionInit::Identity,
-                    pre_bias: PreBiasInit::Mean,
-                },
-                ..released
-            },
-        }
-    }
-}
 
 /// What one sparse autoencoder is made of, and how its parameters start.
 ///
@@ -219,12 +17,9 @@ pub struct SaeConfig {
     pub d_in: usize,
     /// Number of latents M, the rows of the dictionary.
     pub n_latents: usize,
-    /// How latent activations come about.
-    #[serde(default)]
-    pub architecture: Architecture,
-    /// What a latent in the support of sparsemax contributes.
-    pub value: SparseValue,
-    /// Factor t on the scores before sparsemax: larger is sparser.
+    /// How latents come from scores.
+    pub architecture: AnyArchitecture,
+    /// Factor t on the scores: larger makes sparsemax sparser.
     pub scale: f64,
     /// p: inputs are divided by `n = s (||x0|| / s)^p`, and reconstructions multiplied by it. 1 is the
     /// unit-norm query, 0 divides by the same s everywhere; with 2, rows of large norm get more latents.
@@ -249,16 +44,6 @@ pub struct SaeConfig {
     /// Whether training keeps the rows of the dictionary at length one.
     #[serde(default)]
     pub unit_norm_decoder: bool,
-    /// Steps by which inference refines the values of the selected latents (`refinement.rs`); for sparsemax, TopK and
-    /// BatchTopK.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub refinement: usize,
-    /// Active latents a row, for TopK and BatchTopK.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub k: Option<usize>,
-    /// Width of the rectangle through which JumpReLU's thresholds learn.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bandwidth: Option<f64>,
     /// How the parameters start.
     pub init: InitConfig,
 }
@@ -318,6 +103,36 @@ pub struct InvalidConfig {
 }
 
 impl SaeConfig {
+    /// The usual model of this architecture for activations of width `d_in` and a dictionary of `n_latents` concepts.
+    ///
+    /// It is meant for activations of variance d (`input_scale` is 1); see [`Architecture::input_scale`] and
+    /// [`Architecture::pre_bias`]. Where the architecture says nothing else, there are no projections, a pre-bias, an encoder
+    /// bias and decoder rows of length one, and encoder and decoder start as the same random unit rows.
+    pub fn new(architecture: impl Into<AnyArchitecture>, d_in: usize, n_latents: usize) -> Self {
+        let architecture = architecture.into();
+        let usual = Self {
+            d_in,
+            n_latents,
+            architecture: architecture.clone(),
+            scale: 1.0,
+            norm_exponent: 0.0,
+            input_scale: 1.0,
+            norm_range: None,
+            query_projection: false,
+            key_projection: false,
+            value_projection: false,
+            pre_bias: true,
+            encoder_bias: true,
+            unit_norm_decoder: true,
+            init: InitConfig {
+                concepts: ConceptInit::Unit,
+                projections: ProjectionInit::Identity,
+                pre_bias: PreBiasInit::Mean,
+            },
+        };
+        architecture.config(usual)
+    }
+
     /// Checks every value.
     ///
     /// # Errors
@@ -364,47 +179,20 @@ impl SaeConfig {
                 "must be at least 1, for example 4; without it norm_exponent holds for every row",
             );
         }
-        if self.refinement > 0 && !self.architecture.can_refine() {
+        let refinement = self.architecture.refinement();
+        if refinement > MAX_REFINEMENT {
             return invalid(
                 "refinement",
-                self.refinement.to_string(),
-                "only sparsemax, TopK and BatchTopK can refine; remove it or set it to 0",
-            );
-        }
-        if self.refinement > MAX_REFINEMENT {
-            return invalid(
-                "refinement",
-                self.refinement.to_string(),
+                refinement.to_string(),
                 "at most 100 steps; 2 are the default",
             );
         }
-        if self.architecture.has_k() && !self.k.is_some_and(|k| (1..=self.n_latents).contains(&k)) {
-            return invalid(
-                "k",
-                self.k.map_or("(none)".into(), |k| k.to_string()),
-                "this architecture needs a k between 1 and n_latents, for example 32",
-            );
-        }
-        if self.architecture == Architecture::JumpRelu
-            && !self.bandwidth.is_some_and(is_positive_f32)
-        {
-            return invalid(
-                "bandwidth",
-                self.bandwidth.map_or("(none)".into(), |b| b.to_string()),
-                "JumpReLU needs a positive bandwidth, for example 1",
-            );
-        }
-        Ok(())
+        self.architecture.check(self)
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref)] // serde's signature
-fn is_zero(n: &usize) -> bool {
-    *n == 0
-}
-
 /// Whether a number is positive and finite as the model sees it, in float32.
-fn is_positive_f32(value: f64) -> bool {
+pub(crate) fn is_positive_f32(value: f64) -> bool {
     let value = value as f32;
     value.is_finite() && value > 0.0
 }

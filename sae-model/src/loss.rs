@@ -1,10 +1,12 @@
-//! What training minimises.
+//! What training minimises: the reconstruction loss, and the terms that an architecture adds.
+
+use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::ops;
-use crate::sae::row_norms;
+use crate::ops::{self, Latents, SparseCodes, row_norms};
+use crate::sae::{Forward, Sae};
 
 /// The reconstruction losses of the presets. Sparsity needs no term of its own: sparsemax brings it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +47,147 @@ impl Loss {
             Self::Fvu => (sum / (rows as f64 * variance), error),
             _ => (sum / elements, error),
         }
+    }
+}
+
+/// A number that terms of the loss read: a key of `[training]`.
+#[derive(Clone, Copy)]
+pub struct Coefficient {
+    /// Its key.
+    pub name: &'static str,
+    /// Its meaning.
+    pub meaning: &'static str,
+    /// Its usual value in a run.
+    pub default: fn(&RunSize) -> f64,
+    /// What is wrong with a value, if something is.
+    pub check: fn(f64, &RunSize) -> Option<&'static str>,
+    /// Whether it is a whole number.
+    pub is_count: bool,
+}
+
+/// What coefficients depend on.
+#[derive(Clone, Copy, Debug)]
+pub struct RunSize {
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Number of latents M.
+    pub n_latents: usize,
+}
+
+impl Coefficient {
+    /// A weight: to be completed with name, meaning and default.
+    pub const WEIGHT: Self = Self {
+        name: "",
+        meaning: "",
+        default: |_| 0.0,
+        check: |value, _| {
+            let fine = value.is_finite() && value >= 0.0;
+            (!fine).then_some("must be zero or a positive number")
+        },
+        is_count: false,
+    };
+    /// A whole number: to be completed in the same way.
+    pub const COUNT: Self = Self {
+        is_count: true,
+        ..Self::WEIGHT
+    };
+}
+
+/// The coefficients of a run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Coefficients(BTreeMap<&'static str, f64>);
+
+impl Coefficients {
+    /// With one more.
+    pub fn with(mut self, name: &'static str, value: f64) -> Self {
+        self.0.insert(name, value);
+        self
+    }
+
+    /// The value of this name, where the run has one.
+    pub fn find(&self, name: &str) -> Option<f64> {
+        self.0.get(name).copied()
+    }
+
+    /// The value of this name; 0 where the run has none.
+    pub fn get(&self, name: &str) -> f64 {
+        self.find(name).unwrap_or(0.0)
+    }
+}
+
+/// A term of the loss, with its weight in it.
+#[derive(Clone, Debug)]
+pub struct Term {
+    /// Its name in `metrics.jsonl`.
+    pub name: &'static str,
+    /// Its value `[1]`.
+    pub value: Tensor<1>,
+}
+
+/// A training batch behind its forward pass: what [`losses`](crate::Architecture::losses) see.
+pub struct Step<'a> {
+    /// The model.
+    pub sae: &'a Sae,
+    /// Activations `[B, d]`.
+    pub x: &'a Tensor<2>,
+    /// What the model made of them.
+    pub forward: &'a Forward,
+    /// The [mask](crate::Mode::Training) of the batch.
+    pub mask: &'a [f32],
+    /// Batches before this one.
+    pub steps_done: usize,
+    /// The run's coefficients.
+    pub coefficients: &'a Coefficients,
+    /// See [`Step::dead`].
+    pub(crate) dead: &'a dyn Fn() -> Vec<u32>,
+    /// See [`Step::distance`].
+    pub(crate) distance: &'a dyn Fn(Tensor<2>, Tensor<2>) -> Tensor<1>,
+}
+
+impl<'a> Step<'a> {
+    /// From its parts: `dead` are the latents that have not fired for long, `distance` the reconstruction loss.
+    pub fn new(
+        (sae, x, forward): (&'a Sae, &'a Tensor<2>, &'a Forward),
+        (mask, steps_done): (&'a [f32], usize),
+        coefficients: &'a Coefficients,
+        dead: &'a dyn Fn() -> Vec<u32>,
+        distance: &'a dyn Fn(Tensor<2>, Tensor<2>) -> Tensor<1>,
+    ) -> Self {
+        Self {
+            sae,
+            x,
+            forward,
+            mask,
+            steps_done,
+            coefficients,
+            dead,
+            distance,
+        }
+    }
+
+    /// Latents that have not fired for long.
+    pub fn dead(&self) -> Vec<u32> {
+        (self.dead)()
+    }
+
+    /// The run's reconstruction loss between two `[B, d]`, `[1]`.
+    pub fn distance(&self, target: Tensor<2>, reconstruction: Tensor<2>) -> Tensor<1> {
+        (self.distance)(target, reconstruction)
+    }
+
+    /// The latents as codes, where they are.
+    pub fn codes(&self) -> Option<&'a SparseCodes> {
+        match &self.forward.encoded.latents {
+            Latents::Sparse(codes) => Some(codes),
+            Latents::Dense(_) => None,
+        }
+    }
+
+    /// A coefficient that rises linearly from zero over the run's `sparsity_warmup_steps`.
+    pub fn risen(&self, name: &str) -> f64 {
+        let warmup = self.coefficients.get("sparsity_warmup_steps").max(1.0);
+        let risen = (self.steps_done + 1) as f64 / warmup;
+        self.coefficients.get(name) * risen.min(1.0)
     }
 }
 

@@ -1,7 +1,7 @@
 //! A second look at the selected latents: their values move along what the first look left unexplained.
 //!
 //! ```text
-//! r = u - a V                        [B, d]   what is left of the normalised input; V = C W_V
+//! r = u - a V                        [B, d]   what is left of the normalised input; V = W_dec W_V
 //! g = r V^T at the support of a      [B, M]   how the squared error falls with each value
 //! a <- a + (|g|^2 / |g V|^2) g                the step, per row, after which |r| is least along g
 //! ```
@@ -14,18 +14,18 @@
 //! Known as inference-time optimisation of the codes of a sparse autoencoder (Smith 2024, "Replacing SAE encoders
 //! with inference-time optimisation"), there with a non-negative solver run to its end; here a fixed number of steps of the model.
 
-use burn::module::Param;
 use burn::tensor::Tensor;
 
-use crate::ops;
-use crate::sae::{Activations, Input, Sae, TINY};
+use crate::architectures::Architecture;
+use crate::ops::{self, Latents, TINY};
+use crate::sae::{Input, Sae};
 
 impl Sae {
-    /// `activations` of rows that came as `input`, after the config's number of steps. Carries no gradient.
-    pub(crate) fn refined(&self, activations: Activations, input: &Input) -> Activations {
-        let mut a = activations;
+    /// `latents` of rows that came as `input`, after the config's number of steps. Carries no gradient.
+    pub(crate) fn refined(&self, latents: Latents, input: &Input) -> Latents {
+        let mut a = latents;
         let mut residual = input.u.clone() - self.explained(&a); // [B, d]
-        for _ in 0..self.config.refinement {
+        for _ in 0..self.config.architecture.refinement() {
             let slope = self.slope(&a, residual.clone());
             let moved = self.explained(&slope); // [B, d]
             let step = moved.clone().mul(residual.clone()).sum_dim(1)
@@ -37,31 +37,31 @@ impl Sae {
     }
 
     /// `a V`, `[B, d]`.
-    fn explained(&self, a: &Activations) -> Tensor<2> {
+    fn explained(&self, a: &Latents) -> Tensor<2> {
         self.valued(self.combined(a))
     }
 
     /// `r V^T` at the support of a.
-    fn slope(&self, a: &Activations, residual: Tensor<2>) -> Activations {
-        let residual = match self.w_v.as_ref().map(Param::val) {
+    fn slope(&self, a: &Latents, residual: Tensor<2>) -> Latents {
+        let residual = match self.w_v() {
             Some(w_v) => residual.matmul(w_v.transpose()),
             None => residual,
         };
         match a {
-            Activations::Sparse(codes) => {
+            Latents::Sparse(codes) => {
                 let mut slope = codes.clone();
-                slope.values = ops::dots(residual, self.concepts.val(), &codes.pattern);
-                Activations::Sparse(slope)
+                slope.values = ops::dots(residual, self.w_dec(), &codes.pattern);
+                Latents::Sparse(slope)
             }
-            Activations::Dense(a) => {
-                let slope = residual.matmul(self.concepts.val().transpose()); // [B, d] [d, M] -> [B, M]
-                Activations::Dense(slope * a.clone().not_equal_elem(0.0).float())
+            Latents::Dense(a) => {
+                let slope = residual.matmul(self.w_dec().transpose()); // [B, d] [d, M] -> [B, M]
+                Latents::Dense(slope * a.clone().not_equal_elem(0.0).float())
             }
         }
     }
 }
 
-impl Activations {
+impl Latents {
     /// `a + factors * b` with one factor a row, `[B, 1]`; both have one support.
     fn plus(self, b: Self, factors: Tensor<2>) -> Self {
         match (self, b) {

@@ -1,15 +1,11 @@
 //! What a user must be told about a run that went wrong without failing: the trainer says it when a run ends, the report
 //! says it again.
 
-use crate::config::{Architecture, SaeConfig};
+use crate::architectures::Architecture;
+use crate::config::SaeConfig;
 
 /// Part of the latents that may be dead before it is worth a sentence.
 const MOST: f64 = 0.5;
-/// Batches after which what BatchTopK's running threshold started from counts for less than one per cent (0.99^460).
-const SETTLED_AFTER: usize = 460;
-/// How far the mean L0 at inference may be from k, as a part of k.
-const NEAR_K: f64 = 0.1;
-
 /// L0 below which a model has collapsed, unless it was asked for few latents.
 const LEAST_L0: f64 = 2.0;
 /// Part of the latents that are dead when a model has collapsed.
@@ -38,7 +34,7 @@ impl Signs<'_> {
     /// L0 below which the model has collapsed: 2, or less where few latents are asked for (half of k or of the target)
     /// or there are few (M / 16).
     pub fn least_l0(&self) -> f64 {
-        let k = self.model.k.map(|k| k as f64);
+        let k = self.model.architecture.asked_l0().map(|k| k as f64);
         let wanted = [k, self.target_l0].into_iter().flatten().map(|l0| l0 / 2.0);
         let few = self.model.n_latents as f64 / 16.0;
         wanted.fold(LEAST_L0.min(few), f64::min)
@@ -111,19 +107,7 @@ impl RunFacts<'_> {
             let dead = self.dead;
             notes.push(format!("{dead} of {latents} latents are dead"));
         }
-        if let (Architecture::BatchTopK, Some(k)) = (self.model.architecture, self.model.k) {
-            let l0 = self.l0_mean;
-            if steps < SETTLED_AFTER {
-                notes.push(format!(
-                    "the threshold that replaces the batch at inference is a running mean over {SETTLED_AFTER} steps and more, \
-                     and has seen {steps}: it has not settled (L0 is {l0:.1}, k = {k})"
-                ));
-            } else if (l0 - k as f64).abs() > NEAR_K * k as f64 {
-                notes.push(format!(
-                    "the threshold that replaces the batch at inference has not settled: L0 is {l0:.1}, k = {k}"
-                ));
-            }
-        }
+        notes.extend(self.model.architecture.notes(steps, self.l0_mean));
         notes
     }
 }
@@ -131,10 +115,15 @@ impl RunFacts<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Preset;
+    use crate::architectures::{AnyArchitecture, Attention, BatchTopK, Relu, TopK};
 
-    fn notes(architecture: Architecture, steps: usize, l0_mean: f64, dead: u64) -> Vec<String> {
-        let model = architecture.config(Preset::Default, 8, 100);
+    fn notes(
+        architecture: impl Into<AnyArchitecture>,
+        steps: usize,
+        l0_mean: f64,
+        dead: u64,
+    ) -> Vec<String> {
+        let model = SaeConfig::new(architecture, 8, 100);
         let facts = RunFacts {
             model: &model,
             steps,
@@ -149,28 +138,28 @@ mod tests {
 
     #[test]
     fn a_run_that_went_well_has_no_notes() {
-        assert!(notes(Architecture::Attention, 600, 30.0, 50).is_empty());
-        assert!(notes(Architecture::BatchTopK, 600, 33.0, 0).is_empty());
+        assert!(notes(Attention::default(), 600, 30.0, 50).is_empty());
+        assert!(notes(BatchTopK::default(), 600, 33.0, 0).is_empty());
     }
 
     #[test]
     fn each_trouble_has_its_sentence() {
         for (found, expected) in [
             (
-                notes(Architecture::Relu, 150, 3.0, 0),
+                notes(Relu::default(), 150, 3.0, 0),
                 "the warm-up of 150 steps",
             ),
             (
-                notes(Architecture::Relu, 600, 0.0, 0),
+                notes(Relu::default(), 600, 0.0, 0),
                 "the model has collapsed: L0 is 0.00, below 2",
             ),
             (
-                notes(Architecture::TopK, 600, 3.0, 51),
+                notes(TopK::default(), 600, 3.0, 51),
                 "51 of 100 latents are dead",
             ),
-            (notes(Architecture::BatchTopK, 200, 32.0, 0), "has seen 200"),
+            (notes(BatchTopK::default(), 200, 32.0, 0), "has seen 200"),
             (
-                notes(Architecture::BatchTopK, 600, 40.0, 0),
+                notes(BatchTopK::default(), 600, 40.0, 0),
                 "L0 is 40.0, k = 32",
             ),
         ] {
@@ -183,8 +172,17 @@ mod tests {
     fn signs_of_a_collapse() {
         let seen =
             |k: Option<usize>, latents: usize, l0: f64, fvu: f64, dead: u64, dead_rows: usize| {
-                let mut model = Architecture::TopK.config(Preset::Default, 8, latents);
-                model.k = k;
+                let model = match k {
+                    Some(k) => SaeConfig::new(
+                        TopK {
+                            k,
+                            ..TopK::default()
+                        },
+                        8,
+                        latents,
+                    ),
+                    None => SaeConfig::new(Attention::default(), 8, latents),
+                };
                 let signs = Signs {
                     model: &model,
                     target_l0: None,

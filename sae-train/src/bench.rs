@@ -12,9 +12,11 @@ use burn::train::TrainStep;
 use clap::ValueEnum;
 use sae_data::ActivationBatch;
 use sae_data::synthetic::Synthetic;
+use sae_model::architectures::{Attention, TopK};
+use sae_model::loss::{Coefficients, Loss};
 use sae_model::ops::Adam;
 use sae_model::stats::MomentStats;
-use sae_model::{Architecture, Preset, Sae, Training, ops};
+use sae_model::{AnyArchitecture, Architecture, Mode, Sae, SaeConfig, ops};
 
 use crate::learner::{SaeLearner, Settings};
 use crate::output::say;
@@ -44,8 +46,8 @@ pub(crate) fn worker(work: Work, shape: &[usize]) -> Result<()> {
     let mut job = match work {
         Work::Sgemm => sgemm(shape),
         Work::Forward => forward(shape),
-        Work::Step => step(shape, Architecture::Attention),
-        Work::TopkStep => step(shape, Architecture::TopK),
+        Work::Step => step(shape, Attention::default().into()),
+        Work::TopkStep => step(shape, TopK::default().into()),
     };
     let report = |line: serde_json::Value| say(line.to_string());
     report(serde_json::json!({ "ready": true }));
@@ -107,25 +109,21 @@ fn data([batch, d, _]: [usize; 3], device: &Device) -> (Vec<Tensor<2>>, Vec<f32>
 
 fn learner(
     [_, d, latents]: [usize; 3],
-    architecture: Architecture,
+    architecture: AnyArchitecture,
     mean: &[f32],
     variance: f64,
     device: &Device,
 ) -> SaeLearner {
-    let mut config = architecture.config(Preset::Default, d, latents);
-    config.input_scale = architecture.input_scale(Preset::Default, d, variance);
+    let mut config = SaeConfig::new(architecture.clone(), d, latents);
+    config.input_scale = architecture.input_scale(d, variance);
     let settings = Settings {
-        loss: sae_model::loss::Loss::Fvu,
+        loss: Loss::Fvu,
         variance,
         row_limit: f64::INFINITY,
         held_out_variance: variance,
         frequency_cutoff: 1.0,
         dead_window: usize::MAX,
-        sparsity_coefficient: 0.0,
-        sparsity_warmup_steps: 0,
-        target_l0: 1.0,
-        aux_coefficient: 0.0,
-        aux_k: 0,
+        coefficients: Coefficients::default(),
     };
     SaeLearner::new(Sae::init(&config, 0, mean, device), settings, device)
 }
@@ -133,17 +131,17 @@ fn learner(
 fn forward(shape: [usize; 3]) -> Job {
     let device = Device::flex();
     let (batches, mean, variance) = data(shape, &device);
-    let sae = learner(shape, Architecture::Attention, &mean, variance, &device).sae;
+    let sae = learner(shape, Attention::default().into(), &mean, variance, &device).sae;
     let mut turns = (0..batches.len()).cycle();
     Box::new(move || {
         let x = batches[turns.next().unwrap_or(0)].clone();
-        let r = sae.reconstruct_training(x, &Training::default()); // without refinement, which is inference's
-        let fired = r.encoded.activations.firing_frequency();
+        let forward = sae.forward(x, &Mode::training()); // without refinement, which is inference's
+        let fired = forward.encoded.latents.firing_frequency();
         Some(fired.sum().into_scalar::<f64>())
     })
 }
 
-fn step(shape: [usize; 3], architecture: Architecture) -> Job {
+fn step(shape: [usize; 3], architecture: AnyArchitecture) -> Job {
     let inner = Device::flex();
     let device = inner.clone().autodiff();
     let (batches, mean, variance) = data(shape, &inner);

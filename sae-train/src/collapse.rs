@@ -171,7 +171,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sae_model::{Architecture, Preset};
+    use sae_model::architectures::Attention;
 
     const WELL: Seen = Seen {
         l0: 30.0,
@@ -187,7 +187,7 @@ mod tests {
     fn watch(steps: usize) -> Watch {
         Watch {
             policy: OnCollapse::Stop,
-            model: Architecture::Attention.config(Preset::Default, 8, 1000),
+            model: SaeConfig::new(Attention::default(), 8, 1000),
             steps,
             warmup_steps: 150,
             dead_rows: 100_000,

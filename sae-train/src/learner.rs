@@ -12,8 +12,8 @@ use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, ExecutionError, Int, Tensor};
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use sae_data::ActivationBatch;
-use sae_model::loss::{self, Loss};
-use sae_model::{Reconstructed, Sae, Training, ops};
+use sae_model::loss::{self, Coefficients, Loss, Step, Term};
+use sae_model::{Architecture, Forward, Mode, Sae, ops, parameters};
 
 use crate::collapse::Seen;
 
@@ -31,14 +31,8 @@ pub(crate) struct Settings {
     pub(crate) frequency_cutoff: f64,
     /// Steps without firing after which a latent counts as dead.
     pub(crate) dead_window: usize,
-    /// Weight of the sparsity penalty, reached after the warm-up steps.
-    pub(crate) sparsity_coefficient: f64,
-    pub(crate) sparsity_warmup_steps: usize,
-    /// L0 that JumpReLU's penalty aims at.
-    pub(crate) target_l0: f64,
-    /// Weight of the auxiliary reconstruction, and the dead latents that it may use.
-    pub(crate) aux_coefficient: f64,
-    pub(crate) aux_k: usize,
+    /// Of the architecture's terms of the loss.
+    pub(crate) coefficients: Coefficients,
 }
 
 /// A sparse autoencoder in training.
@@ -56,16 +50,14 @@ pub(crate) struct SaeLearner {
 }
 
 /// The numbers of one batch, on the device until a metric asks for them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct StepOutput {
     /// What training minimises `[1]`, the sum of the terms below; in a validation the first alone.
     pub(crate) loss: Tensor<1>,
     /// The reconstruction loss `[1]`.
     pub(crate) reconstruction_loss: Tensor<1>,
-    /// The sparsity penalty times its coefficient at this step `[1]`, in training, where there is one.
-    pub(crate) sparsity_loss: Option<Tensor<1>>,
-    /// The auxiliary reconstruction's loss times its coefficient `[1]`, in training, where there is one.
-    pub(crate) auxiliary_loss: Option<Tensor<1>>,
+    /// The terms that the architecture adds in training.
+    pub(crate) terms: Vec<Term>,
     /// `sum ||x - x_hat||^2 / (B sigma^2)` `[1]`: averaged over the held-out rows it is their FVU. In training rows
     /// beyond [`Settings::row_limit`] count as rows at it.
     pub(crate) fvu: Tensor<1>,
@@ -121,19 +113,19 @@ impl ModuleVisitor for SquaredGradients<'_> {
     }
 }
 
-/// The terms of the training loss, each with its weight in it `[1]`.
-struct Terms {
+/// What training minimises.
+struct TrainingLoss {
     reconstruction: Tensor<1>,
-    sparsity: Option<Tensor<1>>,
-    auxiliary: Option<Tensor<1>>,
+    /// The terms that the architecture adds.
+    terms: Vec<Term>,
     /// Of the batch, without gradient.
     fvu: Tensor<1>,
 }
 
-impl Terms {
+impl TrainingLoss {
     fn total(&self) -> Tensor<1> {
-        let more = self.sparsity.iter().chain(&self.auxiliary).cloned();
-        more.fold(self.reconstruction.clone(), |total, term| total + term)
+        let terms = self.terms.iter().map(|term| term.value.clone());
+        terms.fold(self.reconstruction.clone(), |total, term| total + term)
     }
 }
 
@@ -168,13 +160,13 @@ impl SaeLearner {
     }
 
     /// 1 for latents that may take part and 0 for those that fire too often `[M]`; empty if no cutoff.
-    fn keep(&self) -> Vec<f32> {
+    fn mask(&self) -> Vec<f32> {
         let cutoff = self.settings.frequency_cutoff;
         if cutoff >= 1.0 {
             return Vec::new();
         }
-        let keep = self.frequency.val().inner().lower_equal_elem(cutoff);
-        keep.float().into_data().iter().collect()
+        let mask = self.frequency.val().inner().lower_equal_elem(cutoff);
+        mask.float().into_data().iter().collect()
     }
 
     /// Latents that have not fired within the window.
@@ -198,8 +190,7 @@ impl SaeLearner {
         StepOutput {
             loss: reconstruction_loss.clone(),
             reconstruction_loss,
-            sparsity_loss: None,
-            auxiliary_loss: None,
+            terms: Vec::new(),
             fvu,
             l0: fired.clone().sum(),
             dead: dead.float().sum(),
@@ -216,14 +207,8 @@ impl SaeLearner {
     }
 
     /// What training minimises, term by term, and the batch's FVU.
-    fn loss(&self, x: &Tensor<2>, r: &Reconstructed) -> Terms {
-        let Settings {
-            loss,
-            variance,
-            aux_coefficient,
-            aux_k,
-            ..
-        } = self.settings;
+    fn loss(&self, x: &Tensor<2>, forward: &Forward, mask: &[f32]) -> TrainingLoss {
+        let Settings { loss, variance, .. } = self.settings;
         let [rows, _] = x.dims();
         let factors = loss::row_factors(x.clone(), self.settings.row_limit);
         let bounded = |x: Tensor<2>| match &factors {
@@ -231,32 +216,21 @@ impl SaeLearner {
             None => x,
         };
         let (reconstruction, squared_error) =
-            loss.with_squared_error(bounded(x.clone()), bounded(r.x_hat.clone()), variance);
-        let penalty = self.sae.penalty(&r.encoded, self.settings.target_l0);
-        let mut auxiliary = None;
-        if aux_coefficient > 0.0 {
-            // only the k largest of a row leave latents behind that the others must take along
-            let dead = match self.sae.config().architecture.has_k() {
-                true => self.dead(),
-                false => Vec::new(),
-            };
-            auxiliary = self.sae.auxiliary(x, &r.x_hat, &r.encoded, &dead, aux_k);
-        }
-        Terms {
+            loss.with_squared_error(bounded(x.clone()), bounded(forward.x_hat.clone()), variance);
+        let distance = |target, other| loss.forward(bounded(target), bounded(other), variance);
+        let dead = || self.dead();
+        let step = Step::new(
+            (&self.sae, x, forward),
+            (mask, self.steps_done()),
+            &self.settings.coefficients,
+            &dead,
+            &distance,
+        );
+        TrainingLoss {
             reconstruction,
-            sparsity: penalty.map(|penalty| penalty * self.sparsity_coefficient()),
-            auxiliary: auxiliary.map(|(target, reconstruction)| {
-                loss.forward(bounded(target), bounded(reconstruction), variance) * aux_coefficient
-            }),
+            terms: self.sae.config().architecture.losses(&step),
             fvu: squared_error / (rows as f64 * variance),
         }
-    }
-
-    /// Weight of the sparsity penalty at this step.
-    fn sparsity_coefficient(&self) -> f64 {
-        let warmup = self.settings.sparsity_warmup_steps.max(1);
-        let risen = (self.steps_done() + 1) as f64 / warmup as f64;
-        self.settings.sparsity_coefficient * risen.min(1.0)
     }
 
     /// Updates the counters with the firing frequencies `[M]` of a batch.
@@ -282,29 +256,35 @@ impl TrainStep for SaeLearner {
 
     fn step(&self, batch: ActivationBatch) -> TrainOutput<StepOutput> {
         let x = batch.activations;
-        let training = Training {
-            keep: Arc::new(self.keep()),
+        let mask = Arc::new(self.mask());
+        let mode = Mode::Training { mask: mask.clone() };
+        let forward =
+            tracing::debug_span!("forward").in_scope(|| self.sae.forward(x.clone(), &mode));
+        let fired = forward.encoded.latents.firing_frequency();
+        let losses = self.loss(&x, &forward, &mask);
+        let loss = losses.total();
+        let without_gradient = |term: Term| Term {
+            value: term.value.inner(),
+            ..term
         };
-        let r = tracing::debug_span!("forward")
-            .in_scope(|| self.sae.reconstruct_training(x.clone(), &training));
-        let fired = r.encoded.activations.firing_frequency();
-        let terms = self.loss(&x, &r);
-        let loss = terms.total();
-        let reconstruction = terms.reconstruction.inner();
         let output = StepOutput {
             loss: loss.clone().inner(),
-            sparsity_loss: terms.sparsity.map(Tensor::inner),
-            auxiliary_loss: terms.auxiliary.map(Tensor::inner),
-            ..self.measure(reconstruction, terms.fvu, &fired, x.dims()[0])
+            terms: losses.terms.into_iter().map(without_gradient).collect(),
+            ..self.measure(
+                losses.reconstruction.inner(),
+                losses.fvu,
+                &fired,
+                x.dims()[0],
+            )
         };
-        let smallest = self.sae.smallest_activation(&r.encoded);
-        drop(r);
+        let observed = self.sae.config().architecture.observe(&forward.encoded);
+        drop(forward);
         let grads = tracing::debug_span!("backward").in_scope(|| loss.backward());
         let mut output = TrainOutput::new(self, grads, output);
         output.item.squared_gradients = self.squared_gradients(&output.grads);
         output.grads.register(self.frequency.id, fired);
-        if let (Some(threshold), Some(smallest)) = (&self.sae.batch_threshold, smallest) {
-            output.grads.register(threshold.id, smallest);
+        if let Some(observed) = observed {
+            output.grads.register(self.silent.id, observed);
         }
         output
     }
@@ -317,25 +297,20 @@ impl TrainStep for SaeLearner {
     ) -> Self {
         let _span = tracing::debug_span!("optimize").entered();
         let fired = grads.remove::<1>(self.frequency.id);
-        let threshold = self
-            .sae
-            .batch_threshold
-            .as_ref()
-            .map(|threshold| threshold.id);
-        let smallest = threshold.and_then(|id| grads.remove::<1>(id));
+        let observed = grads.remove::<1>(self.silent.id);
         let unit_norm = self.sae.config().unit_norm_decoder;
-        let concepts = self.sae.concepts.id;
-        if unit_norm && let Some(gradient) = grads.remove::<2>(concepts) {
-            grads.register(concepts, self.sae.across_concepts(gradient));
+        let w_dec = self.sae.parameters.matrix_id(parameters::W_DEC.name);
+        if unit_norm
+            && let Some(id) = w_dec
+            && let Some(gradient) = grads.remove::<2>(id)
+        {
+            grads.register(id, self.sae.across_rows(gradient));
         }
         let mut learner = optimizer.step(lr, self, grads);
         if unit_norm {
-            learner.sae = learner.sae.with_unit_concepts();
+            learner.sae = learner.sae.with_unit_rows();
         }
-        learner.sae = learner.sae.with_thresholds_above_zero();
-        if let Some(smallest) = smallest {
-            learner.sae = learner.sae.follow_threshold(smallest);
-        }
+        learner.sae = learner.sae.after_update(observed);
         match fired {
             Some(fired) => learner.count(fired),
             None => learner,
@@ -350,10 +325,13 @@ impl InferenceStep for SaeLearner {
     fn step(&self, batch: ActivationBatch) -> StepOutput {
         let x = batch.activations;
         let variance = self.settings.held_out_variance;
-        let r = self.sae.reconstruct(x.clone());
-        let fired = r.encoded.activations.firing_frequency();
+        let forward = self.sae.forward(x.clone(), &Mode::Inference);
+        let fired = forward.encoded.latents.firing_frequency();
         let [rows, _] = x.dims();
-        let (loss, squared_error) = self.settings.loss.with_squared_error(x, r.x_hat, variance);
+        let (loss, squared_error) =
+            self.settings
+                .loss
+                .with_squared_error(x, forward.x_hat, variance);
         self.measure(loss, squared_error / (rows as f64 * variance), &fired, rows)
     }
 }

@@ -29,6 +29,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use sae_model::{AnyArchitecture, Architecture};
 
 use failure::Failure;
 
@@ -37,7 +38,7 @@ use failure::Failure;
 #[command(version, after_help = failure::EXIT_CODES)]
 struct Arguments {
     /// The config, for example configs/quickstart.toml.
-    #[arg(required_unless_present = "bench")]
+    #[arg(required_unless_present_any = ["bench", "init"])]
     config: Option<PathBuf>,
     /// Device to train on, instead of the config's: cpu, ndarray, wgpu or wgpu:N.
     #[arg(long)]
@@ -54,6 +55,9 @@ struct Arguments {
     /// Threads to compute with. Default: RAYON_NUM_THREADS, or all processors.
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
+    /// Print a config with every key that an architecture knows, its meaning and its default, and do nothing else.
+    #[arg(long, value_name = "ARCHITECTURE", num_args = 0..=1, default_missing_value = "attention", exclusive = true)]
+    init: Option<String>,
     /// Be a worker of `cargo xtask bench` instead.
     #[arg(long, hide = true, requires = "shape")]
     bench: Option<bench::Work>,
@@ -64,6 +68,9 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(name) = &arguments.init {
+        return init(name);
+    }
     let (result, failure) = match (arguments.bench, arguments.config.as_deref()) {
         (Some(work), _) => (bench::worker(work, &arguments.shape), 1),
         (None, Some(config)) => {
@@ -85,6 +92,25 @@ fn main() -> ExitCode {
                 .find_map(|cause| cause.downcast_ref::<Failure>());
             output::complain(format!("error: {}", failure::chain(&*error)));
             ExitCode::from(known.map_or(failure, Failure::code))
+        }
+    }
+}
+
+/// Prints a config for the architecture of this name.
+fn init(name: &str) -> ExitCode {
+    let all = AnyArchitecture::all();
+    match AnyArchitecture::named(name) {
+        Some(architecture) => {
+            output::say(config::commented(&architecture).trim_end());
+            ExitCode::SUCCESS
+        }
+        None => {
+            let names: Vec<&str> = all.iter().map(|known| known.name()).collect();
+            let names = names.join(", ");
+            output::complain(format!(
+                "error: --init {name}: there is no such architecture; there are {names}"
+            ));
+            ExitCode::from(2)
         }
     }
 }

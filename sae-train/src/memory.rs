@@ -7,7 +7,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use sae_data::ActivationData;
-use sae_model::SaeConfig;
+use sae_model::parameters::{self, Shape};
+use sae_model::{Architecture, SaeConfig};
 
 use crate::config::{Config, ConfigError, DataScale, invalid};
 
@@ -38,20 +39,12 @@ impl Estimate {
         let times = |factors: &[u128]| factors.iter().fold(1, |a: u128, b| a.saturating_mul(*b));
         let (m, d) = (model.n_latents as u128, model.d_in as u128);
         let batch_rows = config.training.batch_size as u128;
-        let dictionaries = if model.architecture.is_attention() {
-            1
-        } else {
-            2
-        };
-        let projections = [
-            model.query_projection,
-            model.key_projection,
-            model.value_projection,
-        ];
-        let projections = projections.into_iter().filter(|there| *there).count() as u128;
-        let floats = times(&[dictionaries, m, d]).saturating_add(times(&[projections, d, d]));
+        let table = parameters::table(model);
+        let of_shape = |shape| table.iter().filter(|p| p.shape == shape).count() as u128;
+        let dictionaries = times(&[of_shape(Shape::Dictionary), m, d]);
+        let floats = dictionaries.saturating_add(times(&[of_shape(Shape::Square), d, d]));
         let trained_here = !config.device.starts_with("wgpu");
-        let active = model.k.unwrap_or(1) as u128;
+        let active = model.architecture.asked_l0().unwrap_or(1) as u128;
         let data = times(&[rows as u128, d, FLOAT]);
         Self {
             parameters: floats.saturating_mul(FLOAT),
@@ -115,7 +108,7 @@ impl fmt::Display for Estimate {
 
 /// Fails if training on `train` cannot fit.
 pub(crate) fn check(config: &Config, train: &ActivationData) -> Result<(), ConfigError> {
-    let model = config.sae_config(DataScale::unknown(train.width()));
+    let model = config.resolve(DataScale::unknown(train.width()))?.model;
     let estimate = Estimate::of(config, &model, train.rows());
     judge(config, &estimate, available())
 }
@@ -195,7 +188,7 @@ fn group_limits(root: &Path, line: &str) -> Vec<u128> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sae_model::{Architecture, Preset};
+    use sae_model::architectures::TopK;
 
     fn config(set: &[&str]) -> Config {
         let dir = tempfile::tempdir().unwrap();
@@ -209,7 +202,7 @@ mod tests {
     #[test]
     fn what_is_counted() {
         let topk = config(&["model.architecture=topk"]);
-        let model = Architecture::TopK.config(Preset::Default, 20, 1000);
+        let model = SaeConfig::new(TopK::default(), 20, 1000);
         let estimate = Estimate::of(&topk, &model, 7);
         assert_eq!(estimate.parameters, 2 * 1000 * 20 * 4);
         assert_eq!(estimate.batch, 3 * 10 * 20 * 4);
@@ -217,7 +210,7 @@ mod tests {
         assert_eq!(estimate.windows, 7 * 20 * 4);
         assert_eq!(estimate.total(), 4 * 160_000 + 2400 + 5120 + 560);
         let attention = config(&["device=wgpu"]);
-        let model = attention.sae_config(DataScale::unknown(20));
+        let model = attention.resolve(DataScale::unknown(20)).unwrap().model;
         let estimate = Estimate::of(&attention, &model, 7);
         assert_eq!(estimate.total(), (1000 * 20 + 20 * 20) * 4 + 560);
     }
@@ -235,7 +228,7 @@ mod tests {
         ] {
             let config = config(&[set]);
             for width in [384, usize::MAX] {
-                let model = config.sae_config(DataScale::unknown(width));
+                let model = config.resolve(DataScale::unknown(width)).unwrap().model;
                 let estimate = Estimate::of(&config, &model, usize::MAX);
                 for available in [None, Some(16_000_000_000)] {
                     let error = judge(&config, &estimate, available)

@@ -1,7 +1,6 @@
 //! The numbers of each step, as Burn metrics: what the dashboard, the progress lines and `metrics.jsonl` show.
 
 use std::collections::HashMap;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use burn::tensor::{Tensor, TensorReadError};
@@ -13,72 +12,49 @@ use burn::train::metric::{
 
 use crate::learner::StepOutput;
 
-/// One number of a [`StepOutput`].
-pub(crate) trait Quantity: Send + Sync + Clone + 'static {
-    /// Its name, the same in the TUI, in the progress lines and in `metrics.jsonl`.
-    const NAME: &'static str;
-    /// Where it is; a term of the loss that a batch does not have counts as zero.
-    fn of(output: &StepOutput) -> Option<&Tensor<1>>;
-}
-
-/// A number of a batch, or one that only some batches have.
-trait Number {
-    fn as_number(&self) -> Option<&Tensor<1>>;
-}
-
-impl Number for Tensor<1> {
-    fn as_number(&self) -> Option<&Tensor<1>> {
-        Some(self)
-    }
-}
-
-impl Number for Option<Tensor<1>> {
-    fn as_number(&self) -> Option<&Tensor<1>> {
-        self.as_ref()
-    }
-}
-
-macro_rules! quantities {
-    ($($id:ident = $name:literal : $field:ident;)*) => {
-        $(
-            #[doc = concat!("`", $name, "`; see [`StepOutput`].")]
-            #[derive(Clone)]
-            pub(crate) struct $id;
-            impl Quantity for $id {
-                const NAME: &'static str = $name;
-                fn of(output: &StepOutput) -> Option<&Tensor<1>> {
-                    output.$field.as_number()
-                }
-            }
-        )*
-    };
-}
-
-quantities! {
-    Loss = "loss": loss;
-    ReconstructionLoss = "reconstruction_loss": reconstruction_loss;
-    SparsityLoss = "sparsity_loss": sparsity_loss;
-    AuxiliaryLoss = "auxiliary_loss": auxiliary_loss;
-    Fvu = "fvu": fvu;
-    L0 = "l0": l0;
-    Dead = "dead": dead;
-}
+/// A number of a [`StepOutput`]; a term of the loss that a batch does not have counts as zero.
+type Quantity = fn(&StepOutput, name: &str) -> Option<Tensor<1>>;
 
 /// Mean of a quantity over the rows seen since the last validation.
 #[derive(Clone)]
-pub(crate) struct Mean<Q: Quantity> {
+pub(crate) struct Mean {
+    /// The same in the dashboard, in the progress lines and in `metrics.jsonl`.
     name: MetricName,
     state: NumericMetricState,
-    quantity: PhantomData<Q>,
+    quantity: Quantity,
 }
 
-impl<Q: Quantity> Mean<Q> {
-    pub(crate) fn new() -> Self {
+impl Mean {
+    fn new(name: &str, quantity: Quantity) -> Self {
         Self {
-            name: Arc::new(Q::NAME.into()),
+            name: Arc::new(name.into()),
             state: NumericMetricState::default(),
-            quantity: PhantomData,
+            quantity,
         }
+    }
+
+    pub(crate) fn loss() -> Self {
+        Self::new("loss", |output, _| Some(output.loss.clone()))
+    }
+
+    /// Numbers of training and validation alike.
+    pub(crate) fn of_both() -> (Self, Self, Self, Self) {
+        (
+            Self::new("reconstruction_loss", |output, _| {
+                Some(output.reconstruction_loss.clone())
+            }),
+            Self::new("fvu", |output, _| Some(output.fvu.clone())),
+            Self::new("l0", |output, _| Some(output.l0.clone())),
+            Self::new("dead", |output, _| Some(output.dead.clone())),
+        )
+    }
+
+    /// A term of the loss that the architecture adds.
+    pub(crate) fn term(name: &str) -> Self {
+        Self::new(name, |output, name| {
+            let term = output.terms.iter().find(|term| term.name == name);
+            term.map(|term| term.value.clone())
+        })
     }
 
     fn format(&self) -> FormatOptions {
@@ -86,25 +62,14 @@ impl<Q: Quantity> Mean<Q> {
     }
 }
 
-/// A quantity of one batch.
-pub(crate) struct Reading<Q> {
-    value: Option<Tensor<1>>,
-    rows: usize,
-    quantity: PhantomData<Q>,
-}
-
-impl<Q: Quantity> Adaptor<Reading<Q>> for StepOutput {
-    fn adapt(&self) -> Reading<Q> {
-        Reading {
-            value: Q::of(self).cloned(),
-            rows: self.rows,
-            quantity: PhantomData,
-        }
+impl Adaptor<Self> for StepOutput {
+    fn adapt(&self) -> Self {
+        self.clone()
     }
 }
 
-impl<Q: Quantity> Metric for Mean<Q> {
-    type Input = Reading<Q>;
+impl Metric for Mean {
+    type Input = StepOutput;
 
     fn name(&self) -> MetricName {
         self.name.clone()
@@ -121,14 +86,14 @@ impl<Q: Quantity> Metric for Mean<Q> {
 
     fn update(
         &mut self,
-        reading: &Self::Input,
+        output: &StepOutput,
         _metadata: &MetricMetadata,
     ) -> Result<SerializedEntry, TensorReadError> {
-        let value = match reading.value.clone() {
+        let value = match (self.quantity)(output, &self.name) {
             Some(value) => value.try_into_scalar::<f64>()?,
             None => 0.0,
         };
-        self.state.update(value, reading.rows);
+        self.state.update(value, output.rows);
         Ok(self.state.compute_update(self.format()))
     }
 
@@ -141,7 +106,7 @@ impl<Q: Quantity> Metric for Mean<Q> {
     }
 }
 
-impl<Q: Quantity> Numeric for Mean<Q> {
+impl Numeric for Mean {
     fn value(&self) -> Option<NumericEntry> {
         Some(self.state.current_value())
     }

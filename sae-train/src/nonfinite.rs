@@ -6,6 +6,8 @@ use sae_data::{ActivationData, Streaming};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use sae_model::Mode;
+
 use crate::learner::{SaeLearner, StepOutput};
 
 /// Row numbers that a message lists; the log has all of them.
@@ -49,7 +51,14 @@ impl NonFinite {
         let what = output.what_is_not_finite();
         let (bad, how) = match broken_rows(&x) {
             bad if !bad.is_empty() => (bad, "hold NaN or infinity"),
-            _ => match broken_rows(&model.clone().valid().sae.reconstruct(x.inner()).x_hat) {
+            _ => match broken_rows(
+                &model
+                    .clone()
+                    .valid()
+                    .sae
+                    .forward(x.inner(), &Mode::Inference)
+                    .x_hat,
+            ) {
                 bad if !bad.is_empty() => (bad, "are reconstructed as NaN or infinity"),
                 _ => (Vec::new(), ""),
             },

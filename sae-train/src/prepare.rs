@@ -10,7 +10,7 @@ use sae_data::{ActivationData, MaxNorm, Summary};
 use sae_model::device::DeviceName;
 
 use crate::checkpoint::{Checkpoints, Found};
-use crate::config::{Config, invalid};
+use crate::config::{Config, DataScale, Resolved, invalid};
 use crate::failure::{Failure, chain};
 use crate::lock::RunLock;
 use crate::memory;
@@ -19,6 +19,8 @@ use crate::run::{Provenance, RunDir};
 /// A run that can start: config, device and data fit together. Nothing has been written.
 pub(crate) struct Prepared {
     pub(crate) config: Config,
+    /// What the config and the data come to.
+    pub(crate) resolved: Resolved,
     pub(crate) device: Device,
     pub(crate) train: ActivationData,
     pub(crate) held_out: ActivationData,
@@ -71,7 +73,8 @@ pub(crate) fn prepare(
     let held_out_summary = summary(&held_out, check_rows)?;
     let (validated, validated_variance) =
         validation(&held_out, &held_out_summary, config.training.validate_rows)?;
-    let mut config = config.resolved(&train, &train_summary.typical, check_rows);
+    let resolved = config.resolve(DataScale::of(&train_summary.typical))?;
+    let mut config = config.written_out(&resolved, &train, check_rows);
     config.data.max_norm = limit;
     let summaries = [&train_summary, &held_out_summary];
     let provenance = Provenance::new(&config, [&train, &held_out], summaries)?;
@@ -83,6 +86,7 @@ pub(crate) fn prepare(
     }
     Ok(Prepared {
         config,
+        resolved,
         device,
         train,
         held_out,

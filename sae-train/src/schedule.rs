@@ -3,12 +3,13 @@
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
 use burn::module::ParamGroup;
+use sae_model::Sae;
+use sae_model::parameters::{B_DEC, W_K, W_Q, W_V};
 
 /// Names of [`module_scheduler`]'s groups in its record: all parameters, the projections, the pre-bias.
 pub(crate) const GROUPS: [&str; 3] = ["0", "1", "2"];
-/// Parameters with a learning rate of their own, as [`SaeLearner`](crate::learner::SaeLearner) names them.
-const PROJECTIONS: [&str; 3] = ["sae.w_q", "sae.w_k", "sae.w_v"];
-const PRE_BIAS: &str = "sae.pre_bias";
+/// Parameters with a learning rate of their own.
+const PROJECTIONS: [&str; 3] = [W_Q.name, W_K.name, W_V.name];
 
 /// Linear warm-up, a plateau, linear decay to zero.
 #[derive(Clone, Copy, Debug)]
@@ -55,17 +56,21 @@ pub(crate) struct Factors {
     pub(crate) pre_bias: f64,
 }
 
-/// `schedule` for every parameter, times its factor where it has one.
-pub(crate) fn module_scheduler(schedule: Schedule, factors: Factors) -> ModuleLrScheduler {
+/// `schedule` for every parameter of a learner of `sae`, times its factor where it has one.
+pub(crate) fn module_scheduler(
+    sae: &Sae,
+    schedule: Schedule,
+    factors: Factors,
+) -> ModuleLrScheduler {
+    let group = |names: &[&str]| {
+        let places = names.iter().filter_map(|name| sae.parameters.path(name));
+        let paths = places.map(|place| format!("sae.parameters.{place}"));
+        ParamGroup::from_paths(paths.collect::<Vec<_>>())
+    };
+    let scheduler = |factor| Scheduler::new(schedule.times(factor));
     ModuleLrScheduler::new(Scheduler::new(schedule))
-        .with_group(
-            ParamGroup::from_paths(PROJECTIONS.to_vec()),
-            Scheduler::new(schedule.times(factors.projections)),
-        )
-        .with_group(
-            ParamGroup::from_path(PRE_BIAS),
-            Scheduler::new(schedule.times(factors.pre_bias)),
-        )
+        .with_group(group(&PROJECTIONS), scheduler(factors.projections))
+        .with_group(group(&[B_DEC.name]), scheduler(factors.pre_bias))
 }
 
 /// [`Schedule`] with the counter that Burn's learner asks for.

@@ -13,15 +13,15 @@ use sae_model::ops::{self, Adam};
 use sae_model::saved::SavedModelError;
 use sae_model::sealed::SealError;
 use sae_model::verdict::RunFacts;
-use sae_model::{Sae, saved};
+use sae_model::{Architecture, Sae, saved};
 
 use crate::checkpoint::{self, MODEL, OPTIMIZER, Part, SCHEDULER, Writer};
 use crate::collapse::{Streak, Watch};
-use crate::config::DataScale;
+use crate::config::Resolved;
 use crate::failure::{Failure, Outcome, chain};
 use crate::json_lines::{JsonLines, MetricsFile};
 use crate::learner::{SaeLearner, Settings};
-use crate::metrics::{AuxiliaryLoss, Dead, Fvu, L0, Loss, Mean, ReconstructionLoss, SparsityLoss};
+use crate::metrics::Mean;
 use crate::nonfinite::NonFinite;
 use crate::output::{self, say};
 use crate::prepare::Prepared;
@@ -50,7 +50,7 @@ impl Prepared {
     /// are to be `plain`.
     pub(crate) fn train(mut self, plain: bool) -> Result<()> {
         let config = &self.config;
-        let settings = self.settings()?;
+        let settings = self.settings();
         let _lock = match self.lock.take() {
             Some(lock) => lock,
             None => self.dir.create(config, &self.provenance)?,
@@ -94,22 +94,17 @@ impl Prepared {
             .map_or(0, |position| position.step)
     }
 
-    fn settings(&self) -> Result<Settings> {
-        let training = &self.config.training;
-        let loss = training.loss.context("a completed config has a loss")?;
-        Ok(Settings {
-            loss,
-            variance: self.train_summary.typical.variance,
-            row_limit: ROW_LIMIT * self.train_summary.typical.median_norm,
+    fn settings(&self) -> Settings {
+        let typical = &self.train_summary.typical;
+        Settings {
+            loss: self.resolved.recipe.loss,
+            variance: typical.variance,
+            row_limit: ROW_LIMIT * typical.median_norm,
             held_out_variance: self.validated_variance,
-            frequency_cutoff: training.frequency_cutoff.unwrap_or(1.0),
-            dead_window: training.dead_window,
-            sparsity_coefficient: training.sparsity_coefficient.unwrap_or(0.0),
-            sparsity_warmup_steps: training.sparsity_warmup_steps.unwrap_or(0),
-            target_l0: training.target_l0.unwrap_or(1.0),
-            aux_coefficient: training.aux_coefficient.unwrap_or(0.0),
-            aux_k: training.aux_k.unwrap_or(0),
-        })
+            frequency_cutoff: self.resolved.recipe.frequency_cutoff,
+            dead_window: self.config.training.dead_window,
+            coefficients: self.resolved.coefficients.clone(),
+        }
     }
 
     /// Says what is trained, and what should make a user look twice; a dashboard hides it until it is closed.
@@ -118,7 +113,7 @@ impl Prepared {
         say(format!(
             "run {}: {}, {} latents, width {}, {} training rows, {} held out, device {}",
             c.run_name(),
-            c.model.describe(),
+            self.resolved.model.architecture.describe(),
             c.model.n_latents,
             self.train.width(),
             self.train.rows(),
@@ -137,8 +132,8 @@ impl Prepared {
 
     /// That there is no pre-bias where there might be one, and what of.
     fn say_pre_bias(&self) {
-        let m = &self.config.model;
-        if m.pre_bias == Some(false) && m.architecture.pre_bias(m.preset(), f64::INFINITY) {
+        let model = &self.resolved.model;
+        if !model.pre_bias && model.architecture.pre_bias(f64::INFINITY) {
             let ratio = self.train_summary.typical.mean_over_sigma();
             say(format!(
                 "no pre-bias: the mean of the rows is {ratio:.2} sigma long (model.pre_bias)"
@@ -180,12 +175,12 @@ impl Prepared {
     }
 
     fn schedule(&self) -> Schedule {
-        let t = &self.config.training;
+        let recipe = &self.resolved.recipe;
         Schedule::new(
-            t.lr(),
-            t.warmup_steps.unwrap_or(0),
-            t.decay_fraction.unwrap_or(0.0),
-            t.steps,
+            recipe.lr,
+            recipe.warmup_steps,
+            recipe.decay_fraction,
+            self.config.training.steps,
         )
     }
 
@@ -193,21 +188,20 @@ impl Prepared {
     fn learner(&self, settings: Settings) -> Result<Learner<SaeLearner>> {
         let device = self.device.clone().autodiff();
         let typical = &self.train_summary.typical;
-        let sae_config = self.config.sae_config(DataScale::of(typical));
-        let sae = Sae::init(&sae_config, self.config.seed, &typical.mean, &device);
-        let t = &self.config.training;
+        let Resolved { model, recipe, .. } = &self.resolved;
+        let sae = Sae::init(model, self.config.seed, &typical.mean, &device);
         let adam = Adam {
-            beta_1: t.beta_1.unwrap_or(0.9),
-            beta_2: t.beta_2.unwrap_or(0.999),
+            beta_1: recipe.beta_1,
+            beta_2: recipe.beta_2,
             epsilon: ADAM_EPSILON,
         };
+        let factors = Factors {
+            projections: recipe.projection_lr,
+            pre_bias: self.resolved.pre_bias_lr,
+        };
+        let mut scheduler = schedule::module_scheduler(&sae, self.schedule(), factors);
         let mut learner = SaeLearner::new(sae, settings, &device);
         let mut optimizer = ModuleOptimizer::from(adam);
-        let factors = Factors {
-            projections: t.projection_lr.unwrap_or(1.0),
-            pre_bias: t.pre_bias_lr.unwrap_or(1.0),
-        };
-        let mut scheduler = schedule::module_scheduler(self.schedule(), factors);
         let done = self.steps_done();
         if done > 0 {
             let dir = self.checkpoints.path(done);
@@ -244,23 +238,15 @@ impl Prepared {
         };
         let mut builder =
             SupervisedTraining::new(self.dir.path(), Arc::new(train), Arc::new(held_out))
-                .metric_train_numeric(Mean::<Loss>::new())
-                .metrics((
-                    Mean::<ReconstructionLoss>::new(),
-                    Mean::<Fvu>::new(),
-                    Mean::<L0>::new(),
-                    Mean::<Dead>::new(),
-                ))
+                .metric_train_numeric(Mean::loss())
+                .metrics(Mean::of_both())
                 .with_metric_logger(JsonLines::new(metrics.clone(), self.schedule()))
                 .with_application_logger(None)
                 .with_custom_checkpointers(part(MODEL), part(OPTIMIZER), part(SCHEDULER))
                 .with_checkpointing_strategy(checkpoint::Always)
                 .num_epochs(t.steps.div_ceil(t.epoch_steps()));
-        if t.sparsity_coefficient.is_some() {
-            builder = builder.metric_train_numeric(Mean::<SparsityLoss>::new());
-        }
-        if t.aux_coefficient.is_some() {
-            builder = builder.metric_train_numeric(Mean::<AuxiliaryLoss>::new());
+        for term in self.resolved.model.architecture.terms() {
+            builder = builder.metric_train_numeric(Mean::term(term));
         }
         if !use_tui {
             let validated = match (self.validated.rows(), self.held_out.rows()) {
@@ -332,14 +318,14 @@ impl Prepared {
         let typical = &self.train_summary.typical;
         Watch {
             policy: t.on_collapse,
-            model: self.config.sae_config(DataScale::of(typical)),
+            model: self.resolved.model.clone(),
             steps: t.steps,
-            warmup_steps: t.warmup_steps.unwrap_or(0),
+            warmup_steps: self.resolved.recipe.warmup_steps,
             dead_rows: t.dead_window.saturating_mul(t.batch_size),
-            target_l0: t.target_l0,
+            target_l0: self.resolved.coefficients.find("target_l0"),
             zero_fvu: 1.0 + typical.mean_over_sigma().powi(2),
             judge_fvu: self.train_summary.beyond.rows == 0,
-            lr: t.lr(),
+            lr: self.resolved.recipe.lr,
         }
     }
 
@@ -352,7 +338,7 @@ impl Prepared {
         let facts = RunFacts {
             model: learner.sae.config(),
             steps: t.steps,
-            warmup_steps: t.warmup_steps.unwrap_or(0),
+            warmup_steps: self.resolved.recipe.warmup_steps,
             l0_mean,
             fvu,
             dead_rows: t.dead_window.saturating_mul(t.batch_size),

@@ -127,17 +127,18 @@ def training_mean(train, held_out, check_rows):
 
 def untrained(cfg, seed, mean):
     """The model of `cfg.json` as it was initialised."""
-    m, d, init, architecture = cfg["n_latents"], cfg["d_in"], cfg["init"], cfg["architecture"]
-    concepts = unit_rows(m, d, seed) if init["concepts"] == "unit" else kaiming((m, d), m, seed, 0)
-    w = {"concepts": concepts}
-    for stream, (name, key) in enumerate((("w_q", "query"), ("w_k", "key"), ("w_v", "value")), 1):
+    m, d, init, architecture = cfg["n_latents"], cfg["d_in"], cfg["init"], cfg["architecture"]["name"]
+    rows = unit_rows(m, d, seed) if init["concepts"] == "unit" else kaiming((m, d), m, seed, 0)
+    w = {"W_dec": rows}
+    for stream, (name, key) in enumerate((("W_Q", "query"), ("W_K", "key"), ("W_V", "value")), 1):
         if cfg[f"{key}_projection"]:
             w[name] = np.eye(d) if init["projections"] == "identity" else kaiming((d, d), d, seed, stream)
     if architecture not in ("attention", "attention_relu"):
-        w["encoder"] = concepts
+        w["W_enc"] = rows
     if cfg["pre_bias"]:
-        w["pre_bias"] = mean if init["pre_bias"] == "mean" else np.zeros(d)
+        w["b_dec"] = mean if init["pre_bias"] == "mean" else np.zeros(d)
     bias = -2.0 if architecture in ("relu", "attention_relu", "gated") else 0.0
-    w["encoder_bias"], w["thresholds"] = np.full(m, bias), np.full(m, 2.0)
-    w["magnitude_scale"], w["magnitude_bias"], w["batch_threshold"] = np.zeros(m), np.zeros(m), np.zeros(1)
+    w["b_gate" if architecture == "gated" else "b_enc"] = np.full(m, bias)
+    w["threshold"] = np.full(m, 2.0) if architecture == "jumprelu" else np.zeros(1)
+    w["r_mag"], w["b_mag"] = np.zeros(m), np.zeros(m)
     return Model(cfg, w)

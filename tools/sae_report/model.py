@@ -23,10 +23,12 @@ def topk(z, k):
 
 class Model:
     def __init__(self, cfg, weights):
+        self.own = cfg["architecture"]  # its switches
+        self.architecture = self.own["name"]
         self.cfg, self.w = cfg, {k: np.asarray(v, np.float64) for k, v in weights.items()}
-        w, encoder = self.w, self.w.get("encoder", self.w["concepts"])
-        self.keys = encoder @ w["w_k"] if cfg["key_projection"] else encoder
-        self.values = w["concepts"] @ w["w_v"] if cfg["value_projection"] else w["concepts"]
+        w, encoder = self.w, self.w.get("W_enc", self.w["W_dec"])
+        self.keys = encoder @ w["W_K"] if cfg["key_projection"] else encoder
+        self.values = w["W_dec"] @ w["W_V"] if cfg["value_projection"] else w["W_dec"]
 
     @classmethod
     def load(cls, directory):
@@ -42,7 +44,7 @@ class Model:
     def encode(self, x):
         """(codes [B, M], what the decoder multiplies by [B, 1])."""
         cfg, w = self.cfg, self.w
-        x0 = x - w["pre_bias"] if cfg["pre_bias"] else x
+        x0 = x - w["b_dec"] if cfg["pre_bias"] else x
         s = cfg["input_scale"]
         norms = np.sqrt(np.maximum((x0**2).sum(1, keepdims=True), 1e-24))
         ratio = norms / s
@@ -50,16 +52,16 @@ class Model:
         n = s * near ** (cfg["norm_exponent"] - 1) * ratio
         u = q = x0 / n
         if cfg["query_projection"]:
-            q = q @ w["w_q"]
+            q = q @ w["W_Q"]
         z = q @ self.keys.T * cfg["scale"]
         if cfg["encoder_bias"]:
-            z = z + w["encoder_bias"]
+            z = z + w["b_gate" if self.architecture == "gated" else "b_enc"]
         return self.refine(self.select(z), u), n
 
     def refine(self, a, u):
         """Steepest descent on |u - a V|^2 over the values of the selected latents, with exact steps."""
         support = a != 0
-        for _ in range(self.cfg.get("refinement", 0)):
+        for _ in range(self.own.get("refinement", 0)):
             residual = u - a @ self.values
             slope = residual @ self.values.T * support
             moved = slope @ self.values
@@ -68,26 +70,25 @@ class Model:
         return a
 
     def select(self, z):
-        cfg, w, architecture = self.cfg, self.w, self.cfg["architecture"]
+        cfg, own, w, architecture = self.cfg, self.own, self.w, self.architecture
         if architecture in ("attention", "mlp_sparsemax"):
             p = sparsemax(z)
-            return p if cfg["value"] == "probability" else z / cfg["scale"] * (p > 0)
+            return p if own["value"] == "probability" else z / cfg["scale"] * (p > 0)
         if architecture in ("relu", "attention_relu"):
             return np.maximum(z, 0)
         if architecture == "topk":
-            return topk(z, cfg["k"])
+            return topk(z, own["k"])
         if architecture == "batch_topk":
-            threshold = w["batch_threshold"][0]  # 0: it was never measured
-            return z * (z > threshold) if threshold else topk(z, cfg["k"])
+            threshold = w["threshold"][0]  # 0: it was never measured
+            return z * (z > threshold) if threshold else topk(z, own["k"])
         if architecture == "jumprelu":
-            theta = w["thresholds"] if "thresholds" in w else np.exp(w["log_thresholds"])
-            return z * (z > theta)
+            return z * (z > w["threshold"])
         if architecture == "gated":
-            shared = z - w["encoder_bias"] if cfg["encoder_bias"] else z
-            magnitude = np.exp(w["magnitude_scale"]) * shared + w["magnitude_bias"]
+            shared = z - w["b_gate"] if cfg["encoder_bias"] else z
+            magnitude = np.exp(w["r_mag"]) * shared + w["b_mag"]
             return np.maximum(magnitude, 0) * (z > 0)
         raise ValueError(architecture)
 
     def decode(self, a, n):
         x_hat = n * (a @ self.values)
-        return x_hat + self.w["pre_bias"] if self.cfg["pre_bias"] else x_hat
+        return x_hat + self.w["b_dec"] if self.cfg["pre_bias"] else x_hat

@@ -106,9 +106,9 @@ fn exact(name: &str, value: f64, formula: &str) -> Estimate {
     }
 }
 
-/// The cosines of the decoder's rows, `C W_V [M, d]`, with the true concepts.
+/// The cosines of the decoder's rows, `W_dec W_V [M, d]`, with the true concepts.
 fn matched(sae: &Sae, truth: &Truth, latents: usize) -> Matcher {
-    let dictionary = sae.concepts.val();
+    let dictionary = sae.w_dec();
     let device = dictionary.device();
     let width = truth.concepts.len() / truth.count;
     let concepts = TensorData::new(truth.concepts.clone(), [truth.count, width]);
@@ -119,8 +119,8 @@ fn matched(sae: &Sae, truth: &Truth, latents: usize) -> Matcher {
         let rows = dictionary
             .clone()
             .slice([start..latents.min(start + block), 0..width]);
-        let decoder = match &sae.w_v {
-            Some(w_v) => rows.matmul(w_v.val()),
+        let decoder = match sae.w_v() {
+            Some(w_v) => rows.matmul(w_v),
             None => rows,
         };
         let cosines = unit(decoder).matmul(concepts.clone()); // [block, d] [d, G] -> [block, G]

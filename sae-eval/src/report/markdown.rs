@@ -6,6 +6,7 @@ use sae_model::stats::{Histogram, Metric, ToolkitMetric};
 
 use super::escape::{name, prose};
 use super::{AllRowsSection, Report, TopN, criteria, recovery};
+use sae_model::Architecture;
 
 /// Longest bar of a histogram, in characters.
 const BAR: f64 = 40.0;
@@ -58,20 +59,24 @@ pub(super) fn line(out: &mut String, text: impl AsRef<str>) {
 fn header(out: &mut String, report: &Report) {
     let m = &report.model;
     let data = &report.held_out;
-    let architecture = report
-        .architecture
-        .as_deref()
-        .map(|words| format!("{}, ", name(words)));
+    let own = m.architecture.switches();
+    let switches: Vec<String> = own
+        .iter()
+        .map(|(key, value)| match value.as_str() {
+            Some(words) => format!("{key} {words}"),
+            None => format!("{key} {value}"),
+        })
+        .chain([format!("scale {:.4}", m.scale)])
+        .collect();
     line(out, format!("# {}\n", name(&report.run)));
     line(
         out,
         format!(
-            "{}{} latents over width {}, value {:?}, scale {:.4}; {} held-out rows of {}; device {}, {:.1} s, sae-eval {}.",
-            architecture.unwrap_or_default(),
+            "{}, {} latents over width {} ({}); {} held-out rows of {}; device {}, {:.1} s, sae-eval {}.",
+            m.architecture.name(),
             m.n_latents,
             m.d_in,
-            m.value,
-            m.scale,
+            switches.join(", "),
             data.rows,
             name(&data.path.display().to_string()),
             name(&report.device),
@@ -263,41 +268,29 @@ mod tests {
 
     #[test]
     fn reports_render_as_they_did() {
-        for (version, json, golden) in [
-            (
-                3,
-                include_str!("golden/report_3.json"),
-                include_str!("golden/report_3.md"),
-            ),
-            (
-                4,
-                include_str!("golden/report_4.json"),
-                include_str!("golden/report_4.md"),
-            ),
-            (
-                5,
-                include_str!("golden/report_5.json"),
-                include_str!("golden/report_5.md"),
-            ),
-            (
-                6,
-                include_str!("golden/report_6.json"),
-                include_str!("golden/report_6.md"),
-            ),
-        ] {
-            let report = report(json);
-            assert_eq!(report.schema_version, version);
-            let rendered = render(&report);
-            assert_eq!(
-                rendered, golden,
-                "if this is meant, replace golden/report_{version}.md by:\n{rendered}"
-            );
+        let rendered = render(&report(include_str!("golden/report_7.json")));
+        assert_eq!(
+            rendered,
+            include_str!("golden/report_7.md"),
+            "if this is meant, replace golden/report_7.md by:\n{rendered}"
+        );
+    }
+
+    #[test]
+    fn what_an_older_report_lacks_is_left_out() {
+        let json = include_str!("golden/report_7.json");
+        let mut older: serde_json::Value = serde_json::from_str(json).expect("JSON");
+        for field in ["notes", "all_rows", "toolkits", "criteria", "recovery"] {
+            older.as_object_mut().expect("an object").remove(field);
         }
+        let rendered = render(&report(&older.to_string()));
+        assert!(!rendered.contains("## Before you read on"), "{rendered}");
+        assert!(!rendered.contains("toolkit"), "{rendered}");
     }
 
     /// Every string of a report set to `text`.
     fn filled_with(text: &str) -> Report {
-        let mut report = report(include_str!("golden/report_6.json"));
+        let mut report = report(include_str!("golden/report_7.json"));
         for field in [&mut report.run, &mut report.device, &mut report.version] {
             *field = text.into();
         }
@@ -360,7 +353,7 @@ mod tests {
             edges in prop::collection::vec(any::<f64>(), 0..5),
             counts in prop::collection::vec(any::<u64>(), 0..5),
         ) {
-            let mut report = report(include_str!("golden/report_6.json"));
+            let mut report = report(include_str!("golden/report_7.json"));
             report.l0_histogram = Histogram { edges, counts };
             report.firing_frequency_histogram = report.l0_histogram.clone();
             render(&report);
@@ -369,7 +362,7 @@ mod tests {
 
     #[test]
     fn a_missing_section_says_why_in_text() {
-        let mut report = report(include_str!("golden/report_6.json"));
+        let mut report = report(include_str!("golden/report_7.json"));
         (report.top_n, report.top_n_missing) = (None, Some("<b>\n# no".into()));
         assert!(render(&report).contains("Not measured: &lt;b> \\# no."));
     }

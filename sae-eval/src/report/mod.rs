@@ -10,7 +10,7 @@ use sae_model::stats::{
     DEAD_LATENTS, FVU, Histogram, L0_MEAN, Metric, SparsityStats, ToolkitMetric,
 };
 use sae_model::verdict::RunFacts;
-use sae_model::{Architecture, Preset, SaeConfig};
+use sae_model::{Architecture, SaeConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::ranking::Rule;
@@ -21,7 +21,7 @@ use recovery::Recovery;
 /// Value of `schema` in `report.json`.
 pub(crate) const SCHEMA: &str = "sae-eval-report";
 /// Value of `schema_version`; grows when a field changes its meaning or goes away.
-pub(crate) const SCHEMA_VERSION: u32 = 6;
+pub(crate) const SCHEMA_VERSION: u32 = 7;
 
 /// Everything measured about a run: the content of `report.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -186,7 +186,7 @@ impl Report {
             run: run.dir.display().to_string(),
             device: device.into(),
             seconds,
-            architecture: Some(architecture(model, run.preset)),
+            architecture: Some(model.architecture.describe()),
             notes: notes(run, &measured.reconstruction, &sparsity.metrics()),
             model: model.clone(),
             train: run.fingerprints[0].clone(),
@@ -203,22 +203,6 @@ impl Report {
             criteria_missing,
             recovery: measured.recovery,
         }
-    }
-}
-
-/// An architecture in words, as the trainer announces it: `attention (default preset)`, `topk (k = 32)`.
-fn architecture(model: &SaeConfig, preset: Option<Preset>) -> String {
-    let named = |value: serde_json::Result<serde_json::Value>| {
-        let name = value.ok().and_then(|name| name.as_str().map(String::from));
-        name.unwrap_or_default()
-    };
-    let name = named(serde_json::to_value(model.architecture));
-    match (model.k, preset) {
-        (_, Some(preset)) if model.architecture == Architecture::Attention => {
-            format!("{name} ({} preset)", named(serde_json::to_value(preset)))
-        }
-        (Some(k), _) if model.architecture.has_k() => format!("{name} (k = {k})"),
-        _ => name,
     }
 }
 

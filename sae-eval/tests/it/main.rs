@@ -13,7 +13,8 @@ use std::process::{Command, Output};
 
 use burn::tensor::Device;
 use sae_data::synthetic::Synthetic;
-use sae_model::{Preset, Sae, saved};
+use sae_model::architectures::Attention;
+use sae_model::{Mode, Preset, Sae, SaeConfig, saved};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::Value;
@@ -49,7 +50,12 @@ impl Run {
             .expect("written");
         run.write_config("");
         let mean = vec![0.1; WIDTH];
-        let sae = Sae::init(&preset.config(WIDTH, 30), 5, &mean, &Device::flex());
+        let sae = Sae::init(
+            &SaeConfig::new(Attention::from(preset), WIDTH, 30),
+            5,
+            &mean,
+            &Device::flex(),
+        );
         saved::save(&sae, 5, &run.path("model")).expect("saved");
         run
     }
@@ -144,9 +150,10 @@ fn metrics_are_those_of_the_whole_held_out_set() {
     let x: Vec<f32> = file.blocks(1000).next().unwrap().unwrap();
     let sae = saved::load(&run.path("model"), &Device::flex()).unwrap();
     let data = burn::tensor::TensorData::new(x.clone(), [100, WIDTH]);
-    let r = sae.reconstruct(burn::tensor::Tensor::from_data(data, &Device::flex()));
+    let rows = burn::tensor::Tensor::from_data(data, &Device::flex());
+    let r = sae.forward(rows, &Mode::Inference);
     let x_hat: Vec<f32> = r.x_hat.into_data().iter().collect();
-    let codes = r.encoded.activations.into_codes();
+    let codes = r.encoded.latents.into_codes();
     let a: Vec<f32> = codes.to_dense(&Device::flex()).into_data().iter().collect();
     let error: f64 = x
         .iter()
@@ -190,7 +197,7 @@ fn metrics_are_those_of_the_whole_held_out_set() {
         .sum();
     assert_eq!(rows, 100);
     assert_eq!(report["schema"], "sae-eval-report");
-    assert_eq!(report["schema_version"], 6);
+    assert_eq!(report["schema_version"], 7);
 }
 
 #[test]

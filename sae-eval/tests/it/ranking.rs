@@ -1,7 +1,8 @@
 //! Top-n classification: what decides the order of latents, and on which rows.
 
 use burn::tensor::Device;
-use sae_model::{Preset, Sae, saved};
+use sae_model::architectures::TopK;
+use sae_model::{Preset, Sae, SaeConfig, saved};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
@@ -34,8 +35,12 @@ fn write_by_class(run: &Run, name: &str, rows: &[f32]) {
 
 /// A TopK model of `k = 2` whose latent j is column j.
 pub(crate) fn columns_as_latents(run: &Run, input_scale: f64) {
-    let mut config = sae_model::Architecture::TopK.config(Preset::Default, WIDTH, WIDTH);
-    (config.k, config.input_scale) = (Some(2), input_scale);
+    let topk = TopK {
+        k: 2,
+        ..TopK::default()
+    };
+    let mut config = SaeConfig::new(topk, WIDTH, WIDTH);
+    config.input_scale = input_scale;
     config.init.pre_bias = sae_model::config::PreBiasInit::Zero;
     let device = Device::flex();
     let mut sae = Sae::init(&config, 0, &[0.0; WIDTH], &device);
@@ -44,9 +49,10 @@ pub(crate) fn columns_as_latents(run: &Run, input_scale: f64) {
         .collect();
     let identity = || {
         let data = burn::tensor::TensorData::new(identity.clone(), [WIDTH, WIDTH]);
-        burn::module::Param::from_tensor(burn::tensor::Tensor::from_data(data, &device))
+        burn::tensor::Tensor::from_data(data, &device)
     };
-    (sae.concepts, sae.encoder) = (identity(), Some(identity()));
+    sae.parameters.set_matrix("W_dec", identity());
+    sae.parameters.set_matrix("W_enc", identity());
     saved::save(&sae, 0, &run.path("model")).expect("saved");
 }
 

@@ -2,7 +2,8 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use sae_data::synthetic::Synthetic;
-use sae_model::{Preset, Sae, saved};
+use sae_model::architectures::Attention;
+use sae_model::{Preset, Sae, SaeConfig, saved};
 
 use super::{Run, WIDTH, metric};
 
@@ -27,16 +28,15 @@ fn run(known: &[f32], more: &str) -> Run {
     run.write_config(&(concepts + more));
     let mean = vec![0.1; WIDTH];
     let mut sae = Sae::init(
-        &Preset::Default.config(WIDTH, 30),
+        &SaeConfig::new(Attention::default(), WIDTH, 30),
         5,
         &mean,
         &Device::flex(),
     );
-    let mut rows: Vec<f32> = sae.concepts.val().into_data().iter().collect();
+    let mut rows: Vec<f32> = sae.w_dec().into_data().iter().collect();
     rows[..known.len()].copy_from_slice(known);
-    sae.concepts = sae
-        .concepts
-        .map(|_| Tensor::from_data(TensorData::new(rows.clone(), [30, WIDTH]), &Device::flex()));
+    let rows = Tensor::from_data(TensorData::new(rows, [30, WIDTH]), &Device::flex());
+    sae.parameters.set_matrix("W_dec", rows);
     std::fs::remove_dir_all(run.path("model")).expect("removed");
     saved::save(&sae, 5, &run.path("model")).expect("saved");
     run
@@ -101,7 +101,7 @@ fn latents_that_fire_where_their_concepts_are_detect_them() {
     let sae = saved::load(&known.path("model"), &Device::flex()).unwrap();
     let encoded = sae.encode(Tensor::from_data(x, &Device::flex()));
     let dense: Vec<f32> = encoded
-        .activations
+        .latents
         .into_codes()
         .to_dense(&Device::flex())
         .into_data()

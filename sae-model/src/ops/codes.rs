@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 /// Where the entries of a sparse `[B, M]` matrix are: row by row, ascending by latent within a row.
 #[derive(Debug, Default)]
@@ -141,7 +141,70 @@ pub struct SparseCodes {
     pub(crate) scores: Arc<Vec<f32>>,
 }
 
+/// Latents a of a batch.
+#[derive(Clone, Debug)]
+pub enum Latents {
+    /// As codes.
+    Sparse(SparseCodes),
+    /// As `[B, M]`: what sparsemax chooses on a GPU.
+    Dense(Tensor<2>),
+}
+
+impl Latents {
+    /// Part of the rows on which each latent is active `[M]`, without gradient.
+    pub fn firing_frequency(&self) -> Tensor<1> {
+        match self {
+            Self::Sparse(codes) => {
+                let rows = codes.pattern.rows().max(1) as f32;
+                let counts = codes.firing_counts();
+                let values: Vec<f32> = counts.iter().map(|n| *n as f32 / rows).collect();
+                let shape = [values.len()];
+                let device = codes.values.device().inner();
+                Tensor::from_data(TensorData::new(values, shape), &device)
+            }
+            Self::Dense(a) => {
+                let [rows, _] = a.dims();
+                let active = a.clone().inner().not_equal_elem(0.0).float();
+                active.sum_dim(0).squeeze_dim::<1>(0) / rows as f64
+            }
+        }
+    }
+
+    /// As codes, on the host.
+    pub fn into_codes(self) -> SparseCodes {
+        match self {
+            Self::Sparse(codes) => codes,
+            Self::Dense(a) => {
+                let [_, latents] = a.dims();
+                let device = a.device();
+                let dense: Vec<f32> = a.into_data().iter().collect();
+                SparseCodes::from_dense(&dense, latents, &device)
+            }
+        }
+    }
+
+    /// Each divided by the same number.
+    pub(crate) fn divided(self, by: f64) -> Self {
+        match self {
+            latents if by == 1.0 => latents,
+            Self::Sparse(mut codes) => {
+                codes.values = codes.values / by;
+                Self::Sparse(codes)
+            }
+            Self::Dense(a) => Self::Dense(a * (1.0 / by)),
+        }
+    }
+}
+
 impl SparseCodes {
+    /// `vector [M]` at the latent of each entry, `[entries]`.
+    pub fn at_entries(&self, vector: Tensor<1>) -> Tensor<1> {
+        let ids: Vec<i32> = self.pattern.indices().iter().map(|j| *j as i32).collect();
+        let ids = TensorData::new(ids, [self.pattern.len()]);
+        let device = vector.device();
+        vector.select(0, Tensor::<1, Int>::from_data(ids, &device))
+    }
+
     /// From a dense `[B, M]` row-major matrix; zeros are left out.
     pub fn from_dense(dense: &[f32], latents: usize, device: &Device) -> Self {
         let (mut offsets, mut indices, mut values) = (vec![0], Vec::new(), Vec::new());

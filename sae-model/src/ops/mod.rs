@@ -32,15 +32,44 @@ use std::sync::Arc;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, ExtensionType, backend_extension};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 pub use adam::Adam;
-pub use codes::{Pattern, SparseCodes};
+pub use codes::{Latents, Pattern, SparseCodes};
 pub use selection::Selection;
 
 pub(crate) use cpu::rows::Norm;
 pub(crate) use cpu::simd::AdamStep;
+
+/// Squared norms below this count as zero, so that a row equal to the pre-bias has a gradient.
+pub(crate) const TINY: f64 = 1e-24;
+
+/// How far below zero the dense kernels, which read minus infinity as a fault, see a masked score.
+const FAR: f64 = 1e30;
+
+/// `||x||` of every row, `[B, d] -> [B, 1]`.
+pub(crate) fn row_norms(x: Tensor<2>) -> Tensor<2> {
+    x.square().sum_dim(1).clamp_min(TINY).sqrt()
+}
+
+impl Norm {
+    /// n of rows of these lengths `[B, 1]`.
+    fn of_lengths(self, lengths: Tensor<2>) -> Tensor<2> {
+        let Self {
+            exponent,
+            scale,
+            range,
+        } = self;
+        let ratios = lengths / scale;
+        if range.is_finite() {
+            let near = ratios.clone().clamp(1.0 / range, range);
+            near.powf_scalar(exponent - 1.0) * ratios * scale
+        } else {
+            ratios.powf_scalar(exponent) * scale
+        }
+    }
+}
 
 /// What the latents in the support of sparsemax contribute to the reconstruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -347,21 +376,59 @@ pub(crate) fn dots(x: Tensor<2>, dictionary: Tensor<2>, pattern: &Arc<Pattern>) 
     ))
 }
 
-/// Sparse attention on the CPU: codes a of sparsemax on `z = q C^T` where the mask is not 0, and `y = a C`.
+/// The latents that sparsemax chooses of `z = q E^T + bias`, among those that the mask lets take part: see [`encode`].
+/// As codes on the CPU, as `[B, M]` on a GPU.
+pub fn sparsemax_latents(
+    queries: Tensor<2>,
+    dictionary: Tensor<2>,
+    options: EncodeOptions,
+    value: SparseValue,
+) -> Latents {
+    if is_cpu(&queries.device()) {
+        let selection = Selection::Sparsemax(value);
+        return Latents::Sparse(encode(queries, dictionary, options, selection));
+    }
+    let device = queries.device();
+    let mut scores = queries.matmul(dictionary.transpose()); // [B, d] [d, M] -> [B, M]
+    if let Some(bias) = options.bias {
+        scores = scores + bias.unsqueeze::<2>();
+    }
+    if options.mask.is_empty() {
+        return Latents::Dense(sparse_attention(scores, value));
+    }
+    let mask = TensorData::new(options.mask.to_vec(), [1, options.mask.len()]);
+    let mask = Tensor::<2>::from_data(mask, &device);
+    scores = scores * mask.clone() + (mask.clone() - 1.0) * FAR;
+    // Where all latents are masked, sparsemax would choose among them.
+    Latents::Dense(sparse_attention(scores, value) * mask)
+}
+
+/// Sparse attention: latents a of sparsemax on `z = q C^T` where the mask is not 0, and `y = a C`.
 ///
-/// The same as [`encode`] and [`decode`] with one dictionary for both, but its gradient is made in one pass
-/// over the concepts and stored once. The codes returned carry no gradient.
+/// The same as [`sparsemax_latents`] and their product with the dictionary. On the CPU its gradient is made in one pass
+/// over the concepts and stored once, and the codes returned carry none.
 pub fn attend(
     queries: Tensor<2>,
     dictionary: Tensor<2>,
     mask: Arc<Vec<f32>>,
     value: SparseValue,
-) -> (Tensor<2>, SparseCodes) {
+) -> (Tensor<2>, Latents) {
     assert_eq!(
         queries.dims()[1],
         dictionary.dims()[1],
         "queries as wide as the dictionary"
     );
+    if !is_cpu(&queries.device()) {
+        let options = EncodeOptions {
+            mask,
+            ..EncodeOptions::default()
+        };
+        let latents = sparsemax_latents(queries, dictionary.clone(), options, value);
+        let Latents::Dense(a) = &latents else {
+            unreachable!("latents of a GPU are dense");
+        };
+        return (a.clone().matmul(dictionary), latents); // [B, M] [M, d] -> [B, d]
+    }
     let attended = Dispatch::attend(
         queries.into_dispatch(),
         dictionary.into_dispatch(),
@@ -373,16 +440,27 @@ pub fn attend(
         pattern: attended.pattern,
         scores: Arc::default(),
     };
-    (Tensor::from_dispatch(attended.output), codes)
+    (
+        Tensor::from_dispatch(attended.output),
+        Latents::Sparse(codes),
+    )
 }
 
-/// `(u [B, d], n [B, 1])` of `x [B, d]`: `u = (x - b) / n`. On the CPU, and with the gradient for the bias
-/// alone: x is data. See [`restore`].
+/// `(u [B, d], n [B, 1])` of `x [B, d]`: `u = (x - b) / n`, `n = s (||x - b|| / s)^p`. On the CPU with a gradient for the
+/// bias alone: x is data. See [`restore`].
 pub(crate) fn normalize(
     x: Tensor<2>,
     bias: Option<Tensor<1>>,
     norm: Norm,
 ) -> (Tensor<2>, Tensor<2>) {
+    if !is_cpu(&x.device()) {
+        let x0 = match bias {
+            Some(b) => x - b.unsqueeze::<2>(), // [B, d]
+            None => x,
+        };
+        let norms = norm.of_lengths(row_norms(x0.clone()));
+        return (x0 / norms.clone(), norms);
+    }
     let bias = bias.unwrap_or_else(|| Tensor::zeros([0], &x.device()));
     let (u, norms) = Dispatch::normalize(x.into_dispatch(), bias.into_dispatch(), norm);
     (Tensor::from_dispatch(u), Tensor::from_dispatch(norms))
@@ -396,6 +474,9 @@ pub(crate) fn project(
     weight: Tensor<2>,
     norm: Norm,
 ) -> Tensor<2> {
+    if !is_cpu(&u.device()) {
+        return u.matmul(weight);
+    }
     let bias = bias.unwrap_or_else(|| Tensor::zeros([0], &u.device()));
     Tensor::from_dispatch(Dispatch::project(
         u.into_dispatch(),
@@ -414,6 +495,14 @@ pub(crate) fn restore(
     factor: f64,
     norm: Norm,
 ) -> Tensor<2> {
+    if !is_cpu(&y.device()) {
+        let y = if factor == 1.0 { y } else { y * factor };
+        let x_hat = y * norms;
+        return match bias {
+            Some(b) => x_hat + b.unsqueeze::<2>(),
+            None => x_hat,
+        };
+    }
     let bias = bias.unwrap_or_else(|| Tensor::zeros([0], &y.device()));
     Tensor::from_dispatch(Dispatch::restore(
         y.into_dispatch(),

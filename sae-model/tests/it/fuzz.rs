@@ -13,8 +13,11 @@ use std::time::{Duration, Instant};
 use burn::tensor::{Device, Tensor};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use sae_model::architectures::Attention;
 use sae_model::saved::{self, CONFIG_FILE, SavedModelError, WEIGHTS_FILE};
-use sae_model::{Architecture, Preset, Sae, SaeConfig, sealed};
+use sae_model::{AnyArchitecture, Architecture, Mode, Preset, Sae, SaeConfig, sealed};
+
+use crate::with;
 use serde_json::Value;
 
 pub(crate) const WIDTH: usize = 4;
@@ -50,11 +53,8 @@ const INTERESTING: [&str; 24] = [
     "{}",
 ];
 
-pub(crate) fn config(architecture: Architecture, preset: Preset) -> SaeConfig {
-    SaeConfig {
-        k: architecture.has_k().then_some(2),
-        ..architecture.config(preset, WIDTH, LATENTS)
-    }
+pub(crate) fn config(architecture: impl Into<AnyArchitecture>) -> SaeConfig {
+    SaeConfig::new(with(&architecture.into(), "k", 2), WIDTH, LATENTS)
 }
 
 /// Loads what is in `dir` and has it reconstruct a batch of zeros, and another.
@@ -65,7 +65,10 @@ pub(crate) fn load(dir: &Path) -> Result<(), SavedModelError> {
     assert_eq!(config.validate(), Ok(()));
     let zeros = Tensor::zeros([3, config.d_in], &Device::flex());
     for x in [zeros.clone(), zeros + 3.0] {
-        assert_eq!(sae.reconstruct(x).x_hat.dims(), [3, config.d_in]);
+        assert_eq!(
+            sae.forward(x, &Mode::Inference).x_hat.dims(),
+            [3, config.d_in]
+        );
     }
     Ok(())
 }
@@ -262,35 +265,29 @@ fn fuzz(group: &str, configs: &[SaeConfig]) {
 #[test]
 fn attention() {
     let presets = [Preset::Paper, Preset::Released, Preset::Default];
-    fuzz(
-        "attention",
-        &presets.map(|preset| config(Architecture::Attention, preset)),
-    );
+    let configs = presets.map(|preset| config(Attention::from(preset)));
+    fuzz("attention", &configs);
+}
+
+/// The others, some at a time.
+fn others(group: &str, wanted: impl Fn(&AnyArchitecture) -> bool) {
+    let all = AnyArchitecture::all().into_iter();
+    let others = all.filter(|architecture| architecture.name() != "attention");
+    let configs: Vec<_> = others.filter(wanted).map(config).collect();
+    assert!(configs.len() > 1);
+    fuzz(group, &configs);
 }
 
 #[test]
 fn penalties() {
-    let architectures = [
-        Architecture::AttentionRelu,
-        Architecture::Relu,
-        Architecture::JumpRelu,
-        Architecture::Gated,
-    ];
-    fuzz(
-        "penalties",
-        &architectures.map(|architecture| config(architecture, Preset::Default)),
-    );
+    others("penalties", |architecture| {
+        architecture.terms().contains(&"sparsity_loss")
+    });
 }
 
 #[test]
 fn choices() {
-    let architectures = [
-        Architecture::MlpSparsemax,
-        Architecture::TopK,
-        Architecture::BatchTopK,
-    ];
-    fuzz(
-        "choices",
-        &architectures.map(|architecture| config(architecture, Preset::Default)),
-    );
+    others("choices", |architecture| {
+        !architecture.terms().contains(&"sparsity_loss")
+    });
 }

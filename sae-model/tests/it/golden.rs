@@ -1,8 +1,9 @@
 //! The operation and the model against float64 reference values from torch (`tests/golden/README.md`).
 
 use burn::tensor::{Device, Tensor, TensorData};
+use sae_model::architectures::Attention;
 use sae_model::loss::Loss;
-use sae_model::{Preset, Sae, ops, saved};
+use sae_model::{Mode, Preset, Sae, SaeConfig, ops, saved};
 use safetensors::SafeTensors;
 
 use crate::{devices, values};
@@ -88,6 +89,14 @@ fn sparsemax() {
     }
 }
 
+/// Names of the golden parameters, and of ours.
+const NAMES: [(&str, &str); 4] = [
+    ("concepts", "W_dec"),
+    ("w_q", "W_Q"),
+    ("w_k", "W_K"),
+    ("w_v", "W_V"),
+];
+
 /// The golden model of `form` and `shape`, through the saved-model format: the way users bring weights.
 fn model(golden: &Golden, preset: Preset, prefix: &str, device: &Device) -> Sae {
     let shape = |name: &str| {
@@ -96,20 +105,20 @@ fn model(golden: &Golden, preset: Preset, prefix: &str, device: &Device) -> Sae 
             .map(|(_, shape)| shape)
     };
     let concepts = shape("concepts").expect("concepts");
-    let config = preset.config(concepts[1], concepts[0]);
+    let config = SaeConfig::new(Attention::from(preset), concepts[1], concepts[0]);
     let dir = tempfile::tempdir().expect("a temporary directory");
     let fresh = Sae::init(&config, 0, &vec![0.0; config.d_in], &Device::flex());
     saved::save(&fresh, 0, dir.path()).expect("saved");
     // other weights follow: a model without checksums is one from elsewhere
     std::fs::remove_file(dir.path().join(sae_model::sealed::SUMS_FILE)).expect("removed");
     let mut tensors = Vec::new();
-    for name in ["concepts", "w_q", "w_k", "w_v"] {
+    for (name, now) in NAMES {
         if let Some((values, shape)) = golden.get(&format!("{prefix}.{name}")) {
             let bytes: Vec<u8> = values
                 .iter()
                 .flat_map(|v| (*v as f32).to_le_bytes())
                 .collect();
-            tensors.push((name, shape, bytes));
+            tensors.push((now, shape, bytes));
         }
     }
     let views = tensors.iter().map(|(name, shape, bytes)| {
@@ -137,26 +146,22 @@ fn model_forward_loss_and_gradients() {
                 let of = |part: &str| format!("{prefix}.{part}");
                 let sae = model(&golden, preset, &prefix, &device);
                 let x = golden.tensor(&of("x"), &device);
-                let r = sae.reconstruct(x.clone());
+                let r = sae.forward(x.clone(), &Mode::Inference);
                 let loss = loss.forward(x, r.x_hat.clone(), 1.0);
                 let grads = loss.backward();
                 let scale = |e: &[f64]| FORWARD * largest(e).max(1.0);
-                let scores = r.encoded.queries.matmul(sae.concepts.val().transpose());
+                let scores = r.encoded.queries.matmul(sae.w_dec().transpose());
                 golden.check(&of("scores"), &values(scores), scale);
-                let activations = r.encoded.activations.into_codes().to_dense(&Device::flex());
-                golden.check(&of("acts"), &values(activations), scale);
+                let latents = r.encoded.latents.into_codes().to_dense(&Device::flex());
+                golden.check(&of("acts"), &values(latents), scale);
                 golden.check(&of("recon"), &values(r.x_hat), scale);
                 golden.check(&of("loss"), &values(loss), scale);
-                let mut parameters = vec![("concepts", &sae.concepts)];
-                for (name, parameter) in [("w_q", &sae.w_q), ("w_k", &sae.w_k), ("w_v", &sae.w_v)] {
-                    parameters.extend(parameter.as_ref().map(|p| (name, p)));
-                }
-                assert_eq!(parameters.len(), if form == "paper" { 4 } else { 3 });
-                for (name, parameter) in parameters {
-                    let grad = parameter
-                        .val()
-                        .grad(&grads)
-                        .expect("every parameter has a gradient");
+                let found = NAMES.map(|(name, now)| Some((name, sae.parameters.matrix(now)?)));
+                let found: Vec<_> = found.into_iter().flatten().collect();
+                assert_eq!(found.len(), if form == "paper" { 4 } else { 3 });
+                for (name, parameter) in found {
+                    let grad = parameter.grad(&grads);
+                    let grad = grad.expect("every parameter has a gradient");
                     golden.check(&of(&format!("grad.{name}")), &values(grad), |e| {
                         GRADIENT * largest(e)
                     });

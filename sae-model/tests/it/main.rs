@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // a test may
 
 mod adam;
-mod baselines;
+mod architectures;
 mod fuzz;
 mod golden;
 mod gradients;
@@ -14,7 +14,10 @@ mod untrusted;
 use std::io::Write;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use sae_model::AnyArchitecture;
+use sae_model::Architecture;
 use sae_model::device::{DeviceError, DeviceName};
+use serde_json::{Map, Value};
 
 /// Every device that this build and machine have; says loudly which it had to leave out.
 fn devices() -> Vec<(DeviceName, Device)> {
@@ -42,4 +45,14 @@ fn pattern_rows(shape: [usize; 2], device: &Device) -> Tensor<2> {
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().iter().collect()
+}
+
+/// The architecture with this switch, where it has it.
+fn with(architecture: &AnyArchitecture, key: &str, value: impl Into<Value>) -> AnyArchitecture {
+    match architecture.switches().contains_key(key) {
+        true => architecture
+            .with(Map::from_iter([(key.to_string(), value.into())]))
+            .expect("a value of its type"),
+        false => architecture.clone(),
+    }
 }

@@ -1,11 +1,12 @@
-//! Latents that training leaves out (`Training::keep`): not selected, whatever their score would be.
+//! Latents that training leaves out (the mask of `Mode::Training`): not selected, whatever their score would be.
 
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
-use sae_model::{Architecture, Preset, Sae, SparseValue, Training};
+use sae_model::loss::{Coefficients, Step};
+use sae_model::{AnyArchitecture, Architecture, Mode, Sae, SaeConfig, architectures::TopK};
 
-use crate::{devices, pattern_rows, values};
+use crate::{devices, pattern_rows, values, with};
 
 const WIDTH: usize = 6;
 const LATENTS: usize = 40;
@@ -18,20 +19,23 @@ fn x(device: &Device) -> Tensor<2> {
 /// Attention with and without a bias, as codes and dense, and every baseline.
 fn models(device: &Device) -> Vec<(String, Sae)> {
     let mut all = Vec::new();
-    for architecture in Architecture::ALL {
-        for (value, bias) in [SparseValue::Probability, SparseValue::Score]
+    for architecture in AnyArchitecture::all() {
+        for (value, bias) in ["probability", "score"]
             .into_iter()
             .flat_map(|value| [(value, false), (value, true)])
         {
-            let mut config = architecture.config(Preset::Default, WIDTH, LATENTS);
-            config.k = config.k.map(|_| 5);
+            let architecture = with(&with(&architecture, "k", 5), "value", value);
+            let name = format!("{architecture:?}, bias: {bias}");
+            let mut config = SaeConfig::new(architecture, WIDTH, LATENTS);
             config.encoder_bias |= bias;
-            if architecture.is_sparsemax() {
-                config.value = value;
-            }
             let mut sae = Sae::init(&config, 3, &[0.0; WIDTH], device);
-            sae.encoder_bias = sae.encoder_bias.map(|bias| bias.map(|b| b * 0.0 + 5.0));
-            all.push((format!("{architecture:?} {value:?}, bias: {bias}"), sae));
+            for bias in ["b_enc", "b_gate"] {
+                if sae.parameters.vector(bias).is_some() {
+                    let high = Tensor::full([LATENTS], 5.0, device);
+                    sae.parameters.set_vector(bias, high);
+                }
+            }
+            all.push((name, sae));
         }
     }
     all
@@ -45,11 +49,11 @@ fn masked_latents_are_not_selected() {
                 let keep: Vec<f32> = (0..LATENTS)
                     .map(|j| f32::from(u8::from(j % 3 == 0 && j < 3 * kept)))
                     .collect();
-                let training = Training {
-                    keep: Arc::new(keep.clone()),
+                let mode = Mode::Training {
+                    mask: Arc::new(keep.clone()),
                 };
-                let r = sae.reconstruct_training(x(&device), &training);
-                let active = values(r.encoded.activations.firing_frequency());
+                let r = sae.forward(x(&device), &mode);
+                let active = values(r.encoded.latents.firing_frequency());
                 for (j, (active, keep)) in active.iter().zip(&keep).enumerate() {
                     assert!(
                         *active == 0.0 || *keep == 1.0,
@@ -73,14 +77,17 @@ fn masked_latents_have_no_gradient() {
     let keep: Vec<f32> = (0..LATENTS)
         .map(|j| f32::from(u8::from(j % 2 == 0)))
         .collect();
-    let training = Training {
-        keep: Arc::new(keep),
+    let mode = Mode::Training {
+        mask: Arc::new(keep),
     };
     for (name, sae) in models(&device) {
-        let r = sae.reconstruct_training(x(&device), &training);
+        let r = sae.forward(x(&device), &mode);
         let grads = r.x_hat.square().sum().backward();
-        for dictionary in [Some(sae.concepts), sae.encoder].into_iter().flatten() {
-            let gradient = values(dictionary.val().grad(&grads).expect("a gradient"));
+        for dictionary in ["W_dec", "W_enc"] {
+            let Some(dictionary) = sae.parameters.matrix(dictionary) else {
+                continue;
+            };
+            let gradient = values(dictionary.grad(&grads).expect("a gradient"));
             let odd = gradient.chunks(WIDTH).skip(1).step_by(2).flatten();
             assert!(odd.into_iter().all(|g| *g == 0.0), "{name}");
             assert!(gradient.iter().any(|g| *g != 0.0), "{name}");
@@ -91,16 +98,34 @@ fn masked_latents_have_no_gradient() {
 #[test]
 fn masked_latents_explain_nothing() {
     let device = Device::flex();
-    let mut config = Architecture::TopK.config(Preset::Default, WIDTH, LATENTS);
-    config.k = Some(5);
-    let sae = Sae::init(&config, 3, &[0.0; WIDTH], &device);
+    let topk = TopK {
+        k: 5,
+        ..TopK::default()
+    };
+    let sae = Sae::init(
+        &SaeConfig::new(topk, WIDTH, LATENTS),
+        3,
+        &[0.0; WIDTH],
+        &device,
+    );
+    let coefficients = Coefficients::default()
+        .with("aux_coefficient", 1.0)
+        .with("aux_k", 3.0);
     let explained = |keep: Vec<f32>, dead: &[u32]| {
-        let training = Training {
-            keep: Arc::new(keep),
-        };
-        let r = sae.reconstruct_training(x(&device), &training);
-        let auxiliary = sae.auxiliary(&x(&device), &r.x_hat, &r.encoded, dead, 3);
-        auxiliary.map(|(_, explained)| values(explained))
+        let mask = Arc::new(keep);
+        let mode = Mode::Training { mask: mask.clone() };
+        let (x, dead) = (x(&device), || dead.to_vec());
+        let forward = sae.forward(x.clone(), &mode);
+        let distance = |_, explained: Tensor<2>| explained.sum();
+        let step = Step::new(
+            (&sae, &x, &forward),
+            (&mask, 0),
+            &coefficients,
+            &dead,
+            &distance,
+        );
+        let terms = sae.config().architecture.losses(&step);
+        terms.into_iter().next().map(|term| values(term.value))
     };
     let mut keep = vec![1.0; LATENTS];
     (keep[4], keep[9]) = (0.0, 0.0);

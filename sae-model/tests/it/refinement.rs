@@ -1,9 +1,9 @@
 //! Refined codes (`refinement.rs`) beside the equations in float64.
 
 use burn::tensor::{Device, Tensor};
-use sae_model::{Architecture, Preset, Sae, SaeConfig, Training};
+use sae_model::{AnyArchitecture, Architecture, Mode, Sae, SaeConfig};
 
-use crate::{devices, pattern_rows, values};
+use crate::{devices, pattern_rows, values, with};
 
 const WIDTH: usize = 6;
 const LATENTS: usize = 40;
@@ -13,12 +13,19 @@ fn rows(device: &Device) -> Tensor<2> {
     pattern_rows([ROWS, WIDTH], device)
 }
 
-fn config(architecture: Architecture, steps: usize) -> SaeConfig {
-    let mut config = architecture.config(Preset::Default, WIDTH, LATENTS);
-    config.k = config.k.map(|_| 5);
-    config.scale = 0.5; // several latents a row
-    config.refinement = steps;
+fn config(architecture: &AnyArchitecture, steps: usize) -> SaeConfig {
+    let architecture = with(&with(architecture, "k", 5), "refinement", steps);
+    let mut config = SaeConfig::new(architecture, WIDTH, LATENTS);
+    config.scale = 0.5; // several latents per row
     config
+}
+
+/// The architectures that can refine.
+fn that_refine() -> Vec<AnyArchitecture> {
+    let mut all = AnyArchitecture::all();
+    all.retain(|architecture| architecture.switches().contains_key("refinement"));
+    assert!(all.len() >= 4);
+    all
 }
 
 /// A matrix in float64.
@@ -71,15 +78,15 @@ fn step(a: &[f64], u: &[f64], values: &Matrix) -> Vec<f64> {
 #[test]
 fn the_steps_are_those_of_steepest_descent() {
     for (name, device) in devices() {
-        for architecture in Architecture::ALL.into_iter().filter(|a| a.can_refine()) {
-            let model = |steps| Sae::init(&config(architecture, steps), 3, &[0.1; WIDTH], &device);
+        for architecture in that_refine() {
+            let model = |steps| Sae::init(&config(&architecture, steps), 3, &[0.1; WIDTH], &device);
             let dense = |sae: &Sae| {
                 let encoded = sae.encode(rows(&device));
-                let codes = encoded.activations.into_codes();
+                let codes = encoded.latents.into_codes();
                 (Matrix::of(codes.to_dense(&Device::flex())), encoded.input.u)
             };
             let plain = model(0);
-            let concepts = Matrix::of(plain.concepts.val()); // projections start at the identity
+            let concepts = Matrix::of(plain.w_dec()); // projections start at the identity
             let (mut expected, u) = dense(&plain);
             let u = Matrix::of(u);
             for steps in 1..=3 {
@@ -102,14 +109,15 @@ fn the_steps_are_those_of_steepest_descent() {
 #[test]
 fn the_error_of_no_row_rises_and_training_does_not_refine() {
     for (name, device) in devices() {
-        for architecture in Architecture::ALL.into_iter().filter(|a| a.can_refine()) {
+        for architecture in that_refine() {
             let errors = |steps, training| {
-                let sae = Sae::init(&config(architecture, steps), 5, &[0.0; WIDTH], &device);
+                let sae = Sae::init(&config(&architecture, steps), 5, &[0.0; WIDTH], &device);
                 let x = rows(&device);
-                let r = match training {
-                    true => sae.reconstruct_training(x.clone(), &Training::default()),
-                    false => sae.reconstruct(x.clone()),
+                let mode = match training {
+                    true => Mode::training(),
+                    false => Mode::Inference,
                 };
+                let r = sae.forward(x.clone(), &mode);
                 values((r.x_hat - x).square().sum_dim(1))
             };
             let mut last = errors(0, false);
@@ -128,10 +136,9 @@ fn the_error_of_no_row_rises_and_training_does_not_refine() {
 }
 
 #[test]
-fn only_some_architectures_refine() {
-    for architecture in Architecture::ALL {
-        let valid = config(architecture, 2).validate();
-        assert_eq!(valid.is_ok(), architecture.can_refine(), "{architecture:?}");
+fn too_many_steps_are_a_mistake() {
+    for architecture in that_refine() {
+        assert!(config(&architecture, 100).validate().is_ok());
+        assert!(config(&architecture, 101).validate().is_err());
     }
-    assert!(config(Architecture::Attention, 101).validate().is_err());
 }

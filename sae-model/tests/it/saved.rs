@@ -3,14 +3,19 @@
 use std::error::Error;
 use std::path::Path;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor, TensorData};
+use sae_model::architectures::Attention;
 use sae_model::saved::{self, CONFIG_FILE, WEIGHTS_FILE};
-use sae_model::{Architecture, Preset, Sae, sealed};
+use sae_model::{Architecture, Mode, Preset, Sae, SaeConfig, sealed};
 
 use crate::values;
 
+fn config(preset: Preset) -> SaeConfig {
+    SaeConfig::new(Attention::from(preset), 6, 10)
+}
+
 fn fresh(preset: Preset) -> Sae {
-    Sae::init(&preset.config(6, 10), 7, &[0.5; 6], &Device::flex())
+    Sae::init(&config(preset), 7, &[0.5; 6], &Device::flex())
 }
 
 #[test]
@@ -21,8 +26,8 @@ fn models_read_back_as_themselves_and_bytes_repeat() {
         saved::save(&sae, 7, a.path()).unwrap();
         let again = saved::load(a.path(), &Device::flex()).unwrap();
         assert_eq!(again.config(), sae.config());
-        assert_eq!(values(again.concepts.val()), values(sae.concepts.val()));
-        assert_eq!(again.pre_bias.is_some(), preset == Preset::Default);
+        assert_eq!(values(again.w_dec()), values(sae.w_dec()));
+        assert_eq!(again.b_dec().is_some(), preset == Preset::Default);
         saved::save(&again, 7, b.path()).unwrap();
         for file in [CONFIG_FILE, WEIGHTS_FILE] {
             let read = |dir: &Path| std::fs::read(dir.join(file)).unwrap();
@@ -31,62 +36,59 @@ fn models_read_back_as_themselves_and_bytes_repeat() {
     }
 }
 
-/// Renames a tensor in the header of a safetensors file, to a name that is as long or shorter.
-fn rename(path: &Path, from: &str, to: &str) {
-    let bytes = std::fs::read(path).unwrap();
-    let (from, to) = (format!("{from:?}"), format!("{to:?}"));
-    let at = bytes
-        .windows(from.len())
-        .position(|w| w == from.as_bytes())
-        .unwrap();
-    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let mut text = bytes[8..8 + header].to_vec();
-    text.splice(at - 8..at - 8 + from.len(), to.bytes());
-    let mut new = (text.len() as u64).to_le_bytes().to_vec();
-    new.extend(text);
-    new.extend(&bytes[8 + header..]);
-    std::fs::write(path, new).unwrap();
-}
-
+/// `tests/v2`: models of a build that wrote version 2, and what numpy made of them in float64.
 #[test]
-fn jumprelu_models_with_logarithms_of_thresholds_still_load() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = Architecture::JumpRelu.config(Preset::Default, 6, 10);
-    let sae = Sae::init(&config, 7, &[0.5; 6], &Device::flex());
-    saved::save(&sae, 7, dir.path()).unwrap();
-    let weights = dir.path().join(WEIGHTS_FILE);
-    std::fs::remove_file(dir.path().join(sealed::SUMS_FILE)).unwrap();
-    rename(&weights, "thresholds", "log_thresholds");
-    let old = saved::load(dir.path(), &Device::flex()).unwrap();
-    let expected = values(sae.thresholds.unwrap().val());
-    let exponentials: Vec<f32> = expected.iter().map(|theta| theta.exp()).collect();
-    assert_eq!(values(old.thresholds.unwrap().val()), exponentials);
-    // and no other architecture has them
-    saved::save(&fresh(Preset::Default), 0, dir.path()).unwrap();
-    std::fs::remove_file(dir.path().join(sealed::SUMS_FILE)).unwrap();
-    rename(&weights, "pre_bias", "log_thresholds");
-    let error = chain(&saved::load(dir.path(), &Device::flex()).unwrap_err());
-    assert!(
-        error.contains("pre_bias") || error.contains("log_thresholds"),
-        "{error}"
-    );
+fn models_of_version_2_still_load() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/v2");
+    let text = std::fs::read_to_string(dir.join("expected.json")).unwrap();
+    let expected: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let numbers = |value: &serde_json::Value| -> Vec<f64> {
+        let rows = value.as_array().unwrap().iter();
+        let numbers = rows.flat_map(|row| row.as_array().unwrap());
+        numbers.map(|number| number.as_f64().unwrap()).collect()
+    };
+    let x: Vec<f32> = numbers(&expected["x"]).iter().map(|v| *v as f32).collect();
+    let x = TensorData::new(x, [3, 4]);
+    let models = expected["models"].as_object().unwrap();
+    assert_eq!(models.len(), 10);
+    for (name, expected) in models {
+        let sae = saved::load(&dir.join(name), &Device::flex()).unwrap();
+        let preset = sae.config().architecture.switches().remove("preset");
+        match name.as_str() {
+            "paper" | "released" => assert_eq!(preset, Some(name.as_str().into())),
+            _ => assert_eq!(sae.config().architecture.name(), name),
+        }
+        let x = Tensor::from_data(x.clone(), &Device::flex());
+        let forward = sae.forward(x, &Mode::Inference);
+        let latents = forward.encoded.latents.into_codes();
+        for (found, expected) in [
+            (latents.to_dense(&Device::flex()), &expected["latents"]),
+            (forward.x_hat, &expected["x_hat"]),
+        ] {
+            for (found, expected) in values(found).into_iter().zip(numbers(expected)) {
+                assert!(
+                    (f64::from(found) - expected).abs() < 1e-5,
+                    "{name}: {found} {expected}"
+                );
+            }
+        }
+        // and what it is saved as again is the same model
+        let again = tempfile::tempdir().unwrap();
+        saved::save(&sae, 0, again.path()).unwrap();
+        let now = saved::load(again.path(), &Device::flex()).unwrap();
+        assert_eq!(now.config(), sae.config());
+    }
 }
 
 #[test]
 fn initial_values_do_not_depend_on_the_device() {
     for (name, device) in crate::devices() {
-        let config = Preset::Paper.config(6, 10);
+        let config = config(Preset::Paper);
         let sae = Sae::init(&config, 7, &[0.5; 6], &device);
         let expected = fresh(Preset::Paper);
-        assert_eq!(
-            values(sae.concepts.val()),
-            values(expected.concepts.val()),
-            "{name}"
-        );
-        assert_ne!(
-            values(sae.w_q.unwrap().val()),
-            values(sae.w_k.unwrap().val())
-        );
+        assert_eq!(values(sae.w_dec()), values(expected.w_dec()), "{name}");
+        let projection = |name| values(sae.parameters.matrix(name).unwrap());
+        assert_ne!(projection("W_Q"), projection("W_K"));
     }
 }
 
@@ -124,7 +126,7 @@ fn each_damage_has_its_message() {
             "not a valid cfg.json",
         ),
         (
-            &|dir| edit(dir, "\"format_version\": 2", "\"format_version\": 9"),
+            &|dir| edit(dir, "\"format_version\": 3", "\"format_version\": 9"),
             "version 9; this build reads",
         ),
         (
@@ -133,7 +135,7 @@ fn each_damage_has_its_message() {
         ),
         (
             &|dir| edit(dir, "\"n_latents\": 10", "\"n_latents\": 11"),
-            "\"concepts\" is F32 [10, 6]; expected F32 [11, 6]",
+            "\"W_dec\" is F32 [10, 6]; expected F32 [11, 6]",
         ),
         (
             // zero in float32
@@ -142,11 +144,11 @@ fn each_damage_has_its_message() {
         ),
         (
             &|dir| edit(dir, "\"pre_bias\": true", "\"pre_bias\": false"),
-            "\"pre_bias\" is not part of the model",
+            "\"b_dec\" is not part of the model",
         ),
         (
             &|dir| edit(dir, "\"encoder_bias\": false", "\"encoder_bias\": true"),
-            "\"encoder_bias\" is missing",
+            "\"b_enc\" is missing",
         ),
         (
             &|dir| std::fs::write(dir.join(WEIGHTS_FILE), [0; 20]).unwrap(),

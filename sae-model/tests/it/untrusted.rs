@@ -4,8 +4,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
+use sae_model::architectures::TopK;
 use sae_model::saved::{self, CONFIG_FILE, SavedModelError, WEIGHTS_FILE};
-use sae_model::{Architecture, Preset, Sae, sealed};
+use sae_model::{Sae, sealed};
 use serde_json::{Value, json};
 
 use crate::fuzz::{RAW, WIDTH, config, join, load, split};
@@ -13,7 +14,7 @@ use crate::fuzz::{RAW, WIDTH, config, join, load, split};
 /// A saved model, and what `load` says after `damage`.
 fn refusal(damage: impl Fn(&Path)) -> SavedModelError {
     let dir = tempfile::tempdir().unwrap();
-    let config = config(Architecture::TopK, Preset::Default);
+    let config = config(TopK::default());
     let sae = Sae::init(&config, 7, &[0.5; WIDTH], &Device::flex());
     saved::save(&sae, 7, dir.path()).unwrap();
     // as from elsewhere: with its checksums, any damage would be told as such
@@ -56,11 +57,18 @@ fn no_number_of_a_config_is_believed() {
             ][..],
         ),
         ("d_in", &["0", "-1", "5", "4611686018427387904"]),
-        ("k", &["0", "-1", "7", "18446744073709551615", "null"]),
+        (
+            "architecture/k",
+            &["0", "-1", "7", "18446744073709551615", "null"],
+        ),
+        ("architecture/stranger", &["1"]),
         ("scale", &["0", "-1", "1e999", "NaN", "\"1\"", "null"]),
         ("input_scale", &["0", "-1", "1e999"]),
         ("norm_exponent", &["5", "-1e308", "NaN"]),
-        ("architecture", &["\"sparse\"", "0", "null"]),
+        (
+            "architecture",
+            &["\"sparse\"", "0", "null", "{}", "{\"name\": \"sparse\"}"],
+        ),
         ("stranger", &["1", "[[[[]]]]"]),
     ] {
         for value in values {
@@ -68,7 +76,10 @@ fn no_number_of_a_config_is_believed() {
                 let path = dir.join(CONFIG_FILE);
                 let mut json: Value =
                     serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-                json["model"][key] = RAW.into();
+                match key.split_once('/') {
+                    Some((outer, key)) => json["model"][outer][key] = RAW.into(),
+                    None => json["model"][key] = RAW.into(),
+                }
                 let text = json.to_string().replace(&format!("\"{RAW}\""), value);
                 std::fs::write(path, text).unwrap();
             });
@@ -110,7 +121,7 @@ fn no_header_of_tensors_is_believed() {
             let path = dir.join(WEIGHTS_FILE);
             let bytes = std::fs::read(&path).unwrap();
             let (mut header, tensors) = split(&bytes);
-            header["concepts"] = concepts.clone();
+            header["W_dec"] = concepts.clone();
             std::fs::write(&path, join(&header.to_string(), tensors)).unwrap();
         });
         let expected = matches!(
@@ -129,13 +140,13 @@ fn weights_must_be_finite() {
             let mut bytes = std::fs::read(&path).unwrap();
             let (header, tensors) = split(&bytes);
             let start = bytes.len() - tensors.len();
-            let offset = header["encoder"]["data_offsets"][0].as_u64().unwrap() as usize;
+            let offset = header["W_enc"]["data_offsets"][0].as_u64().unwrap() as usize;
             let at = start + offset + 4 * 9;
             bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
             std::fs::write(path, bytes).unwrap();
         });
         let message = error.to_string();
-        let expected = format!("tensor \"encoder\" has {value} at position 9");
+        let expected = format!("tensor \"W_enc\" has {value} at position 9");
         assert!(message.contains(&expected), "{message}");
     }
 }

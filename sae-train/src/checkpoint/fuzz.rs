@@ -15,8 +15,10 @@ use burn::optim::ModuleOptimizer;
 use burn::tensor::{Device, Tensor};
 use burn::train::TrainStep;
 use sae_data::ActivationBatch;
+use sae_model::architectures::Attention;
+use sae_model::loss::{Coefficients, Loss};
 use sae_model::ops::Adam;
-use sae_model::{Architecture, Preset, Sae};
+use sae_model::{Sae, SaeConfig};
 
 use super::{MODEL, OPTIMIZER, SCHEDULER, restore};
 use crate::learner::{SaeLearner, Settings};
@@ -30,19 +32,15 @@ type State = (SaeLearner, ModuleOptimizer, ModuleLrScheduler);
 
 fn fresh() -> State {
     let device = Device::flex().autodiff();
-    let config = Architecture::Attention.config(Preset::Default, WIDTH, LATENTS);
+    let config = SaeConfig::new(Attention::default(), WIDTH, LATENTS);
     let settings = Settings {
-        loss: sae_model::loss::Loss::Fvu,
+        loss: Loss::Fvu,
         variance: 1.0,
         row_limit: f64::INFINITY,
         held_out_variance: 1.0,
         frequency_cutoff: 0.5,
         dead_window: 10,
-        sparsity_coefficient: 0.0,
-        sparsity_warmup_steps: 0,
-        target_l0: 1.0,
-        aux_coefficient: 0.0,
-        aux_k: 0,
+        coefficients: Coefficients::default(),
     };
     let sae = Sae::init(&config, 0, &[0.1; WIDTH], &device);
     let adam = Adam {
@@ -50,16 +48,16 @@ fn fresh() -> State {
         beta_2: 0.99,
         epsilon: 1e-8,
     };
+    let factors = Factors {
+        projections: 0.1,
+        pre_bias: 1.0,
+    };
+    let schedule = Schedule::new(1e-3, 0, 0.0, 10);
+    let scheduler = schedule::module_scheduler(&sae, schedule, factors);
     (
         SaeLearner::new(sae, settings, &device),
         ModuleOptimizer::from(adam),
-        schedule::module_scheduler(
-            Schedule::new(1e-3, 0, 0.0, 10),
-            Factors {
-                projections: 0.1,
-                pre_bias: 1.0,
-            },
-        ),
+        scheduler,
     )
 }
 

@@ -1,29 +1,17 @@
 //! Checks everything about a config that does not need the data.
 
-use super::{Config, ConfigError, DataScale, TrainingConfig, invalid};
+use super::{Config, ConfigError, Resolved, TrainingConfig, invalid};
 
 impl Config {
     /// Checks everything that does not need the data.
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
+    pub(super) fn check(&self, resolved: &Resolved) -> Result<(), ConfigError> {
         self.check_run_name()?;
         self.training.check_counts()?;
         self.training.check_numbers()?;
-        // Any width will do here: the switches and the number of latents are what is checked.
-        self.sae_config(DataScale::unknown(1))
+        resolved
+            .model
             .validate()
-            .map_err(|error| invalid(&format!("model.{}", error.key), error.value, error.remedy))?;
-        self.check_target_l0()
-    }
-
-    fn check_target_l0(&self) -> Result<(), ConfigError> {
-        match self.training.target_l0 {
-            Some(l0) if !(l0 > 0.0 && l0 <= self.model.n_latents as f64) => Err(invalid(
-                "training.target_l0",
-                l0,
-                "the L0 to aim at lies above 0 and is at most model.n_latents, for example 32",
-            )),
-            _ => Ok(()),
-        }
+            .map_err(|error| invalid(&format!("model.{}", error.key), error.value, error.remedy))
     }
 
     fn check_run_name(&self) -> Result<(), ConfigError> {
@@ -72,10 +60,10 @@ impl TrainingConfig {
 
     fn check_numbers(&self) -> Result<(), ConfigError> {
         let t = self;
-        if !(t.lr() > 0.0 && t.lr().is_finite()) {
+        if let Some(lr) = t.lr.filter(|lr| !(*lr > 0.0 && lr.is_finite())) {
             return Err(invalid(
                 "training.lr",
-                t.lr(),
+                lr,
                 "the learning rate must be a positive number, such as 1e-3",
             ));
         }
@@ -100,8 +88,6 @@ impl TrainingConfig {
             }
         }
         for (key, value) in [
-            ("training.sparsity_coefficient", t.sparsity_coefficient),
-            ("training.aux_coefficient", t.aux_coefficient),
             ("training.projection_lr", t.projection_lr),
             ("training.pre_bias_lr", t.pre_bias_lr),
         ] {

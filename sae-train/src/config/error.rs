@@ -39,47 +39,17 @@ pub(crate) fn invalid(key: &str, value: impl ToString, remedy: impl Into<String>
     }
 }
 
-/// Turns serde's complaint into key, value and remedy.
-pub(super) fn explain(
+/// A value that is not of its key's type.
+pub(super) fn wrong_type(
     table: &Table,
     error: &serde_path_to_error::Error<toml::de::Error>,
 ) -> ConfigError {
-    let message = error.inner().message().trim().to_string();
-    let parent = match error.path().to_string() {
-        path if path == "." => String::new(),
-        path => path,
-    };
-    let inside = |field: &str| match parent.rsplit_once('.') {
-        _ if parent.is_empty() => field.to_string(),
-        // for an unknown key the path already ends in it
-        Some((_, last)) if last == field => parent.clone(),
-        None if parent == field => parent.clone(),
-        _ => format!("{parent}.{field}"),
-    };
-    let quoted = message.split('`').nth(1).unwrap_or_default();
-    if message.starts_with("unknown field") {
-        let key = inside(quoted);
-        let known = message
-            .split_once("expected")
-            .map_or("", |(_, known)| known.trim());
-        return invalid(
-            &key,
-            lookup(table, &key),
-            format!("there is no such key; known here: {known}"),
-        );
-    }
-    if message.starts_with("missing field") {
-        let key = inside(quoted);
-        return ConfigError::Missing {
-            remedy: format!("add it to the config, or pass --set {key}=..."),
-            key,
-        };
-    }
-    invalid(&parent, lookup(table, &parent), message)
+    let key = error.path().to_string();
+    invalid(&key, lookup(table, &key), error.inner().message().trim())
 }
 
 /// The value at a dotted path, as TOML.
-fn lookup(table: &Table, path: &str) -> String {
+pub(super) fn lookup(table: &Table, path: &str) -> String {
     let mut keys = path.split('.');
     let first = keys.next().and_then(|key| table.get(key));
     let found = keys.try_fold(first, |value, key| value.map(|value| value.get(key)));

@@ -1,146 +1,298 @@
-//! Keys that only some models know. One that does nothing is an error as the user writes it, and is not written
-//! out with a run: a table for both.
+//! Every key of a config, once: what it means, its default, and which models know it.
+//!
+//! The messages about unknown, missing and idle keys, `sae-train --init` and docs/CONFIG.md come from this table, to which
+//! each architecture adds its own switches (of `[model]`) and coefficients (of `[training]`).
 
-use sae_model::{Architecture, SaeConfig};
+use sae_model::{AnyArchitecture, Architecture, SaeConfig};
 use toml::{Table, Value};
 
-use super::{Config, ConfigError, invalid};
+use super::{Config, ConfigError, error::lookup, invalid};
 
-/// Who has a use for a key.
-enum Use {
-    /// These architectures.
-    Architectures(fn(Architecture) -> bool),
-    /// Models with something that can be switched; in words.
-    Models(fn(&SaeConfig) -> bool, &'static str),
+/// One key.
+pub(crate) struct Key {
+    /// The table that it stands in; empty for the top.
+    pub(crate) section: &'static str,
+    pub(crate) name: &'static str,
+    /// Its default, as TOML or in words.
+    pub(crate) default: Default,
+    pub(crate) meaning: &'static str,
+    /// The models that have a use for it, where not all have one.
+    pub(crate) needs: Option<Needs>,
 }
 
-/// Keys that not every model has a use for.
-const TABLE: [(&str, Use); 14] = [
-    (
-        "model.preset",
-        Use::Architectures(|a| a == Architecture::Attention),
-    ),
-    ("model.k", Use::Architectures(Architecture::has_k)),
-    (
-        "model.bandwidth",
-        Use::Architectures(|a| a == Architecture::JumpRelu),
-    ),
-    (
-        "model.value",
-        Use::Architectures(Architecture::is_sparsemax),
-    ),
-    (
-        "model.refinement",
-        Use::Architectures(Architecture::can_refine),
-    ),
-    (
-        "model.init_projections",
-        Use::Models(has_projection, A_PROJECTION),
-    ),
-    (
-        "training.projection_lr",
-        Use::Models(has_projection, A_PROJECTION),
-    ),
-    (
-        "training.pre_bias_lr",
-        Use::Models(|m| m.pre_bias, "pre_bias"),
-    ),
-    (
-        "model.init_pre_bias",
-        Use::Models(|m| m.pre_bias, "pre_bias"),
-    ),
-    (
-        "training.sparsity_coefficient",
-        Use::Architectures(Architecture::has_penalty),
-    ),
-    (
-        "training.sparsity_warmup_steps",
-        Use::Architectures(Architecture::has_penalty),
-    ),
-    (
-        "training.target_l0",
-        Use::Architectures(|a| a == Architecture::JumpRelu),
-    ),
-    (
-        "training.aux_coefficient",
-        Use::Architectures(|a| a.has_k() || a == Architecture::Gated),
-    ),
-    ("training.aux_k", Use::Architectures(Architecture::has_k)),
+/// The value of a key that is left out.
+pub(crate) enum Default {
+    /// There is none: an example.
+    Required(&'static str),
+    /// As TOML.
+    Is(&'static str),
+    /// In words.
+    Follows(&'static str),
+    /// The architecture's recipe, or its usual model, has it.
+    Recipe,
+}
+
+/// What a model must have for a key to do something.
+pub(crate) struct Needs {
+    has: fn(&SaeConfig) -> bool,
+    words: &'static str,
+}
+
+use Default::{Follows, Is, Recipe, Required};
+
+const fn key(
+    section: &'static str,
+    name: &'static str,
+    default: Default,
+    meaning: &'static str,
+) -> Key {
+    Key {
+        section,
+        name,
+        default,
+        meaning,
+        needs: None,
+    }
+}
+
+const fn of_projections(
+    section: &'static str,
+    name: &'static str,
+    default: Default,
+    meaning: &'static str,
+) -> Key {
+    let needs = Needs {
+        has: |m| m.query_projection || m.key_projection || m.value_projection,
+        words: "query_projection, key_projection or value_projection",
+    };
+    Key {
+        needs: Some(needs),
+        ..key(section, name, default, meaning)
+    }
+}
+
+const fn of_pre_bias(
+    section: &'static str,
+    name: &'static str,
+    default: Default,
+    meaning: &'static str,
+) -> Key {
+    let needs = Needs {
+        has: |m| m.pre_bias,
+        words: "pre_bias",
+    };
+    Key {
+        needs: Some(needs),
+        ..key(section, name, default, meaning)
+    }
+}
+
+/// All keys but those that belong to one architecture.
+#[rustfmt::skip] // one line per key
+pub(crate) const KEYS: [Key; 55] = [
+    key("", "run", Follows("the name of the config file"), "name of the run; its directory is <runs_dir>/<run>"),
+    key("", "runs_dir", Is("\"runs\""), "where run directories are made"),
+    key("", "seed", Is("0"), "every random choice derives from it"),
+    key("", "device", Is("\"cpu\""), "cpu, ndarray, wgpu or wgpu:N"),
+    key("data", "train", Required("\"activations.safetensors\""), "file or directory of the training activations"),
+    key("data", "held_out", Is("{ fraction = 0.1 }"), "what is held out: a path, { fraction = 0.1, seed = 0 } or { rows = [start, end] }"),
+    key("data", "tensor", Follows("the only one that can be"), "name of the activation tensor or column"),
+    key("data", "layer", Follows("the only one"), "the layer, where saev shards have several"),
+    key("data", "drop_first_token", Is("false"), "leave out position 0 of each example"),
+    key("data", "max_norm", Is("\"10x median\""), "norm above which rows are left out: a number, \"10x median\" or \"none\""),
+    key("data", "labels", Follows("those of the data, if any"), "file of labels for train, one per row or one per example"),
+    key("data", "held_out_labels", Follows("those of the data, if any"), "the same for a held-out path"),
+    key("data", "window_mb", Is("512"), "memory for rows that are shuffled or wait, in MiB"),
+    key("data", "block_rows", Follows("1 MiB of float32, or a row group of Parquet"), "rows that are read together"),
+    key("data", "workers", Follows("the processors, four at most"), "threads that read"),
+    key("data", "check_rows", Follows("all of up to 4 GiB, else 1 GiB"), "rows of each side that are checked before training; 0 for all"),
+    key("data", "class_embeddings", Follows("none"), "class embeddings [classes, d] for top-n classification"),
+    key("data", "class_names", Follows("none"), "JSON list of class names"),
+    key("data", "true_concepts", Follows("none"), "concepts [G, d] that the data was made of, where they are known"),
+    key("data", "true_codes", Follows("none"), "strength of each true concept in each held-out row [rows, G]"),
+    key("model", "architecture", Is("\"attention\""), "how latents come from scores"),
+    key("model", "n_latents", Required("4096"), "number of latents M, the rows of the dictionary"),
+    key("model", "scale", Recipe, "factor t on the scores; larger makes sparsemax sparser"),
+    key("model", "norm_exponent", Recipe, "p of n = s (||x0|| / s)^p, by which inputs are divided; 1 for queries of length one"),
+    key("model", "input_scale", Follows("the data"), "s of the same"),
+    key("model", "norm_range", Recipe, "R: beyond norms of s / R and s R, p is 1"),
+    key("model", "query_projection", Recipe, "whether there is a W_Q [d, d]"),
+    key("model", "key_projection", Recipe, "whether there is a W_K [d, d]"),
+    key("model", "value_projection", Recipe, "whether there is a W_V [d, d]"),
+    key("model", "pre_bias", Follows("the architecture and the data"), "whether there is a b_dec [d], subtracted from the input and added to the output"),
+    key("model", "encoder_bias", Recipe, "whether there is a b_enc [M], added to the scores"),
+    key("model", "unit_norm_decoder", Recipe, "whether training keeps the rows of W_dec at length one"),
+    key("model", "init_concepts", Recipe, "how W_dec starts: unit or kaiming"),
+    of_projections("model", "init_projections", Recipe, "how W_Q, W_K and W_V start: identity or kaiming"),
+    of_pre_bias("model", "init_pre_bias", Is("\"mean\""), "where b_dec starts: mean (of the data) or zero"),
+    key("training", "steps", Required("2000"), "optimizer steps"),
+    key("training", "batch_size", Required("1024"), "rows per step"),
+    key("training", "loss", Recipe, "the reconstruction loss: mse, fvu or norm_weighted"),
+    key("training", "lr", Recipe, "peak learning rate of Adam"),
+    of_projections("training", "projection_lr", Follows("2 / sqrt(d), at most 1"), "factor on lr for W_Q, W_K and W_V"),
+    of_pre_bias("training", "pre_bias_lr", Follows("the root mean square of a number of a centred row"), "factor on lr for b_dec"),
+    key("training", "warmup_steps", Recipe, "steps of linear warm-up"),
+    key("training", "decay_fraction", Recipe, "part of the steps, at the end, over which lr falls linearly to zero"),
+    key("training", "beta_1", Recipe, "Adam's beta_1"),
+    key("training", "beta_2", Recipe, "Adam's beta_2"),
+    key("training", "frequency_cutoff", Recipe, "latents that fire on a larger part of the rows are not selected in training; 1 leaves none out"),
+    key("training", "dead_window", Is("100"), "steps without firing after which a latent counts as dead"),
+    key("training", "validate_every", Is("100"), "steps between two validations"),
+    key("training", "validate_rows", Is("16384"), "held-out rows that a validation looks at; 0 for all"),
+    key("training", "log_every", Is("20"), "steps between two progress lines"),
+    key("training", "checkpoint_every", Follows("validate_every"), "steps between two checkpoints"),
+    key("training", "checkpoint_minutes", Is("10.0"), "minutes after which another checkpoint is written, whatever the step; 0 for none"),
+    key("training", "keep_checkpoints", Is("2"), "newest checkpoints kept, beside the one with the least held-out FVU"),
+    key("training", "on_nonfinite", Is("\"stop\""), "a step whose loss or gradients are not finite: stop or skip"),
+    key("training", "on_collapse", Is("\"stop\""), "a run that has collapsed: stop or go_on"),
 ];
 
-/// What a model with [`has_projection`] has, in words.
-const A_PROJECTION: &str = "query_projection, key_projection or value_projection";
+/// Sections of a config.
+pub(super) const SECTIONS: [&str; 3] = ["data", "model", "training"];
 
-fn has_projection(model: &SaeConfig) -> bool {
-    model.query_projection || model.key_projection || model.value_projection
-}
-
-impl Use {
-    fn is_by(&self, model: &SaeConfig) -> bool {
-        match self {
-            Self::Architectures(known) => known(model.architecture),
-            Self::Models(known, _) => known(model),
-        }
+impl Key {
+    /// Whether a model has a use for it.
+    pub(super) fn is_for(&self, model: &SaeConfig) -> bool {
+        self.needs.as_ref().is_none_or(|needs| (needs.has)(model))
     }
 
-    /// What is wrong with a key that `model` has no use for.
-    fn remedy(&self, model: &SaeConfig) -> String {
-        match self {
-            Self::Architectures(known) => {
-                let known: Vec<String> = Architecture::ALL
-                    .into_iter()
-                    .filter(|a| known(*a))
-                    .map(name)
-                    .collect();
-                let architecture = name(model.architecture);
-                format!(
-                    "model.architecture = \"{architecture}\" has no use for this key; remove it (it is for {})",
-                    known.join(", ")
-                )
-            }
-            Self::Models(_, with) => {
-                format!(
-                    "this model has no use for this key; remove it (it is for a model with {with})"
-                )
-            }
+    /// `training.lr`
+    pub(crate) fn path(&self) -> String {
+        match self.section {
+            "" => self.name.into(),
+            section => format!("{section}.{}", self.name),
         }
     }
 }
 
-/// An architecture as configs write it.
-pub(super) fn name(architecture: Architecture) -> String {
-    let value = Value::try_from(architecture).ok();
-    let text = value.as_ref().and_then(Value::as_str);
-    text.unwrap_or_default().to_string()
+/// The keys of a section that belong to an architecture.
+fn own_names(architecture: &AnyArchitecture, section: &str) -> Vec<String> {
+    let coefficients = || {
+        architecture
+            .coefficients()
+            .iter()
+            .map(|own| own.name.into())
+    };
+    match section {
+        "model" => architecture.switches().keys().cloned().collect(),
+        "training" => coefficients().collect(),
+        _ => Vec::new(),
+    }
 }
 
-/// The table that `key` stands in, and its name there.
-fn place(key: &str) -> (&str, &str) {
-    key.split_once('.').unwrap_or(("", key))
+/// Whether an architecture has this key of its own.
+fn owns(architecture: &AnyArchitecture, section: &str, name: &str) -> bool {
+    own_names(architecture, section)
+        .iter()
+        .any(|own| own == name)
 }
 
-/// Fails if `written`, the config as the user wrote it, has a key that `model` does nothing with.
-pub(super) fn check_used(written: &Table, model: &SaeConfig) -> Result<(), ConfigError> {
-    for (key, usage) in &TABLE {
-        let (section, name) = place(key);
-        let value = written.get(section).and_then(|section| section.get(name));
-        if let Some(value) = value.filter(|_| !usage.is_by(model)) {
-            return Err(invalid(key, value, usage.remedy(model)));
+/// The architecture that is asked for, where there is one of this name.
+fn architecture_of(written: &Table) -> Option<AnyArchitecture> {
+    let name = written
+        .get("model")
+        .and_then(|model| model.get("architecture"));
+    match name {
+        Some(name) => AnyArchitecture::named(name.as_str()?),
+        None => Some(AnyArchitecture::default()),
+    }
+}
+
+/// Fails if `written`, the config as the user wrote it, has a key that does not exist or lacks one that must be there.
+pub(super) fn check_names(written: &Table) -> Result<(), ConfigError> {
+    for (name, value) in written {
+        match value
+            .as_table()
+            .filter(|_| SECTIONS.contains(&name.as_str()))
+        {
+            Some(section) => section
+                .keys()
+                .try_for_each(|key| check_name(written, name, key))?,
+            None => check_name(written, "", name)?,
+        }
+    }
+    let required = KEYS.iter().filter(|key| matches!(key.default, Required(_)));
+    for key in required {
+        let section = written.get(key.section).and_then(Value::as_table);
+        if section.is_none_or(|section| !section.contains_key(key.name)) {
+            let key = key.path();
+            return Err(ConfigError::Missing {
+                remedy: format!("add it to the config, or pass --set {key}=..."),
+                key,
+            });
         }
     }
     Ok(())
 }
 
+fn check_name(written: &Table, section: &str, name: &str) -> Result<(), ConfigError> {
+    let known: Vec<&Key> = KEYS.iter().filter(|key| key.section == section).collect();
+    let all = AnyArchitecture::all();
+    if known.iter().any(|key| key.name == name) || all.iter().any(|a| owns(a, section, name)) {
+        return Ok(());
+    }
+    let path = match section {
+        "" => name.to_string(),
+        section => format!("{section}.{name}"),
+    };
+    let own = architecture_of(written).map(|own| own_names(&own, section));
+    let names = known.iter().map(|key| key.name.to_string());
+    let names = names.chain(own.unwrap_or_default());
+    let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+    let remedy = format!("there is no such key; known here: {}", names.join(", "));
+    Err(invalid(&path, lookup(written, &path), remedy))
+}
+
+/// Fails if `written` has a key that `model` does nothing with.
+pub(super) fn check_used(written: &Table, model: &SaeConfig) -> Result<(), ConfigError> {
+    for section in ["model", "training"] {
+        let Some(table) = written.get(section).and_then(Value::as_table) else {
+            continue;
+        };
+        for (name, value) in table {
+            if let Some(remedy) = idle(section, name, model) {
+                return Err(invalid(&format!("{section}.{name}"), value, remedy));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with a key that `model` has no use for.
+fn idle(section: &str, name: &str, model: &SaeConfig) -> Option<String> {
+    let known = KEYS
+        .iter()
+        .find(|key| key.section == section && key.name == name);
+    if let Some(key) = known {
+        let needs = key.needs.as_ref().filter(|needs| !(needs.has)(model))?;
+        let with = needs.words;
+        return Some(format!(
+            "this model has no use for this key; remove it (it is for a model with {with})"
+        ));
+    }
+    let architecture = &model.architecture;
+    if owns(architecture, section, name) {
+        return None;
+    }
+    let all = AnyArchitecture::all();
+    let others = all.iter().filter(|other| owns(other, section, name));
+    let others: Vec<&str> = others.map(Architecture::name).collect();
+    Some(format!(
+        "model.architecture = \"{}\" has no use for this key; remove it (it is for {})",
+        architecture.name(),
+        others.join(", ")
+    ))
+}
+
 /// `config` without the keys that `model` does nothing with.
 pub(super) fn without_unused(config: &Config, model: &SaeConfig) -> Config {
     let mut table = config.to_table();
-    for (key, _) in TABLE.iter().filter(|(_, usage)| !usage.is_by(model)) {
-        let (section, name) = place(key);
-        if let Some(section) = table.get_mut(section).and_then(Value::as_table_mut) {
-            section.remove(name);
+    let idle = KEYS.iter().filter(|key| !key.is_for(model));
+    for key in idle {
+        if let Some(section) = table.get_mut(key.section).and_then(Value::as_table_mut) {
+            section.remove(key.name);
         }
     }
-    Value::Table(table)
-        .try_into()
-        .expect("only optional keys are in the table")
+    let unchecked = Value::Table(table).try_into();
+    unchecked.expect("only optional keys need something")
 }

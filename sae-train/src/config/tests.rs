@@ -40,14 +40,12 @@ fn resolved_configs_read_back_as_themselves() {
             variance: 3.0,
             mean_over_sigma: 0.1,
         };
-        let resolved = config.resolved_model(data);
-        let text = toml::to_string(&resolved).unwrap();
+        let resolved = config.resolve(data).unwrap();
+        let written = config.with_defaults(&resolved);
+        let text = toml::to_string(&written).unwrap();
         let again = load(&text, &[]).unwrap();
-        assert_eq!(again, resolved);
-        assert_eq!(
-            again.sae_config(DataScale::unknown(24)),
-            config.sae_config(data)
-        );
+        assert_eq!(again, written);
+        assert_eq!(again.resolve(DataScale::unknown(24)).unwrap(), resolved);
         assert_eq!(config.run_name(), "small");
     }
 }
@@ -59,7 +57,12 @@ fn the_mean_of_the_data_decides_on_a_pre_bias_unless_told() {
             mean_over_sigma,
             ..DataScale::unknown(24)
         };
-        load(MINIMAL, set).unwrap().sae_config(data).pre_bias
+        load(MINIMAL, set)
+            .unwrap()
+            .resolve(data)
+            .unwrap()
+            .model
+            .pre_bias
     };
     for (set, near, far) in [
         (&[][..], false, true),

@@ -3,8 +3,9 @@
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::tensor::TensorData;
 use sae_data::synthetic::Synthetic;
+use sae_model::architectures::{Attention, BatchTopK, Gated, Relu, TopK};
 use sae_model::ops::Adam;
-use sae_model::{Architecture, Preset};
+use sae_model::{AnyArchitecture, SaeConfig};
 
 use super::*;
 
@@ -20,17 +21,19 @@ fn settings() -> Settings {
         held_out_variance: 4.0,
         frequency_cutoff: 1.0,
         dead_window: 3,
-        sparsity_coefficient: 0.0,
-        sparsity_warmup_steps: 0,
-        target_l0: 8.0,
-        aux_coefficient: 0.0,
-        aux_k: 0,
+        coefficients: Coefficients::default(),
     }
 }
 
-fn learner(architecture: Architecture, settings: Settings) -> SaeLearner {
-    let mut config = architecture.config(Preset::Default, WIDTH, LATENTS);
-    config.k = config.k.map(|_| 2);
+fn topk() -> TopK {
+    TopK {
+        k: 2,
+        ..TopK::default()
+    }
+}
+
+fn learner(architecture: impl Into<AnyArchitecture>, settings: Settings) -> SaeLearner {
+    let config = SaeConfig::new(architecture, WIDTH, LATENTS);
     let device = Device::flex().autodiff();
     let sae = Sae::init(&config, 0, &[0.0; WIDTH], &device);
     SaeLearner::new(sae, settings, &device)
@@ -81,7 +84,7 @@ fn fired(third: f32) -> [f32; LATENTS] {
 
 #[test]
 fn counters_are_means_and_steps_since_a_latent_fired() {
-    let learner = learner(Architecture::Attention, settings());
+    let learner = learner(Attention::default(), settings());
     let learner = counted(learner, &[fired(0.25), fired(0.0), fired(0.5), fired(0.0)]);
     assert_eq!(learner.steps_done(), 4);
     let frequency = values(learner.frequency.val());
@@ -97,7 +100,7 @@ fn dead_are_those_that_were_silent_for_the_window() {
     let after = |batches: usize| {
         let mut all = vec![fired(0.5)];
         all.resize(batches, fired(0.0));
-        counted(learner(Architecture::TopK, settings()), &all)
+        counted(learner(topk(), settings()), &all)
     };
     let dead = |batches| after(batches).dead();
     assert_eq!(dead(2), [0; 0], "two silent steps of three");
@@ -125,18 +128,18 @@ fn the_cutoff_switches_off_what_fires_more_often() {
             frequency_cutoff: cutoff,
             ..settings()
         };
-        counted(learner(Architecture::Attention, settings), &[fired(0.25)])
+        counted(learner(Attention::default(), settings), &[fired(0.25)])
     };
-    assert!(off(1.0).keep().is_empty(), "nothing is switched off");
+    assert!(off(1.0).mask().is_empty(), "nothing is switched off");
     let mut expected = [1.0; LATENTS];
     expected[0] = 0.0;
     assert_eq!(
-        off(0.5).keep(),
+        off(0.5).mask(),
         expected,
         "exactly at the cutoff is not above it"
     );
     expected[1] = 0.0;
-    assert_eq!(off(0.25).keep(), expected);
+    assert_eq!(off(0.25).mask(), expected);
     // and they do not fire in a step
     let fires = |learner: &SaeLearner| {
         let mut output = TrainStep::step(learner, batch());
@@ -148,7 +151,7 @@ fn the_cutoff_switches_off_what_fires_more_often() {
 
 #[test]
 fn a_step_counts_its_own_batch() {
-    let model = learner(Architecture::Attention, settings());
+    let model = learner(Attention::default(), settings());
     let output = TrainStep::step(&model, batch());
     let l0 = number(&output.item.l0);
     let adam = Adam {
@@ -169,25 +172,22 @@ fn a_step_counts_its_own_batch() {
 
 #[test]
 fn the_penalty_rises_to_its_coefficient() {
-    let at = |warmup, steps: usize| {
+    let at = |warmup: u32, steps: usize| {
         let settings = Settings {
-            sparsity_coefficient: 3.0,
-            sparsity_warmup_steps: warmup,
+            coefficients: Coefficients::default()
+                .with("sparsity_coefficient", 3.0)
+                .with("sparsity_warmup_steps", f64::from(warmup)),
             ..settings()
         };
-        let model = learner(Architecture::Relu, settings);
+        let model = learner(Relu::default(), settings);
         let model = counted(model, &vec![fired(0.0); steps]);
         let output = TrainStep::step(&model, batch());
-        (
-            model.sparsity_coefficient(),
-            number(&output.item.sparsity_loss.unwrap()),
-        )
+        term(&output.item, "sparsity_loss")
     };
-    let (full, whole) = at(0, 0);
-    assert!(full == 3.0 && whole > 0.0);
+    let whole = at(0, 0);
+    assert!(whole > 0.0);
     for (steps, expected) in [(0, 0.75), (1, 1.5), (2, 2.25), (3, 3.0), (7, 3.0)] {
-        let (coefficient, loss) = at(4, steps);
-        assert_eq!(coefficient, expected);
+        let loss = at(4, steps);
         assert!(
             (loss - whole * expected / 3.0).abs() < 1e-6 * whole,
             "{steps}"
@@ -195,18 +195,24 @@ fn the_penalty_rises_to_its_coefficient() {
     }
 }
 
+/// A term of the loss; 0 where there is none.
+fn term(output: &StepOutput, name: &str) -> f64 {
+    let term = output.terms.iter().find(|term| term.name == name);
+    term.map_or(0.0, |term| number(&term.value))
+}
+
 /// `(loss, its terms)` of a step.
-fn losses(architecture: Architecture, aux_coefficient: f64, batches: usize) -> (f64, [f64; 3]) {
+fn losses(architecture: AnyArchitecture, aux_coefficient: f64, batches: usize) -> (f64, [f64; 3]) {
     let settings = Settings {
-        aux_coefficient,
-        aux_k: 3,
-        sparsity_coefficient: 0.5,
+        coefficients: Coefficients::default()
+            .with("aux_coefficient", aux_coefficient)
+            .with("aux_k", 3.0)
+            .with("sparsity_coefficient", 0.5),
         ..settings()
     };
     let model = counted(learner(architecture, settings), &vec![fired(0.5); batches]);
     let item = TrainStep::step(&model, batch()).item;
-    let or_zero = |term: &Option<Tensor<1>>| term.as_ref().map_or(0.0, number);
-    let (sparsity, auxiliary) = (or_zero(&item.sparsity_loss), or_zero(&item.auxiliary_loss));
+    let (sparsity, auxiliary) = (term(&item, "sparsity_loss"), term(&item, "auxiliary_loss"));
     let reconstruction = number(&item.reconstruction_loss);
     (number(&item.loss), [reconstruction, sparsity, auxiliary])
 }
@@ -214,37 +220,40 @@ fn losses(architecture: Architecture, aux_coefficient: f64, batches: usize) -> (
 #[test]
 fn the_auxiliary_loss_has_its_weight() {
     for architecture in [
-        Architecture::TopK,
-        Architecture::BatchTopK,
-        Architecture::Gated,
+        topk().into(),
+        AnyArchitecture::from(BatchTopK {
+            k: 2,
+            ..BatchTopK::default()
+        }),
+        Gated::default().into(),
     ] {
-        let (without, [reconstruction, sparsity, none]) = losses(architecture, 0.0, 5);
+        let (without, [reconstruction, sparsity, none]) = losses(architecture.clone(), 0.0, 5);
         assert_eq!(none, 0.0);
         assert!((without - reconstruction - sparsity).abs() < 1e-6 * without);
-        let (one, [same, _, whole]) = losses(architecture, 1.0, 5);
+        let (one, [same, _, whole]) = losses(architecture.clone(), 1.0, 5);
         assert_eq!(same, reconstruction, "{architecture:?}");
         assert!(whole > 0.0, "{architecture:?}");
         assert!(
             (one - without - whole).abs() < 1e-5 * one,
             "{architecture:?}"
         );
-        let (_, [_, _, quarter]) = losses(architecture, 0.25, 5);
+        let (_, [_, _, quarter]) = losses(architecture.clone(), 0.25, 5);
         assert!(
             (quarter - whole / 4.0).abs() < 1e-6 * whole,
             "{architecture:?}"
         );
     }
     // no latent is dead yet, so there is nothing for TopK's to do
-    assert_eq!(losses(Architecture::TopK, 1.0, 1).1[2], 0.0);
+    assert_eq!(losses(topk().into(), 1.0, 1).1[2], 0.0);
 }
 
 #[test]
 fn a_validation_is_measured_by_its_own_variance_and_by_reconstruction_alone() {
     let settings = Settings {
-        sparsity_coefficient: 9.0,
+        coefficients: Coefficients::default().with("sparsity_coefficient", 9.0),
         ..settings()
     };
-    let model = learner(Architecture::Relu, settings);
+    let model = learner(Relu::default(), settings);
     let trained = TrainStep::step(&model, batch()).item;
     let valid = model.valid();
     let x = batch().activations.inner();
@@ -252,5 +261,5 @@ fn a_validation_is_measured_by_its_own_variance_and_by_reconstruction_alone() {
     // the same rows, twice the variance
     assert!((2.0 * number(&output.fvu) - number(&trained.fvu)).abs() < 1e-6);
     assert_eq!(number(&output.loss), number(&output.reconstruction_loss));
-    assert!(output.sparsity_loss.is_none() && output.auxiliary_loss.is_none());
+    assert!(output.terms.is_empty());
 }

@@ -306,13 +306,7 @@ fn nan_stops_the_run_before_it_reaches_a_checkpoint() {
     let whole = w.trained("whole", &skip);
     same_model(&whole, &resumed);
     let sae = sae_model::saved::load(&whole.join("model"), &burn::tensor::Device::flex()).unwrap();
-    assert!(
-        sae.concepts
-            .val()
-            .into_data()
-            .iter::<f32>()
-            .all(f32::is_finite)
-    );
+    assert!(sae.w_dec().into_data().iter::<f32>().all(f32::is_finite));
     let lines = fs::read_to_string(whole.join("metrics.jsonl")).unwrap();
     let nulls = lines
         .lines()

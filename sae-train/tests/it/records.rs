@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use sae_data::ActivationData;
-use sae_model::saved;
+use sae_model::{Mode, saved};
 
 use crate::{WIDTH, Workspace, recorded, same_model};
 
@@ -17,7 +17,9 @@ fn fvu_of(run: &std::path::Path, rows: &[f32]) -> f64 {
     let device = Device::flex();
     let sae = saved::load(&run.join("model"), &device).unwrap();
     let data = TensorData::new(rows.to_vec(), [rows.len() / WIDTH, WIDTH]);
-    let x_hat = sae.reconstruct(Tensor::from_data(data, &device)).x_hat;
+    let x_hat = sae
+        .forward(Tensor::from_data(data, &device), &Mode::Inference)
+        .x_hat;
     let x_hat: Vec<f32> = x_hat.into_data().iter().collect();
     let n = (rows.len() / WIDTH) as f64;
     let mean: Vec<f64> = (0..WIDTH)

@@ -53,7 +53,7 @@ fn a_run_learns_and_leaves_what_it_promises() {
 fn recovery(run: &std::path::Path) -> f64 {
     let unit = |x: Tensor<2>| x.clone() / x.square().sum_dim(1).sqrt();
     let sae = saved::load(&run.join("model"), &Device::flex()).unwrap();
-    let values = sae.concepts.val().matmul(sae.w_v.unwrap().val()); // [M, d]
+    let values = sae.w_dec().matmul(sae.w_v().unwrap()); // [M, d]
     let truth = TensorData::new(SOURCE.dictionary(), [SOURCE.concepts, WIDTH]);
     let truth = Tensor::<2>::from_data(truth, &Device::flex()); // [concepts, d]
     let cosine = unit(truth).matmul(unit(values).transpose()); // [concepts, M]
@@ -348,7 +348,7 @@ fn keeps_its_promises(name: &str, run: &std::path::Path) {
     }
     let sae = saved::load(&run.join("model"), &Device::flex()).unwrap();
     if sae.config().unit_norm_decoder {
-        let lengths = sae.concepts.val().square().sum_dim(1).sqrt();
+        let lengths = sae.w_dec().square().sum_dim(1).sqrt();
         for length in lengths.into_data().iter::<f32>() {
             assert!(
                 (length - 1.0).abs() < 1e-5,

@@ -273,7 +273,8 @@ impl Problem {
         let y = ops::decode(&codes, c.clone());
         let expected = (y.clone() * upstream.clone()).sum().backward();
         let (q2, c2) = (matrix(&self.queries), matrix(&self.encoder));
-        let (y2, codes2) = ops::attend(q2.clone(), c2.clone(), mask, value);
+        let (y2, latents) = ops::attend(q2.clone(), c2.clone(), mask, value);
+        let codes2 = latents.into_codes();
         let actual = (y2.clone() * upstream).sum().backward();
         assert_eq!(values(y), values(y2));
         assert_eq!(codes.pattern.indices(), codes2.pattern.indices());

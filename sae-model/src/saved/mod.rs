@@ -1,0 +1,312 @@
+//! A saved model: a directory of two files that any safetensors reader understands, and their checksums
+//! ([`sealed`]). A copy without checksums loads, a copy that contradicts them does not.
+//!
+//! `cfg.json`, UTF-8 JSON, is the object
+//!
+//! ```json
+//! {"format": "sae-attention", "format_version": 3, "seed": 0, "model": { ... every field of SaeConfig ... }}
+//! ```
+//!
+//! in which `model.architecture` is an object: `{"name": "topk", "k": 32, "refinement": 0}`.
+//!
+//! `sae.safetensors` holds little-endian float32 tensors, row-major, in the row-vector convention (`x W`): those of the
+//! [parameter table](crate::parameters::table) of the model, by name.
+//!
+//! | name    | shape    | present if         | |
+//! |---------|----------|--------------------|-|
+//! | `W_dec` | `[M, d]` | always             | the dictionary |
+//! | `W_Q`   | `[d, d]` | `query_projection` | |
+//! | `W_K`   | `[d, d]` | `key_projection`   | |
+//! | `W_V`   | `[d, d]` | `value_projection` | |
+//! | `b_dec` | `[d]`    | `pre_bias`         | |
+//! | `W_enc` | `[M, d]` | the encoder is not the dictionary | |
+//! | `b_enc` | `[M]`    | `encoder_bias`     | of `gated`: `b_gate` |
+//! | `threshold` | `[M]` or `[1]` | `jumprelu`, or `batch_topk` | |
+//! | `r_mag`, `b_mag` | `[M]` | `gated`      | |
+//!
+//! Version 2 has other names and loads, too (`v2.rs`).
+//!
+//! The same parameters always give the same bytes. A tensor that is missing, unexpected, of another shape
+//! or of another type, or that has NaN or infinity, is an error; nothing is guessed.
+
+mod v2;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{InvalidConfig, SaeConfig};
+use crate::parameters::Parameters;
+use crate::sae::Sae;
+use crate::sealed::{self, SealError};
+
+/// Value of `format` in `cfg.json`.
+pub const FORMAT: &str = "sae-attention";
+/// Value of `format_version` in `cfg.json` that this crate writes; it reads the one before, too.
+pub const FORMAT_VERSION: u32 = 3;
+/// Name of the architecture's file.
+pub const CONFIG_FILE: &str = "cfg.json";
+/// Name of the parameters' file.
+pub const WEIGHTS_FILE: &str = "sae.safetensors";
+
+/// The content of `cfg.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SavedConfig {
+    /// [`FORMAT`].
+    pub format: String,
+    /// [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// Seed that the parameters were initialised from.
+    pub seed: u64,
+    /// The architecture.
+    pub model: SaeConfig,
+}
+
+/// The part of `cfg.json` that every version has.
+#[derive(Deserialize)]
+struct Header {
+    format: String,
+    format_version: u32,
+}
+
+/// One variant per way a saved model can be wrong. The cause underneath, where there is one, is the
+/// error's `source`.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the fields are what the messages say
+pub enum SavedModelError {
+    #[error("{}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    /// The files are not what was saved.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    #[error("{}: not a valid cfg.json", path.display())]
+    Json {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+    #[error("{}: format \"{format}\" version {version}; this build reads \"{FORMAT}\" version {FORMAT_VERSION} and 2", path.display())]
+    Format {
+        path: PathBuf,
+        format: String,
+        version: u32,
+    },
+    #[error("{}", path.display())]
+    Config {
+        path: PathBuf,
+        source: InvalidConfig,
+    },
+    #[error("{}: not a valid safetensors file", path.display())]
+    Safetensors {
+        path: PathBuf,
+        source: SafeTensorError,
+    },
+    #[error("{}: tensor \"{name}\" is missing, though cfg.json asks for it", path.display())]
+    Missing { path: PathBuf, name: String },
+    #[error("{}: tensor \"{name}\" is not part of the model that cfg.json describes", path.display())]
+    Unexpected { path: PathBuf, name: String },
+    #[error("{}: tensor \"{name}\" is {dtype:?} {shape:?}; expected F32 {expected:?}", path.display())]
+    WrongTensor {
+        path: PathBuf,
+        name: String,
+        dtype: Dtype,
+        shape: Vec<usize>,
+        expected: Vec<usize>,
+    },
+    #[error("{}: tensor \"{name}\" has {value} at position {position}; a model must be finite: train it again with a smaller learning rate, or export it again", path.display())]
+    NonFinite {
+        path: PathBuf,
+        name: String,
+        position: usize,
+        value: f32,
+    },
+}
+
+/// Saves a model as the directory `dir`, whole or not at all; `seed` is recorded for provenance. What was there
+/// is replaced.
+///
+/// # Errors
+/// [`SavedModelError::Io`], [`SavedModelError::Seal`] or [`SavedModelError::Safetensors`].
+pub fn save(sae: &Sae, seed: u64, dir: &Path) -> Result<(), SavedModelError> {
+    let staging = sealed::staging(dir)?;
+    let written = write(sae, seed, &staging).and_then(|()| Ok(sealed::seal(&staging, dir)?));
+    if written.is_err() {
+        let _ = fs::remove_dir_all(&staging);
+    }
+    written
+}
+
+/// Writes the two files into `dir`.
+fn write(sae: &Sae, seed: u64, dir: &Path) -> Result<(), SavedModelError> {
+    let io = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| SavedModelError::Io { path, source }
+    };
+    let weights = dir.join(WEIGHTS_FILE);
+    fs::write(&weights, to_bytes(sae, &weights)?).map_err(io(&weights))?;
+    let config = SavedConfig {
+        format: FORMAT.into(),
+        format_version: FORMAT_VERSION,
+        seed,
+        model: sae.config().clone(),
+    };
+    let path = dir.join(CONFIG_FILE);
+    let mut json = serde_json::to_vec_pretty(&config).expect("a config is plain data");
+    json.push(b'\n');
+    fs::write(&path, &json).map_err(io(&path))
+}
+
+fn to_bytes(sae: &Sae, path: &Path) -> Result<Vec<u8>, SavedModelError> {
+    let tensors = sae.parameters.to_data();
+    let views: Result<Vec<_>, _> = tensors
+        .iter()
+        .map(|(name, data)| {
+            let shape = data.shape().to_vec();
+            TensorView::new(Dtype::F32, shape, data.bytes()).map(|view| (*name, view))
+        })
+        .collect();
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]); // what torch's loaders look for
+    views
+        .and_then(|views| safetensors::serialize(views, Some(metadata)))
+        .map_err(|source| SavedModelError::Safetensors {
+            path: path.into(),
+            source,
+        })
+}
+
+/// Reads `cfg.json` of a saved model.
+///
+/// # Errors
+/// [`SavedModelError`] if it cannot be read, is of another format or version, or describes no model.
+pub fn load_config(dir: &Path) -> Result<SavedConfig, SavedModelError> {
+    let path = dir.join(CONFIG_FILE);
+    let bytes = fs::read(&path).map_err(|source| SavedModelError::Io {
+        path: path.clone(),
+        source,
+    })?;
+    let json = |source| SavedModelError::Json {
+        path: path.clone(),
+        source,
+    };
+    // The version first: another one has other fields.
+    let header: Header = serde_json::from_slice(&bytes).map_err(json)?;
+    let config: SavedConfig = match (header.format.as_str(), header.format_version) {
+        (FORMAT, FORMAT_VERSION) => serde_json::from_slice(&bytes),
+        (FORMAT, v2::VERSION) => v2::config(&bytes),
+        _ => {
+            return Err(SavedModelError::Format {
+                path,
+                format: header.format,
+                version: header.format_version,
+            });
+        }
+    }
+    .map_err(json)?;
+    match config.model.validate() {
+        Ok(()) => Ok(config),
+        Err(source) => Err(SavedModelError::Config { path, source }),
+    }
+}
+
+/// Loads a saved model to a device.
+///
+/// # Errors
+/// [`SavedModelError`], one variant per way the files can be wrong.
+pub fn load(dir: &Path, device: &Device) -> Result<Sae, SavedModelError> {
+    if dir.join(sealed::SUMS_FILE).exists() {
+        sealed::verify(dir)?;
+    }
+    let SavedConfig {
+        format_version,
+        model: config,
+        ..
+    } = load_config(dir)?;
+    let path = dir.join(WEIGHTS_FILE);
+    let bytes = fs::read(&path).map_err(|source| SavedModelError::Io {
+        path: path.clone(),
+        source,
+    })?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|source| SavedModelError::Safetensors {
+        path: path.clone(),
+        source,
+    })?;
+    let reader = Reader {
+        file,
+        path: &path,
+        read: RefCell::default(),
+    };
+    let parameters = Parameters::build(&config, device, |parameter, dims| {
+        if format_version == v2::VERSION {
+            v2::values(&reader, &config, parameter.name, dims)
+        } else {
+            reader.values(parameter.name, dims)
+        }
+    })?;
+    reader.reject_strangers()?;
+    Ok(Sae { parameters, config })
+}
+
+struct Reader<'a> {
+    file: SafeTensors<'a>,
+    path: &'a Path,
+    /// Names of the tensors that were read.
+    read: RefCell<BTreeSet<String>>,
+}
+
+impl Reader<'_> {
+    fn has(&self, name: &str) -> bool {
+        self.file.tensor(name).is_ok()
+    }
+
+    /// The values of a tensor of this name and shape.
+    fn values(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, SavedModelError> {
+        let (path, name) = (|| self.path.to_path_buf(), name.to_string());
+        let Ok(view) = self.file.tensor(&name) else {
+            return Err(SavedModelError::Missing { path: path(), name });
+        };
+        if view.dtype() != Dtype::F32 || view.shape() != dims {
+            return Err(SavedModelError::WrongTensor {
+                path: path(),
+                name,
+                dtype: view.dtype(),
+                shape: view.shape().to_vec(),
+                expected: dims.to_vec(),
+            });
+        }
+        let (words, _) = view.data().as_chunks::<4>();
+        let values: Vec<f32> = words.iter().map(|w| f32::from_le_bytes(*w)).collect();
+        if let Some(position) = values.iter().position(|value| !value.is_finite()) {
+            return Err(SavedModelError::NonFinite {
+                path: path(),
+                name,
+                position,
+                value: values[position],
+            });
+        }
+        self.read.borrow_mut().insert(name);
+        Ok(values)
+    }
+
+    /// Fails on a tensor that the model does not have.
+    fn reject_strangers(&self) -> Result<(), SavedModelError> {
+        let read = self.read.borrow();
+        let stranger = self
+            .file
+            .names()
+            .into_iter()
+            .find(|name| !read.contains(*name));
+        match stranger {
+            Some(name) => Err(SavedModelError::Unexpected {
+                path: self.path.into(),
+                name: name.to_string(),
+            }),
+            None => Ok(()),
+        }
+    }
+}
