@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sae_data::synthetic::Synthetic;
+use sae_model::{AnyArchitecture, Architecture};
 
 use crate::{WEIGHTS, Workspace};
 
@@ -22,17 +23,22 @@ const SHAPES: [Shape; 8] = [
     Shape(200, 96, 1, false, 6),
 ];
 
-/// Architectures with their keys: as many active latents, and as many dead ones that help out, as fit.
-const ARCHITECTURES: [(&str, &[&str]); 8] = [
-    ("attention", &[]),
-    ("attention_relu", &[]),
-    ("mlp_sparsemax", &[]),
-    ("relu", &[]),
-    ("topk", &["model.k={k}", "training.aux_k={k}"]),
-    ("batch_topk", &["model.k={k}", "training.aux_k={k}"]),
-    ("jumprelu", &[]),
-    ("gated", &[]),
-];
+/// What an architecture is told: as many active latents, and as many dead ones that help out, as fit.
+fn settings_of(architecture: &AnyArchitecture, latents: usize) -> Vec<String> {
+    let k = latents.min(5);
+    let mut settings = vec![format!("model.architecture={}", architecture.name())];
+    if architecture.switches().contains_key("k") {
+        settings.push(format!("model.k={k}"));
+    }
+    if architecture
+        .coefficients()
+        .iter()
+        .any(|own| own.name == "aux_k")
+    {
+        settings.push(format!("training.aux_k={k}"));
+    }
+    settings
+}
 
 impl Workspace {
     /// Rows of a width, and few of them to hold out.
@@ -83,11 +89,10 @@ fn threads_change_no_byte() {
     for Shape(latents, width, batch, projections, steps) in SHAPES {
         let w = Workspace::new();
         w.with_width(width);
-        for (architecture, keys) in ARCHITECTURES {
-            let k = latents.min(5).to_string();
-            let mut settings: Vec<String> = keys.iter().map(|s| s.replace("{k}", &k)).collect();
+        for architecture in AnyArchitecture::all() {
+            let mut settings = settings_of(&architecture, latents);
+            let architecture = architecture.name();
             settings.extend([
-                format!("model.architecture={architecture}"),
                 format!("model.n_latents={latents}"),
                 format!("training.batch_size={batch}"),
                 format!("model.query_projection={projections}"),

@@ -1,7 +1,7 @@
 //! Training itself: it learns, it repeats, it resumes, and every device agrees.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use sae_model::saved;
+use sae_model::{AnyArchitecture, Architecture, saved};
 
 use crate::{SOURCE, WEIGHTS, WIDTH, Workspace, as_npy, forget, recorded, same_model};
 
@@ -176,59 +176,55 @@ fn the_format_of_the_data_does_not_matter() {
     }
 }
 
-/// Every kind of model that is trained: the presets of attention, and the other architectures. In this data each
+/// Every kind of model with its settings: the presets of attention, and the other architectures of the list. A true
 /// concept is in more than a tenth of the rows, so the cutoff of `released` would leave it nothing.
-const EVERY: [(&str, &[&str]); 10] = [
-    ("default", &["--set", "model.preset=default"]),
-    (
-        "released",
-        &[
-            "--set",
-            "model.preset=released",
-            "--set",
-            "training.frequency_cutoff=1",
-        ],
-    ),
-    ("paper", &["--set", "model.preset=paper"]),
-    (
-        "attention_relu",
-        &["--set", "model.architecture=attention_relu"],
-    ),
-    (
-        "mlp_sparsemax",
-        &["--set", "model.architecture=mlp_sparsemax"],
-    ),
-    ("relu", &["--set", "model.architecture=relu"]),
-    (
-        "topk",
-        &["--set", "model.architecture=topk", "--set", "model.k=3"],
-    ),
-    (
-        "batch_topk",
-        &[
-            "--set",
-            "model.architecture=batch_topk",
-            "--set",
-            "model.k=3",
-        ],
-    ),
-    ("jumprelu", &["--set", "model.architecture=jumprelu"]),
-    ("gated", &["--set", "model.architecture=gated"]),
-];
+fn every() -> Vec<(String, Vec<String>)> {
+    let presets = ["default", "released", "paper"].map(|preset| {
+        let mut settings = vec![format!("model.preset={preset}")];
+        if preset == "released" {
+            settings.push("training.frequency_cutoff=1".into());
+        }
+        (preset.to_string(), settings)
+    });
+    let others = AnyArchitecture::all().into_iter().skip(1);
+    let others = others.map(|architecture| {
+        let name = architecture.name();
+        let mut settings = vec![format!("model.architecture={name}")];
+        if architecture.switches().contains_key("k") {
+            settings.push("model.k=3".into());
+        }
+        (name.to_string(), settings)
+    });
+    let all = presets.into_iter().chain(others);
+    let with_flags = |settings: Vec<String>| {
+        settings
+            .into_iter()
+            .flat_map(|s| ["--set".to_string(), s])
+            .collect()
+    };
+    all.map(|(name, settings)| (name, with_flags(settings)))
+        .collect()
+}
+
+/// These settings and more.
+fn and<'a>(model: &'a [String], more: &[&'a str]) -> Vec<&'a str> {
+    let model = model.iter().map(String::as_str);
+    model.chain(more.iter().copied()).collect()
+}
 
 /// Loss of each of the first steps and held-out numbers on another device, against `cpu`: every kind of model. A dead
 /// window of four steps lets auxiliary losses take part.
 #[cfg(any(feature = "ndarray", feature = "wgpu"))]
 fn agrees_with_cpu(device: &str) {
     let w = Workspace::new();
-    for (name, model) in EVERY {
+    for (name, model) in every() {
         let more = [
             "--set",
             "training.steps=20",
             "--set",
             "training.dead_window=4",
         ];
-        let arguments = [model, &more].concat();
+        let arguments = and(&model, &more);
         let run = |device: &str| {
             let on = [&arguments[..], &["--device", device]].concat();
             w.trained(&format!("{name}-{device}"), &on)
@@ -265,8 +261,8 @@ fn wgpu_agrees_with_cpu() {
 
 #[test]
 fn the_unit_of_the_data_does_not_matter() {
-    for (name, model) in EVERY {
-        if ["paper", "released"].contains(&name) {
+    for (name, model) in every() {
+        if ["paper", "released"].contains(&name.as_str()) {
             continue; // they see rows as they are, as their papers have it
         }
         let reached = [1.0f32, 1024.0, 1.0 / 1024.0].map(|unit| {
@@ -276,7 +272,7 @@ fn the_unit_of_the_data_does_not_matter() {
             w.write_rows("train.safetensors", train, WIDTH);
             w.write_rows("heldout.safetensors", held_out, WIDTH);
             let steps = ["--set", "training.steps=60"];
-            let run = w.trained(name, &[model, &steps[..]].concat());
+            let run = w.trained(&name, &and(&model, &steps));
             *recorded(&run, "held_out", "fvu").last().unwrap()
         });
         for other in &reached[1..] {
@@ -304,13 +300,14 @@ const REACHED: [(&str, f64); 10] = [
     ("gated", 0.3932),
 ];
 const MARGIN: f64 = 1.1;
+/// What an architecture must reach for which nothing was measured yet.
+const WORST: f64 = 0.45;
 
 #[test]
 fn every_architecture_learns_keeps_its_promises_and_resumes() {
     let w = Workspace::new();
     let mut elsewhere = Vec::new();
-    for ((name, model), (reached, measured)) in EVERY.into_iter().zip(REACHED) {
-        assert_eq!(name, reached);
+    for (name, model) in every() {
         // a small dead window, so that the auxiliary loss of TopK takes part
         let more = [
             "--set",
@@ -320,19 +317,21 @@ fn every_architecture_learns_keeps_its_promises_and_resumes() {
             "--set",
             "training.checkpoint_every=28",
         ];
-        let arguments = [model, &more].concat();
-        let run = w.trained(name, &arguments);
+        let arguments = and(&model, &more);
+        let run = w.trained(&name, &arguments);
         let fvu = recorded(&run, "held_out", "fvu");
         let last = *fvu.last().unwrap();
-        if !(measured / MARGIN..MARGIN * measured).contains(&last) {
-            elsewhere.push(format!("{name}: {last:.4}, not about {measured}"));
+        let measured = REACHED.iter().find(|(known, _)| *known == name);
+        let band = measured.map_or(0.0..WORST, |(_, fvu)| fvu / MARGIN..MARGIN * fvu);
+        if !band.contains(&last) {
+            elsewhere.push(format!("{name}: {last:.4}, not in {band:?}"));
         }
-        keeps_its_promises(name, &run);
+        keeps_its_promises(&name, &run);
         // without what came after the checkpoint in the middle of a virtual epoch, resuming ends with the same bytes
         let whole = std::fs::read(run.join(WEIGHTS)).unwrap();
         forget(&run, 300);
         std::fs::remove_dir_all(run.join("model")).unwrap();
-        let resumed = w.trained(name, &[&arguments[..], &["--resume"]].concat());
+        let resumed = w.trained(&name, &[&arguments[..], &["--resume"]].concat());
         assert_eq!(
             std::fs::read(resumed.join(WEIGHTS)).unwrap(),
             whole,
