@@ -96,9 +96,9 @@ impl Case {
     }
 
     /// Everything that training minimises, with weights of order one, and what must stay for it to be smooth: which
-    /// latents are active. The target of the auxiliary loss is a constant of the backward pass, and so it is `target`,
-    /// unless that is to be found out; it is returned.
-    fn objective(&self, sae: &Sae, device: &Device, target: Option<Vec<f32>>) -> Objective {
+    /// latents are active. Targets of reconstructions are constants of the backward pass, and so they are `constants`,
+    /// unless these are to be found out; they are returned.
+    fn objective(&self, sae: &Sae, device: &Device, constants: Option<Vec<Vec<f32>>>) -> Objective {
         let coefficients = Coefficients::default()
             .with("sparsity_coefficient", 0.7)
             .with("sparsity_warmup_steps", 1.0)
@@ -109,28 +109,38 @@ impl Case {
         let forward = sae.forward(x.clone(), &Mode::training());
         let mut loss = Loss::Fvu.forward(x.clone(), forward.x_hat.clone(), 2.0);
         let mut value = fvu(x.clone(), forward.x_hat.clone());
-        let seen = RefCell::new(None);
+        let seen = RefCell::new((Vec::new(), Vec::new()));
         let distance = |found: Tensor<2>, reconstruction: Tensor<2>| {
-            let constant = target.clone().unwrap_or_else(|| values(found));
+            let (targets, distances) = &mut *seen.borrow_mut();
+            let constant = match &constants {
+                Some(constants) => constants[targets.len()].clone(),
+                None => values(found),
+            };
             let target = matrix(constant.clone(), WIDTH, device);
-            *seen.borrow_mut() = Some((constant, fvu(target.clone(), reconstruction.clone())));
+            targets.push(constant);
+            distances.push(fvu(target.clone(), reconstruction.clone()));
             Loss::Fvu.forward(target, reconstruction, 2.0)
         };
         let batch = (sae, &x, &forward);
-        for term in terms(batch, (&[], &[1, 7, 8, 15]), &coefficients, &distance) {
-            if term.name != "auxiliary_loss" {
+        let terms = terms(batch, (&[], &[1, 7, 8, 15]), &coefficients, &distance);
+        let has_auxiliary = terms.iter().any(|term| term.name == "auxiliary_loss");
+        for term in terms {
+            if term.name == "sparsity_loss" {
                 value += term.value.clone().into_scalar::<f64>();
             }
             loss = loss + term.value;
         }
-        let (target, auxiliary) = seen.into_inner().unzip();
-        value += 0.5 * auxiliary.unwrap_or(0.0);
+        let (targets, mut distances) = seen.into_inner();
+        if has_auxiliary {
+            *distances.last_mut().expect("one distance") *= 0.5; // its coefficient; it comes last
+        }
+        value += distances.iter().sum::<f64>();
         let active = dense(forward.encoded.latents);
         Objective {
             loss,
             value,
             support: active.iter().map(|a| *a != 0.0).collect(),
-            target,
+            targets,
         }
     }
 
@@ -155,7 +165,7 @@ impl Case {
             let mut sae = self.model(&Device::flex());
             let moved = get(&sae) + direction.clone() * step;
             set(&mut sae, moved);
-            let there = self.objective(&sae, &Device::flex(), here.target.clone());
+            let there = self.objective(&sae, &Device::flex(), Some(here.targets.clone()));
             assert_eq!(
                 there.support, here.support,
                 "{self:?} {name}: the support must stay for the slope to mean anything"
@@ -182,7 +192,7 @@ struct Objective {
     /// The loss, added up in float64.
     value: f64,
     support: Vec<bool>,
-    target: Option<Vec<f32>>,
+    targets: Vec<Vec<f32>>,
 }
 
 /// All but attention, whose gradients `gradients.rs` checks.
