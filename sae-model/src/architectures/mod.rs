@@ -10,6 +10,7 @@ mod attention_relu;
 mod batch_topk;
 mod gated;
 mod jumprelu;
+mod matryoshka;
 mod mlp_sparsemax;
 mod relu;
 mod shared;
@@ -191,6 +192,7 @@ architectures! { $
     batch_topk::BatchTopK,
     jumprelu::JumpRelu,
     gated::Gated,
+    matryoshka::Matryoshka,
 }
 
 /// The built-in architectures are dispatched statically.

@@ -1,0 +1,202 @@
+//! Matryoshka BatchTopK: the first latents of a dictionary are a dictionary of their own (Bussmann et al. 2025,
+//! arXiv 2503.17547, section 3).
+//!
+//! ```text
+//! a = BatchTopK(z)                                        of all M latents
+//! L = sum over m in { m_1 < m_2 < ... < M } of ||x - x_hat(a_1, ..., a_m)||^2
+//! ```
+//!
+//! Selection and threshold are those of `batch_topk`.
+
+use std::sync::Arc;
+
+use burn::tensor::{Int, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::batch_topk::{self, BatchTopK, THRESHOLD};
+use super::shared::{self, AUX_COEFFICIENT, AUX_K, AUXILIARY};
+use super::{Architecture, ENCODER, ENCODER_BIAS, switches_of};
+use crate::config::{InvalidConfig, SaeConfig};
+use crate::loss::{Coefficient, Step, Term};
+use crate::ops::{Latents, Pattern, SparseCodes};
+use crate::parameters::{Parameter, Parameters};
+use crate::sae::Encoded;
+use crate::scores::{Scores, Selected};
+
+/// Name of the term of the smaller dictionaries.
+const NESTED: &str = "nested_loss";
+
+/// Matryoshka BatchTopK.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Matryoshka {
+    /// Active latents per row, on average over a batch.
+    pub k: usize,
+    /// Sizes of the smaller dictionaries, as parts of M.
+    pub parts: Vec<f64>,
+    /// Steps of refinement at inference.
+    pub refinement: usize,
+}
+
+impl Default for Matryoshka {
+    fn default() -> Self {
+        Self {
+            k: 32,
+            parts: vec![1.0 / 16.0, 1.0 / 8.0, 1.0 / 4.0, 1.0 / 2.0],
+            refinement: 0,
+        }
+    }
+}
+
+impl Matryoshka {
+    /// The same without smaller dictionaries.
+    fn flat(&self) -> BatchTopK {
+        BatchTopK {
+            k: self.k,
+            refinement: self.refinement,
+        }
+    }
+}
+
+impl Architecture for Matryoshka {
+    fn name(&self) -> &'static str {
+        "matryoshka"
+    }
+
+    fn source(&self) -> &'static str {
+        "arXiv 2503.17547, section 3, on BatchTopK (arXiv 2412.06410)"
+    }
+
+    fn describe(&self) -> String {
+        format!("matryoshka (k = {})", self.k)
+    }
+
+    fn switches(&self) -> Map<String, Value> {
+        switches_of(self)
+    }
+
+    fn meanings(&self) -> &'static [(&'static str, &'static str)] {
+        &[
+            ("k", "active latents per row, on average over a batch"),
+            (
+                "parts",
+                "sizes of the smaller dictionaries, as parts of n_latents",
+            ),
+            (
+                "refinement",
+                "steps by which inference refines the values of the selected latents",
+            ),
+        ]
+    }
+
+    fn check(&self, config: &SaeConfig) -> Result<(), InvalidConfig> {
+        shared::check_k(self.k, config)?;
+        match self.parts.iter().all(|part| *part > 0.0 && *part < 1.0) {
+            true => Ok(()),
+            false => Err(InvalidConfig {
+                key: "parts",
+                value: format!("{:?}", self.parts),
+                remedy: "parts of the dictionary lie between 0 and 1, for example [0.25, 0.5]",
+            }),
+        }
+    }
+
+    fn parameters(&self) -> &'static [Parameter] {
+        &[ENCODER, ENCODER_BIAS, THRESHOLD]
+    }
+
+    fn coefficients(&self) -> &'static [Coefficient] {
+        &[AUX_COEFFICIENT, AUX_K]
+    }
+
+    fn select(&self, scores: &Scores<'_>) -> Selected {
+        self.flat().select(scores)
+    }
+
+    fn refinement(&self) -> usize {
+        self.refinement
+    }
+
+    fn asked_l0(&self) -> Option<usize> {
+        Some(self.k)
+    }
+
+    fn terms(&self) -> &'static [&'static str] {
+        &[NESTED, AUXILIARY]
+    }
+
+    fn losses(&self, step: &Step<'_>) -> Vec<Term> {
+        let latents = step.sae.config().n_latents as f64;
+        let nested = step.codes().and_then(|codes| {
+            let sizes = self.parts.iter().map(|part| (part * latents).ceil() as u32);
+            let losses = sizes.map(|size| {
+                let first = Latents::Sparse(below(codes, size));
+                let x_hat = step.sae.decode(&first, &step.forward.encoded.input);
+                step.distance(step.x.clone(), x_hat)
+            });
+            losses.reduce(|sum, loss| sum + loss)
+        });
+        let nested = nested.map(|value| Term {
+            name: NESTED,
+            value,
+        });
+        nested
+            .into_iter()
+            .chain(shared::explain_with_dead(step))
+            .collect()
+    }
+
+    fn observe(&self, batch: &Encoded) -> Option<Tensor<1>> {
+        batch_topk::smallest_latent(batch)
+    }
+
+    fn after_update(&self, parameters: Parameters, observed: Option<Tensor<1>>) -> Parameters {
+        batch_topk::follow(parameters, observed)
+    }
+
+    fn notes(&self, steps: usize, l0: f64) -> Option<String> {
+        self.flat().notes(steps, l0)
+    }
+}
+
+/// The codes of the latents below `size`.
+fn below(codes: &SparseCodes, size: u32) -> SparseCodes {
+    let (pattern, mut kept, mut offsets) = (&codes.pattern, Vec::new(), vec![0]);
+    for row in 0..pattern.rows() {
+        let entries = pattern.row(row);
+        kept.extend(entries.filter(|entry| pattern.indices()[*entry] < size));
+        offsets.push(kept.len());
+    }
+    let indices = kept.iter().map(|entry| pattern.indices()[*entry]).collect();
+    let entries: Vec<i32> = kept.iter().map(|entry| *entry as i32).collect();
+    let entries = TensorData::new(entries, [kept.len()]);
+    let entries = Tensor::<1, Int>::from_data(entries, &codes.values.device());
+    SparseCodes {
+        values: codes.values.clone().select(0, entries),
+        pattern: Arc::new(Pattern::new(pattern.latents(), offsets, indices)),
+        scores: Arc::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    #[test]
+    fn the_first_latents_alone() {
+        let device = Device::flex();
+        let dense = [0.0, 2.0, 3.0, 4.0, 0.0, 0.0, 0.0, 0.0, 9.0];
+        let codes = SparseCodes::from_dense(&dense, 3, &device);
+        for (size, expected) in [
+            (1, [0.0, 0.0, 0.0, 4.0, 0.0, 0.0, 0.0, 0.0, 0.0]),
+            (2, [0.0, 2.0, 0.0, 4.0, 0.0, 0.0, 0.0, 0.0, 0.0]),
+            (3, dense),
+        ] {
+            let first = below(&codes, size).to_dense(&device);
+            let first: Vec<f32> = first.into_data().iter().collect();
+            assert_eq!(first, expected);
+        }
+    }
+}
