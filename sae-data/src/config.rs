@@ -1,6 +1,7 @@
 //! The `[data]` section of a config: training and evaluation read the same.
 
 use std::error::Error;
+use std::fmt::Display;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,7 @@ use crate::data::{ActivationData, LEAST};
 use crate::error::DataError;
 use crate::limit::MaxNorm;
 use crate::loader::Streaming;
-use crate::source::{Options, TENSOR};
+use crate::source::Options;
 
 /// What to train and evaluate on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -101,32 +102,41 @@ pub struct Split {
     pub held_out: ActivationData,
 }
 
-/// A key of `[data]` whose value does not do.
+/// A key of `[data]` with a value that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{key} = {value}: {remedy}")]
 pub struct DataConfigError {
     /// The key, `data.train` for example.
-    pub key: &'static str,
+    pub key: String,
     /// Its value.
     pub value: String,
     /// What is wrong with it, and what to do.
     pub remedy: String,
+    /// The feature of `sae-data` that this program lacks to read the data, if that is the reason.
+    pub missing_feature: Option<&'static str>,
 }
 
 impl DataConfigError {
-    /// The value of `key` is a path, and not the right one.
-    pub(crate) fn about(key: &'static str, path: &Path, remedy: String) -> Self {
-        let value = quoted(path);
-        Self { key, value, remedy }
+    fn invalid(key: &str, value: impl Display, remedy: impl Into<String>) -> Self {
+        Self {
+            key: key.into(),
+            value: value.to_string(),
+            remedy: remedy.into(),
+            missing_feature: None,
+        }
     }
 
-    /// The error of opening `path`, which `key` names.
-    pub(crate) fn new(key: &'static str, path: &Path, error: DataError) -> Self {
-        let value = quoted(path);
+    /// The error of `key`, whose value is the path `path`.
+    pub(crate) fn about(key: &str, path: &Path, remedy: impl Into<String>) -> Self {
+        Self::invalid(key, quoted(path), remedy)
+    }
+
+    /// The error of opening `path`, the value of `key`.
+    pub(crate) fn new(key: &str, path: &Path, error: DataError) -> Self {
+        let missing_feature = error.missing_feature();
         let remedy = match &error {
             DataError::Option { key, value, remedy } => {
-                let (value, remedy) = (value.clone(), remedy.clone());
-                return Self { key, value, remedy };
+                return Self::invalid(&format!("data.{key}"), value, remedy);
             }
             DataError::Io {
                 path: missing,
@@ -135,18 +145,22 @@ impl DataConfigError {
                 "no such file; check the path (it is relative to the current directory)".into()
             }
             error => {
-                let message = match error.source() {
-                    Some(source) => format!("{error}: {source}"),
-                    None => error.to_string(),
-                };
+                let mut message = error.to_string();
+                if let Some(source) = error.source() {
+                    message += &format!(": {source}");
+                }
+                if let DataError::Ambiguous { .. } = error {
+                    message += " with data.tensor";
+                }
                 let about_itself = format!("{}: ", path.display());
-                message
-                    .strip_prefix(&about_itself)
-                    .unwrap_or(&message)
-                    .to_string()
+                let rest = message.strip_prefix(&about_itself);
+                rest.unwrap_or(&message).to_string()
             }
         };
-        Self { key, value, remedy }
+        Self {
+            missing_feature,
+            ..Self::about(key, path, remedy)
+        }
     }
 }
 
@@ -180,14 +194,7 @@ impl DataConfig {
         let train = ActivationData::open(&self.train, &options).map_err(about_train)?;
         let (train, held_out) = match &self.held_out {
             HeldOut::Path(path) => {
-                if train.rows() < 2 {
-                    let remedy = "it has one row, which has no variance to explain; use more data";
-                    return Err(DataConfigError::about(
-                        "data.train",
-                        &self.train,
-                        remedy.into(),
-                    ));
-                }
+                check_rows("data.train", &self.train, &train)?;
                 let labels = self.held_out_labels.clone();
                 let held_out = open_held_out(&train, path, &Options { labels, ..options })?;
                 (train, held_out)
@@ -206,39 +213,39 @@ impl DataConfig {
             ("data.block_rows", self.block_rows, usize::MAX),
             ("data.workers", self.workers, MAX_WORKERS),
         ] {
-            let remedy = match value {
-                Some(0) => "must be at least 1".into(),
-                Some(value) if value > most => format!("must be at most {most}"),
-                _ => continue,
-            };
-            let value = value.unwrap_or_default().to_string();
-            return Err(DataConfigError { key, value, remedy });
+            match value {
+                Some(0) => return Err(DataConfigError::invalid(key, 0, "must be at least 1")),
+                Some(value) if value > most => {
+                    let remedy = format!("must be at most {most}");
+                    return Err(DataConfigError::invalid(key, value, remedy));
+                }
+                _ => {}
+            }
         }
         self.check_useless()
     }
 
-    /// Refuses keys that have nothing to be about.
+    /// Refuses keys that apply to nothing.
     fn check_useless(&self) -> Result<(), DataConfigError> {
-        if let Some(labels) = &self.held_out_labels
-            && !matches!(self.held_out, HeldOut::Path(_))
-        {
-            let remedy = "what is held out is a part of data.train, and so are its labels; leave it out, or give data.labels";
-            return Err(DataConfigError::about(
+        let cut = !matches!(self.held_out, HeldOut::Path(_));
+        let without = self.class_embeddings.is_none();
+        for (key, path, useless, remedy) in [
+            (
                 "data.held_out_labels",
-                labels,
-                remedy.into(),
-            ));
-        }
-        if let Some(names) = &self.class_names
-            && self.class_embeddings.is_none()
-        {
-            let remedy =
-                "there are no classes to name; give data.class_embeddings, too, or leave it out";
-            return Err(DataConfigError::about(
+                &self.held_out_labels,
+                cut,
+                "what is held out is a part of data.train, and so are its labels; leave it out, or give data.labels",
+            ),
+            (
                 "data.class_names",
-                names,
-                remedy.into(),
-            ));
+                &self.class_names,
+                without,
+                "there are no classes to name; give data.class_embeddings, too, or leave it out",
+            ),
+        ] {
+            if let Some(path) = path.as_deref().filter(|_| useless) {
+                return Err(DataConfigError::about(key, path, remedy));
+            }
         }
         Ok(())
     }
@@ -275,17 +282,14 @@ impl DataConfig {
                 .within(norm, &mut progress)
                 .map_err(|error| about(data, error))?;
             if within.rows() < LEAST {
-                return Err(DataConfigError {
-                    key: KEY,
-                    value: self.max_norm.to_string(),
-                    remedy: format!(
-                        "{} of {} rows of {} have a norm above {norm}, and at least {LEAST} are needed; choose a larger limit, \
-                         or \"none\"",
-                        data.rows() - within.rows(),
-                        data.rows(),
-                        data.path().display(),
-                    ),
-                });
+                let remedy = format!(
+                    "{} of {} rows of {} have a norm above {norm}, and at least {LEAST} are needed; choose a larger \
+                     limit, or \"none\"",
+                    data.rows() - within.rows(),
+                    data.rows(),
+                    data.path().display(),
+                );
+                return Err(DataConfigError::invalid(KEY, self.max_norm, remedy));
             }
             Ok(within)
         };
@@ -340,7 +344,16 @@ pub fn default_workers() -> usize {
         .min(4)
 }
 
-/// Opens a held-out data set that goes with `train`.
+/// Fails unless there are rows enough to have a variance.
+fn check_rows(key: &str, path: &Path, data: &ActivationData) -> Result<(), DataConfigError> {
+    if data.rows() < LEAST {
+        let remedy = "it has one row, which has no variance to explain; use more data";
+        return Err(DataConfigError::about(key, path, remedy));
+    }
+    Ok(())
+}
+
+/// Opens a held-out data set that belongs to `train`.
 fn open_held_out(
     train: &ActivationData,
     path: &Path,
@@ -349,25 +362,16 @@ fn open_held_out(
     const KEY: &str = "data.held_out";
     let held_out = match ActivationData::open(path, options) {
         // what chose among the tensors of the training data need not mean anything here
-        Err(DataError::Option { key: TENSOR, .. }) => {
-            let tensor = None;
-            ActivationData::open(
-                path,
-                &Options {
-                    tensor,
-                    ..options.clone()
-                },
-            )
+        Err(DataError::Option { key: "tensor", .. }) => {
+            let mut options = options.clone();
+            options.tensor = None;
+            ActivationData::open(path, &options)
         }
         opened => opened,
     };
     let held_out = held_out.map_err(|error| DataConfigError::new(KEY, path, error))?;
     let wrong = |remedy: String| DataConfigError::about(KEY, path, remedy);
-    if held_out.rows() < 2 {
-        return Err(wrong(
-            "it has one row, which has no variance to explain; use more data".into(),
-        ));
-    }
+    check_rows(KEY, path, &held_out)?;
     if held_out.shares_files(train) {
         return Err(wrong(
             "shares files with data.train, so what is learned would be judged on itself; hold out a part of it with { fraction = 0.1 }".into(),

@@ -53,7 +53,7 @@ struct Partial {
 ///
 /// # Errors
 /// [`DataError::Destination`] if something else is there or the disk is full; what is whole stays.
-/// [`DataError::Option`] if a value does not fit the element type.
+/// [`DataError::TooLarge`] if a value does not fit the element type.
 pub fn convert(
     data: &ActivationData,
     destination: &Path,
@@ -381,18 +381,15 @@ impl ShardWriter<'_> {
             return Ok(());
         };
         let (row, column) = (start + at / self.data.width(), at % self.data.width());
-        Err(DataError::Option {
-            key: "--dtype",
-            value: self.element.name().to_lowercase(),
-            remedy: format!(
-                "row {row}, column {column} is {}, beyond what it can hold; use {}",
-                values[at],
-                if self.element == Element::F16 {
-                    "bf16 or f32"
-                } else {
-                    "f32"
-                }
-            ),
+        Err(DataError::TooLarge {
+            row,
+            column,
+            value: values[at],
+            element: self.element.name().to_lowercase(),
+            remedy: match self.element {
+                Element::F16 => "bf16 or f32",
+                _ => "f32",
+            },
         })
     }
 }

@@ -30,13 +30,18 @@ impl ActivationData {
     /// # Errors
     /// [`DataError`] if it is missing, damaged, or holds no activations.
     pub fn open(path: &Path, options: &Options) -> Result<Self, DataError> {
-        let source: Arc<dyn Source> = source::open(path, options)?.into();
+        Ok(Self::from_source(source::open(path, options)?))
+    }
+
+    /// All rows of a source of your own.
+    pub fn from_source(source: impl Into<Arc<dyn Source>>) -> Self {
+        let source = source.into();
         let all = Selection::new(std::iter::once(0..source.info().rows));
-        Ok(Self {
+        Self {
             source,
             selection: all.into(),
             beyond: None,
-        })
+        }
     }
 
     /// What the whole data set is.
@@ -72,17 +77,11 @@ impl ActivationData {
     pub fn split_fraction(&self, fraction: f64, seed: u64) -> Result<(Self, Self), DataError> {
         let value = format!("{{ fraction = {fraction} }}");
         if !(fraction > 0.0 && fraction < 1.0) {
-            let remedy = "a fraction lies between 0 and 1, such as 0.1".into();
-            return Err(DataError::Option {
-                key: "data.held_out",
-                value,
-                remedy,
-            });
+            let remedy = "a fraction lies between 0 and 1, such as 0.1";
+            return Err(DataError::option("held_out", value, remedy));
         }
-        self.sides(
-            Selection::split_fraction(self.info(), fraction, seed),
-            value,
-        )
+        let sides = Selection::split_fraction(self.info(), fraction, seed);
+        self.sides(sides, value)
     }
 
     /// `(train, held out)`: `rows` held out; where there are documents, those that begin in it.
@@ -92,52 +91,46 @@ impl ActivationData {
     pub fn split_rows(&self, rows: Range<usize>) -> Result<(Self, Self), DataError> {
         let value = format!("{{ rows = [{}, {}] }}", rows.start, rows.end);
         if rows.is_empty() || rows.end > self.info().rows {
-            return Err(DataError::Option {
-                key: "data.held_out",
-                value,
-                remedy: format!(
-                    "{} has rows 0 to {}",
-                    self.path().display(),
-                    self.info().rows
-                ),
-            });
+            let remedy = format!(
+                "{} has rows 0 to {}",
+                self.path().display(),
+                self.info().rows
+            );
+            return Err(DataError::option("held_out", value, remedy));
         }
         self.sides(Selection::split_rows(self.info(), rows), value)
     }
 
     fn sides(
         &self,
-        sides: (Selection, Selection),
+        (train, held_out): (Selection, Selection),
         value: String,
     ) -> Result<(Self, Self), DataError> {
-        let (train, held_out) = sides;
         if train.rows() < LEAST || held_out.rows() < LEAST {
-            let documents = self
-                .info()
-                .documents
-                .as_ref()
-                .map_or(String::new(), |documents| {
-                    format!(" in {} documents, which are not cut", documents.count())
-                });
-            return Err(DataError::Option {
-                key: "data.held_out",
-                value,
-                remedy: format!(
-                    "of {}, with {} rows{documents}, {} would be held out and {} left to train on; each needs at least \
-                     {LEAST}, because one row has no variance to explain; choose another part, or use more data",
-                    self.path().display(),
-                    self.info().rows,
-                    held_out.rows(),
-                    train.rows(),
-                ),
+            let documents = self.info().documents.as_ref();
+            let documents = documents.map_or(String::new(), |documents| {
+                format!(" in {} documents, which are not cut", documents.count())
             });
+            let remedy = format!(
+                "of {}, with {} rows{documents}, {} would be held out and {} left to train on; each needs at least \
+                 {LEAST}, because one row has no variance to explain; choose another part, or use more data",
+                self.path().display(),
+                self.info().rows,
+                held_out.rows(),
+                train.rows(),
+            );
+            return Err(DataError::option("held_out", value, remedy));
         }
-        let side = |selection: Selection| Self {
+        Ok((self.only(train), self.only(held_out)))
+    }
+
+    /// These rows of the same source.
+    fn only(&self, selection: impl Into<Arc<Selection>>) -> Self {
+        Self {
             source: self.source.clone(),
             selection: selection.into(),
             beyond: None,
-        };
-        Ok((side(train), side(held_out)))
+        }
     }
 
     /// Whether a file of one is a file of the other.
@@ -223,31 +216,22 @@ impl ActivationData {
         if rows >= self.rows() {
             return self.clone();
         }
-        Self {
-            source: self.source.clone(),
-            selection: self.selection.spread(rows).into(),
-            beyond: None,
-        }
+        self.only(self.selection.spread(rows))
     }
 
     /// These rows but `left_out`, single rows in order.
     pub(crate) fn without(&self, left_out: &[usize]) -> Self {
         let (kept, beyond) = self.selection.without(left_out);
+        let beyond = (beyond.rows() > 0).then(|| beyond.into());
         Self {
-            source: self.source.clone(),
-            selection: kept.into(),
-            beyond: (beyond.rows() > 0).then(|| beyond.into()),
+            beyond,
+            ..self.only(kept)
         }
     }
 
     /// The rows that a limit of the norm has left out of these ([`ActivationData::within`]); none if there are none.
     pub fn left_out(&self) -> Option<Self> {
-        let beyond = self.beyond.clone()?;
-        Some(Self {
-            source: self.source.clone(),
-            selection: beyond,
-            beyond: None,
-        })
+        Some(self.only(self.beyond.clone()?))
     }
 
     /// How many rows a limit of the norm has left out of these.

@@ -1,19 +1,30 @@
-//! Every way activation data can be wrong, each with its remedy.
+//! The ways in which activation data can be wrong. Messages name the file, the place and what to change in the data;
+//! the options of a program are for the program to name.
 
+use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a data set cannot be read or written. The cause underneath, where there is one, is the error's
-/// `source`.
+use crate::source::formats;
+
+/// Why a data set cannot be read or written. The underlying cause, if there is one, is the error's `source`.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)] // the fields are what the messages say
+#[allow(missing_docs)] // the messages explain the fields
+#[non_exhaustive]
 pub enum DataError {
     #[error("{}", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error("{}: the file is empty; export it again, or check that the copy is complete", path.display())]
     Empty { path: PathBuf },
-    #[error("{}: no activation data that this program knows ({reason}); it reads .npy, .safetensors, Arrow (SAELens, datasets), Parquet, saev shards, and directories of these", path.display())]
+    #[error("{}: no activation data in a known format ({reason}); known are {}", path.display(), formats())]
     NotRecognised { path: PathBuf, reason: String },
+    /// The program was built without the reader of this format.
+    #[error("{}: {format} files are read only by programs built with the feature \"{feature}\" of sae-data", path.display())]
+    NotCompiled {
+        path: PathBuf,
+        format: &'static str,
+        feature: &'static str,
+    },
     /// The bytes contradict the format, or end too early.
     #[error("{}: damaged {format} file, at byte {offset}: {reason}; export it again, or check that the copy is complete", path.display())]
     Damaged {
@@ -22,7 +33,7 @@ pub enum DataError {
         offset: u64,
         reason: String,
     },
-    /// A valid file, of a kind that cannot be read.
+    /// A valid file of a kind that is not read.
     #[error("{}: {what} cannot be read; {remedy}", path.display())]
     Unsupported {
         path: PathBuf,
@@ -42,13 +53,13 @@ pub enum DataError {
         noun: &'static str,
         available: String,
     },
-    #[error("{}: several {noun}s could be the activations ({available}); name one with data.tensor (sae-data: --tensor)", path.display())]
+    #[error("{}: several {noun}s could be the activations ({available}); name one", path.display())]
     Ambiguous {
         path: PathBuf,
         noun: &'static str,
         available: String,
     },
-    #[error("{}: \"{name}\" has shape {shape:?}; activations are [rows, width] or [examples, tokens, width], with at least one of each", path.display())]
+    #[error("{}: \"{name}\" has shape {shape:?}; activations are [rows, width] or [examples, tokens, width], with no size of zero", path.display())]
     Shape {
         path: PathBuf,
         name: String,
@@ -61,20 +72,20 @@ pub enum DataError {
         dtype: String,
         expected: &'static str,
     },
-    #[error("{}: row {row} has {len} values, the rows before it {width}; all must have the same width", path.display())]
+    #[error("{}: row {row} has {len} values, the rows before it have {width}; all rows must have the same width", path.display())]
     Ragged {
         path: PathBuf,
         row: usize,
         len: usize,
         width: usize,
     },
-    #[error("{}: there are nulls in \"{name}\" (near row {row}); remove these rows, activations have values everywhere", path.display())]
+    #[error("{}: \"{name}\" contains nulls (near row {row}); remove these rows, every activation needs a value", path.display())]
     Null {
         path: PathBuf,
         name: String,
         row: usize,
     },
-    #[error("{}: {what} {here}, but {} has {there}; one data set has one of it, export them in the same way or open them one by one", path.display(), first.display())]
+    #[error("{}: {what} {here}, but {} has {there}; all files of a data set must agree, export them in the same way or open them one by one", path.display(), first.display())]
     Mixed {
         path: PathBuf,
         first: PathBuf,
@@ -82,7 +93,7 @@ pub enum DataError {
         here: String,
         there: String,
     },
-    #[error("{}: {labels} labels for {rows} rows{}; there must be one a row, or one an example", path.display(), in_examples(*examples))]
+    #[error("{}: {labels} labels for {rows} rows{}; there must be one label per row, or one per example", path.display(), in_examples(*examples))]
     LabelCount {
         path: PathBuf,
         labels: usize,
@@ -104,8 +115,17 @@ pub enum DataError {
         column: usize,
         value: f32,
     },
-    /// What was there when the data set was opened is not there any more.
-    #[error("{}: changed while in use: {was} bytes when it was opened, now {now}; put the file back as it was, and continue with --resume", path.display())]
+    /// A value that the element type of a conversion cannot hold.
+    #[error("row {row}, column {column} is {value}, too large for {element}; use {remedy}")]
+    TooLarge {
+        row: usize,
+        column: usize,
+        value: f32,
+        element: String,
+        remedy: &'static str,
+    },
+    /// A file is no longer the one that was opened.
+    #[error("{}: changed while in use: {was} bytes when it was opened, now {now}; put the file back as it was", path.display())]
     Changed {
         path: PathBuf,
         was: u64,
@@ -113,7 +133,8 @@ pub enum DataError {
     },
     #[error("{}: its checksum is not the one in {}; export it again, or check that the copy is complete", path.display(), index.display())]
     Checksum { path: PathBuf, index: PathBuf },
-    /// An option that this data set cannot have.
+    /// An option that does not fit this data set; `key` is its name in [`Options`](crate::Options) or
+    /// [`DataConfig`](crate::DataConfig).
     #[error("{key} = {value}: {remedy}")]
     Option {
         key: &'static str,
@@ -130,6 +151,14 @@ fn in_examples(examples: Option<usize>) -> String {
 }
 
 impl DataError {
+    /// The feature of `sae-data` that this program lacks to read the data.
+    pub fn missing_feature(&self) -> Option<&'static str> {
+        match self {
+            Self::NotCompiled { feature, .. } => Some(feature),
+            _ => None,
+        }
+    }
+
     /// Turns an I/O error at `path` into a [`DataError`].
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
         move |source| Self::Io {
@@ -138,7 +167,6 @@ impl DataError {
         }
     }
 
-    /// Shorthand for [`DataError::Damaged`].
     pub(crate) fn damaged(
         path: &Path,
         format: &'static str,
@@ -153,7 +181,6 @@ impl DataError {
         }
     }
 
-    /// Shorthand for [`DataError::Unsupported`].
     pub(crate) fn unsupported(
         path: &Path,
         what: impl Into<String>,
@@ -163,6 +190,40 @@ impl DataError {
             path: path.into(),
             what: what.into(),
             remedy: remedy.into(),
+        }
+    }
+
+    pub(crate) fn not_recognised(path: &Path, reason: impl Into<String>) -> Self {
+        Self::NotRecognised {
+            path: path.into(),
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn option(
+        key: &'static str,
+        value: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self::Option {
+            key,
+            value: value.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    /// A file that differs from the first file of its data set in `what`: each with its own.
+    pub(crate) fn mixed(
+        (path, here): (&Path, impl Display),
+        (first, there): (&Path, impl Display),
+        what: &'static str,
+    ) -> Self {
+        Self::Mixed {
+            path: path.into(),
+            first: first.into(),
+            what,
+            here: here.to_string(),
+            there: there.to_string(),
         }
     }
 }

@@ -37,6 +37,6 @@ pub use fingerprint::Fingerprint;
 pub use limit::{MEDIANS, MaxNorm};
 pub use loader::{ActivationBatch, ActivationLoader, Streaming, StreamingPlan, Waiting};
 pub use shuffle::Shuffle;
-pub use source::{Documents, IndexedShard, Info, Options, ShardIndex, SourceFile};
+pub use source::{Documents, IndexedShard, Info, Options, ShardIndex, Source, SourceFile, formats};
 pub use summary::{Beyond, Statistics, Summary};
 pub use truth::Truth;

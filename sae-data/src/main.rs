@@ -10,17 +10,19 @@ use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use sae_data::convert::{Conversion, convert, verify};
-use sae_data::{ActivationData, Element, Options};
+use sae_data::{ActivationData, DataError, Element, Options};
 
 /// Look at activation data sets, and convert them.
-///
-/// Reads .npy, .safetensors, Arrow (SAELens' activation caches, Hugging Face datasets), Parquet, saev's shards,
-/// and directories of these. Exit codes: 0 done, 2 the data or an option is not right.
 #[derive(Parser, Debug)]
-#[command(version)]
+#[command(version, after_long_help = formats_and_codes())]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
+}
+
+fn formats_and_codes() -> String {
+    let formats = sae_data::formats();
+    format!("Reads {formats}.\n\nExit codes: 0 done, 2 the data or an option cannot be used.")
 }
 
 #[derive(Subcommand, Debug)]
@@ -118,9 +120,23 @@ fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            let remedy = error.downcast_ref().and_then(remedy).unwrap_or_default();
+            eprintln!("error: {error:#}{remedy}");
             ExitCode::from(2)
         }
+    }
+}
+
+/// What to do about an error, in the options of this program.
+fn remedy(error: &DataError) -> Option<String> {
+    match error {
+        DataError::Ambiguous { .. } => Some(" with --tensor".into()),
+        DataError::TooLarge { .. } => Some(" as --dtype".into()),
+        DataError::Option { key, .. } => Some(format!(" (--{})", key.replace('_', "-"))),
+        DataError::NotCompiled { feature, .. } => Some(format!(
+            "; start this one with cargo run -p sae-data --features {feature}"
+        )),
+        _ => None,
     }
 }
 

@@ -33,7 +33,7 @@ impl DataConfig {
                 return Ok(None);
             };
             let remedy = "there are no concepts that these could be of; give data.true_concepts, too, or leave it out";
-            return Err(DataConfigError::about(CODES, codes, remedy.into()));
+            return Err(DataConfigError::about(CODES, codes, remedy));
         };
         let about = |error| DataConfigError::new(CONCEPTS, path, error);
         let wrong = |remedy: String| DataConfigError::about(CONCEPTS, path, remedy);

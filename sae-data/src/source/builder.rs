@@ -56,6 +56,11 @@ impl<'a> MatrixBuilder<'a> {
         }
     }
 
+    /// Path of the data set.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The files are parts of one: the last document of one may go on in the next.
     pub(crate) fn documents_go_on(&mut self) {
         self.go_on = true;
@@ -93,21 +98,18 @@ impl<'a> MatrixBuilder<'a> {
         let (first_element, first_width, first) = self
             .kind
             .get_or_insert_with(|| (element, width, path.clone()));
-        let mixed = |what, here: String, there: String| DataError::Mixed {
-            path: path.clone(),
-            first: first.clone(),
-            what,
-            here,
-            there,
-        };
         if *first_width != width {
-            return Err(mixed("width", width.to_string(), first_width.to_string()));
+            return Err(DataError::mixed(
+                (path, width),
+                (first, *first_width),
+                "width",
+            ));
         }
         if *first_element != element {
-            return Err(mixed(
+            return Err(DataError::mixed(
+                (path, element),
+                (first, *first_element),
                 "type",
-                element.to_string(),
-                first_element.to_string(),
             ));
         }
         self.table
@@ -124,20 +126,12 @@ impl<'a> MatrixBuilder<'a> {
         if *first_in_examples == in_examples {
             return Ok(());
         }
-        let words = |in_examples| {
-            if in_examples {
-                "examples of rows"
-            } else {
-                "rows alone"
-            }
+        let words = |in_examples| match in_examples {
+            true => "examples of rows",
+            false => "single rows",
         };
-        Err(DataError::Mixed {
-            path: path.clone(),
-            first: first.clone(),
-            what: "structure",
-            here: words(in_examples).into(),
-            there: words(*first_in_examples).into(),
-        })
+        let (here, there) = (words(in_examples), words(*first_in_examples));
+        Err(DataError::mixed((path, here), (first, there), "structure"))
     }
 
     fn row_bytes(&self) -> u64 {
@@ -151,14 +145,7 @@ impl<'a> MatrixBuilder<'a> {
         self.check(file, offset, rows)?;
         self.structure(file, false)?;
         if self.skip() > 0 {
-            return Err(DataError::Option {
-                key: "data.drop_first_token",
-                value: "true".into(),
-                remedy: format!(
-                    "the rows of {} have no positions; leave it out, or give the data as [examples, tokens, width]",
-                    self.files[file].path.display()
-                ),
-            });
+            return Err(no_positions(&self.files[file].path));
         }
         let table = self.table.as_mut().expect("kind() comes first");
         table.push(file, offset, rows, 0);
@@ -279,13 +266,12 @@ impl<'a> MatrixBuilder<'a> {
             .labels
             .get_or_insert_with(|| (column.integer, Table::new(size)));
         if *integer != column.integer {
-            return Err(DataError::Mixed {
-                path: file.path.clone(),
-                first: self.path.clone(),
-                what: "type of labels",
-                here: format!("{:?}", column.integer),
-                there: format!("{integer:?}"),
-            });
+            let (here, there) = (format!("{:?}", column.integer), format!("{integer:?}"));
+            return Err(DataError::mixed(
+                (&file.path, here),
+                (&self.path, there),
+                "type of labels",
+            ));
         }
         if self.label_files.last() != Some(file) {
             self.label_files.push(file.clone());
@@ -294,70 +280,47 @@ impl<'a> MatrixBuilder<'a> {
         Ok(())
     }
 
+    /// The data set, once all files have been added.
     pub(crate) fn finish(mut self) -> Result<Matrix, DataError> {
-        if let Some(path) = &self.options.labels {
-            if self.labels.is_some() {
-                return Err(DataError::Option {
-                    key: "data.labels",
-                    value: path.display().to_string(),
-                    remedy: format!(
-                        "{} has labels of its own; leave it out",
-                        self.path.display()
-                    ),
-                });
-            }
-            let file = SourceFile::stat(path)?;
-            let column = super::label_file(&file)?;
-            self.labels(&file, &column)?;
-        }
-        let nothing = |what: &str| DataError::NotRecognised {
-            path: self.path.clone(),
-            reason: what.into(),
-        };
+        self.add_label_file()?;
         let (Some((element, width, _)), Some(table)) = (&self.kind, self.table) else {
-            return Err(nothing("it holds no rows"));
+            return Err(DataError::not_recognised(&self.path, "it holds no rows"));
         };
         if table.rows() == 0 {
-            return Err(nothing("no row is left of it"));
+            return Err(DataError::not_recognised(
+                &self.path,
+                "no row is left of it",
+            ));
         }
-        let (rows, stored) = (table.rows(), table.stored());
-        let labels = match self.labels {
-            None => None,
-            Some((integer, labels)) => {
-                let per = match labels.rows() {
-                    n if n == stored => Per::StoredRow,
-                    n if n == rows => Per::Row,
-                    n if n == self.examples && n > 0 => Per::Example,
-                    n => {
-                        return Err(DataError::LabelCount {
-                            path: self.options.labels.clone().unwrap_or(self.path),
-                            labels: n,
-                            rows: stored,
-                            examples: (self.examples > 0).then_some(self.examples),
-                        });
-                    }
-                };
-                let table = labels;
-                Some(Labels {
-                    integer,
-                    table,
-                    per,
-                })
-            }
-        };
+        let mut labels = None;
+        if let Some((integer, in_files)) = self.labels {
+            let per = match in_files.rows() {
+                n if n == table.stored() => Per::StoredRow,
+                n if n == table.rows() => Per::Row,
+                n if n == self.examples && n > 0 => Per::Example,
+                n => {
+                    return Err(DataError::LabelCount {
+                        path: self.options.labels.clone().unwrap_or(self.path),
+                        labels: n,
+                        rows: table.stored(),
+                        examples: (self.examples > 0).then_some(self.examples),
+                    });
+                }
+            };
+            labels = Some(Labels {
+                integer,
+                table: in_files,
+                per,
+            });
+        }
         let info = Info {
-            path: self.path,
-            format: self.format,
             files: self.files,
-            element: *element,
-            rows,
-            width: *width,
             documents: self.documents.finish(),
             labelled: labels.is_some(),
             tensor: self.tensor,
             layer: self.layer,
             drop_first_token: self.options.drop_first_token,
-            preferred_block: None,
+            ..Info::new(self.path, self.format, *element, [table.rows(), *width])
         };
         Ok(Matrix {
             info,
@@ -366,4 +329,34 @@ impl<'a> MatrixBuilder<'a> {
             label_files: self.label_files,
         })
     }
+
+    /// Adds the file of labels that the options name.
+    fn add_label_file(&mut self) -> Result<(), DataError> {
+        let Some(path) = &self.options.labels else {
+            return Ok(());
+        };
+        if self.labels.is_some() {
+            let remedy = format!(
+                "{} has labels of its own; leave it out",
+                self.path.display()
+            );
+            return Err(DataError::option(
+                "labels",
+                path.display().to_string(),
+                remedy,
+            ));
+        }
+        let file = SourceFile::stat(path)?;
+        let column = super::format::label_file(&file)?;
+        self.labels(&file, &column)
+    }
+}
+
+/// The error of leaving out the first row of each example in data without examples.
+pub(super) fn no_positions(path: &Path) -> DataError {
+    let remedy = format!(
+        "the rows of {} have no positions; leave it out, or give the data as [examples, tokens, width]",
+        path.display()
+    );
+    DataError::option("drop_first_token", "true", remedy)
 }

@@ -1,13 +1,15 @@
-//! Where rows come from: one trait, and a reader for each format.
+//! Where rows come from: the trait [`Source`], and a reader per format.
 //!
-//! [`open`] looks at what is there, not at its name. `npy`, `safetensors`, `arrow` and `saev` find out where in
-//! the files the values lie and hand that to `matrix`, which reads them from there; `parquet` has to decode.
+//! [`open`] decides by content, not by name; `format.rs` has the table of file formats. `npy`, `safetensors`, `arrow`
+//! and `saev` find the places of the values in the files, and `matrix` reads them from there; `parquet` decodes.
 
 mod arrow;
 mod builder;
 mod directory;
 mod documents;
 mod file;
+mod format;
+mod json;
 mod matrix;
 mod npy;
 mod parquet;
@@ -21,12 +23,11 @@ use std::path::{Path, PathBuf};
 
 use crate::element::Element;
 use crate::error::DataError;
-use builder::MatrixBuilder;
 pub(crate) use directory::{INDEX, INDEX_FORMAT};
 pub use directory::{IndexedShard, ShardIndex};
 pub use documents::Documents;
 pub use file::SourceFile;
-use matrix::IntegerColumn;
+pub use format::formats;
 
 /// What a user may say about a data set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,8 +71,34 @@ pub struct Info {
     pub preferred_block: Option<usize>,
 }
 
-/// A data set that can be read from anywhere in it.
-pub(crate) trait Source: Debug + Send + Sync {
+impl Info {
+    /// A data set of `[rows, width]` without files, documents, labels or names.
+    pub fn new(
+        path: impl Into<PathBuf>,
+        format: &'static str,
+        element: Element,
+        [rows, width]: [usize; 2],
+    ) -> Self {
+        Self {
+            path: path.into(),
+            format,
+            files: Vec::new(),
+            element,
+            rows,
+            width,
+            documents: None,
+            labelled: false,
+            tensor: None,
+            layer: None,
+            drop_first_token: false,
+            preferred_block: None,
+        }
+    }
+}
+
+/// A data set that can be read from any row on; implement it to read a format of your own
+/// ([`ActivationData::from_source`](crate::ActivationData::from_source)).
+pub trait Source: Debug + Send + Sync {
     /// What it is.
     fn info(&self) -> &Info;
 
@@ -94,165 +121,11 @@ pub(crate) trait Source: Debug + Send + Sync {
     fn labels(&self, pieces: &[Range<usize>]) -> Result<Option<Vec<i64>>, DataError>;
 }
 
-/// The formats of single files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Npy,
-    Safetensors,
-    Arrow,
-    Parquet,
-}
-
-/// The key that chooses among the tensors of a data set.
-pub(crate) const TENSOR: &str = "data.tensor";
-
-/// What the first bytes of a file say.
-enum Sniffed {
-    Is(Kind),
-    /// Something else, and what to do about it.
-    Other(&'static str),
-    Unknown,
-}
-
-fn sniff(file: &SourceFile) -> Result<Sniffed, DataError> {
-    let mut head = [0; 16];
-    let len = file.bytes.min(16) as usize;
-    let mut open = file.open()?;
-    open.read_at(0, &mut head[..len])?;
-    let header = u64::from_le_bytes(head[..8].try_into().expect("eight bytes"));
-    let json_header = || len > 8 && head[8] == b'{' || len == 8 && header > 0;
-    let extension = file.path.extension().and_then(|e| e.to_str()).unwrap_or("");
-    Ok(match &head[..len] {
-        [0x93, b'N', b'U', b'M', ..] => Sniffed::Is(Kind::Npy),
-        [b'P', b'A', b'R', b'1', ..] => Sniffed::Is(Kind::Parquet),
-        [b'A', b'R', b'R', b'O', b'W', ..] => Sniffed::Is(Kind::Arrow),
-        [0xff, 0xff, 0xff, 0xff, ..] => Sniffed::Is(Kind::Arrow),
-        [b'P', b'K', 3, 4, ..] => Sniffed::Other(
-            "a zip archive, as torch.save and np.savez write them; save the tensor with safetensors or np.save",
-        ),
-        [0x80, 2..=5, ..] if !safetensors::begins(file, &mut open, &head[..len])? => {
-            Sniffed::Other(
-                "a pickle, which is never read; save the tensor with safetensors or np.save",
-            )
-        }
-        _ if json_header() => Sniffed::Is(Kind::Safetensors),
-        // too damaged to be known by its content: let the reader of its name say what is wrong
-        _ => match extension {
-            "npy" => Sniffed::Is(Kind::Npy),
-            "safetensors" => Sniffed::Is(Kind::Safetensors),
-            "arrow" | "feather" => Sniffed::Is(Kind::Arrow),
-            "parquet" => Sniffed::Is(Kind::Parquet),
-            _ => Sniffed::Unknown,
-        },
-    })
-}
-
 /// Opens a file or a directory.
 pub(crate) fn open(path: &Path, options: &Options) -> Result<Box<dyn Source>, DataError> {
     let metadata = std::fs::metadata(path).map_err(DataError::io(path))?;
-    if metadata.is_dir() {
-        return directory::open(path, options);
-    }
-    let file = SourceFile::stat(path)?;
-    let reason = match sniff(&file)? {
-        Sniffed::Is(kind) => return files(path, kind, vec![file], Parts::Each, options),
-        Sniffed::Other(what) => format!("it is {what}"),
-        Sniffed::Unknown => "its first bytes are those of no format".into(),
-    };
-    let path = path.to_path_buf();
-    Err(DataError::NotRecognised { path, reason })
-}
-
-/// Adds a file to a data set; the name is that of the wanted tensor or column.
-type Add = fn(&mut MatrixBuilder<'_>, SourceFile, Option<&str>) -> Result<(), DataError>;
-
-/// What the files of a data set are to each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Parts {
-    /// Each has documents of its own: that ids in two of them are the same means nothing.
-    Each,
-    /// One data set that was cut, within a document perhaps.
-    OfOne,
-}
-
-/// Opens files of one kind as one data set.
-fn files(
-    path: &Path,
-    kind: Kind,
-    files: Vec<SourceFile>,
-    parts: Parts,
-    options: &Options,
-) -> Result<Box<dyn Source>, DataError> {
-    if let Some(layer) = options.layer {
-        return Err(useless(path, "data.layer", layer.to_string(), "layers"));
-    }
-    if let Some(tensor) = options.tensor.as_ref().filter(|_| kind == Kind::Npy) {
-        return Err(useless(path, TENSOR, format!("{tensor:?}"), "tensors"));
-    }
-    let (format, add): (_, Add) = match kind {
-        Kind::Npy => (npy::FORMAT, npy::add),
-        Kind::Safetensors => (safetensors::FORMAT, safetensors::add),
-        Kind::Arrow => (arrow::FORMAT, arrow::add),
-        Kind::Parquet => return Ok(Box::new(parquet::Parquet::open(path, files, options)?)),
-    };
-    let mut builder = MatrixBuilder::new(path, format, options);
-    if parts == Parts::OfOne {
-        builder.documents_go_on();
-    }
-    for file in files {
-        add(&mut builder, file, options.tensor.as_deref())?;
-    }
-    Ok(Box::new(builder.finish()?))
-}
-
-/// The error of an option that chooses among what there is not in this format.
-fn useless(path: &Path, key: &'static str, value: String, what: &str) -> DataError {
-    let remedy = format!(
-        "{} has no {what} to choose from; leave it out",
-        path.display()
-    );
-    DataError::Option { key, value, remedy }
-}
-
-/// The only candidate for the activations, all of which bear the wanted name if there is one.
-fn only<T>(
-    path: &Path,
-    noun: &'static str,
-    wanted: Option<&str>,
-    mut candidates: Vec<T>,
-    available: String,
-) -> Result<T, DataError> {
-    let path = path.to_path_buf();
-    match (candidates.pop(), wanted) {
-        (Some(candidate), _) if candidates.is_empty() => Ok(candidate),
-        (Some(_), _) => Err(DataError::Ambiguous {
-            path,
-            noun,
-            available,
-        }),
-        (None, Some(name)) => Err(DataError::NoTensor {
-            path,
-            noun,
-            name: name.into(),
-            available,
-        }),
-        (None, None) => Err(DataError::NoActivations {
-            path,
-            noun,
-            available,
-        }),
-    }
-}
-
-/// The labels in a file of their own.
-fn label_file(file: &SourceFile) -> Result<IntegerColumn, DataError> {
-    match sniff(file)? {
-        Sniffed::Is(Kind::Npy) => npy::label_column(file),
-        Sniffed::Is(Kind::Safetensors) => safetensors::label_column(file),
-        _ => Err(DataError::unsupported(
-            &file.path,
-            "this kind of label file",
-            "save labels with np.save or safetensors, as i64, i32 or u8",
-        )),
+    match metadata.is_dir() {
+        true => directory::open(path, options),
+        false => format::open_file(path, options),
     }
 }

@@ -218,6 +218,7 @@ fn arrow() {
 }
 
 #[test]
+#[cfg(feature = "parquet")]
 fn parquet() {
     fuzz("parquet");
 }
@@ -251,6 +252,7 @@ fn files_that_claim_too_much_are_refused_at_once() {
 
 /// A thousand bytes, eighty million values: rows that are all the same compress well, and that is no mistake.
 #[test]
+#[cfg(feature = "parquet")]
 fn rows_of_zeros_are_read() {
     for entry in corpus("compressed") {
         let data = ActivationData::open(&entry, &Options::default()).unwrap();

@@ -211,7 +211,7 @@ fn each_way_to_be_wrong_has_its_message() {
             Some("x"),
         ),
         (
-            "3 labels for 2 rows; there must be one a row",
+            "3 labels for 2 rows; there must be one label per row",
             vec![x("x", &[2, 3]), ("labels", Dtype::U8, vec![3], vec![0; 3])],
             None,
         ),

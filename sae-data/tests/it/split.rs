@@ -275,7 +275,7 @@ fn saev_has_no_tensors_to_choose_from() {
     let message = ActivationData::open(&shards, &options)
         .expect_err("refused")
         .to_string();
-    assert!(message.starts_with("data.tensor = \"x\":"), "{message}");
+    assert!(message.starts_with("tensor = \"x\":"), "{message}");
 }
 
 #[test]

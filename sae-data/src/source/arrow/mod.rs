@@ -12,12 +12,24 @@ use schema::{Columns, List, Place, columns};
 
 use super::builder::MatrixBuilder;
 use super::file::{OpenFile, SourceFile};
+use super::format::{Format, Open};
 use super::matrix::{Integer, IntegerColumn};
 use crate::error::DataError;
 
-pub(super) const FORMAT: &str = "Arrow";
+const NAME: &str = "Arrow";
+
+pub(super) static FORMAT: Format = Format {
+    name: NAME,
+    about: "Arrow (SAELens' activation caches, Hugging Face datasets)",
+    magic: &[b"ARROW", STREAM_MAGIC],
+    extensions: &["arrow", "feather"],
+    open: Open::InPlace(add),
+    ..Format::UNNAMED
+};
 
 const FILE_MAGIC: &[u8; 6] = b"ARROW1";
+/// Marks a message.
+const STREAM_MAGIC: &[u8] = &[0xff; 4];
 /// Longest message without its body that is read.
 const MAX_MESSAGE: u64 = 1 << 28;
 
@@ -29,7 +41,7 @@ struct Span {
 }
 
 /// Adds a file of activations.
-pub(super) fn add(
+fn add(
     builder: &mut MatrixBuilder<'_>,
     file: SourceFile,
     column: Option<&str>,
@@ -43,11 +55,11 @@ pub(super) fn add(
     };
     let mut at = reader.start()?;
     while let Some((metadata, body)) = reader.message(at)? {
-        let damaged = |reason: String| DataError::damaged(&file.path, FORMAT, at, reason);
+        let damaged = |reason: String| DataError::damaged(&file.path, NAME, at, reason);
         let message = root_as_message(&metadata).map_err(|error| damaged(error.to_string()))?;
         let length =
             u64::try_from(message.bodyLength()).map_err(|_| damaged("a negative length".into()))?;
-        file.check_span(FORMAT, body, length)?;
+        file.check_span(NAME, body, length)?;
         match message.header_type() {
             MessageHeader::Schema => {
                 let schema = message.header_as_schema();
@@ -76,7 +88,7 @@ pub(super) fn add(
         Some(_) => Ok(()),
         None => Err(DataError::damaged(
             &file.path,
-            FORMAT,
+            NAME,
             0,
             "there is no schema",
         )),
@@ -93,17 +105,17 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn damaged(&self, offset: u64, reason: impl Into<String>) -> DataError {
-        DataError::damaged(&self.file.path, FORMAT, offset, reason)
+        DataError::damaged(&self.file.path, NAME, offset, reason)
     }
 
     /// Where the messages start: in a file behind the magic, which must then end in it, too.
     fn start(&mut self) -> Result<u64, DataError> {
-        if self.open.bytes_at(FORMAT, 0, 4)? != FILE_MAGIC[..4] {
+        if self.open.bytes_at(NAME, 0, 4)? != FILE_MAGIC[..4] {
             return Ok(0);
         }
         let end = self.file.bytes.saturating_sub(FILE_MAGIC.len() as u64);
-        if self.open.bytes_at(FORMAT, 0, 8)?[..6] != FILE_MAGIC[..]
-            || self.open.bytes_at(FORMAT, end, 6)? != FILE_MAGIC
+        if self.open.bytes_at(NAME, 0, 8)?[..6] != FILE_MAGIC[..]
+            || self.open.bytes_at(NAME, end, 6)? != FILE_MAGIC
         {
             return Err(self.damaged(end, "an Arrow file ends in \"ARROW1\"; this one was cut"));
         }
@@ -116,7 +128,7 @@ impl Reader<'_> {
             return Ok(None); // a stream may just stop
         }
         let mut word = |at| -> Result<u32, DataError> {
-            let bytes = self.open.bytes_at(FORMAT, at, 4)?;
+            let bytes = self.open.bytes_at(NAME, at, 4)?;
             Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
         };
         let (length, start) = match word(at)? {
@@ -129,7 +141,7 @@ impl Reader<'_> {
                 Err(self.damaged(at, format!("a message of {length} bytes")))
             }
             length => {
-                let metadata = self.open.bytes_at(FORMAT, start, length)?;
+                let metadata = self.open.bytes_at(NAME, start, length)?;
                 Ok(Some((metadata, start + length)))
             }
         }
@@ -279,7 +291,7 @@ impl Walk<'_, '_> {
         let len = (n as u64).checked_add(1).and_then(|n| n.checked_mul(size));
         let len = len.filter(|len| *len <= span.len);
         let len = len.ok_or_else(|| self.reader.damaged(span.offset, "offsets are missing"))?;
-        let bytes = self.reader.open.bytes_at(FORMAT, span.offset, len)?;
+        let bytes = self.reader.open.bytes_at(NAME, span.offset, len)?;
         let mut offsets = Vec::with_capacity(n + 1);
         match list {
             List::Offsets32 => Integer::I32.decode(&bytes, &mut offsets),

@@ -2,11 +2,11 @@
 
 use arrow_ipc::{Endianness, Field, Precision, Schema, Type};
 
-use super::{FORMAT, SourceFile};
+use super::{NAME, SourceFile};
 use crate::element::Element;
 use crate::error::DataError;
+use crate::source::format::only;
 use crate::source::matrix::Integer;
-use crate::source::only;
 
 /// How a list knows where its elements are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,7 +194,7 @@ fn step_over(
     if depth == DEEPEST {
         return Err(DataError::damaged(
             &file.path,
-            FORMAT,
+            NAME,
             0,
             "a column is nested too deeply",
         ));

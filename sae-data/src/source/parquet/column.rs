@@ -1,10 +1,9 @@
 //! Decoding one column of one row group: values, levels, and what can be wrong with them.
 
-use std::cell::Cell;
 use std::fs::File;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 
 use half::f16;
 use parquet::basic::Type as PhysicalType;
@@ -17,11 +16,12 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::serialized_reader::SerializedPageReader;
 
+use super::NAME;
 use super::levels::Measured;
 use super::pages::Pages;
-use super::{FORMAT, SourceFile};
 use crate::element::Element;
 use crate::error::DataError;
+use crate::source::SourceFile;
 
 /// Records decoded at once at most, and values of rows.
 const RECORDS: usize = 1024;
@@ -103,7 +103,7 @@ impl Column<'_> {
     }
 
     pub(super) fn damaged(&self, reason: impl Into<String>) -> DataError {
-        DataError::damaged(&self.file.path, FORMAT, self.offset(), reason)
+        DataError::damaged(&self.file.path, NAME, self.offset(), reason)
     }
 
     /// A decoder that stands at the first value of page `page`, and the record that this value belongs to.
@@ -352,27 +352,9 @@ impl Column<'_> {
     }
 }
 
-thread_local! {
-    /// Whether a panic of this thread is caught by [`guarded`].
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Runs the decoder; a panic in it, which a damaged file can cause, is an error like any other and is not
-/// printed.
+/// Runs the decoder; a damaged file can make it panic, which becomes an error like any other.
 pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, String> {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if !GUARDED.get() {
-                usual(panic);
-            }
-        }));
-    });
-    GUARDED.set(true);
-    let result = catch_unwind(AssertUnwindSafe(work));
-    GUARDED.set(false);
-    match result {
+    match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(panic) => Err(panic
             .downcast_ref::<String>()

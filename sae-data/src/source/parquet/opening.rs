@@ -8,12 +8,17 @@ use parquet::basic::{LogicalType, Type as PhysicalType};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::schema::types::ColumnDescriptor;
 
+use super::NAME;
 use super::column::{Column, guarded};
 use super::pages::{Pages, Walked};
+use super::reader::Group;
 use super::thrift::{self, Trouble};
-use super::{DocumentsBuilder, FORMAT, Group, Options, SourceFile, only};
 use crate::element::Element;
 use crate::error::DataError;
+use crate::source::builder::no_positions;
+use crate::source::documents::DocumentsBuilder;
+use crate::source::format::only;
+use crate::source::{Options, SourceFile};
 
 /// The footer's length and the magic that a file ends in.
 const TAIL: u64 = 8;
@@ -98,14 +103,14 @@ impl Budget {
 fn check_footer(file: &SourceFile) -> Result<(), DataError> {
     let mut open = file.open()?;
     let end = file.bytes.saturating_sub(TAIL);
-    let tail = open.bytes_at(FORMAT, end, TAIL)?;
+    let tail = open.bytes_at(NAME, end, TAIL)?;
     let len = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
-    let damaged = |reason: &str| DataError::damaged(&file.path, FORMAT, end, reason);
+    let damaged = |reason: &str| DataError::damaged(&file.path, NAME, end, reason);
     let start = end.checked_sub(len).filter(|_| tail[4..] == *b"PAR1");
     let start = start.ok_or_else(|| {
         damaged("a Parquet file ends in the length of its footer and \"PAR1\"; this one was cut")
     })?;
-    let footer = open.bytes_at(FORMAT, start, len)?;
+    let footer = open.bytes_at(NAME, start, len)?;
     thrift::walk(&footer).map_err(|trouble| match trouble {
         Trouble::Short => damaged("the footer claims more than it holds"),
         Trouble::Wrong(what) => damaged(&format!("{what} in the footer")),
@@ -134,20 +139,13 @@ impl<'a> Opening<'a> {
             ParquetMetaDataReader::new().parse_and_finish(&opened)
         });
         let metadata =
-            metadata.map_err(|reason| DataError::damaged(&file.path, FORMAT, 0, reason))?;
+            metadata.map_err(|reason| DataError::damaged(&file.path, NAME, 0, reason))?;
         let schema = metadata.file_metadata().schema_descr();
         let leaves: Vec<&ColumnDescriptor> = schema.columns().iter().map(AsRef::as_ref).collect();
         let column = activation_column(file, &leaves, self.options.tensor.as_deref())?;
         let (depth, element) = activations(leaves[column]).expect("it has been chosen for that");
         if self.options.drop_first_token && depth == 1 {
-            return Err(DataError::Option {
-                key: "data.drop_first_token",
-                value: "true".into(),
-                remedy: format!(
-                    "the rows of {} have no positions; leave it out",
-                    file.path.display()
-                ),
-            });
+            return Err(no_positions(&file.path));
         }
         let labels = leaves.iter().position(|leaf| is_label(leaf));
         let metadata = Arc::new(metadata);
@@ -179,7 +177,7 @@ impl<'a> Opening<'a> {
         budget: &mut Budget,
     ) -> Result<(), DataError> {
         let group = column.metadata.row_group(column.group);
-        let damaged = |reason: &str| DataError::damaged(&column.file.path, FORMAT, 0, reason);
+        let damaged = |reason: &str| DataError::damaged(&column.file.path, NAME, 0, reason);
         let records =
             usize::try_from(group.num_rows()).map_err(|_| damaged("a negative number of rows"))?;
         if records == 0 {
@@ -255,13 +253,11 @@ impl<'a> Opening<'a> {
             ("depth of lists", depth.to_string(), kind.depth.to_string()),
         ] {
             if here != there {
-                return Err(DataError::Mixed {
-                    path: file.path.clone(),
-                    first: kind.first.clone(),
+                return Err(DataError::mixed(
+                    (&file.path, here),
+                    (&kind.first, there),
                     what,
-                    here,
-                    there,
-                });
+                ));
             }
         }
         Ok(())

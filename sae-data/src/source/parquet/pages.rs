@@ -7,7 +7,7 @@
 
 use parquet::basic::Compression;
 
-use super::FORMAT;
+use super::NAME;
 use super::column::Column;
 use super::thrift::{Compact, I32, STRUCT, Trouble};
 use crate::error::DataError;
@@ -74,7 +74,6 @@ impl Walked {
         let first = self.starts.iter().map(|start| {
             let (record, begins) = record(*start);
             First {
-                at: *start,
                 record,
                 whole: begins == *start,
             }
@@ -82,7 +81,6 @@ impl Walked {
         Pages {
             leading: self.leading,
             first: first.collect(),
-            values: self.values,
         }
     }
 }
@@ -94,15 +92,11 @@ impl Walked {
 pub(super) struct Pages {
     leading: usize,
     first: Vec<First>,
-    /// Values of all of them.
-    values: u64,
 }
 
 /// The first value of a page.
 #[derive(Clone, Copy, Debug)]
 struct First {
-    /// Values before it.
-    at: u64,
     /// The record that it belongs to.
     record: usize,
     /// Whether that one begins with it.
@@ -116,21 +110,6 @@ impl Pages {
         self.first
             .partition_point(|first| begins(first) <= record)
             .saturating_sub(1)
-    }
-
-    /// Number of pages of data.
-    pub(super) fn len(&self) -> usize {
-        self.first.len()
-    }
-
-    /// Values before the page `page`.
-    pub(super) fn start(&self, page: usize) -> usize {
-        self.first.get(page).map_or(self.values, |first| first.at) as usize
-    }
-
-    /// Values of the page `page`.
-    pub(super) fn values(&self, page: usize) -> usize {
-        self.start(page + 1) - self.start(page)
     }
 
     /// Pages of any kind before the page `page`, and the record that its first value belongs to.
@@ -155,7 +134,7 @@ impl Column<'_> {
         let (Ok(start), Ok(len)) = (u64::try_from(start), u64::try_from(len)) else {
             return Err(self.damaged("a negative place of a column"));
         };
-        self.file.check_span(FORMAT, start, len)?;
+        self.file.check_span(NAME, start, len)?;
         let promised = u64::try_from(chunk.num_values()).unwrap_or(0);
         let (mut at, end, mut values) = (start, start + len, 0);
         let (mut starts, mut leading) = (Vec::new(), 0);
@@ -191,7 +170,7 @@ impl Column<'_> {
     }
 
     fn damaged_at(&self, at: u64, reason: impl Into<String>) -> DataError {
-        DataError::damaged(&self.file.path, FORMAT, at, reason)
+        DataError::damaged(&self.file.path, NAME, at, reason)
     }
 
     /// Reads the header at `at`, which ends before `end`.
@@ -199,7 +178,7 @@ impl Column<'_> {
         let most = HEADER.min(end - at);
         let mut len = most.min(512);
         loop {
-            let bytes = open.bytes_at(FORMAT, at, len)?;
+            let bytes = open.bytes_at(NAME, at, len)?;
             match header(&bytes) {
                 Ok(page) => return Ok(page),
                 Err(Trouble::Short) if len < most => len = most,
