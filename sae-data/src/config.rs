@@ -57,7 +57,7 @@ pub struct DataConfig {
 }
 
 fn default_window_mb() -> usize {
-    512
+    Streaming::default().window_mb
 }
 
 /// What is held out of training.
@@ -66,6 +66,7 @@ fn default_window_mb() -> usize {
     untagged,
     expecting = "a path, { fraction = 0.1 } or { rows = [start, end] }"
 )]
+#[non_exhaustive]
 pub enum HeldOut {
     /// A data set of its own.
     Path(PathBuf),

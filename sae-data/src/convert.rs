@@ -23,7 +23,7 @@ use crate::data::ActivationData;
 use crate::element::Element;
 use crate::error::DataError;
 use crate::fingerprint::Fingerprint;
-use crate::source::{INDEX, INDEX_FORMAT, IndexedShard, ShardIndex};
+use crate::source::{self, INDEX, INDEX_FORMAT, IndexedShard, ShardIndex};
 
 const PARTIAL: &str = "index.json.partial";
 /// Rows converted at once.
@@ -122,18 +122,16 @@ pub fn verify(dir: &Path, mut progress: impl FnMut(u64)) -> Result<(), DataError
     Ok(())
 }
 
-/// The state to start or to go on from.
+/// The state to start from, or to continue from.
 fn begin(data: &ActivationData, dir: &Path, conversion: Conversion) -> Result<Partial, DataError> {
-    let wrong = |reason: &str| DataError::Destination {
-        path: dir.into(),
-        reason: reason.into(),
-    };
     std::fs::create_dir_all(dir).map_err(DataError::io(dir))?;
     if dir.join(INDEX).exists() {
-        return Err(wrong(
+        return Err(occupied(
+            dir,
             "there is a finished data set already; choose another destination, or remove it",
         ));
     }
+    let source = data.path().display().to_string();
     let fresh = Partial {
         source: data.fingerprint()?,
         labels: labels_blake3(data)?,
@@ -145,53 +143,55 @@ fn begin(data: &ActivationData, dir: &Path, conversion: Conversion) -> Result<Pa
             width: data.width(),
             dtype: conversion.element.name().into(),
             shards: Vec::new(),
-            metadata: serde_json::Map::from_iter([(
-                "source".to_string(),
-                data.path().display().to_string().into(),
-            )]),
+            metadata: serde_json::Map::from_iter([("source".to_string(), source.into())]),
         },
     };
-    let path = dir.join(PARTIAL);
-    if path.exists() {
-        let text = std::fs::read(&path).map_err(DataError::io(&path))?;
-        let partial: Partial = serde_json::from_slice(&text)
-            .map_err(|error| DataError::damaged(&path, "JSON", 0, error.to_string()))?;
-        let same = partial.source.same_data(&fresh.source)
-            && partial.labels == fresh.labels
-            && partial.shard_rows == fresh.shard_rows
-            && partial.index.dtype == fresh.index.dtype;
-        if !same {
-            return Err(wrong(
-                "a conversion of other data, or with other options, was begun here; choose another destination, or remove it",
-            ));
-        }
-        for shard in &partial.index.shards {
-            let path = dir.join(&shard.file);
-            let bytes = std::fs::metadata(&path)
-                .map_err(DataError::io(&path))?
-                .len();
-            if bytes != shard.bytes {
-                return Err(wrong(&format!(
-                    "{} is not as it was written; remove the directory",
-                    shard.file
-                )));
-            }
-        }
-        return Ok(partial);
+    if dir.join(PARTIAL).exists() {
+        return resume(dir, &fresh);
     }
     // A run that was stopped in its first shard leaves at most a file with a temporary name.
-    let foreign = std::fs::read_dir(dir)
+    for entry in std::fs::read_dir(dir)
         .map_err(DataError::io(dir))?
-        .flatten();
-    let mut foreign =
-        foreign.filter(|entry| !entry.file_name().to_string_lossy().ends_with(".tmp"));
-    if let Some(entry) = foreign.next() {
+        .flatten()
+    {
         let name = entry.file_name().to_string_lossy().into_owned();
-        return Err(wrong(&format!(
-            "not empty (there is {name}); choose a new directory"
-        )));
+        if !name.ends_with(".tmp") {
+            let reason = format!("not empty (there is {name}); choose a new directory");
+            return Err(occupied(dir, reason));
+        }
     }
     Ok(fresh)
+}
+
+/// The state that an earlier call left, if it wrote the same data in the same way as `fresh`.
+fn resume(dir: &Path, fresh: &Partial) -> Result<Partial, DataError> {
+    let partial: Partial = source::json(&dir.join(PARTIAL))?;
+    let same = partial.source.same_data(&fresh.source)
+        && partial.labels == fresh.labels
+        && partial.shard_rows == fresh.shard_rows
+        && partial.index.dtype == fresh.index.dtype;
+    if !same {
+        return Err(occupied(
+            dir,
+            "a conversion of other data, or with other options, was begun here; choose another destination, or remove it",
+        ));
+    }
+    for shard in &partial.index.shards {
+        let path = dir.join(&shard.file);
+        let metadata = std::fs::metadata(&path).map_err(DataError::io(&path))?;
+        if metadata.len() != shard.bytes {
+            let reason = format!("{} was changed since; remove the directory", shard.file);
+            return Err(occupied(dir, reason));
+        }
+    }
+    Ok(partial)
+}
+
+fn occupied(dir: &Path, reason: impl Into<String>) -> DataError {
+    DataError::Destination {
+        path: dir.into(),
+        reason: reason.into(),
+    }
 }
 
 fn to_json(value: &impl Serialize) -> Vec<u8> {
@@ -294,18 +294,14 @@ impl ShardWriter<'_> {
         rows: Range<usize>,
         progress: &mut impl FnMut(usize),
     ) -> Result<IndexedShard, DataError> {
-        let integers: Vec<(&str, Vec<i64>)> = [
-            (
-                "labels",
-                self.data
-                    .labels(rows.clone())?
-                    .map(|l| l.into_iter().map(|l| l as i64).collect()),
-            ),
-            ("doc", self.data.documents(rows.clone())),
-        ]
-        .into_iter()
-        .filter_map(|(name, values)| Some((name, values?)))
-        .collect();
+        let labels = self.data.labels(rows.clone())?;
+        let labels = labels.map(|labels| labels.into_iter().map(|label| label as i64).collect());
+        let documents = self.data.documents(rows.clone());
+        let columns = [("labels", labels), ("doc", documents)];
+        let integers: Vec<(&str, Vec<i64>)> = columns
+            .into_iter()
+            .filter_map(|(name, values)| Some((name, values?)))
+            .collect();
         let mut file = Whole::create(&self.path)?;
         let (mut hasher, mut bytes) = (blake3::Hasher::new(), 0);
         let mut put = |file: &mut Whole, part: &[u8]| {

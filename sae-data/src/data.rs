@@ -134,7 +134,7 @@ impl ActivationData {
     }
 
     /// Whether a file of one is a file of the other.
-    pub fn shares_files(&self, other: &Self) -> bool {
+    pub(crate) fn shares_files(&self, other: &Self) -> bool {
         let paths = |data: &Self| -> Vec<PathBuf> {
             let files = data.info().files.iter();
             files
@@ -295,7 +295,7 @@ impl ActivationData {
 ///
 /// # Errors
 /// As [`ActivationData::open`] and [`ActivationData::blocks`].
-pub fn read_matrix(path: &Path) -> Result<(Vec<f32>, usize, usize), DataError> {
+pub(crate) fn read_matrix(path: &Path) -> Result<(Vec<f32>, usize, usize), DataError> {
     let data = ActivationData::open(path, &Options::default())?;
     let blocks: Result<Vec<_>, _> = data.blocks(data.rows()).collect();
     Ok((blocks?.concat(), data.rows(), data.width()))

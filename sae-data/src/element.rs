@@ -5,6 +5,7 @@ use half::{bf16, f16};
 
 /// Element type of activations, little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Element {
     /// IEEE half precision.
     F16,
@@ -75,7 +76,7 @@ impl Element {
     }
 
     /// Appends float32 values as little-endian elements, rounded to the nearest.
-    pub fn from_f32(self, values: &[f32], out: &mut Vec<u8>) {
+    pub(crate) fn from_f32(self, values: &[f32], out: &mut Vec<u8>) {
         match self {
             Self::F16 => {
                 let mut halves = vec![f16::ZERO; values.len()];

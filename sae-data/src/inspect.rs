@@ -47,9 +47,12 @@ fn describe(data: &ActivationData) {
         Some(Documents::Uniform { tokens, count }) => {
             println!("documents  {count} of {tokens} rows each")
         }
-        Some(Documents::Starts(starts)) => {
-            let mean = info.rows as f64 / starts.len() as f64;
-            println!("documents  {} of {mean:.1} rows on average", starts.len());
+        Some(documents) => {
+            let mean = info.rows as f64 / documents.count() as f64;
+            println!(
+                "documents  {} of {mean:.1} rows on average",
+                documents.count()
+            );
         }
     }
     println!("labels     {}", if info.labelled { "yes" } else { "no" });
@@ -148,9 +151,7 @@ fn histogram(summary: &Summary) {
 fn loader(data: &ActivationData, window_mb: usize) {
     let streaming = Streaming {
         window_mb,
-        block_rows: None,
-        workers: 1,
-        seed: 0,
+        ..Streaming::default()
     };
     let plan = streaming.plan(data);
     println!(

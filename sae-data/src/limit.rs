@@ -15,7 +15,7 @@ use crate::data::ActivationData;
 use crate::error::DataError;
 
 /// Multiple of the median norm beyond which a row is left out, unless the config says otherwise.
-pub const MEDIANS: f64 = 10.0;
+pub(crate) const MEDIANS: f64 = 10.0;
 /// Rows whose norms the median is taken of, evenly spread; all where there are no more.
 const MEDIAN_ROWS: usize = 16_384;
 /// Bytes of float32 that are looked at as one piece.
@@ -26,6 +26,7 @@ const AT_ONCE: usize = 16;
 /// `data.max_norm`: `||x||` above which a row is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Raw", into = "Raw")]
+#[non_exhaustive]
 pub enum MaxNorm {
     /// This norm.
     Norm(f64),
@@ -102,7 +103,7 @@ impl MaxNorm {
     ///
     /// # Errors
     /// As [`ActivationData::read`].
-    pub fn resolved(self, train: &ActivationData) -> Result<Self, DataError> {
+    pub(crate) fn resolved(self, train: &ActivationData) -> Result<Self, DataError> {
         let Self::Medians(multiple) = self else {
             return Ok(self);
         };
@@ -144,7 +145,7 @@ impl ActivationData {
     ///
     /// # Errors
     /// As [`ActivationData::read`].
-    pub fn median_norm(&self) -> Result<Option<f64>, DataError> {
+    pub(crate) fn median_norm(&self) -> Result<Option<f64>, DataError> {
         let mut norms = Vec::new();
         self.spread(MEDIAN_ROWS).norms(|_, norm| norms.push(norm))?;
         norms.retain(|norm| norm.is_finite());

@@ -13,6 +13,7 @@ use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::config::default_workers;
 use crate::data::ActivationData;
 use crate::pool::Pool;
 use crate::stream::{Job, Stream};
@@ -58,6 +59,17 @@ pub struct Streaming {
     pub workers: usize,
     /// Seed of the order.
     pub seed: u64,
+}
+
+impl Default for Streaming {
+    fn default() -> Self {
+        Self {
+            window_mb: 512,
+            block_rows: None,
+            workers: default_workers(),
+            seed: 0,
+        }
+    }
 }
 
 impl Streaming {

@@ -6,7 +6,7 @@
 
 /// A permutation of `0..len`.
 #[derive(Clone, Copy, Debug)]
-pub struct Shuffle {
+pub(crate) struct Shuffle {
     len: u64,
     half_bits: u32,
     keys: [u64; Self::ROUNDS],
@@ -16,7 +16,7 @@ impl Shuffle {
     const ROUNDS: usize = 6;
 
     /// The order of `len` rows in `epoch` under `seed`.
-    pub fn new(len: usize, seed: u64, epoch: u64) -> Self {
+    pub(crate) fn new(len: usize, seed: u64, epoch: u64) -> Self {
         let len = len as u64;
         let bits = u64::BITS - len.saturating_sub(1).leading_zeros();
         let mut state = mix(seed ^ mix(epoch.wrapping_add(0x5ae)));
@@ -35,7 +35,7 @@ impl Shuffle {
     ///
     /// # Panics
     /// If `position` is not below `len`.
-    pub fn row(&self, position: usize) -> usize {
+    pub(crate) fn row(&self, position: usize) -> usize {
         let mut row = position as u64;
         assert!(row < self.len, "position {position} of {} rows", self.len);
         loop {
@@ -50,7 +50,7 @@ impl Shuffle {
     ///
     /// # Panics
     /// If `row` is not below `len`.
-    pub fn position(&self, row: usize) -> usize {
+    pub(crate) fn position(&self, row: usize) -> usize {
         let mut position = row as u64;
         assert!(position < self.len, "row {row} of {}", self.len);
         loop {

@@ -54,7 +54,7 @@ pub struct Summary {
     pub norm_histogram: BTreeMap<i32, u64>,
 }
 
-/// Statistics of the rows whose norm is at most about [`MEDIANS`] times the median norm ([`Beyond::limit`]), also where
+/// Statistics of the rows whose norm is at most about 10 times the median norm ([`Beyond::limit`]), also where
 /// the data is not limited so (`data.max_norm`): one row of a hundred times the usual norm in ten thousand would double
 /// `sigma^2`.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,7 +83,7 @@ fn mean_over_sigma(mean: &[f32], variance: f64) -> f64 {
 /// Rows of norm `limit` and more.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Beyond {
-    /// [`MEDIANS`] times the median norm, rounded up to the next of eight steps to the octave.
+    /// 10 times the median norm, rounded up to the next of eight steps to the octave.
     pub limit: f64,
     /// How many such rows there are among those looked at.
     pub rows: usize,

@@ -1,5 +1,5 @@
-//! What the readers of the formats find, collected into a [`Matrix`]: where the rows lie, which belong together, and
-//! whether all files agree.
+//! Collects the findings of the format readers into a [`Matrix`]: the places of the rows, their documents and labels. All
+//! files must agree.
 
 use std::path::{Path, PathBuf};
 
@@ -11,18 +11,18 @@ use super::{Info, Options};
 use crate::element::Element;
 use crate::error::DataError;
 
-/// Collects where the rows lie; [`MatrixBuilder::finish`] makes the data set.
+/// Collects the places of rows; [`MatrixBuilder::finish`] returns the data set.
 #[derive(Debug)]
 pub(crate) struct MatrixBuilder<'a> {
     path: PathBuf,
     format: &'static str,
     options: &'a Options,
     files: Vec<SourceFile>,
-    /// Element type and width, and the file that had them first.
+    /// Element type and width, and the first file that had them.
     kind: Option<(Element, usize, PathBuf)>,
     table: Option<Table>,
     documents: DocumentsBuilder,
-    /// Whether rows come in examples, and the file that said so first.
+    /// Whether rows are grouped into examples, and the first file that said so.
     in_examples: Option<(bool, PathBuf)>,
     examples: usize,
     /// Document id of the last row.
@@ -31,7 +31,7 @@ pub(crate) struct MatrixBuilder<'a> {
     label_files: Vec<SourceFile>,
     tensor: Option<String>,
     layer: Option<i64>,
-    /// Whether documents go on from one file to the next.
+    /// Whether a document may continue in the next file.
     go_on: bool,
 }
 
@@ -61,22 +61,22 @@ impl<'a> MatrixBuilder<'a> {
         &self.path
     }
 
-    /// The files are parts of one: the last document of one may go on in the next.
+    /// Lets the last document of a file continue in the next file.
     pub(crate) fn documents_go_on(&mut self) {
         self.go_on = true;
     }
 
-    /// Notes the name of the tensor or column that is read; of several files, the first's.
+    /// Records the name of the tensor or column that is read; the first file's, if there are several.
     pub(crate) fn named(&mut self, tensor: &str) {
         self.tensor.get_or_insert_with(|| tensor.into());
     }
 
-    /// Notes the layer that is read.
+    /// Records the layer that is read.
     pub(crate) fn layer(&mut self, layer: i64) {
         self.layer = Some(layer);
     }
 
-    /// Whether the first row of each example is to be left out.
+    /// Number of rows to leave out at the start of each example.
     pub(crate) fn skip(&self) -> usize {
         usize::from(self.options.drop_first_token)
     }
@@ -87,7 +87,7 @@ impl<'a> MatrixBuilder<'a> {
         self.files.len() - 1
     }
 
-    /// Says what the rows of `file` are; fails if those before were different.
+    /// Records the type and width of the rows of `file`; fails if other files differ.
     pub(crate) fn kind(
         &mut self,
         file: usize,
@@ -117,7 +117,7 @@ impl<'a> MatrixBuilder<'a> {
         Ok(())
     }
 
-    /// All files have examples (or document ids), or none has.
+    /// Fails if some files have examples (or document ids) and others have none.
     fn structure(&mut self, file: usize, in_examples: bool) -> Result<(), DataError> {
         let path = &self.files[file].path;
         let (first_in_examples, first) = self
@@ -192,7 +192,7 @@ impl<'a> MatrixBuilder<'a> {
         if shape.contains(&0) || !matches!(shape.len(), 2 | 3) {
             return Err(wrong());
         }
-        // no overflow later: what is said to be there must fit into the file
+        // the claimed size must fit into the file, so nothing overflows later
         let elements = shape
             .iter()
             .try_fold(element.size() as u64, |n, size| n.checked_mul(*size as u64));
@@ -216,7 +216,7 @@ impl<'a> MatrixBuilder<'a> {
         }
     }
 
-    /// Adds rows whose documents are told by ids.
+    /// Adds rows with document ids.
     fn grouped(
         &mut self,
         file: usize,
@@ -253,7 +253,7 @@ impl<'a> MatrixBuilder<'a> {
         Ok(())
     }
 
-    /// Adds labels; those of all files come in the order of their rows or examples.
+    /// Adds labels; files must be added in the order of their rows or examples.
     pub(crate) fn labels(
         &mut self,
         file: &SourceFile,

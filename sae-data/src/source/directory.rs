@@ -1,4 +1,4 @@
-//! Directories: what is in them decides what they are.
+//! Directories: their content decides how they are opened.
 
 use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::error::DataError;
 pub(super) const ABOUT: &str = "saev's shards, and directories of these";
 /// Name of the index of our own shards.
 pub(crate) const INDEX: &str = "index.json";
-/// What [`ShardIndex::format`] says.
+/// Value of [`ShardIndex::format`].
 pub(crate) const INDEX_FORMAT: &str = "dynamic-sae.shards";
 
 /// `index.json`: the shards that `sae-data convert` and `tools/export_activations.py` write.
@@ -33,7 +33,7 @@ pub struct ShardIndex {
     pub dtype: String,
     /// The shards, in the order of their rows.
     pub shards: Vec<IndexedShard>,
-    /// Where the data comes from, in free words.
+    /// Where the data comes from, in free form.
     #[serde(default)]
     pub metadata: serde_json::Map<String, serde_json::Value>,
 }
@@ -170,7 +170,7 @@ fn holds_saev(dir: &Path) -> Result<bool, DataError> {
     Ok(metadata.get("d_model").is_some() && metadata.get("layers").is_some())
 }
 
-/// Our own shards.
+/// Opens our own shards.
 fn indexed(dir: &Path, options: &Options) -> Result<Box<dyn Source>, DataError> {
     let path = dir.join(INDEX);
     let index = ShardIndex::read(dir)?;
@@ -201,7 +201,7 @@ impl ShardIndex {
     /// Reads `dir/index.json`.
     ///
     /// # Errors
-    /// [`DataError`] if it is not there or not an index of shards.
+    /// [`DataError`] if there is none or it is not an index of shards.
     pub fn read(dir: &Path) -> Result<Self, DataError> {
         let path = dir.join(INDEX);
         let index: Self = json(&path)?;
@@ -220,7 +220,7 @@ impl ShardIndex {
     }
 }
 
-/// Whether two paths lead to the same file.
+/// Whether two paths refer to the same file.
 fn same_file(a: &Path, b: &Path) -> bool {
     match (a.canonicalize(), b.canonicalize()) {
         (Ok(a), Ok(b)) => a == b,
@@ -228,7 +228,7 @@ fn same_file(a: &Path, b: &Path) -> bool {
     }
 }
 
-/// Files of a directory, hidden ones left out, `part-2` before `part-10`.
+/// Files of a directory except hidden ones, `part-2` before `part-10`.
 fn listed(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(DataError::io(dir))? {

@@ -17,7 +17,7 @@ pub(super) fn beside(description: &Path, name: &str) -> Result<PathBuf, DataErro
 }
 
 /// Reads a small JSON file.
-pub(super) fn json<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
+pub(crate) fn json<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
     const MAX: u64 = 1 << 28;
     let file = SourceFile::stat(path)?;
     if file.bytes > MAX {

@@ -28,28 +28,29 @@ pub use directory::{IndexedShard, ShardIndex};
 pub use documents::Documents;
 pub use file::SourceFile;
 pub use format::formats;
+pub(crate) use json::json;
 
-/// What a user may say about a data set.
+/// How to open a data set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Tensor or column of the activations; default: the only one that can be.
+    /// Tensor or column of the activations. Default: the only candidate.
     pub tensor: Option<String>,
-    /// The layer, by its number in `metadata.json`, where saev shards have several.
+    /// Number of the layer in `metadata.json`, for saev shards with several layers.
     pub layer: Option<i64>,
-    /// Leave out the first row of each example: position 0, whose norm is often a hundred times the others'.
+    /// Leave out the first row of each example: position 0, which often has a hundred times the norm of the others.
     pub drop_first_token: bool,
-    /// A file of labels, one a row or one an example (`.npy`, or safetensors with one integer tensor).
+    /// A file of labels, one per row or one per example (`.npy`, or safetensors with one integer tensor).
     pub labels: Option<PathBuf>,
 }
 
-/// What a data set is.
+/// Description of a data set.
 #[derive(Clone, Debug)]
 pub struct Info {
-    /// As it was opened.
+    /// Path from which it was opened.
     pub path: PathBuf,
     /// Name of the format.
     pub format: &'static str,
-    /// Its files; not those that have nothing but labels.
+    /// Its files, without files that hold only labels.
     pub files: Vec<SourceFile>,
     /// Element type in the files.
     pub element: Element,
@@ -57,17 +58,17 @@ pub struct Info {
     pub rows: usize,
     /// Width d of a row.
     pub width: usize,
-    /// Documents, where the data tells of them.
+    /// Documents, if the data defines any.
     pub documents: Option<Documents>,
     /// Whether there are labels.
     pub labelled: bool,
-    /// Name of the tensor or column that was opened, where it has a name.
+    /// Name of the opened tensor or column, if it has a name.
     pub tensor: Option<String>,
-    /// Number of the layer, where the data has layers.
+    /// Number of the layer, if the data has layers.
     pub layer: Option<i64>,
     /// Whether the first row of each example is left out.
     pub drop_first_token: bool,
-    /// Rows that are best read together, where that matters (four pages of Parquet).
+    /// Number of rows that are best read together, if it matters (four pages of Parquet).
     pub preferred_block: Option<usize>,
 }
 
@@ -99,14 +100,14 @@ impl Info {
 /// A data set that can be read from any row on; implement it to read a format of your own
 /// ([`ActivationData::from_source`](crate::ActivationData::from_source)).
 pub trait Source: Debug + Send + Sync {
-    /// What it is.
+    /// Description of the data set.
     fn info(&self) -> &Info;
 
-    /// Reads the rows of `pieces`, which ascend, as float32, each into its place in `out`, if it has one. `scratch`
-    /// saves allocations from call to call.
+    /// Reads the rows of `pieces`, which ascend, as float32. The i-th of them goes to `out[i]`, or nowhere if that is
+    /// `None`. `scratch` is memory that is reused from call to call.
     ///
     /// # Errors
-    /// [`DataError`] if the files cannot be read, or are no longer what they were.
+    /// [`DataError`] if the files cannot be read or have changed since they were opened.
     fn read(
         &self,
         pieces: &[Range<usize>],

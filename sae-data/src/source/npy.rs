@@ -1,7 +1,7 @@
 //! NumPy's `.npy`, versions 1 to 3: magic, version, header length, a Python dictionary, the values.
 //!
-//! The dictionary has exactly three keys and two shapes of value, so it is read here: the crates for it bring
-//! parser generators and big integers along, and recurse as deep as the file asks them to.
+//! The dictionary has exactly three keys and simple values, so it is parsed here: crates for it depend on parser
+//! generators and big integers, and recurse as deep as a file makes them.
 
 use super::builder::MatrixBuilder;
 use super::file::SourceFile;
@@ -139,12 +139,8 @@ fn header(file: &SourceFile) -> Result<Header, DataError> {
     let bytes = open.bytes_at(NAME, text, len)?;
     let dictionary = String::from_utf8_lossy(&bytes);
     let parsed = Literal(&dictionary).header();
-    let (descr, fortran_order, shape) = parsed.ok_or_else(|| {
-        damaged(
-            text,
-            format!("not a header of NumPy's: {}", dictionary.trim()),
-        )
-    })?;
+    let (descr, fortran_order, shape) = parsed
+        .ok_or_else(|| damaged(text, format!("not a NumPy header: {}", dictionary.trim())))?;
     Ok(Header {
         descr,
         fortran_order,
@@ -153,12 +149,12 @@ fn header(file: &SourceFile) -> Result<Header, DataError> {
     })
 }
 
-/// What is left to read of the dictionary.
+/// The unread rest of the dictionary.
 struct Literal<'a>(&'a str);
 
 impl<'a> Literal<'a> {
-    /// `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }`, keys in any order; a `descr` that is a
-    /// list (a structured type) comes back as its text.
+    /// Parses `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }`, keys in any order. A `descr` that is a list (a
+    /// structured type) is returned as its text.
     fn header(mut self) -> Option<(String, bool, Vec<usize>)> {
         let (mut descr, mut order, mut shape) = (None, None, None);
         self.token("{")?;

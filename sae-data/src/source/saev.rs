@@ -21,8 +21,8 @@ pub(super) const METADATA: &str = "metadata.json";
 pub(super) const SHARDS: &str = "shards.json";
 const LABELS: &str = "labels.bin";
 
-/// What is read of `metadata.json`. The code of saev, its document and its
-/// earlier versions spell keys differently.
+/// The parts of `metadata.json` that are read. The code of saev, its documentation and its earlier versions spell keys
+/// differently.
 #[derive(Deserialize)]
 struct Metadata {
     layers: Vec<i64>,
@@ -40,7 +40,7 @@ struct Metadata {
 }
 
 impl Metadata {
-    /// Tokens of an example, bytes of one layer of it, and of all.
+    /// Tokens per example, bytes per layer of an example, bytes per example.
     fn sizes(&self) -> Option<(usize, u64, u64)> {
         let class_token = usize::from(self.cls_token);
         let tokens = self.content_tokens_per_example.checked_add(class_token)?;
@@ -90,7 +90,7 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Matrix, DataError> {
     for shard in shards {
         let file = beside(&dir.join(SHARDS), &shard.name)?;
         if shard.n_examples == 0 {
-            continue; // a file that is padding and nothing else
+            continue; // a file of nothing but padding
         }
         let file = SourceFile::stat(&file)?;
         let promised = (shard.n_examples as u64).saturating_mul(example_bytes);
@@ -113,7 +113,7 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Matrix, DataError> {
     builder.finish()
 }
 
-/// Which of the layers is wanted.
+/// Position of the wanted layer among the layers.
 fn layer(dir: &Path, metadata: &Metadata, options: &Options) -> Result<usize, DataError> {
     let known = &metadata.layers;
     let position = match options.layer {
@@ -129,8 +129,8 @@ fn layer(dir: &Path, metadata: &Metadata, options: &Options) -> Result<usize, Da
     })
 }
 
-/// `labels.bin` `[example, content token]`, u8. The class token has no label, so there are labels only where it
-/// is not there or dropped.
+/// Adds `labels.bin` `[example, content token]`, u8. The class token has no label, so the data has labels only without a
+/// class token or if it is dropped.
 fn labels(
     dir: &Path,
     metadata: &Metadata,

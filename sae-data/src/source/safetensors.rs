@@ -1,4 +1,4 @@
-//! safetensors: a JSON header with names, types, shapes and places, then the values.
+//! safetensors: a JSON header with names, types, shapes and offsets, then the values.
 
 use ::safetensors::tensor::{Metadata, TensorInfo};
 use ::safetensors::{Dtype, SafeTensorError, SafeTensors};
@@ -26,7 +26,7 @@ pub(super) static FORMAT: Format = Format {
 const LABELS: &str = "labels";
 const DOCUMENTS: &str = "doc";
 
-/// The crate's own limit.
+/// Limit of the crate safetensors.
 const MAX_HEADER: u64 = 100_000_000;
 
 /// Whether the first bytes `head` are a length and the start of a JSON object, and not those of a pickle.
@@ -123,7 +123,7 @@ fn add(
     Ok(())
 }
 
-/// A file of labels: the tensor `labels`, or the only one of integers.
+/// The labels in a file that holds nothing else: the tensor `labels`, or the only tensor of integers.
 fn label_column(file: &SourceFile) -> Result<IntegerColumn, DataError> {
     let header = Header::read(file)?;
     if let Some(column) = header.integers(file, LABELS)? {
@@ -144,7 +144,7 @@ fn label_column(file: &SourceFile) -> Result<IntegerColumn, DataError> {
     }
 }
 
-/// The header of a file that is as long as its header says.
+/// The header of a complete file.
 struct Header {
     tensors: std::collections::BTreeMap<String, TensorInfo>,
     /// Byte at which the values start.
@@ -164,7 +164,7 @@ impl Header {
             ));
         }
         let bytes = open.bytes_at(NAME, 0, 8 + len)?;
-        // The crate wants the whole file; that the values are missing is the last thing it finds.
+        // The crate expects the whole file; missing values are the last error that it checks for.
         match SafeTensors::read_metadata(&bytes) {
             Ok(_) | Err(SafeTensorError::MetadataIncompleteBuffer) => {}
             Err(error) => return Err(damaged(8, error.to_string())),
@@ -192,7 +192,7 @@ impl Header {
         Ok(Self { tensors, data })
     }
 
-    /// First byte and number of bytes.
+    /// Offset and number of bytes.
     fn place(&self, info: &TensorInfo) -> (u64, usize) {
         let (start, end) = info.data_offsets;
         (self.data + start as u64, end - start)
@@ -219,7 +219,7 @@ impl Header {
         Ok((name.clone(), info))
     }
 
-    /// A tensor of integers, if there is one of this name; whatever its shape, its values in order.
+    /// The integer tensor of this name, if there is one, flattened.
     fn integers(&self, file: &SourceFile, name: &str) -> Result<Option<IntegerColumn>, DataError> {
         let Some(info) = self.tensors.get(name) else {
             return Ok(None);

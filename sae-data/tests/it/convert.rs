@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use ::safetensors::Dtype;
 use sae_data::convert::{Conversion, convert, verify};
-use sae_data::{ActivationData, DataError, Documents, Element, Options, ShardIndex};
+use sae_data::{ActivationData, DataError, Element, Options, ShardIndex};
 
 use crate::{f32_bytes, write};
 
@@ -45,10 +45,8 @@ const IN_SHARDS: Conversion = Conversion {
 
 /// First row of each document.
 fn starts(data: &ActivationData) -> Vec<usize> {
-    match data.info().documents.clone().expect("documents") {
-        Documents::Uniform { tokens, count } => (0..count).map(|i| i * tokens).collect(),
-        Documents::Starts(starts) => starts,
-    }
+    let documents = data.info().documents.as_ref().expect("documents");
+    (0..documents.count()).map(|i| documents.start(i)).collect()
 }
 
 #[test]

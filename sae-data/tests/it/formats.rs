@@ -99,10 +99,7 @@ fn words<const N: usize>(path: &Path) -> Vec<[u8; N]> {
 }
 
 fn starts(documents: &Documents) -> Vec<usize> {
-    match documents {
-        Documents::Uniform { tokens, count } => (0..*count).map(|i| i * tokens).collect(),
-        Documents::Starts(starts) => starts.clone(),
-    }
+    (0..documents.count()).map(|i| documents.start(i)).collect()
 }
 
 /// What is wrong with how a data set was read.

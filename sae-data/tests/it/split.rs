@@ -78,7 +78,7 @@ fn a_fingerprint_says_which_rows() {
         let words = then.difference(&now).unwrap();
         assert_eq!(
             words,
-            "it is as many rows of the same files, but others: the split is another one"
+            "it has as many rows of the same files, but other rows: the split has changed"
         );
     }
     let rows = side(&with(HeldOut::Rows { rows: [0, 49] }));

@@ -1,8 +1,7 @@
 //! Arrow IPC, streams and files: what Hugging Face `datasets`, and so SAELens' activation cache, write.
 //!
-//! Only the messages are read, with the field's own generated view of them, and the offsets of lists. They say
-//! where in the file the values lie; the values are left there. Columns before the activations are stepped over
-//! by the number of buffers that their types have.
+//! Opening reads only the messages, with the view that `arrow-ipc` generates, and the offsets of lists. They give the
+//! places of the values in the file. Columns before the activations are skipped by the number of buffers of their types.
 
 mod schema;
 
@@ -99,7 +98,7 @@ struct Reader<'a> {
     open: OpenFile<'a>,
     file: &'a SourceFile,
     columns: Option<Columns>,
-    /// Rows of this file so far, for messages.
+    /// Rows of this file so far, for error messages.
     rows: usize,
 }
 
@@ -108,7 +107,7 @@ impl Reader<'_> {
         DataError::damaged(&self.file.path, NAME, offset, reason)
     }
 
-    /// Where the messages start: in a file behind the magic, which must then end in it, too.
+    /// Offset of the first message: 0 in a stream, behind the magic in a file, which must also end with the magic.
     fn start(&mut self) -> Result<u64, DataError> {
         if self.open.bytes_at(NAME, 0, 4)? != FILE_MAGIC[..4] {
             return Ok(0);
@@ -122,10 +121,10 @@ impl Reader<'_> {
         Ok(8)
     }
 
-    /// The message at `at` without its body, and where the body starts; `None` at the end.
+    /// The message at `at` without its body, and the offset of the body; `None` at the end.
     fn message(&mut self, at: u64) -> Result<Option<(Vec<u8>, u64)>, DataError> {
         if at == self.file.bytes {
-            return Ok(None); // a stream may just stop
+            return Ok(None); // a stream may end without a mark
         }
         let mut word = |at| -> Result<u32, DataError> {
             let bytes = self.open.bytes_at(NAME, at, 4)?;
@@ -209,7 +208,7 @@ struct Walk<'a, 'b> {
 }
 
 impl Walk<'_, '_> {
-    /// Length of the column's `index`-th node, which must be without nulls.
+    /// Length of the column's `index`-th node; fails if it contains nulls.
     fn node(&self, place: Place, index: usize) -> Result<usize, DataError> {
         let nodes = self.batch.nodes();
         let node = nodes.filter(|nodes| place.node + index < nodes.len());
@@ -260,11 +259,11 @@ impl Walk<'_, '_> {
                     len,
                 })
             }
-            _ => Err(damaged("a buffer lies outside of its message")),
+            _ => Err(damaged("a buffer exceeds its message")),
         }
     }
 
-    /// The `n + 1` offsets of a list, ascending and within its `elements` elements.
+    /// The `n + 1` offsets of a list, checked to ascend and to be within its `elements` elements.
     fn offsets(
         &mut self,
         list: List,
@@ -303,13 +302,13 @@ impl Walk<'_, '_> {
         if !ascending {
             return Err(self.reader.damaged(
                 span.offset,
-                "the offsets of a list do not ascend, or lead out of it",
+                "the offsets of a list do not ascend, or exceed its length",
             ));
         }
         Ok(offsets.into_iter().map(|offset| offset as usize).collect())
     }
 
-    /// Adds the activations; returns how many rows there were.
+    /// Adds the activations; returns the number of rows.
     fn activations(
         mut self,
         builder: &mut MatrixBuilder<'_>,
@@ -317,7 +316,7 @@ impl Walk<'_, '_> {
         columns: &Columns,
     ) -> Result<usize, DataError> {
         let place = columns.place;
-        // validity, then offsets where the list has any
+        // a validity buffer per list, then its offsets if it has any
         let (mut lengths, mut spans, mut buffer) = (Vec::new(), Vec::new(), 0);
         for (depth, list) in columns.lists.iter().enumerate() {
             lengths.push(self.node(place, depth)?);
@@ -326,40 +325,20 @@ impl Walk<'_, '_> {
             buffer += if fixed { 1 } else { 2 };
         }
         let depth = columns.lists.len();
-        lengths.push(self.node(place, depth)?);
+        let count = self.node(place, depth)?;
         let values = self.buffer(place, buffer + 1)?;
         let size = columns.element.size() as u64;
-        // before anything of that length is made
-        let bytes = (lengths[depth] as u64).checked_mul(size);
+        // checked before anything of that length is allocated
+        let bytes = (count as u64).checked_mul(size);
         if bytes.is_none_or(|bytes| bytes > values.len) {
             return Err(self.reader.damaged(values.offset, "values are missing"));
         }
         let (list, inner) = (columns.lists[depth - 1], lengths[depth - 1]);
-        let rows = self.offsets(list, spans[depth - 1], inner, lengths[depth])?;
-        let width = match list {
-            List::Fixed(size) => size,
-            _ if inner == 0 => return Ok(0),
-            _ => rows[1] - rows[0],
-        };
+        let rows = self.offsets(list, spans[depth - 1], inner, count)?;
         if inner == 0 {
             return Ok(0);
         }
-        if width == 0 {
-            return Err(DataError::Ragged {
-                path: self.reader.file.path.clone(),
-                row: self.reader.rows,
-                len: 0,
-                width: 1,
-            });
-        }
-        if let Some(row) = (0..inner).find(|i| rows[i + 1] - rows[*i] != width) {
-            return Err(DataError::Ragged {
-                path: self.reader.file.path.clone(),
-                row: self.reader.rows + row,
-                len: rows[row + 1] - rows[row],
-                width,
-            });
-        }
+        let width = self.width(list, &rows)?;
         builder.kind(number, columns.element, width)?;
         let place_of = |row: usize| values.offset + (rows[0] + row * width) as u64 * size;
         if depth == 1 {
@@ -371,5 +350,27 @@ impl Walk<'_, '_> {
             builder.example(number, place_of(example[0]), example[1] - example[0])?;
         }
         Ok(examples[lengths[0]] - examples[0])
+    }
+
+    /// The width that all rows have, whose offsets are `offsets`.
+    fn width(&self, list: List, offsets: &[usize]) -> Result<usize, DataError> {
+        let ragged = |row: usize, len, width| DataError::Ragged {
+            path: self.reader.file.path.clone(),
+            row: self.reader.rows + row,
+            len,
+            width,
+        };
+        let width = match list {
+            List::Fixed(size) => size,
+            _ => offsets[1] - offsets[0],
+        };
+        if width == 0 {
+            return Err(ragged(0, 0, 1));
+        }
+        let lengths = offsets.windows(2).map(|pair| pair[1] - pair[0]);
+        match lengths.enumerate().find(|(_, len)| *len != width) {
+            None => Ok(width),
+            Some((row, len)) => Err(ragged(row, len, width)),
+        }
     }
 }

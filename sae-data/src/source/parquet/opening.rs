@@ -1,4 +1,4 @@
-//! Opening Parquet files: footers, what the columns are, and whether the file can hold what it claims.
+//! Opens Parquet files: reads footers, chooses columns, and checks that a file can hold what it claims.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -20,18 +20,18 @@ use crate::source::documents::DocumentsBuilder;
 use crate::source::format::only;
 use crate::source::{Options, SourceFile};
 
-/// The footer's length and the magic that a file ends in.
+/// Bytes of the footer's length and the magic at the end of a file.
 const TAIL: u64 = 8;
-/// Values that a file may have, however small it is, and beyond that for each of its bytes. Activations do not
-/// compress that well; it bounds how long a file can take, and how many rows it can claim.
+/// Number of values that any file may have, plus a number per byte of the file. Activations do not compress that well;
+/// the limit bounds the time to read a file and the rows that it can claim.
 const VALUES: u64 = 1 << 28;
 const VALUES_PER_BYTE: u64 = 256;
-/// The same for examples.
+/// Number of examples that any file may have, plus one per byte.
 const EXAMPLES: u64 = 1 << 22;
-/// Pages that are read together: one of them, on average, is decoded for its neighbours' blocks, too.
+/// Pages per block: on average, one page per block is decoded for two blocks.
 const PAGES_PER_BLOCK: usize = 4;
 
-/// What the rows are, and the file that said so first.
+/// Type and shape of the rows, and the first file that had them.
 #[derive(Clone, Debug)]
 pub(super) struct Kind {
     pub(super) element: Element,
@@ -42,7 +42,7 @@ pub(super) struct Kind {
     first: PathBuf,
 }
 
-/// A data set while it is opened.
+/// A data set that is being opened.
 pub(super) struct Opening<'a> {
     options: &'a Options,
     pub(super) kind: Option<Kind>,
@@ -51,11 +51,11 @@ pub(super) struct Opening<'a> {
     pub(super) documents: DocumentsBuilder,
     pub(super) rows: usize,
     records: usize,
-    /// Rows that are best read together.
+    /// Number of rows that are best read together.
     pub(super) block: usize,
 }
 
-/// What a file still may claim to hold.
+/// The values and examples that a file may still claim.
 struct Budget {
     values: u64,
     examples: u64,
@@ -69,8 +69,7 @@ impl Budget {
         }
     }
 
-    /// Takes what a row group has of the activations; checks its pages, and that there is a value for each of its
-    /// `records`.
+    /// Subtracts the activations of a row group. Checks its pages, and that each of its `records` has a value.
     fn take(&mut self, column: &Column<'_>, records: usize) -> Result<Walked, DataError> {
         let walked = column.check_pages()?;
         let (values, records) = (walked.values, records as u64);
@@ -99,7 +98,7 @@ impl Budget {
     }
 }
 
-/// Walks over the footer before it is decoded.
+/// Checks the footer before it is decoded.
 fn check_footer(file: &SourceFile) -> Result<(), DataError> {
     let mut open = file.open()?;
     let end = file.bytes.saturating_sub(TAIL);
@@ -131,7 +130,7 @@ impl<'a> Opening<'a> {
         }
     }
 
-    /// Adds the file that has this number.
+    /// Adds file number `number`.
     pub(super) fn file(&mut self, number: usize, file: &SourceFile) -> Result<(), DataError> {
         check_footer(file)?;
         let metadata = guarded(|| {
@@ -197,29 +196,16 @@ impl<'a> Opening<'a> {
                 Some((labels, by_width(&of_labels.check_pages()?, 1, records)))
             }
         };
-        let width = match &self.kind {
-            // were its rows of another width, or of several, reading them would tell
-            Some(kind)
-                if column.depth == 1 && walked.values == (records as u64) * kind.width as u64 =>
-            {
-                kind.width
-            }
-            _ => column.first_width()?,
-        };
-        self.check_kind(&Column { width, ..column })?;
+        let width = self.width(&column, walked.values, records as u64)?;
+        let column = Column { width, ..column };
+        self.check_kind(&column)?;
         let start = self.rows;
         let pages = if column.depth == 1 {
             let rows = self.rows.checked_add(records);
             self.rows = rows.ok_or_else(|| damaged("too many rows"))?;
             by_width(&walked, width, records)
         } else {
-            let skip = usize::from(self.options.drop_first_token);
-            let lengths = (Column { width, ..column }).lengths(records)?;
-            for length in &lengths {
-                self.documents.push(length.saturating_sub(skip));
-                self.rows += length.saturating_sub(skip);
-            }
-            by_lengths(&walked, width, &lengths)
+            self.examples(&column, &walked, records)?
         };
         let page_rows = usize::try_from(walked.longest()).unwrap_or(usize::MAX) / width.max(1);
         let block = (page_rows + 1).saturating_mul(PAGES_PER_BLOCK);
@@ -235,6 +221,32 @@ impl<'a> Opening<'a> {
         });
         self.records += records;
         Ok(())
+    }
+
+    /// Width of the rows; reading them finds rows of another width.
+    fn width(&self, column: &Column<'_>, values: u64, records: u64) -> Result<usize, DataError> {
+        match &self.kind {
+            Some(kind) if column.depth == 1 && values == records * kind.width as u64 => {
+                Ok(kind.width)
+            }
+            _ => column.first_width(),
+        }
+    }
+
+    /// Adds the examples of a row group.
+    fn examples(
+        &mut self,
+        column: &Column<'_>,
+        walked: &Walked,
+        records: usize,
+    ) -> Result<Pages, DataError> {
+        let skip = usize::from(self.options.drop_first_token);
+        let lengths = column.lengths(records)?;
+        for length in &lengths {
+            self.documents.push(length.saturating_sub(skip));
+            self.rows += length.saturating_sub(skip);
+        }
+        Ok(by_lengths(walked, column.width, &lengths))
     }
 
     fn check_kind(&mut self, column: &Column<'_>) -> Result<(), DataError> {
@@ -264,7 +276,7 @@ impl<'a> Opening<'a> {
     }
 }
 
-/// The pages of records of `width` values each; none if the values are not that many, which reading will tell.
+/// The pages of records of `width` values each; an empty table if the number of values differs, which reading reports.
 fn by_width(walked: &Walked, width: usize, records: usize) -> Pages {
     let width = width as u64;
     match (records as u64).checked_mul(width) == Some(walked.values) {
@@ -291,13 +303,13 @@ fn by_lengths(walked: &Walked, width: usize, lengths: &[usize]) -> Pages {
     })
 }
 
-/// Lists of floats, one or two deep: the depth and the type.
+/// Depth of the lists and element type of a column of floats in one or two nested lists.
 fn activations(leaf: &ColumnDescriptor) -> Option<(usize, Element)> {
     let depth = usize::try_from(leaf.max_rep_level())
         .ok()
         .filter(|depth| matches!(depth, 1 | 2))?;
     let parts = leaf.path().parts().len();
-    // acts.list.element, or the older acts.element; anything else is inside a struct
+    // acts.list.element, or the older acts.element; other paths lead into structs
     if parts != 1 + 2 * depth && parts != 1 + depth {
         return None;
     }
@@ -328,7 +340,7 @@ fn root(leaf: &ColumnDescriptor) -> String {
     leaf.path().parts().first().cloned().unwrap_or_default()
 }
 
-/// The wanted column, or the only one that can be.
+/// The wanted column, or the only candidate.
 fn activation_column(
     file: &SourceFile,
     leaves: &[&ColumnDescriptor],

@@ -35,9 +35,9 @@ pub(super) struct Group {
     /// Its pages.
     pub(super) pages: Pages,
     pub(super) labels: Option<(usize, Pages)>,
-    /// Its rows, among all.
+    /// Its rows, numbered over all files.
     pub(super) rows: Range<usize>,
-    /// Its first example, among all; the same as its first row where there are no examples.
+    /// Its first record, numbered over all files.
     pub(super) first_record: usize,
 }
 
@@ -112,7 +112,7 @@ impl Parquet {
         }
     }
 
-    /// The row groups that `pieces`, which ascend, lie in, and which of their own rows these are.
+    /// The row groups of `pieces`, which ascend, and the wanted rows within each.
     fn overlapping(&self, pieces: &[Range<usize>]) -> Vec<(&Group, Vec<Range<usize>>)> {
         let mut found: Vec<(&Group, Vec<Range<usize>>)> = Vec::new();
         for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
@@ -132,12 +132,12 @@ impl Parquet {
         found
     }
 
-    /// The examples of all groups, where rows come in examples.
+    /// The examples of all groups, if rows are grouped into examples.
     fn examples(&self) -> Option<&Documents> {
         self.info.documents.as_ref().filter(|_| self.depth == 2)
     }
 
-    /// The records of a group that hold its rows `rows`: those that touch are one range.
+    /// The records of a group that hold its rows `rows`, adjacent records as one range.
     fn records(&self, group: &Group, rows: &[Range<usize>]) -> Vec<Range<usize>> {
         let mut records: Vec<Range<usize>> = Vec::with_capacity(rows.len());
         for rows in rows {
@@ -154,19 +154,12 @@ impl Parquet {
         records
     }
 
-    /// The first row of a record, among the rows of its group.
+    /// The first row of a record, numbered within its group.
     fn first_row(&self, group: &Group, record: usize) -> usize {
         match self.examples() {
             None => record,
-            Some(documents) => start_of(documents, group.first_record + record) - group.rows.start,
+            Some(documents) => documents.start(group.first_record + record) - group.rows.start,
         }
-    }
-}
-
-fn start_of(documents: &Documents, document: usize) -> usize {
-    match documents {
-        Documents::Uniform { tokens, .. } => document * tokens,
-        Documents::Starts(starts) => starts[document],
     }
 }
 
