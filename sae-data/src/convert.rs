@@ -1,14 +1,14 @@
-//! Conversion to shards: safetensors files of a handy size, with an index that has a checksum of each.
+//! Conversion to shards: safetensors files of limited size, with an index that has their checksums.
 //!
 //! ```text
 //! DST/  shard-00000.safetensors    activations [n, d], and labels [n], doc [n] in i64 where there are any
 //!       shard-00001.safetensors
 //!       index.json                 written last: without it the conversion is not finished
-//!       index.json.partial         while it is going on: the shards that are whole, and what they come from
+//!       index.json.partial         during the conversion: the finished shards and their source
 //! ```
 //!
-//! Every file is written under another name, synced and renamed, so one that has its name is whole. The same
-//! command again goes on behind the last whole shard.
+//! Every file is written under a temporary name, synced and renamed, so a file with its final name is complete. The same call
+//! again continues after the last complete shard.
 
 use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -26,7 +26,7 @@ use crate::fingerprint::Fingerprint;
 use crate::source::{self, INDEX, INDEX_FORMAT, IndexedShard, ShardIndex};
 
 const PARTIAL: &str = "index.json.partial";
-/// Rows converted at once.
+/// Rows that are converted at a time.
 const BLOCK: usize = 1024;
 
 /// How to write shards.
@@ -34,25 +34,25 @@ const BLOCK: usize = 1024;
 pub struct Conversion {
     /// Element type: f32, f16 or bf16.
     pub element: Element,
-    /// Rows of a shard.
+    /// Rows per shard.
     pub shard_rows: usize,
 }
 
-/// A conversion that is going on.
+/// State of an unfinished conversion.
 #[derive(Serialize, Deserialize)]
 struct Partial {
     source: Fingerprint,
-    /// BLAKE3 of the labels, which are no part of the fingerprint, but of what is written.
+    /// BLAKE3 of the labels, which are written but not part of the fingerprint.
     #[serde(default)]
     labels: Option<String>,
     shard_rows: usize,
     index: ShardIndex,
 }
 
-/// Writes `data` as shards into the directory `destination`; `progress` hears of rows as they are done.
+/// Writes `data` as shards into the directory `destination`; `progress` is called with the number of rows after each step.
 ///
 /// # Errors
-/// [`DataError::Destination`] if something else is there or the disk is full; what is whole stays.
+/// [`DataError::Destination`] if the directory contains something else or the disk is full; complete shards stay.
 /// [`DataError::TooLarge`] if a value does not fit the element type.
 pub fn convert(
     data: &ActivationData,
@@ -101,10 +101,10 @@ fn labels_blake3(data: &ActivationData) -> Result<Option<String>, DataError> {
     Ok(Some(hasher.finalize().to_hex().to_string()))
 }
 
-/// Compares every shard of `dir` with its checksum; `progress` hears of bytes as they are done.
+/// Compares every shard of `dir` with its checksum; `progress` is called with the number of bytes after each shard.
 ///
 /// # Errors
-/// [`DataError::Checksum`] at the first that differs.
+/// [`DataError::Checksum`] at the first shard that differs.
 pub fn verify(dir: &Path, mut progress: impl FnMut(u64)) -> Result<(), DataError> {
     for shard in ShardIndex::read(dir)?.shards {
         let path = dir.join(&shard.file);
@@ -200,13 +200,13 @@ fn to_json(value: &impl Serialize) -> Vec<u8> {
     text
 }
 
-/// Says how far it got where the disk is the reason.
+/// Adds the number of finished shards to the error of a full disk.
 fn stopped(error: DataError, whole: usize, shards: usize) -> DataError {
     match error {
         DataError::Io { path, source } if is_full(&source) => DataError::Destination {
             path,
             reason: format!(
-                "the disk is full ({source}); {whole} of {shards} shards are whole. Make room and run the same command again: it goes on from there"
+                "the disk is full ({source}); {whole} of {shards} shards are complete. Make room and start the same conversion again: it continues from there"
             ),
         },
         error => error,
@@ -334,7 +334,7 @@ impl ShardWriter<'_> {
         })
     }
 
-    /// The header of a safetensors file, its length included.
+    /// The header of a safetensors file, with its length.
     fn header(&self, rows: usize, integers: &[(&str, Vec<i64>)]) -> Result<Vec<u8>, DataError> {
         let mut end = 0;
         let mut tensor = |name: &str, dtype: Dtype, shape: Vec<usize>| {
@@ -369,7 +369,7 @@ impl ShardWriter<'_> {
         Ok(header)
     }
 
-    /// Fails at values that the element type cannot hold.
+    /// Fails at a value that the element type cannot hold.
     fn check(&self, values: &[f32], start: usize) -> Result<(), DataError> {
         let limit = self.element.overflows_at();
         let fits = |v: &f32| v.abs() < limit || !v.is_finite();

@@ -1,4 +1,4 @@
-//! Element types as they stand in files, and their way to float32: the inner loop of the loader.
+//! Element types in files and their conversion to float32, the inner loop of the loader.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -27,7 +27,7 @@ impl Element {
         }
     }
 
-    /// Name as safetensors writes it.
+    /// Name in safetensors.
     pub fn name(self) -> &'static str {
         match self {
             Self::F16 => "F16",
@@ -47,10 +47,10 @@ impl Element {
         fence();
     }
 
-    /// Converts rows of `row_bytes` bytes, each to its place, if it has one.
+    /// Converts rows of `row_bytes` bytes, each into its place, if it has one.
     ///
     /// # Panics
-    /// If a place is not as long as a row.
+    /// If a place has another length than a row.
     pub(crate) fn rows_to_f32<'a, 'b: 'a>(
         self,
         bytes: &[u8],
@@ -93,7 +93,7 @@ impl Element {
         }
     }
 
-    /// The smallest magnitude that becomes infinite: half a unit above the largest value.
+    /// The smallest magnitude that is rounded to infinity: half a unit above the largest value.
     pub(crate) fn overflows_at(self) -> f32 {
         match self {
             Self::F16 => 65_520.0,
@@ -109,13 +109,13 @@ impl std::fmt::Display for Element {
     }
 }
 
-/// Element by element; the compiler makes vector code of it for all but f16.
+/// Converts element by element; the compiler vectorizes this for all types but f16.
 fn words<const N: usize>(bytes: &[u8], out: &mut [f32], to_f32: impl Fn([u8; N]) -> f32) {
     let words = bytes.as_chunks::<N>().0;
     out.iter_mut().zip(words).for_each(|(o, w)| *o = to_f32(*w));
 }
 
-/// f16 needs the processor's own instruction to be fast: 16 at a time with AVX-512, otherwise what `half` has.
+/// Converts f16, which is fast only with an instruction of the processor: 16 at a time with AVX-512, otherwise by `half`.
 fn half_to_f32(bytes: &[u8], out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if out.len() >= 2 * LANES && std::arch::is_x86_feature_detected!("avx512f") {
@@ -132,9 +132,8 @@ fn half_to_f32(bytes: &[u8], out: &mut [f32]) {
 #[cfg(target_arch = "x86_64")]
 const LANES: usize = 16;
 
-/// Writes whole cache lines past the cache: a window is larger than the cache, and is read much later. What is
-/// left over at both ends, and shares its line with other rows, is written as usual. Others may see what was
-/// written after a [`fence`] only.
+/// Writes whole cache lines past the cache, because a window is larger than the cache and is read much later. The ends,
+/// which share cache lines with other rows, are written normally. Other threads may see the values only after a [`fence`].
 ///
 /// # Safety
 /// `bytes` has two bytes for each of `out`, which has at least `2 * LANES`.
@@ -164,7 +163,7 @@ unsafe fn half_to_f32_avx512(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Orders what was written past the cache before whatever tells other threads of it.
+/// Completes writes past the cache before other threads are told of them.
 fn fence() {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: every x86-64 processor has SSE.
@@ -184,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn every_f16_and_bf16_as_the_half_crate_has_it() {
+    fn every_f16_and_bf16_converts_as_in_the_crate_half() {
         let bits: Vec<u16> = (0..=u16::MAX).collect();
         let bytes: Vec<u8> = bits.iter().flat_map(|b| b.to_le_bytes()).collect();
         let mut out = vec![0.0; bits.len()];
@@ -203,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn values_overflow_where_it_is_said() {
+    fn values_overflow_at_the_documented_limit() {
         for element in [Element::F16, Element::Bf16] {
             let limit = element.overflows_at();
             let below = f32::from_bits(limit.to_bits() - 1);

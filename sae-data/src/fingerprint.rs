@@ -1,4 +1,4 @@
-//! What identifies one side of a data set: whether a run goes on with, and is judged on, what it was started with.
+//! Fingerprints: whether a run is continued with, and evaluated on, the data that it was started with.
 
 use std::path::PathBuf;
 
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use crate::data::ActivationData;
 use crate::error::DataError;
 
-/// What identifies one side of a data set without reading all of it.
+/// Identifies one side of a data set without reading all of it.
 ///
-/// Labels are no part of it: they may be added later. What a record of an earlier version does not have (`None`) is
-/// not known, and no difference.
+/// Labels are not part of it: they may be added later. A field that an earlier version did not record is `None`, which
+/// equals anything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
     /// Path as configured.
@@ -19,43 +19,42 @@ pub struct Fingerprint {
     pub format: String,
     /// Element type in the files.
     pub dtype: String,
-    /// Name of the tensor or column, where it has a name.
+    /// Name of the tensor or column, if it has a name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tensor: Option<String>,
-    /// Number of the layer, where there are layers.
+    /// Number of the layer, if there are layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer: Option<i64>,
     /// Whether position 0 of each example is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drop_first_token: Option<bool>,
-    /// Number of rows, of this side of the split, that are within `data.max_norm`.
+    /// Number of rows of this side within `data.max_norm`.
     pub rows: usize,
-    /// Rows of this side that are not, and are left out.
+    /// Number of rows of this side that `data.max_norm` leaves out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_out: Option<usize>,
-    /// BLAKE3 of which rows these are: the first row and the one behind the last of each stretch, as u64,
-    /// little-endian.
+    /// BLAKE3 of the row numbers: the first row and the row after the last of each stretch, as little-endian u64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_blake3: Option<String>,
     /// Width of a row.
     pub width: usize,
-    /// Number of files; those that have nothing but labels do not count.
+    /// Number of files, without files that hold only labels.
     pub files: usize,
     /// Bytes of all files.
     pub bytes: u64,
-    /// BLAKE3 of the files' names and sizes and of 4 KiB of their bytes at each of 256 evenly spaced places.
+    /// BLAKE3 of the names and sizes of the files and of 4 KiB of their bytes at each of 256 evenly spaced places.
     pub sample_blake3: String,
 }
 
 impl Fingerprint {
-    /// Whether the files are the same, wherever they lie, as far as a sample of their bytes tells; which rows of them
-    /// are meant may differ.
+    /// Whether the files are the same, at these paths or others, as far as a sample of their bytes tells. The selected rows may
+    /// differ.
     pub fn same_files(&self, now: &Self) -> bool {
         let what = |of: &Self| (of.width, of.files, of.bytes, of.sample_blake3.clone());
         what(self) == what(now)
     }
 
-    /// Whether it is the same data, wherever it lies.
+    /// Whether it is the same data, at this path or another.
     pub fn same_data(&self, now: &Self) -> bool {
         self.difference(now).is_none()
     }
@@ -149,7 +148,7 @@ fn other<T: PartialEq>(then: &Option<T>, now: &Option<T>) -> bool {
 }
 
 impl ActivationData {
-    /// What identifies this data.
+    /// The fingerprint of this data.
     ///
     /// # Errors
     /// As [`ActivationData::read`].
@@ -177,7 +176,7 @@ impl ActivationData {
         })
     }
 
-    /// BLAKE3 of the files' names and sizes and of a megabyte of them.
+    /// BLAKE3 of the names and sizes of the files and of a megabyte of their bytes.
     fn sample(&self) -> Result<blake3::Hash, DataError> {
         const PLACES: u64 = 256;
         const PIECE: u64 = 4096;

@@ -1,4 +1,4 @@
-//! `sae-data`: looks at activation data, and converts it.
+//! `sae-data`: inspects activation data, and converts it.
 
 mod bench;
 mod inspect;
@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sae_data::convert::{Conversion, convert, verify};
 use sae_data::{ActivationData, DataError, Element, Options};
 
-/// Look at activation data sets, and convert them.
+/// Inspect activation data sets, and convert them.
 #[derive(Parser, Debug)]
 #[command(version, after_long_help = formats_and_codes())]
 struct Arguments {
@@ -27,12 +27,11 @@ fn formats_and_codes() -> String {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Say what a data set is, check its values, and show what the loader would do with it.
+    /// Describe a data set, check its values, and show how the loader would read it.
     Inspect {
         #[command(flatten)]
         source: SourceArguments,
-        /// Check about so many rows, evenly spread; 0 for all. Default: all of up to 4 GiB as float32, otherwise 1 GiB
-        /// of them.
+        /// Check about this many evenly spread rows; 0 for all. Default: all rows of up to 4 GiB as float32, otherwise 1 GiB.
         #[arg(long, value_name = "ROWS")]
         sample: Option<usize>,
         /// Memory of the loader, as data.window_mb.
@@ -42,7 +41,7 @@ enum Command {
         #[arg(long)]
         verify: bool,
     },
-    /// Write a data set as safetensors shards with checksums; the same command again goes on where it stopped.
+    /// Write a data set as safetensors shards with checksums; the same command again continues where it stopped.
     Convert {
         #[command(flatten)]
         source: SourceArguments,
@@ -69,16 +68,16 @@ enum Command {
 struct SourceArguments {
     /// File or directory of activations.
     path: PathBuf,
-    /// Name of the activation tensor or column; default: the only one that can be.
+    /// Name of the activation tensor or column. Default: the only candidate.
     #[arg(long)]
     tensor: Option<String>,
-    /// The layer, where saev shards have several.
+    /// Number of the layer, for saev shards with several layers.
     #[arg(long, allow_hyphen_values = true)]
     layer: Option<i64>,
     /// Leave out position 0 of each example.
     #[arg(long)]
     drop_first_token: bool,
-    /// File of labels, one a row or one an example.
+    /// File of labels, one per row or one per example.
     #[arg(long)]
     labels: Option<PathBuf>,
 }
@@ -127,7 +126,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What to do about an error, in the options of this program.
+/// The remedy for an error, in the options of this program.
 fn remedy(error: &DataError) -> Option<String> {
     match error {
         DataError::Ambiguous { .. } => Some(" with --tensor".into()),
@@ -156,7 +155,7 @@ fn run(arguments: &Arguments) -> Result<()> {
                 );
                 verify(&source.path, |bytes| bar.inc(bytes))?;
                 bar.finish_and_clear();
-                println!("checksums: all shards are as their index says");
+                println!("checksums: all shards match their index");
             }
             inspect::print(&data, *sample, *window_mb as usize)
         }
@@ -211,7 +210,7 @@ fn convert_to(
     Ok(())
 }
 
-/// A progress bar on stderr, if that is a terminal.
+/// A progress bar on stderr, if stderr is a terminal.
 fn bar(length: u64, what: &'static str) -> ProgressBar {
     let style =
         ProgressStyle::with_template("{msg} {wide_bar} {human_pos} of {human_len} ETA {eta}");

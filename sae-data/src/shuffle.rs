@@ -1,8 +1,8 @@
-//! A shuffle that is a pure function: row `i` of epoch `e` under seed `s`, in constant time and memory.
+//! A shuffle as a pure function of position, epoch and seed, in constant time and memory.
 //!
-//! The order is a Feistel network over the smallest even-bit domain that holds all rows, walked until it
-//! lands inside (cycle walking; Black & Rogaway 2002). No index vector is kept, any position is reached at
-//! once, and resuming needs nothing but the position.
+//! The order is a Feistel network over the smallest domain with an even number of bits that contains all rows, applied
+//! until the result is a row (cycle walking; Black & Rogaway 2002). There is no index vector, and the position is all that
+//! a resumed run needs.
 
 /// A permutation of `0..len`.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +46,7 @@ impl Shuffle {
         }
     }
 
-    /// The position at which `row` stands: the inverse of [`Shuffle::row`].
+    /// The position of `row`: the inverse of [`Shuffle::row`].
     ///
     /// # Panics
     /// If `row` is not below `len`.

@@ -1,7 +1,7 @@
-//! Data sets written by the packages that people write them with: read row for row, or refused in words.
+//! Data sets written by the usual packages: read row for row, or refused with a message.
 //!
-//! `tests/python/write_formats.py` makes them. It needs a Python with `tests/python/requirements.txt`, named in
-//! SAE_PYTHON, as `.ci/run` does; without it these tests say that they were skipped.
+//! `tests/python/write_formats.py` writes them. It needs a Python with `tests/python/requirements.txt`, named in
+//! SAE_PYTHON, as in `.ci/run`; without it these tests print that they were skipped.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ struct Refused {
     says: Vec<String>,
 }
 
-/// The data sets, written once for all tests; `None` without a Python to do it.
+/// The data sets, written once for all tests; `None` without Python.
 fn written() -> Option<&'static Path> {
     static WRITTEN: OnceLock<Option<tempfile::TempDir>> = OnceLock::new();
     let dir = WRITTEN.get_or_init(|| {
@@ -102,7 +102,7 @@ fn starts(documents: &Documents) -> Vec<usize> {
     (0..documents.count()).map(|i| documents.start(i)).collect()
 }
 
-/// What is wrong with how a data set was read.
+/// Reads a data set and returns the first difference to the expected one.
 fn differences(root: &Path, expected: &Expected) -> Result<(), String> {
     let say = |error: sae_data::DataError| format!("{error}");
     let data = ActivationData::open(&root.join(&expected.path), &expected.options.options(root))
@@ -117,7 +117,7 @@ fn differences(root: &Path, expected: &Expected) -> Result<(), String> {
     if data.read(0..expected.rows).map_err(say)? != values {
         return Err("other values".into());
     }
-    // any part of it, too
+    // parts of it, too
     for (start, end) in [
         (1, 2),
         (expected.rows / 3, expected.rows / 3 * 2),
@@ -160,7 +160,7 @@ fn differences(root: &Path, expected: &Expected) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether the rows or labels of a part, whose stretches are read together, are not those of the whole.
+/// How the rows or labels of a part, whose stretches are read together, differ from those of the whole.
 fn side_differs(
     data: &ActivationData,
     side: &ActivationData,
@@ -194,7 +194,7 @@ fn read_row_for_row() {
 }
 
 #[test]
-fn refused_in_words() {
+fn refused_with_the_right_words() {
     let Some(root) = written() else { return };
     let wrong: Vec<String> = manifest::<Refused>(root, "refused.json")
         .iter()

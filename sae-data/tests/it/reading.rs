@@ -1,4 +1,4 @@
-//! How much is read: counted by the system, in a process of its own.
+//! Number of bytes that are read, as the system counts them for a separate process.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -11,10 +11,10 @@ use sae_data::{ActivationLoader, DataConfig, Summary};
 
 use crate::{config, npy};
 
-/// The data of a process that counts.
+/// Names the data for the process that counts.
 const DATA: &str = "SAE_DATA_COUNT_READS";
 
-/// Not a test of its own: what [`count`] starts.
+/// Not a test itself: [`count`] starts it.
 #[test]
 fn counted() {
     let Ok(text) = std::env::var(DATA) else {
@@ -52,7 +52,7 @@ fn read_so_far() -> u64 {
     line.map_or(0, |bytes| bytes.parse().unwrap())
 }
 
-/// Bytes that are read to open and check the data, and in an epoch and two passes over the held-out side.
+/// Bytes that are read to open and check the data, and in one epoch plus two passes over the held-out side.
 pub(crate) fn count(config: &DataConfig) -> (u64, u64) {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "reading::counted", "--nocapture"])
@@ -82,7 +82,7 @@ fn huge(dir: &Path) -> std::path::PathBuf {
     path
 }
 
-/// Beyond 4 GiB as float32 a sample of 1 GiB of each side is looked at, as float16 half as many bytes.
+/// Beyond 4 GiB as float32, a sample of 1 GiB per side is read; as float16 that is half as many bytes.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_huge_file_is_not_read_through_before_training() {
