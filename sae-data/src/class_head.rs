@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use crate::config::{DataConfig, DataConfigError, Split};
-use crate::data::{ActivationData, read_matrix};
+use crate::config::{self, DataConfig, DataConfigError, Split};
+use crate::data::ActivationData;
 use crate::error::DataError;
 
 /// Longest list of class names that is read, in bytes.
@@ -37,15 +37,7 @@ impl DataConfig {
         let Some(path) = &self.class_embeddings else {
             return Ok(Err(format!("the config names no {EMBEDDINGS}")));
         };
-        let about = |error| DataConfigError::new(EMBEDDINGS, path, error);
-        let (embeddings, classes, width) = read_matrix(path).map_err(about)?;
-        if width != split.train.width() {
-            let remedy = format!(
-                "the class embeddings have width {width}, the activations {}; both must come from the same place",
-                split.train.width()
-            );
-            return Err(DataConfigError::about(EMBEDDINGS, path, remedy));
-        }
+        let (embeddings, classes) = config::matrix(EMBEDDINGS, path, split)?;
         let names = match &self.class_names {
             Some(path) => names(path, classes)?,
             None => (0..classes).map(|class| class.to_string()).collect(),
@@ -69,7 +61,7 @@ impl DataConfig {
         Ok(Ok(ClassHead {
             embeddings,
             names,
-            width,
+            width: split.train.width(),
         }))
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::{ActivationData, LEAST};
+use crate::data::{ActivationData, LEAST, read_matrix};
 use crate::error::DataError;
 use crate::limit::MaxNorm;
 use crate::loader::Streaming;
@@ -343,6 +343,24 @@ pub fn default_workers() -> usize {
     std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(4)
+}
+
+/// Reads the matrix of `key`, whose rows must be as wide as the activations: its values and number of rows.
+pub(crate) fn matrix(
+    key: &str,
+    path: &Path,
+    split: &Split,
+) -> Result<(Vec<f32>, usize), DataConfigError> {
+    let read = read_matrix(path).map_err(|error| DataConfigError::new(key, path, error));
+    let (values, rows, width) = read?;
+    if width != split.train.width() {
+        let remedy = format!(
+            "it has width {width}, the activations {}; both must come from the same place",
+            split.train.width()
+        );
+        return Err(DataConfigError::about(key, path, remedy));
+    }
+    Ok((values, rows))
 }
 
 /// Fails unless there are rows enough to have a variance.

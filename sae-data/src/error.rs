@@ -212,18 +212,21 @@ impl DataError {
         }
     }
 
-    /// A file that differs from the first file of its data set in `what`: each with its own.
-    pub(crate) fn mixed(
-        (path, here): (&Path, impl Display),
-        (first, there): (&Path, impl Display),
+    /// Fails unless a file has the same `what` as the first file of its data set.
+    pub(crate) fn agree<T: PartialEq + Display>(
         what: &'static str,
-    ) -> Self {
-        Self::Mixed {
+        (path, here): (&Path, T),
+        (first, there): (&Path, T),
+    ) -> Result<(), Self> {
+        if here == there {
+            return Ok(());
+        }
+        Err(Self::Mixed {
             path: path.into(),
             first: first.into(),
             what,
             here: here.to_string(),
             there: there.to_string(),
-        }
+        })
     }
 }

@@ -128,7 +128,7 @@ impl Selection {
         (held_out.complement(info.rows), held_out)
     }
 
-    /// Holds out `rows`, `(train, held out)`; where there are documents, those that begin in it.
+    /// `(train, held out)` with `rows` held out, or with the documents that begin there.
     pub(crate) fn split_rows(info: &Info, rows: Range<usize>) -> (Self, Self) {
         let bounds = next_start(info, rows.start)..next_start(info, rows.end);
         let held_out = Self::new(std::iter::once(bounds));

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::config::{DataConfig, DataConfigError, HeldOut, Split};
-use crate::data::{ActivationData, read_matrix};
+use crate::config::{self, DataConfig, DataConfigError, HeldOut, Split};
+use crate::data::ActivationData;
 use crate::source::Options;
 
 const CONCEPTS: &str = "data.true_concepts";
@@ -35,21 +35,14 @@ impl DataConfig {
             let remedy = "there are no concepts that these could be of; give data.true_concepts, too, or leave it out";
             return Err(DataConfigError::about(CODES, codes, remedy));
         };
-        let about = |error| DataConfigError::new(CONCEPTS, path, error);
-        let wrong = |remedy: String| DataConfigError::about(CONCEPTS, path, remedy);
-        let (concepts, count, width) = read_matrix(path).map_err(about)?;
-        if width != split.train.width() {
-            return Err(wrong(format!(
-                "the concepts have width {width}, the activations {}; both must come from the same place",
-                split.train.width()
-            )));
-        }
+        let (concepts, count) = config::matrix(CONCEPTS, path, split)?;
+        let width = split.train.width();
         let square = |row: &[f32]| row.iter().map(|v| v * v).sum::<f32>();
         let usable = |row: &[f32]| square(row).is_finite() && square(row) > 0.0;
         if let Some(row) = concepts.chunks_exact(width).position(|row| !usable(row)) {
-            return Err(wrong(format!(
-                "row {row} has no direction (zeros, NaN or infinity); leave it out"
-            )));
+            let remedy =
+                format!("row {row} has no direction (zeros, NaN or infinity); leave it out");
+            return Err(DataConfigError::about(CONCEPTS, path, remedy));
         }
         let codes = self.true_codes.as_deref();
         let codes = codes

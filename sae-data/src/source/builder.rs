@@ -98,20 +98,8 @@ impl<'a> MatrixBuilder<'a> {
         let (first_element, first_width, first) = self
             .kind
             .get_or_insert_with(|| (element, width, path.clone()));
-        if *first_width != width {
-            return Err(DataError::mixed(
-                (path, width),
-                (first, *first_width),
-                "width",
-            ));
-        }
-        if *first_element != element {
-            return Err(DataError::mixed(
-                (path, element),
-                (first, *first_element),
-                "type",
-            ));
-        }
+        DataError::agree("width", (path, width), (first, *first_width))?;
+        DataError::agree("type", (path, element), (first, *first_element))?;
         self.table
             .get_or_insert_with(|| Table::new(width * element.size()));
         Ok(())
@@ -123,15 +111,12 @@ impl<'a> MatrixBuilder<'a> {
         let (first_in_examples, first) = self
             .in_examples
             .get_or_insert_with(|| (in_examples, path.clone()));
-        if *first_in_examples == in_examples {
-            return Ok(());
-        }
         let words = |in_examples| match in_examples {
             true => "examples of rows",
             false => "single rows",
         };
-        let (here, there) = (words(in_examples), words(*first_in_examples));
-        Err(DataError::mixed((path, here), (first, there), "structure"))
+        let there = words(*first_in_examples);
+        DataError::agree("structure", (path, words(in_examples)), (first, there))
     }
 
     fn row_bytes(&self) -> u64 {
@@ -265,14 +250,8 @@ impl<'a> MatrixBuilder<'a> {
         let (integer, table) = self
             .labels
             .get_or_insert_with(|| (column.integer, Table::new(size)));
-        if *integer != column.integer {
-            let (here, there) = (format!("{:?}", column.integer), format!("{integer:?}"));
-            return Err(DataError::mixed(
-                (&file.path, here),
-                (&self.path, there),
-                "type of labels",
-            ));
-        }
+        let (here, there) = (format!("{:?}", column.integer), format!("{integer:?}"));
+        DataError::agree("type of labels", (&file.path, here), (&self.path, there))?;
         if self.label_files.last() != Some(file) {
             self.label_files.push(file.clone());
         }

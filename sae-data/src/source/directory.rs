@@ -105,12 +105,12 @@ fn open_files(dir: &Path, options: &Options) -> Result<Box<dyn Source>, DataErro
             format!("no file in it is one{hint}"),
         ));
     };
-    if let Some((other, file)) = data.iter().find(|(other, _)| other.name != format.name) {
-        return Err(DataError::mixed(
+    for (other, file) in &data {
+        DataError::agree(
+            "format",
             (&file.path, other.name),
             (&first.path, format.name),
-            "format",
-        ));
+        )?;
     }
     let format = *format;
     let data = data.into_iter().map(|(_, file)| file).collect();

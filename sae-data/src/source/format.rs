@@ -8,12 +8,12 @@ use super::matrix::IntegerColumn;
 use super::{Options, Source, arrow, directory, npy, parquet, safetensors};
 use crate::error::DataError;
 
-/// All formats of single files, in the order in which their first bytes are compared.
+/// All formats of single files, in the order of help texts.
 static FORMATS: [&Format; 4] = [
     &npy::FORMAT,
-    &parquet::FORMAT,
-    &arrow::FORMAT,
     &safetensors::FORMAT,
+    &arrow::FORMAT,
+    &parquet::FORMAT,
 ];
 
 /// One file format. Content decides: first the magic bytes of all formats, then `recognises`, then the extension, so

@@ -244,23 +244,14 @@ impl Walk<'_, '_> {
         let buffers = self.batch.buffers().filter(|buffers| at < buffers.len());
         let buffer = buffers.map(|buffers| *buffers.get(at));
         let buffer = buffer.ok_or_else(|| damaged("a buffer is missing"))?;
-        let (offset, len) = (
-            u64::try_from(buffer.offset()),
-            u64::try_from(buffer.length()),
-        );
-        match (offset, len) {
-            (Ok(offset), Ok(len))
-                if offset
-                    .checked_add(len)
-                    .is_some_and(|end| end <= self.body.len) =>
-            {
-                Ok(Span {
-                    offset: self.body.offset + offset,
-                    len,
-                })
-            }
-            _ => Err(damaged("a buffer exceeds its message")),
-        }
+        let span = || {
+            let offset = u64::try_from(buffer.offset()).ok()?;
+            let len = u64::try_from(buffer.length()).ok()?;
+            let inside = offset.checked_add(len)? <= self.body.len;
+            let offset = self.body.offset + offset;
+            inside.then_some(Span { offset, len })
+        };
+        span().ok_or_else(|| damaged("a buffer exceeds its message"))
     }
 
     /// The `n + 1` offsets of a list, checked to ascend and to be within its `elements` elements.

@@ -221,7 +221,7 @@ mod tests {
             longest(1, &[0xfe, 0xff, 0xff, 0xff, 0x0f, 1], 1 << 31),
             1000
         );
-        // cut off: whatever it is, the decoder says so
+        // the decoder reports levels that are cut off
         for len in 0..4 {
             assert!(longest(1, &[0x02, 0, 0x0c, 1][..len], 7) <= 7);
         }

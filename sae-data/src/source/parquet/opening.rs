@@ -186,16 +186,14 @@ impl<'a> Opening<'a> {
             return Err(damaged("a row group without all of its columns"));
         }
         let walked = budget.take(&column, records)?;
-        let labels = match labels {
-            None => None,
-            Some(labels) => {
-                let of_labels = Column {
-                    column: labels,
-                    ..column
-                };
-                Some((labels, by_width(&of_labels.check_pages()?, 1, records)))
-            }
+        let label_pages = |labels| {
+            let of_labels = Column {
+                column: labels,
+                ..column
+            };
+            Ok((labels, by_width(&of_labels.check_pages()?, 1, records)))
         };
+        let labels = labels.map(label_pages).transpose()?;
         let width = self.width(&column, walked.values, records as u64)?;
         let column = Column { width, ..column };
         self.check_kind(&column)?;
@@ -259,20 +257,10 @@ impl<'a> Opening<'a> {
             name: root(column.chunk().column_descr()),
             first: file.path.clone(),
         });
-        for (what, here, there) in [
-            ("width", width.to_string(), kind.width.to_string()),
-            ("type", element.to_string(), kind.element.to_string()),
-            ("depth of lists", depth.to_string(), kind.depth.to_string()),
-        ] {
-            if here != there {
-                return Err(DataError::mixed(
-                    (&file.path, here),
-                    (&kind.first, there),
-                    what,
-                ));
-            }
-        }
-        Ok(())
+        let (path, first) = (&file.path, &kind.first);
+        DataError::agree("width", (path, width), (first, kind.width))?;
+        DataError::agree("type", (path, element), (first, kind.element))?;
+        DataError::agree("depth of lists", (path, depth), (first, kind.depth))
     }
 }
 

@@ -311,7 +311,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Reading from the page of a record and skipping what is said leads to the record, wherever pages are cut.
+        /// From the page of a record, the stated number of skipped records leads to it, wherever pages begin.
         #[test]
         fn a_record_is_reached_from_its_page(
             lengths in prop::collection::vec(1u64..7, 1..40), cuts in prop::collection::btree_set(1u64..200, 0..20),
