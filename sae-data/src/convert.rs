@@ -316,7 +316,7 @@ impl ShardWriter<'_> {
             let values = self.data.read(block.clone())?;
             self.check(&values, start)?;
             converted.clear();
-            self.element.from_f32(&values, &mut converted);
+            self.element.write_f32(&values, &mut converted);
             put(&mut file, &converted)?;
             progress(block.len());
         }

@@ -76,7 +76,7 @@ impl Element {
     }
 
     /// Appends float32 values as little-endian elements, rounded to the nearest.
-    pub(crate) fn from_f32(self, values: &[f32], out: &mut Vec<u8>) {
+    pub(crate) fn write_f32(self, values: &[f32], out: &mut Vec<u8>) {
         match self {
             Self::F16 => {
                 let mut halves = vec![f16::ZERO; values.len()];
@@ -207,7 +207,7 @@ mod tests {
             let limit = element.overflows_at();
             let below = f32::from_bits(limit.to_bits() - 1);
             let (mut bytes, mut out) = (Vec::new(), [0.0; 2]);
-            element.from_f32(&[below, limit], &mut bytes);
+            element.write_f32(&[below, limit], &mut bytes);
             element.to_f32(&bytes, &mut out);
             assert!(
                 out[0].is_finite() && out[1].is_infinite(),
@@ -222,7 +222,7 @@ mod tests {
         fn any_length_and_alignment(values in prop::collection::vec(-1e4f32..1e4, 0..70), shift in 0usize..8) {
             for element in [Element::F16, Element::Bf16, Element::F32, Element::F64] {
                 let mut bytes = vec![0xaa; shift];
-                element.from_f32(&values, &mut bytes);
+                element.write_f32(&values, &mut bytes);
                 let mut out = vec![0.0; values.len()];
                 element.to_f32(&bytes[shift..], &mut out);
                 let expected: Vec<f32> = values.iter().map(|v| match element {

@@ -33,19 +33,21 @@ pub(super) struct Format {
     /// Opens files of the format as one data set.
     pub(super) open: Open,
     /// Finds the labels in a file that holds nothing else.
-    pub(super) labels: Option<fn(&SourceFile) -> Result<IntegerColumn, DataError>>,
+    pub(super) labels: Option<FindLabels>,
 }
 
 type Recognises = fn(&SourceFile, &mut OpenFile<'_>, &[u8]) -> Result<bool, DataError>;
+type FindLabels = fn(&SourceFile) -> Result<IntegerColumn, DataError>;
+type Add = fn(&mut MatrixBuilder<'_>, SourceFile, Option<&str>) -> Result<(), DataError>;
+type Decode = fn(&Path, Vec<SourceFile>, &Options) -> Result<Box<dyn Source>, DataError>;
 
 /// How files of a format are opened.
 #[derive(Debug)]
 pub(super) enum Open {
     /// Rows lie in the file as they are: adds one file, with the name of the wanted tensor or column.
-    InPlace(fn(&mut MatrixBuilder<'_>, SourceFile, Option<&str>) -> Result<(), DataError>),
+    InPlace(Add),
     /// The format has a [`Source`] of its own.
-    #[allow(clippy::type_complexity)] // it has one use
-    Decoded(fn(&Path, Vec<SourceFile>, &Options) -> Result<Box<dyn Source>, DataError>),
+    Decoded(Decode),
 }
 
 impl Format {
