@@ -1,13 +1,11 @@
 //! The section `[data]` of a config, for training and evaluation.
 
-use std::error::Error;
-use std::fmt::Display;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::data::{ActivationData, LEAST, read_matrix};
+pub use crate::error::DataConfigError;
 use crate::error::DataError;
 use crate::limit::MaxNorm;
 use crate::loader::Streaming;
@@ -101,72 +99,6 @@ pub struct Split {
     pub train: ActivationData,
     /// Held-out data.
     pub held_out: ActivationData,
-}
-
-/// A key of `[data]` with a value that cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{key} = {value}: {remedy}")]
-pub struct DataConfigError {
-    /// The key, `data.train` for example.
-    pub key: String,
-    /// Its value.
-    pub value: String,
-    /// What is wrong with it, and what to do.
-    pub remedy: String,
-    /// The feature of `sae-data` that this program lacks to read the data, if that is the reason.
-    pub missing_feature: Option<&'static str>,
-}
-
-impl DataConfigError {
-    fn invalid(key: &str, value: impl Display, remedy: impl Into<String>) -> Self {
-        Self {
-            key: key.into(),
-            value: value.to_string(),
-            remedy: remedy.into(),
-            missing_feature: None,
-        }
-    }
-
-    /// The error of `key`, whose value is the path `path`.
-    pub(crate) fn about(key: &str, path: &Path, remedy: impl Into<String>) -> Self {
-        Self::invalid(key, quoted(path), remedy)
-    }
-
-    /// The error of opening `path`, the value of `key`.
-    pub(crate) fn new(key: &str, path: &Path, error: DataError) -> Self {
-        let missing_feature = error.missing_feature();
-        let remedy = match &error {
-            DataError::Option { key, value, remedy } => {
-                return Self::invalid(&format!("data.{key}"), value, remedy);
-            }
-            DataError::Io {
-                path: missing,
-                source,
-            } if source.kind() == ErrorKind::NotFound && missing == path => {
-                "no such file; check the path (it is relative to the current directory)".into()
-            }
-            error => {
-                let mut message = error.to_string();
-                if let Some(source) = error.source() {
-                    message += &format!(": {source}");
-                }
-                if let DataError::Ambiguous { .. } = error {
-                    message += " with data.tensor";
-                }
-                let about_itself = format!("{}: ", path.display());
-                let rest = message.strip_prefix(&about_itself);
-                rest.unwrap_or(&message).to_string()
-            }
-        };
-        Self {
-            missing_feature,
-            ..Self::about(key, path, remedy)
-        }
-    }
-}
-
-fn quoted(path: &Path) -> String {
-    format!("{:?}", path.display().to_string())
 }
 
 /// Largest size of a side, as float32, of which all rows are checked by default.

@@ -1,6 +1,7 @@
 //! The ways in which activation data can be wrong. Messages name the file, the place and what to change in the data;
 //! the options of a program are for the program to name.
 
+use std::error::Error;
 use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -229,4 +230,70 @@ impl DataError {
             there: there.to_string(),
         })
     }
+}
+
+/// A key of `[data]` with a value that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{key} = {value}: {remedy}")]
+pub struct DataConfigError {
+    /// The key, `data.train` for example.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+    /// What is wrong with it, and what to do.
+    pub remedy: String,
+    /// The feature of `sae-data` that this program lacks to read the data, if that is the reason.
+    pub missing_feature: Option<&'static str>,
+}
+
+impl DataConfigError {
+    pub(crate) fn invalid(key: &str, value: impl Display, remedy: impl Into<String>) -> Self {
+        Self {
+            key: key.into(),
+            value: value.to_string(),
+            remedy: remedy.into(),
+            missing_feature: None,
+        }
+    }
+
+    /// The error of `key`, whose value is the path `path`.
+    pub(crate) fn about(key: &str, path: &Path, remedy: impl Into<String>) -> Self {
+        Self::invalid(key, quoted(path), remedy)
+    }
+
+    /// The error of opening `path`, the value of `key`.
+    pub(crate) fn new(key: &str, path: &Path, error: DataError) -> Self {
+        let missing_feature = error.missing_feature();
+        let remedy = match &error {
+            DataError::Option { key, value, remedy } => {
+                return Self::invalid(&format!("data.{key}"), value, remedy);
+            }
+            DataError::Io {
+                path: missing,
+                source,
+            } if source.kind() == io::ErrorKind::NotFound && missing == path => {
+                "no such file; check the path (it is relative to the current directory)".into()
+            }
+            error => {
+                let mut message = error.to_string();
+                if let Some(source) = error.source() {
+                    message += &format!(": {source}");
+                }
+                if let DataError::Ambiguous { .. } = error {
+                    message += " with data.tensor";
+                }
+                let about_itself = format!("{}: ", path.display());
+                let rest = message.strip_prefix(&about_itself);
+                rest.unwrap_or(&message).to_string()
+            }
+        };
+        Self {
+            missing_feature,
+            ..Self::about(key, path, remedy)
+        }
+    }
+}
+
+fn quoted(path: &Path) -> String {
+    format!("{:?}", path.display().to_string())
 }

@@ -17,7 +17,7 @@ use crate::config::default_workers;
 use crate::data::ActivationData;
 use crate::pool::Pool;
 use crate::stream::{Job, Stream};
-use crate::window::Windows;
+use crate::window::StreamingPlan;
 
 /// Bytes per block, as float32, unless the format prefers more: large enough to read at the disk's speed, small enough for
 /// many blocks per window and for a processor's cache.
@@ -78,7 +78,7 @@ impl Streaming {
     /// # Panics
     /// If `batch` is zero.
     pub fn rows_of_batch(&self, data: &ActivationData, batch: usize, number: usize) -> Vec<usize> {
-        let windows = self.plan(data).0;
+        let windows = self.plan(data);
         let (mut position, end) = ((number * batch) as u64, ((number + 1) * batch) as u64);
         let mut rows = Vec::with_capacity(batch);
         while position < end {
@@ -105,28 +105,7 @@ impl Streaming {
             .preferred_block
             .map_or(usual, |rows| rows.max(usual));
         let block = self.block_rows.unwrap_or(preferred).min(window);
-        StreamingPlan(Windows::shuffled(data.rows(), window, block, self.seed))
-    }
-}
-
-/// Blocks and windows of a data set.
-#[derive(Clone, Copy, Debug)]
-pub struct StreamingPlan(Windows);
-
-impl StreamingPlan {
-    /// Rows per block, which are read together.
-    pub fn block_rows(&self) -> usize {
-        self.0.block_rows()
-    }
-
-    /// Rows per window, which are shuffled together.
-    pub fn window_rows(&self) -> usize {
-        self.0.window_rows()
-    }
-
-    /// Windows per epoch.
-    pub fn windows(&self) -> usize {
-        self.0.count()
+        StreamingPlan::shuffled(data.rows(), window, block, self.seed)
     }
 }
 
@@ -180,7 +159,7 @@ impl ActivationLoader {
         );
         let job = Job {
             data: data.clone(),
-            windows: streaming.plan(data).0,
+            windows: streaming.plan(data),
             batch,
             workers: streaming.workers,
             pool: Pool::default(),
@@ -205,7 +184,7 @@ impl ActivationLoader {
         let window = data.together(batch);
         let job = Job {
             data: data.clone(),
-            windows: Windows::sequential(data.rows(), window),
+            windows: StreamingPlan::sequential(data.rows(), window),
             batch,
             workers: 1,
             pool: Pool::default(),

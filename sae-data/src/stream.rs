@@ -16,13 +16,13 @@ use burn::tensor::TensorData;
 use crate::data::ActivationData;
 use crate::error::DataError;
 use crate::pool::{Buffer, Pool};
-use crate::window::{Window, Windows};
+use crate::window::{StreamingPlan, Window};
 
 /// The batches to stream.
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
     pub(crate) data: ActivationData,
-    pub(crate) windows: Windows,
+    pub(crate) windows: StreamingPlan,
     pub(crate) batch: usize,
     pub(crate) workers: usize,
     pub(crate) pool: Pool,

@@ -12,7 +12,7 @@ use crate::shuffle::Shuffle;
 
 /// A data set cut into blocks and windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Windows {
+pub struct StreamingPlan {
     rows: usize,
     block: usize,
     /// Blocks per window; the last window may have fewer.
@@ -31,7 +31,7 @@ pub(crate) struct Window {
     pub(crate) order: Option<Shuffle>,
 }
 
-impl Windows {
+impl StreamingPlan {
     /// Shuffled windows of at most about `window` rows, in blocks of `block`.
     ///
     /// # Panics
@@ -60,18 +60,18 @@ impl Windows {
         }
     }
 
-    /// Rows per full window.
-    pub(crate) fn window_rows(&self) -> usize {
+    /// Rows per full window, which are shuffled together.
+    pub fn window_rows(&self) -> usize {
         (self.block * self.blocks_per_window).min(self.rows)
     }
 
-    /// Rows per block.
-    pub(crate) fn block_rows(&self) -> usize {
+    /// Rows per block, which are read together.
+    pub fn block_rows(&self) -> usize {
         self.block
     }
 
     /// Windows per epoch.
-    pub(crate) fn count(&self) -> usize {
+    pub fn windows(&self) -> usize {
         self.blocks().div_ceil(self.blocks_per_window)
     }
 
@@ -81,7 +81,7 @@ impl Windows {
 
     /// The order of the blocks in an epoch; `None` with only one window.
     fn block_order(&self, epoch: u64) -> Option<Shuffle> {
-        let seed = self.seed.filter(|_| self.count() > 1)?;
+        let seed = self.seed.filter(|_| self.windows() > 1)?;
         Some(Shuffle::new(self.blocks(), seed ^ 0x626c_6f63_6b73, epoch))
     }
 
@@ -148,7 +148,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// The rows of positions `0..count`, window by window.
-    fn rows(windows: &Windows, count: u64) -> Vec<usize> {
+    fn rows(windows: &StreamingPlan, count: u64) -> Vec<usize> {
         let mut rows = Vec::new();
         while (rows.len() as u64) < count {
             let window = windows.at(rows.len() as u64);
@@ -164,7 +164,7 @@ mod tests {
         fn every_row_exactly_once_per_epoch(
             n in 1usize..700, window in 1usize..400, block in 1usize..90, seed in any::<u64>(),
         ) {
-            let windows = Windows::shuffled(n, window, block, seed);
+            let windows = StreamingPlan::shuffled(n, window, block, seed);
             let all = rows(&windows, 3 * n as u64);
             for epoch in all.chunks(n) {
                 let mut sorted = epoch.to_vec();
@@ -176,7 +176,7 @@ mod tests {
 
         #[test]
         fn a_window_is_found_by_any_of_its_positions(n in 1usize..500, window in 1usize..200, block in 1usize..60, position in 0u64..2000) {
-            let windows = Windows::shuffled(n, window, block, 7);
+            let windows = StreamingPlan::shuffled(n, window, block, 7);
             let there = windows.at(position);
             prop_assert!(there.positions.contains(&position));
             let again = windows.at(there.positions.start);
@@ -187,9 +187,9 @@ mod tests {
 
     #[test]
     fn windows_have_about_the_same_size() {
-        let windows = Windows::shuffled(1010, 500, 10, 0);
-        assert_eq!((windows.count(), windows.window_rows()), (3, 340));
-        assert_eq!(Windows::shuffled(1000, 10_000, 10, 0).count(), 1);
+        let windows = StreamingPlan::shuffled(1010, 500, 10, 0);
+        assert_eq!((windows.windows(), windows.window_rows()), (3, 340));
+        assert_eq!(StreamingPlan::shuffled(1000, 10_000, 10, 0).windows(), 1);
     }
 
     /// Pearson's correlation of position and row.
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn positions_and_rows_are_uncorrelated() {
         let (n, block) = (100_000, 100);
-        let windows = Windows::shuffled(n, 10_000, block, 1);
+        let windows = StreamingPlan::shuffled(n, 10_000, block, 1);
         let all = rows(&windows, 8 * n as u64);
         let bound = 5.0 / ((n / block) as f64).sqrt();
         for (epoch, rows) in all.chunks(n).enumerate() {
@@ -231,8 +231,8 @@ mod tests {
     #[test]
     fn each_epoch_has_an_order_of_its_own() {
         for windows in [
-            Windows::shuffled(5000, 1000, 50, 3),
-            Windows::shuffled(5000, 5000, 50, 3),
+            StreamingPlan::shuffled(5000, 1000, 50, 3),
+            StreamingPlan::shuffled(5000, 5000, 50, 3),
         ] {
             let n = 5000;
             let all = rows(&windows, 3 * n as u64);
@@ -246,7 +246,7 @@ mod tests {
                     .count();
                 assert!(stay < 10, "{stay} rows stay");
             }
-            let other = Windows {
+            let other = StreamingPlan {
                 seed: Some(4),
                 ..windows
             };
@@ -259,7 +259,7 @@ mod tests {
     /// positions lie within ten rows of the one before, against what chance gives.
     #[test]
     fn neighbours_are_parted() {
-        let windows = Windows::shuffled(200_000, 50_000, 200, 9);
+        let windows = StreamingPlan::shuffled(200_000, 50_000, 200, 9);
         let all = rows(&windows, 200_000);
         let near = all
             .windows(2)
