@@ -1,54 +1,43 @@
-//! The classes of a labelled data set: their embeddings and names, checked against the data before anything is
-//! trained or judged.
+//! Embeddings and names of the classes of a labelled data set, checked against the data before training or evaluation.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use crate::config::{DataConfig, DataConfigError, Split};
-use crate::data::{ActivationData, read_matrix};
+use crate::config::{self, DataConfig, DataConfigError, Split};
+use crate::data::ActivationData;
 use crate::error::DataError;
 
 /// Longest list of class names that is read, in bytes.
 const MAX_NAMES: u64 = 16 << 20;
-/// Labels that are read at once.
+/// Labels that are read at a time.
 const LABELS: usize = 1 << 18;
 
 const EMBEDDINGS: &str = "data.class_embeddings";
 const NAMES: &str = "data.class_names";
 
-/// What a zero-shot head is made of: one embedding per class.
+/// The weights of a zero-shot head: one embedding per class.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClassHead {
     /// Embeddings `[classes, width]`.
     pub embeddings: Vec<f32>,
-    /// Name of each class; its number where the config names no list.
+    /// Name of each class; its number if the config has no list of names.
     pub names: Vec<String>,
-    /// Width d of an embedding, that of the activations.
+    /// Width d of an embedding, the same as of the activations.
     pub width: usize,
 }
 
 impl DataConfig {
-    /// The classes of both sides of `split`, or in words why there are none: no embeddings, or no labels.
-    ///
-    /// All labels are read, a block at a time.
+    /// The classes of both sides of `split`, or the reason why there are none: no embeddings, or no labels. Reads all labels.
     ///
     /// # Errors
-    /// [`DataConfigError`] of the key whose file cannot be read or does not fit: embeddings of another width, another
-    /// number of names than of embeddings, or a label without an embedding.
+    /// [`DataConfigError`] with the key whose file cannot be read or does not fit: embeddings of another width, more or fewer
+    /// names than embeddings, or a label without an embedding.
     pub fn class_head(&self, split: &Split) -> Result<Result<ClassHead, String>, DataConfigError> {
         let Some(path) = &self.class_embeddings else {
             return Ok(Err(format!("the config names no {EMBEDDINGS}")));
         };
-        let about = |error| DataConfigError::new(EMBEDDINGS, path, error);
-        let (embeddings, classes, width) = read_matrix(path).map_err(about)?;
-        if width != split.train.width() {
-            let remedy = format!(
-                "the class embeddings have width {width}, the activations {}; both must come from the same place",
-                split.train.width()
-            );
-            return Err(DataConfigError::about(EMBEDDINGS, path, remedy));
-        }
+        let (embeddings, classes) = config::matrix(EMBEDDINGS, path, split)?;
         let names = match &self.class_names {
             Some(path) => names(path, classes)?,
             None => (0..classes).map(|class| class.to_string()).collect(),
@@ -61,7 +50,7 @@ impl DataConfig {
                 return Ok(Err(format!("{} has no labels", side.path().display())));
             }
             let about = |error| DataConfigError::new(key, side.path(), error);
-            if let Some((row, label)) = stranger(side, classes).map_err(about)? {
+            if let Some((row, label)) = unknown_label(side, classes).map_err(about)? {
                 let remedy = format!(
                     "it has {classes} embeddings, but row {row} of {} has label {label}; give one embedding per class",
                     side.path().display()
@@ -72,13 +61,16 @@ impl DataConfig {
         Ok(Ok(ClassHead {
             embeddings,
             names,
-            width,
+            width: split.train.width(),
         }))
     }
 }
 
-/// The first row whose label is not below `classes`, as it is numbered in the whole data set, and the label.
-fn stranger(side: &ActivationData, classes: usize) -> Result<Option<(usize, usize)>, DataError> {
+/// The first row whose label is not below `classes`, numbered in the whole data set, and its label.
+fn unknown_label(
+    side: &ActivationData,
+    classes: usize,
+) -> Result<Option<(usize, usize)>, DataError> {
     for start in (0..side.rows()).step_by(LABELS) {
         let rows = start..(start + LABELS).min(side.rows());
         let labels = side.labels(rows)?.unwrap_or_default();

@@ -1,84 +1,84 @@
-//! The `[data]` section of a config: training and evaluation read the same.
+//! The section `[data]` of a config, for training and evaluation.
 
-use std::error::Error;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::{ActivationData, LEAST};
+use crate::data::{ActivationData, LEAST, read_matrix};
+pub use crate::error::DataConfigError;
 use crate::error::DataError;
 use crate::limit::MaxNorm;
 use crate::loader::Streaming;
-use crate::source::{Options, TENSOR};
+use crate::source::Options;
 
-/// What to train and evaluate on.
+/// The data to train and evaluate on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
     /// File or directory of the training activations.
     pub train: PathBuf,
-    /// What is held out: a path, or a part of `train`. Default: a tenth of `train`.
+    /// Held-out data: a path, or a part of `train`. Default: a tenth of `train`.
     #[serde(default)]
     pub held_out: HeldOut,
-    /// Name of the activation tensor or column. Default: the only one that can be.
+    /// Name of the activation tensor or column. Default: the only candidate.
     pub tensor: Option<String>,
-    /// The layer, where saev shards have several.
+    /// Number of the layer, for saev shards with several layers.
     pub layer: Option<i64>,
     /// Leave out position 0 of each example.
     #[serde(default)]
     pub drop_first_token: bool,
-    /// `||x||` above which rows are left out, of training, validation and evaluation alike.
+    /// Largest `||x||` of rows for training, validation and evaluation; other rows are left out.
     #[serde(default)]
     pub max_norm: MaxNorm,
-    /// File of labels for `train`, one a row or one an example, where the data has none of its own.
+    /// File of labels for `train`, one per row or one per example, if the data has no labels itself.
     pub labels: Option<PathBuf>,
-    /// The same for a held-out path.
+    /// File of labels for a held-out path.
     pub held_out_labels: Option<PathBuf>,
-    /// Memory for rows that are shuffled or wait, in MiB.
+    /// Memory for rows that are shuffled or wait for training, in MiB.
     #[serde(default = "default_window_mb")]
     pub window_mb: usize,
-    /// Rows that are read together. Default: 1 MiB of them as float32, or a row group of Parquet.
+    /// Rows that are read together. Default: 1 MiB of float32, or four pages of Parquet if these are larger.
     pub block_rows: Option<usize>,
-    /// Threads that read. Default: the processors, four at most.
+    /// Number of reading threads. Default: the number of processors, at most four.
     pub workers: Option<usize>,
-    /// Rows of each side, evenly spread, that are checked before training; 0 for all. Default: all of up to 4 GiB as
-    /// float32, otherwise 1 GiB of them.
+    /// Number of evenly spread rows per side that are checked before training; 0 for all. Default: all rows if no side is
+    /// larger than 4 GiB as float32, otherwise 1 GiB per side.
     pub check_rows: Option<usize>,
     /// Class embeddings `[classes, d]` for top-n classification; used by `sae-eval`.
     pub class_embeddings: Option<PathBuf>,
     /// JSON list of class names; used by `sae-eval`.
     pub class_names: Option<PathBuf>,
-    /// Concepts `[G, d]` that the data was made of, where they are known; used by `sae-eval`.
+    /// Concepts `[G, d]` of which synthetic data was made; used by `sae-eval`.
     pub true_concepts: Option<PathBuf>,
-    /// Strength of each of them in each row of a held-out path `[rows, G]`; used by `sae-eval`.
+    /// Strength of each concept in each row of a held-out path `[rows, G]`; used by `sae-eval`.
     pub true_codes: Option<PathBuf>,
 }
 
 fn default_window_mb() -> usize {
-    512
+    Streaming::default().window_mb
 }
 
-/// What is held out of training.
+/// The data that is held out of training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(
     untagged,
     expecting = "a path, { fraction = 0.1 } or { rows = [start, end] }"
 )]
+#[non_exhaustive]
 pub enum HeldOut {
-    /// A data set of its own.
+    /// A separate data set.
     Path(PathBuf),
-    /// About this fraction of the training data, in whole documents where there are any.
+    /// About this fraction of the training data, in whole documents if there are any.
     Fraction {
         /// Between 0 and 1.
         fraction: f64,
-        /// Which rows: not the seed of the run, so that runs of several seeds are judged on the same.
+        /// Chooses the rows. It is not the seed of the run, so that runs with different seeds are evaluated on the same rows.
         #[serde(default)]
         seed: u64,
     },
-    /// These rows of the training data, in whole documents where there are any.
+    /// These rows of the training data, in whole documents if there are any.
     Rows {
-        /// First row, and the one behind the last.
+        /// First row, and the row after the last.
         rows: [usize; 2],
     },
 }
@@ -95,79 +95,26 @@ impl Default for HeldOut {
 /// The two sides of a data set.
 #[derive(Clone, Debug)]
 pub struct Split {
-    /// What is trained on.
+    /// Training data.
     pub train: ActivationData,
-    /// What is held out.
+    /// Held-out data.
     pub held_out: ActivationData,
 }
 
-/// A key of `[data]` whose value does not do.
-#[derive(Debug, thiserror::Error)]
-#[error("{key} = {value}: {remedy}")]
-pub struct DataConfigError {
-    /// The key, `data.train` for example.
-    pub key: &'static str,
-    /// Its value.
-    pub value: String,
-    /// What is wrong with it, and what to do.
-    pub remedy: String,
-}
-
-impl DataConfigError {
-    /// The value of `key` is a path, and not the right one.
-    pub(crate) fn about(key: &'static str, path: &Path, remedy: String) -> Self {
-        let value = quoted(path);
-        Self { key, value, remedy }
-    }
-
-    /// The error of opening `path`, which `key` names.
-    pub(crate) fn new(key: &'static str, path: &Path, error: DataError) -> Self {
-        let value = quoted(path);
-        let remedy = match &error {
-            DataError::Option { key, value, remedy } => {
-                let (value, remedy) = (value.clone(), remedy.clone());
-                return Self { key, value, remedy };
-            }
-            DataError::Io {
-                path: missing,
-                source,
-            } if source.kind() == ErrorKind::NotFound && missing == path => {
-                "no such file; check the path (it is relative to the current directory)".into()
-            }
-            error => {
-                let message = match error.source() {
-                    Some(source) => format!("{error}: {source}"),
-                    None => error.to_string(),
-                };
-                let about_itself = format!("{}: ", path.display());
-                message
-                    .strip_prefix(&about_itself)
-                    .unwrap_or(&message)
-                    .to_string()
-            }
-        };
-        Self { key, value, remedy }
-    }
-}
-
-fn quoted(path: &Path) -> String {
-    format!("{:?}", path.display().to_string())
-}
-
-/// Bytes of a side, as float32, of which all rows are checked unless the config says otherwise.
+/// Largest size of a side, as float32, of which all rows are checked by default.
 const CHECK_ALL: usize = 4 << 30;
-/// Bytes of the sample of a larger one.
+/// Size of the sample of a larger side.
 const CHECK_SAMPLE: usize = 1 << 30;
 /// Largest window, in MiB: 16 TiB.
 const MAX_WINDOW_MB: usize = 1 << 24;
-/// Most threads that read.
+/// Largest number of reading threads.
 const MAX_WORKERS: usize = 1024;
 
 impl DataConfig {
     /// Opens both sides, which never overlap.
     ///
     /// # Errors
-    /// What is wrong, and with which key.
+    /// [`DataConfigError`] with the key whose value cannot be used.
     pub fn open(&self) -> Result<Split, DataConfigError> {
         self.check()?;
         let options = Options {
@@ -180,14 +127,7 @@ impl DataConfig {
         let train = ActivationData::open(&self.train, &options).map_err(about_train)?;
         let (train, held_out) = match &self.held_out {
             HeldOut::Path(path) => {
-                if train.rows() < 2 {
-                    let remedy = "it has one row, which has no variance to explain; use more data";
-                    return Err(DataConfigError::about(
-                        "data.train",
-                        &self.train,
-                        remedy.into(),
-                    ));
-                }
+                check_rows("data.train", &self.train, &train)?;
                 let labels = self.held_out_labels.clone();
                 let held_out = open_held_out(&train, path, &Options { labels, ..options })?;
                 (train, held_out)
@@ -206,56 +146,56 @@ impl DataConfig {
             ("data.block_rows", self.block_rows, usize::MAX),
             ("data.workers", self.workers, MAX_WORKERS),
         ] {
-            let remedy = match value {
-                Some(0) => "must be at least 1".into(),
-                Some(value) if value > most => format!("must be at most {most}"),
-                _ => continue,
-            };
-            let value = value.unwrap_or_default().to_string();
-            return Err(DataConfigError { key, value, remedy });
+            match value {
+                Some(0) => return Err(DataConfigError::invalid(key, 0, "must be at least 1")),
+                Some(value) if value > most => {
+                    let remedy = format!("must be at most {most}");
+                    return Err(DataConfigError::invalid(key, value, remedy));
+                }
+                _ => {}
+            }
         }
         self.check_useless()
     }
 
-    /// Refuses keys that have nothing to be about.
+    /// Refuses keys that apply to nothing.
     fn check_useless(&self) -> Result<(), DataConfigError> {
-        if let Some(labels) = &self.held_out_labels
-            && !matches!(self.held_out, HeldOut::Path(_))
-        {
-            let remedy = "what is held out is a part of data.train, and so are its labels; leave it out, or give data.labels";
-            return Err(DataConfigError::about(
+        let cut = !matches!(self.held_out, HeldOut::Path(_));
+        let without = self.class_embeddings.is_none();
+        for (key, path, useless, remedy) in [
+            (
                 "data.held_out_labels",
-                labels,
-                remedy.into(),
-            ));
-        }
-        if let Some(names) = &self.class_names
-            && self.class_embeddings.is_none()
-        {
-            let remedy =
-                "there are no classes to name; give data.class_embeddings, too, or leave it out";
-            return Err(DataConfigError::about(
+                &self.held_out_labels,
+                cut,
+                "what is held out is a part of data.train, and so are its labels; leave it out, or give data.labels",
+            ),
+            (
                 "data.class_names",
-                names,
-                remedy.into(),
-            ));
+                &self.class_names,
+                without,
+                "there are no classes to name; give data.class_embeddings, too, or leave it out",
+            ),
+        ] {
+            if let Some(path) = path.as_deref().filter(|_| useless) {
+                return Err(DataConfigError::about(key, path, remedy));
+            }
         }
         Ok(())
     }
 
-    /// `check_rows` as it is for the two sides of `split`: about how many rows of each are looked at before training;
-    /// 0 for all. It is 0 unless a side is larger than 4 GiB as float32, whatever type is in the files.
+    /// `check_rows`, or its default for the two sides of `split`: about how many rows of each are checked before training;
+    /// 0 for all.
     pub fn resolved_check_rows(&self, split: &Split) -> usize {
         let most = split.train.rows().max(split.held_out.rows());
         self.check_rows
             .unwrap_or_else(|| default_check_rows(most, split.train.width()))
     }
 
-    /// The rows of `split` that are within `max_norm`, and the limit as a number, which is of the training side: one
-    /// pass over all rows, unless there is no limit. `progress` hears of rows as they are done.
+    /// The rows of `split` within `max_norm`, and the limit as a number, from the training side. Takes one pass over all rows,
+    /// unless there is no limit. `progress` is called with the number of rows after each step.
     ///
     /// # Errors
-    /// What is wrong, and with which key: a side of which fewer than two rows are left, among others.
+    /// [`DataConfigError`] if the rows cannot be read, or fewer than two rows of a side are left.
     pub fn within_max_norm(
         &self,
         split: Split,
@@ -275,17 +215,14 @@ impl DataConfig {
                 .within(norm, &mut progress)
                 .map_err(|error| about(data, error))?;
             if within.rows() < LEAST {
-                return Err(DataConfigError {
-                    key: KEY,
-                    value: self.max_norm.to_string(),
-                    remedy: format!(
-                        "{} of {} rows of {} have a norm above {norm}, and at least {LEAST} are needed; choose a larger limit, \
-                         or \"none\"",
-                        data.rows() - within.rows(),
-                        data.rows(),
-                        data.path().display(),
-                    ),
-                });
+                let remedy = format!(
+                    "{} of {} rows of {} have a norm above {norm}, and at least {LEAST} are needed; choose a larger \
+                     limit, or \"none\"",
+                    data.rows() - within.rows(),
+                    data.rows(),
+                    data.path().display(),
+                );
+                return Err(DataConfigError::invalid(KEY, self.max_norm, remedy));
             }
             Ok(within)
         };
@@ -293,7 +230,7 @@ impl DataConfig {
         Ok((Split { train, held_out }, limit))
     }
 
-    /// The same with all paths absolute, so that it means the same from any directory.
+    /// The same config with absolute paths, which is valid in any directory.
     pub fn absolute(&self) -> Self {
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.into());
         let each = |path: &Option<PathBuf>| path.as_deref().map(absolute);
@@ -313,7 +250,7 @@ impl DataConfig {
         }
     }
 
-    /// How the training side is streamed under the run's seed.
+    /// How to stream the training side with the run's seed.
     pub fn streaming(&self, seed: u64) -> Streaming {
         Streaming {
             window_mb: self.window_mb,
@@ -324,7 +261,7 @@ impl DataConfig {
     }
 }
 
-/// About how many of `rows` rows of this width are checked where nobody says how many; 0 for all.
+/// Default of `check_rows` for `rows` rows of this width; 0 for all.
 pub fn default_check_rows(rows: usize, width: usize) -> usize {
     let row = 4 * width.max(1);
     match rows > CHECK_ALL / row {
@@ -333,14 +270,41 @@ pub fn default_check_rows(rows: usize, width: usize) -> usize {
     }
 }
 
-/// The processors, four at most: more do not read faster from one disk.
+/// The number of processors, at most four: more threads do not read faster from one disk.
 pub fn default_workers() -> usize {
     std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(4)
 }
 
-/// Opens a held-out data set that goes with `train`.
+/// Reads the matrix of `key`, whose rows must be as wide as the activations: its values and number of rows.
+pub(crate) fn matrix(
+    key: &str,
+    path: &Path,
+    split: &Split,
+) -> Result<(Vec<f32>, usize), DataConfigError> {
+    let read = read_matrix(path).map_err(|error| DataConfigError::new(key, path, error));
+    let (values, rows, width) = read?;
+    if width != split.train.width() {
+        let remedy = format!(
+            "it has width {width}, the activations {}; both must come from the same place",
+            split.train.width()
+        );
+        return Err(DataConfigError::about(key, path, remedy));
+    }
+    Ok((values, rows))
+}
+
+/// Fails unless there are rows enough to have a variance.
+fn check_rows(key: &str, path: &Path, data: &ActivationData) -> Result<(), DataConfigError> {
+    if data.rows() < LEAST {
+        let remedy = "it has one row, which has no variance to explain; use more data";
+        return Err(DataConfigError::about(key, path, remedy));
+    }
+    Ok(())
+}
+
+/// Opens a held-out data set that belongs to `train`.
 fn open_held_out(
     train: &ActivationData,
     path: &Path,
@@ -348,29 +312,20 @@ fn open_held_out(
 ) -> Result<ActivationData, DataConfigError> {
     const KEY: &str = "data.held_out";
     let held_out = match ActivationData::open(path, options) {
-        // what chose among the tensors of the training data need not mean anything here
-        Err(DataError::Option { key: TENSOR, .. }) => {
-            let tensor = None;
-            ActivationData::open(
-                path,
-                &Options {
-                    tensor,
-                    ..options.clone()
-                },
-            )
+        // the option that chose among the tensors of the training data may not apply to this format
+        Err(DataError::Option { key: "tensor", .. }) => {
+            let mut options = options.clone();
+            options.tensor = None;
+            ActivationData::open(path, &options)
         }
         opened => opened,
     };
     let held_out = held_out.map_err(|error| DataConfigError::new(KEY, path, error))?;
     let wrong = |remedy: String| DataConfigError::about(KEY, path, remedy);
-    if held_out.rows() < 2 {
-        return Err(wrong(
-            "it has one row, which has no variance to explain; use more data".into(),
-        ));
-    }
+    check_rows(KEY, path, &held_out)?;
     if held_out.shares_files(train) {
         return Err(wrong(
-            "shares files with data.train, so what is learned would be judged on itself; hold out a part of it with { fraction = 0.1 }".into(),
+            "shares files with data.train, so the model would be evaluated on its training data; hold out a part of it with { fraction = 0.1 }".into(),
         ));
     }
     if held_out.width() != train.width() {

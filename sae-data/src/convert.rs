@@ -1,14 +1,14 @@
-//! Conversion to shards: safetensors files of a handy size, with an index that has a checksum of each.
+//! Conversion to shards: safetensors files of limited size, with an index that has their checksums.
 //!
 //! ```text
 //! DST/  shard-00000.safetensors    activations [n, d], and labels [n], doc [n] in i64 where there are any
 //!       shard-00001.safetensors
 //!       index.json                 written last: without it the conversion is not finished
-//!       index.json.partial         while it is going on: the shards that are whole, and what they come from
+//!       index.json.partial         during the conversion: the finished shards and their source
 //! ```
 //!
-//! Every file is written under another name, synced and renamed, so one that has its name is whole. The same
-//! command again goes on behind the last whole shard.
+//! Every file is written under a temporary name, synced and renamed, so a file with its final name is complete. The same call
+//! again continues after the last complete shard.
 
 use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -23,10 +23,10 @@ use crate::data::ActivationData;
 use crate::element::Element;
 use crate::error::DataError;
 use crate::fingerprint::Fingerprint;
-use crate::source::{INDEX, INDEX_FORMAT, IndexedShard, ShardIndex};
+use crate::source::{self, INDEX, INDEX_FORMAT, IndexedShard, ShardIndex};
 
 const PARTIAL: &str = "index.json.partial";
-/// Rows converted at once.
+/// Rows that are converted at a time.
 const BLOCK: usize = 1024;
 
 /// How to write shards.
@@ -34,26 +34,26 @@ const BLOCK: usize = 1024;
 pub struct Conversion {
     /// Element type: f32, f16 or bf16.
     pub element: Element,
-    /// Rows of a shard.
+    /// Rows per shard.
     pub shard_rows: usize,
 }
 
-/// A conversion that is going on.
+/// State of an unfinished conversion.
 #[derive(Serialize, Deserialize)]
 struct Partial {
     source: Fingerprint,
-    /// BLAKE3 of the labels, which are no part of the fingerprint, but of what is written.
+    /// BLAKE3 of the labels, which are written but not part of the fingerprint.
     #[serde(default)]
     labels: Option<String>,
     shard_rows: usize,
     index: ShardIndex,
 }
 
-/// Writes `data` as shards into the directory `destination`; `progress` hears of rows as they are done.
+/// Writes `data` as shards into the directory `destination`; `progress` is called with the number of rows after each step.
 ///
 /// # Errors
-/// [`DataError::Destination`] if something else is there or the disk is full; what is whole stays.
-/// [`DataError::Option`] if a value does not fit the element type.
+/// [`DataError::Destination`] if the directory contains something else or the disk is full; complete shards stay.
+/// [`DataError::TooLarge`] if a value does not fit the element type.
 pub fn convert(
     data: &ActivationData,
     destination: &Path,
@@ -101,10 +101,10 @@ fn labels_blake3(data: &ActivationData) -> Result<Option<String>, DataError> {
     Ok(Some(hasher.finalize().to_hex().to_string()))
 }
 
-/// Compares every shard of `dir` with its checksum; `progress` hears of bytes as they are done.
+/// Compares every shard of `dir` with its checksum; `progress` is called with the number of bytes after each shard.
 ///
 /// # Errors
-/// [`DataError::Checksum`] at the first that differs.
+/// [`DataError::Checksum`] at the first shard that differs.
 pub fn verify(dir: &Path, mut progress: impl FnMut(u64)) -> Result<(), DataError> {
     for shard in ShardIndex::read(dir)?.shards {
         let path = dir.join(&shard.file);
@@ -122,18 +122,16 @@ pub fn verify(dir: &Path, mut progress: impl FnMut(u64)) -> Result<(), DataError
     Ok(())
 }
 
-/// The state to start or to go on from.
+/// The state to start from, or to continue from.
 fn begin(data: &ActivationData, dir: &Path, conversion: Conversion) -> Result<Partial, DataError> {
-    let wrong = |reason: &str| DataError::Destination {
-        path: dir.into(),
-        reason: reason.into(),
-    };
     std::fs::create_dir_all(dir).map_err(DataError::io(dir))?;
     if dir.join(INDEX).exists() {
-        return Err(wrong(
+        return Err(occupied(
+            dir,
             "there is a finished data set already; choose another destination, or remove it",
         ));
     }
+    let source = data.path().display().to_string();
     let fresh = Partial {
         source: data.fingerprint()?,
         labels: labels_blake3(data)?,
@@ -145,53 +143,55 @@ fn begin(data: &ActivationData, dir: &Path, conversion: Conversion) -> Result<Pa
             width: data.width(),
             dtype: conversion.element.name().into(),
             shards: Vec::new(),
-            metadata: serde_json::Map::from_iter([(
-                "source".to_string(),
-                data.path().display().to_string().into(),
-            )]),
+            metadata: serde_json::Map::from_iter([("source".to_string(), source.into())]),
         },
     };
-    let path = dir.join(PARTIAL);
-    if path.exists() {
-        let text = std::fs::read(&path).map_err(DataError::io(&path))?;
-        let partial: Partial = serde_json::from_slice(&text)
-            .map_err(|error| DataError::damaged(&path, "JSON", 0, error.to_string()))?;
-        let same = partial.source.same_data(&fresh.source)
-            && partial.labels == fresh.labels
-            && partial.shard_rows == fresh.shard_rows
-            && partial.index.dtype == fresh.index.dtype;
-        if !same {
-            return Err(wrong(
-                "a conversion of other data, or with other options, was begun here; choose another destination, or remove it",
-            ));
-        }
-        for shard in &partial.index.shards {
-            let path = dir.join(&shard.file);
-            let bytes = std::fs::metadata(&path)
-                .map_err(DataError::io(&path))?
-                .len();
-            if bytes != shard.bytes {
-                return Err(wrong(&format!(
-                    "{} is not as it was written; remove the directory",
-                    shard.file
-                )));
-            }
-        }
-        return Ok(partial);
+    if dir.join(PARTIAL).exists() {
+        return resume(dir, &fresh);
     }
     // A run that was stopped in its first shard leaves at most a file with a temporary name.
-    let foreign = std::fs::read_dir(dir)
+    for entry in std::fs::read_dir(dir)
         .map_err(DataError::io(dir))?
-        .flatten();
-    let mut foreign =
-        foreign.filter(|entry| !entry.file_name().to_string_lossy().ends_with(".tmp"));
-    if let Some(entry) = foreign.next() {
+        .flatten()
+    {
         let name = entry.file_name().to_string_lossy().into_owned();
-        return Err(wrong(&format!(
-            "not empty (there is {name}); choose a new directory"
-        )));
+        if !name.ends_with(".tmp") {
+            let reason = format!("not empty (there is {name}); choose a new directory");
+            return Err(occupied(dir, reason));
+        }
     }
     Ok(fresh)
+}
+
+/// The state that an earlier call left, if it wrote the same data in the same way as `fresh`.
+fn resume(dir: &Path, fresh: &Partial) -> Result<Partial, DataError> {
+    let partial: Partial = source::json(&dir.join(PARTIAL))?;
+    let same = partial.source.same_data(&fresh.source)
+        && partial.labels == fresh.labels
+        && partial.shard_rows == fresh.shard_rows
+        && partial.index.dtype == fresh.index.dtype;
+    if !same {
+        return Err(occupied(
+            dir,
+            "a conversion of other data, or with other options, was begun here; choose another destination, or remove it",
+        ));
+    }
+    for shard in &partial.index.shards {
+        let path = dir.join(&shard.file);
+        let metadata = std::fs::metadata(&path).map_err(DataError::io(&path))?;
+        if metadata.len() != shard.bytes {
+            let reason = format!("{} was changed since; remove the directory", shard.file);
+            return Err(occupied(dir, reason));
+        }
+    }
+    Ok(partial)
+}
+
+fn occupied(dir: &Path, reason: impl Into<String>) -> DataError {
+    DataError::Destination {
+        path: dir.into(),
+        reason: reason.into(),
+    }
 }
 
 fn to_json(value: &impl Serialize) -> Vec<u8> {
@@ -200,13 +200,13 @@ fn to_json(value: &impl Serialize) -> Vec<u8> {
     text
 }
 
-/// Says how far it got where the disk is the reason.
+/// Adds the number of finished shards to the error of a full disk.
 fn stopped(error: DataError, whole: usize, shards: usize) -> DataError {
     match error {
         DataError::Io { path, source } if is_full(&source) => DataError::Destination {
             path,
             reason: format!(
-                "the disk is full ({source}); {whole} of {shards} shards are whole. Make room and run the same command again: it goes on from there"
+                "the disk is full ({source}); {whole} of {shards} shards are complete. Make room and start the same conversion again: it continues from there"
             ),
         },
         error => error,
@@ -294,18 +294,14 @@ impl ShardWriter<'_> {
         rows: Range<usize>,
         progress: &mut impl FnMut(usize),
     ) -> Result<IndexedShard, DataError> {
-        let integers: Vec<(&str, Vec<i64>)> = [
-            (
-                "labels",
-                self.data
-                    .labels(rows.clone())?
-                    .map(|l| l.into_iter().map(|l| l as i64).collect()),
-            ),
-            ("doc", self.data.documents(rows.clone())),
-        ]
-        .into_iter()
-        .filter_map(|(name, values)| Some((name, values?)))
-        .collect();
+        let labels = self.data.labels(rows.clone())?;
+        let labels = labels.map(|labels| labels.into_iter().map(|label| label as i64).collect());
+        let documents = self.data.documents(rows.clone());
+        let columns = [("labels", labels), ("doc", documents)];
+        let integers: Vec<(&str, Vec<i64>)> = columns
+            .into_iter()
+            .filter_map(|(name, values)| Some((name, values?)))
+            .collect();
         let mut file = Whole::create(&self.path)?;
         let (mut hasher, mut bytes) = (blake3::Hasher::new(), 0);
         let mut put = |file: &mut Whole, part: &[u8]| {
@@ -320,7 +316,7 @@ impl ShardWriter<'_> {
             let values = self.data.read(block.clone())?;
             self.check(&values, start)?;
             converted.clear();
-            self.element.from_f32(&values, &mut converted);
+            self.element.write_f32(&values, &mut converted);
             put(&mut file, &converted)?;
             progress(block.len());
         }
@@ -338,7 +334,7 @@ impl ShardWriter<'_> {
         })
     }
 
-    /// The header of a safetensors file, its length included.
+    /// The header of a safetensors file, with its length.
     fn header(&self, rows: usize, integers: &[(&str, Vec<i64>)]) -> Result<Vec<u8>, DataError> {
         let mut end = 0;
         let mut tensor = |name: &str, dtype: Dtype, shape: Vec<usize>| {
@@ -373,7 +369,7 @@ impl ShardWriter<'_> {
         Ok(header)
     }
 
-    /// Fails at values that the element type cannot hold.
+    /// Fails at a value that the element type cannot hold.
     fn check(&self, values: &[f32], start: usize) -> Result<(), DataError> {
         let limit = self.element.overflows_at();
         let fits = |v: &f32| v.abs() < limit || !v.is_finite();
@@ -381,18 +377,15 @@ impl ShardWriter<'_> {
             return Ok(());
         };
         let (row, column) = (start + at / self.data.width(), at % self.data.width());
-        Err(DataError::Option {
-            key: "--dtype",
-            value: self.element.name().to_lowercase(),
-            remedy: format!(
-                "row {row}, column {column} is {}, beyond what it can hold; use {}",
-                values[at],
-                if self.element == Element::F16 {
-                    "bf16 or f32"
-                } else {
-                    "f32"
-                }
-            ),
+        Err(DataError::TooLarge {
+            row,
+            column,
+            value: values[at],
+            element: self.element.name().to_lowercase(),
+            remedy: match self.element {
+                Element::F16 => "bf16 or f32",
+                _ => "f32",
+            },
         })
     }
 }

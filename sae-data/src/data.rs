@@ -1,4 +1,4 @@
-//! A data set, or one side of a split of it: what is trained and evaluated on.
+//! A data set, or one side of its split, for training and evaluation.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -10,18 +10,18 @@ use crate::source::{self, Info, Options, Source};
 
 /// Activations `[rows, width]` on disk, read as float32.
 ///
-/// Opening looks at headers only; reading touches the rows asked for. Copies share everything.
+/// Opening reads only headers; reading touches only the wanted rows. Copies share everything.
 #[derive(Clone, Debug)]
 pub struct ActivationData {
     source: Arc<dyn Source>,
     selection: Arc<Selection>,
-    /// Rows that a limit of the norm has taken out of the selection.
+    /// Rows that a limit of the norm has removed from the selection.
     beyond: Option<Arc<Selection>>,
 }
 
-/// Bytes of float32 that are read at once of data that wants to be read in larger pieces than somebody asks for.
+/// Bytes of float32 that are read at a time if the source prefers larger pieces than the caller.
 const TOGETHER: usize = 8 << 20;
-/// Rows that a side of a split must have: one row has no variance to explain.
+/// Smallest number of rows per side of a split: one row has no variance to explain.
 pub(crate) const LEAST: usize = 2;
 
 impl ActivationData {
@@ -30,21 +30,26 @@ impl ActivationData {
     /// # Errors
     /// [`DataError`] if it is missing, damaged, or holds no activations.
     pub fn open(path: &Path, options: &Options) -> Result<Self, DataError> {
-        let source: Arc<dyn Source> = source::open(path, options)?.into();
+        Ok(Self::from_source(source::open(path, options)?))
+    }
+
+    /// All rows of a custom source.
+    pub fn from_source(source: impl Into<Arc<dyn Source>>) -> Self {
+        let source = source.into();
         let all = Selection::new(std::iter::once(0..source.info().rows));
-        Ok(Self {
+        Self {
             source,
             selection: all.into(),
             beyond: None,
-        })
+        }
     }
 
-    /// What the whole data set is.
+    /// Description of the whole data set.
     pub fn info(&self) -> &Info {
         self.source.info()
     }
 
-    /// Its path.
+    /// Path of the data set.
     pub fn path(&self) -> &Path {
         &self.info().path
     }
@@ -64,84 +69,72 @@ impl ActivationData {
         self.info().labelled
     }
 
-    /// `(train, held out)`: about `fraction` of the rows held out, in whole documents where there are any,
-    /// spread over the data set by `seed`.
+    /// `(train, held out)` with about `fraction` of the rows held out, in whole documents if there are any, at places that
+    /// `seed` chooses.
     ///
     /// # Errors
     /// [`DataError::Option`] if one of the two sides would have fewer than two rows.
     pub fn split_fraction(&self, fraction: f64, seed: u64) -> Result<(Self, Self), DataError> {
         let value = format!("{{ fraction = {fraction} }}");
         if !(fraction > 0.0 && fraction < 1.0) {
-            let remedy = "a fraction lies between 0 and 1, such as 0.1".into();
-            return Err(DataError::Option {
-                key: "data.held_out",
-                value,
-                remedy,
-            });
+            let remedy = "a fraction lies between 0 and 1, such as 0.1";
+            return Err(DataError::option("held_out", value, remedy));
         }
-        self.sides(
-            Selection::split_fraction(self.info(), fraction, seed),
-            value,
-        )
+        let sides = Selection::split_fraction(self.info(), fraction, seed);
+        self.sides(sides, value)
     }
 
-    /// `(train, held out)`: `rows` held out; where there are documents, those that begin in it.
+    /// `(train, held out)` with `rows` held out, or with the documents that begin there.
     ///
     /// # Errors
     /// [`DataError::Option`] if there are no such rows, or one of the two sides would have fewer than two.
     pub fn split_rows(&self, rows: Range<usize>) -> Result<(Self, Self), DataError> {
         let value = format!("{{ rows = [{}, {}] }}", rows.start, rows.end);
         if rows.is_empty() || rows.end > self.info().rows {
-            return Err(DataError::Option {
-                key: "data.held_out",
-                value,
-                remedy: format!(
-                    "{} has rows 0 to {}",
-                    self.path().display(),
-                    self.info().rows
-                ),
-            });
+            let remedy = format!(
+                "{} has rows 0 to {}",
+                self.path().display(),
+                self.info().rows
+            );
+            return Err(DataError::option("held_out", value, remedy));
         }
         self.sides(Selection::split_rows(self.info(), rows), value)
     }
 
     fn sides(
         &self,
-        sides: (Selection, Selection),
+        (train, held_out): (Selection, Selection),
         value: String,
     ) -> Result<(Self, Self), DataError> {
-        let (train, held_out) = sides;
         if train.rows() < LEAST || held_out.rows() < LEAST {
-            let documents = self
-                .info()
-                .documents
-                .as_ref()
-                .map_or(String::new(), |documents| {
-                    format!(" in {} documents, which are not cut", documents.count())
-                });
-            return Err(DataError::Option {
-                key: "data.held_out",
-                value,
-                remedy: format!(
-                    "of {}, with {} rows{documents}, {} would be held out and {} left to train on; each needs at least \
-                     {LEAST}, because one row has no variance to explain; choose another part, or use more data",
-                    self.path().display(),
-                    self.info().rows,
-                    held_out.rows(),
-                    train.rows(),
-                ),
+            let documents = self.info().documents.as_ref();
+            let documents = documents.map_or(String::new(), |documents| {
+                format!(" in {} documents, which are not cut", documents.count())
             });
+            let remedy = format!(
+                "of {}, with {} rows{documents}, {} would be held out and {} left to train on; each needs at least \
+                 {LEAST}, because one row has no variance to explain; choose another part, or use more data",
+                self.path().display(),
+                self.info().rows,
+                held_out.rows(),
+                train.rows(),
+            );
+            return Err(DataError::option("held_out", value, remedy));
         }
-        let side = |selection: Selection| Self {
+        Ok((self.only(train), self.only(held_out)))
+    }
+
+    /// These rows of the same source.
+    fn only(&self, selection: impl Into<Arc<Selection>>) -> Self {
+        Self {
             source: self.source.clone(),
             selection: selection.into(),
             beyond: None,
-        };
-        Ok((side(train), side(held_out)))
+        }
     }
 
-    /// Whether a file of one is a file of the other.
-    pub fn shares_files(&self, other: &Self) -> bool {
+    /// Whether the two data sets have a file in common.
+    pub(crate) fn shares_files(&self, other: &Self) -> bool {
         let paths = |data: &Self| -> Vec<PathBuf> {
             let files = data.info().files.iter();
             files
@@ -152,7 +145,7 @@ impl ActivationData {
         paths(other).iter().any(|path| mine.contains(path))
     }
 
-    /// Reads `rows`, each into its place; rows without a place are passed over.
+    /// Reads `rows`, each into its place; rows without a place are skipped.
     pub(crate) fn read_rows(
         &self,
         rows: Range<usize>,
@@ -166,7 +159,7 @@ impl ActivationData {
     /// Reads `rows` as `[rows, width]`.
     ///
     /// # Errors
-    /// [`DataError`] if the files cannot be read, or are no longer what they were.
+    /// [`DataError`] if the files cannot be read or have changed since they were opened.
     ///
     /// # Panics
     /// If there are no such rows.
@@ -177,7 +170,7 @@ impl ActivationData {
         Ok(values)
     }
 
-    /// How many rows to read at once, where they are wanted `rows` at a time and in order: a multiple of that.
+    /// Number of rows to read at a time for a caller that wants `rows` at a time, in order: a multiple of `rows`.
     pub(crate) fn together(&self, rows: usize) -> usize {
         let most = TOGETHER / (4 * self.width());
         let best = self.info().preferred_block.unwrap_or(0).min(most);
@@ -217,45 +210,35 @@ impl ActivationData {
         })
     }
 
-    /// A fixed sample of `rows` of these rows, evenly spread and in at most 128 stretches, so that reading it again
-    /// and again is cheap and always gives the same; all of them if there are no more.
+    /// A sample of `rows` rows, evenly spread in at most 128 stretches and always the same; all rows if there are no more.
     pub fn spread(&self, rows: usize) -> Self {
         if rows >= self.rows() {
             return self.clone();
         }
-        Self {
-            source: self.source.clone(),
-            selection: self.selection.spread(rows).into(),
-            beyond: None,
-        }
+        self.only(self.selection.spread(rows))
     }
 
-    /// These rows but `left_out`, single rows in order.
+    /// These rows except `left_out`, single rows in order.
     pub(crate) fn without(&self, left_out: &[usize]) -> Self {
         let (kept, beyond) = self.selection.without(left_out);
+        let beyond = (beyond.rows() > 0).then(|| beyond.into());
         Self {
-            source: self.source.clone(),
-            selection: kept.into(),
-            beyond: (beyond.rows() > 0).then(|| beyond.into()),
+            beyond,
+            ..self.only(kept)
         }
     }
 
-    /// The rows that a limit of the norm has left out of these ([`ActivationData::within`]); none if there are none.
+    /// The rows that [`ActivationData::within`] has left out, if any.
     pub fn left_out(&self) -> Option<Self> {
-        let beyond = self.beyond.clone()?;
-        Some(Self {
-            source: self.source.clone(),
-            selection: beyond,
-            beyond: None,
-        })
+        Some(self.only(self.beyond.clone()?))
     }
 
-    /// How many rows a limit of the norm has left out of these.
+    /// Number of rows that [`ActivationData::within`] has left out.
     pub fn rows_left_out(&self) -> usize {
         self.beyond.as_ref().map_or(0, |beyond| beyond.rows())
     }
 
-    /// The numbers of `rows` in the whole data set: which of its rows this side of a split, or sample, has.
+    /// The numbers of `rows` in the whole data set.
     ///
     /// # Panics
     /// If there are no such rows.
@@ -263,12 +246,12 @@ impl ActivationData {
         self.selection.pieces(rows).flatten().collect()
     }
 
-    /// The rows that are selected, as ranges of the whole data set's.
+    /// The selected rows, as ranges of rows of the whole data set.
     pub(crate) fn ranges(&self) -> &[Range<usize>] {
         self.selection.ranges()
     }
 
-    /// Number of a row in the whole data set.
+    /// The number of `row` in the whole data set.
     pub(crate) fn row_in_source(&self, row: usize) -> usize {
         self.selection
             .pieces(row..row + 1)
@@ -307,11 +290,11 @@ impl ActivationData {
     }
 }
 
-/// Reads a small matrix whole: `(values, rows, width)`; class embeddings, say.
+/// Reads a small matrix, such as class embeddings: `(values, rows, width)`.
 ///
 /// # Errors
 /// As [`ActivationData::open`] and [`ActivationData::blocks`].
-pub fn read_matrix(path: &Path) -> Result<(Vec<f32>, usize, usize), DataError> {
+pub(crate) fn read_matrix(path: &Path) -> Result<(Vec<f32>, usize, usize), DataError> {
     let data = ActivationData::open(path, &Options::default())?;
     let blocks: Result<Vec<_>, _> = data.blocks(data.rows()).collect();
     Ok((blocks?.concat(), data.rows(), data.width()))

@@ -1,33 +1,33 @@
-//! Rows that come more than once: found by their hashes, in memory of a fixed size.
+//! Finds rows that occur more than once, by their hashes, in a fixed amount of memory.
 
 use std::collections::HashMap;
 
-/// Different rows that are remembered to find repeated ones.
+/// Number of different rows that are remembered.
 const REMEMBERED: usize = 1 << 18;
 
-/// Repeated rows, exactly or from a sample by content, so that all copies of a row are in it or none.
+/// Repeated rows, counted exactly or in a sample by content, which contains all copies of a row or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Duplicates {
     /// Rows compared.
     pub compared: u64,
-    /// Of these, rows that had come before.
+    /// Number of these that had occurred before.
     pub repeated: u64,
-    /// One in so many rows was compared.
+    /// One of this many rows was compared.
     pub one_in: u64,
 }
 
 impl Duplicates {
-    /// Part of the rows that had come before.
+    /// Fraction of the rows that had occurred before.
     pub fn fraction(&self) -> f64 {
         self.repeated as f64 / self.compared.max(1) as f64
     }
 }
 
-/// Counts rows by their hashes: all of them while they are few, then those whose hashes end in zeros.
+/// Counts rows by their hashes: all rows at first; when there are too many, only rows whose hashes end in zeros.
 #[derive(Default)]
 pub(crate) struct Hashes {
     pub(crate) counts: HashMap<u64, u64>,
-    /// Trailing zeros that a hash must have.
+    /// Number of trailing zeros that a hash needs.
     zeros: u32,
 }
 
@@ -45,7 +45,7 @@ impl Hashes {
         }
     }
 
-    /// What has been found.
+    /// The result so far.
     pub(crate) fn duplicates(&self) -> Duplicates {
         let compared: u64 = self.counts.values().sum();
         Duplicates {
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn repeated_rows_are_found_in_a_sample_too() {
         let mut hashes = Hashes::default();
-        // 400,000 different rows, and every fourth of them once more
+        // 400,000 different rows, every fourth of them twice
         for i in 0..400_000u64 {
             let hash = XxHash64::oneshot(0, &i.to_le_bytes());
             hashes.add(hash, 1);

@@ -1,10 +1,11 @@
-//! Element types as they stand in files, and their way to float32: the inner loop of the loader.
+//! Element types in files and their conversion to float32, the inner loop of the loader.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 /// Element type of activations, little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Element {
     /// IEEE half precision.
     F16,
@@ -26,7 +27,7 @@ impl Element {
         }
     }
 
-    /// Name as safetensors writes it.
+    /// Name in safetensors.
     pub fn name(self) -> &'static str {
         match self {
             Self::F16 => "F16",
@@ -46,10 +47,10 @@ impl Element {
         fence();
     }
 
-    /// Converts rows of `row_bytes` bytes, each to its place, if it has one.
+    /// Converts rows of `row_bytes` bytes, each into its place, if it has one.
     ///
     /// # Panics
-    /// If a place is not as long as a row.
+    /// If a place has another length than a row.
     pub(crate) fn rows_to_f32<'a, 'b: 'a>(
         self,
         bytes: &[u8],
@@ -75,7 +76,7 @@ impl Element {
     }
 
     /// Appends float32 values as little-endian elements, rounded to the nearest.
-    pub fn from_f32(self, values: &[f32], out: &mut Vec<u8>) {
+    pub(crate) fn write_f32(self, values: &[f32], out: &mut Vec<u8>) {
         match self {
             Self::F16 => {
                 let mut halves = vec![f16::ZERO; values.len()];
@@ -92,7 +93,7 @@ impl Element {
         }
     }
 
-    /// The smallest magnitude that becomes infinite: half a unit above the largest value.
+    /// The smallest magnitude that is rounded to infinity: half a unit above the largest value.
     pub(crate) fn overflows_at(self) -> f32 {
         match self {
             Self::F16 => 65_520.0,
@@ -108,13 +109,13 @@ impl std::fmt::Display for Element {
     }
 }
 
-/// Element by element; the compiler makes vector code of it for all but f16.
+/// Converts element by element; the compiler vectorizes this for all types but f16.
 fn words<const N: usize>(bytes: &[u8], out: &mut [f32], to_f32: impl Fn([u8; N]) -> f32) {
     let words = bytes.as_chunks::<N>().0;
     out.iter_mut().zip(words).for_each(|(o, w)| *o = to_f32(*w));
 }
 
-/// f16 needs the processor's own instruction to be fast: 16 at a time with AVX-512, otherwise what `half` has.
+/// Converts f16, which is fast only with an instruction of the processor: 16 at a time with AVX-512, otherwise by `half`.
 fn half_to_f32(bytes: &[u8], out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if out.len() >= 2 * LANES && std::arch::is_x86_feature_detected!("avx512f") {
@@ -131,9 +132,8 @@ fn half_to_f32(bytes: &[u8], out: &mut [f32]) {
 #[cfg(target_arch = "x86_64")]
 const LANES: usize = 16;
 
-/// Writes whole cache lines past the cache: a window is larger than the cache, and is read much later. What is
-/// left over at both ends, and shares its line with other rows, is written as usual. Others may see what was
-/// written after a [`fence`] only.
+/// Writes whole cache lines past the cache, because a window is larger than the cache and is read much later. The ends,
+/// which share cache lines with other rows, are written normally. Other threads may see the values only after a [`fence`].
 ///
 /// # Safety
 /// `bytes` has two bytes for each of `out`, which has at least `2 * LANES`.
@@ -163,7 +163,7 @@ unsafe fn half_to_f32_avx512(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Orders what was written past the cache before whatever tells other threads of it.
+/// Completes writes past the cache before other threads are told of them.
 fn fence() {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: every x86-64 processor has SSE.
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn every_f16_and_bf16_as_the_half_crate_has_it() {
+    fn every_f16_and_bf16_converts_as_in_the_crate_half() {
         let bits: Vec<u16> = (0..=u16::MAX).collect();
         let bytes: Vec<u8> = bits.iter().flat_map(|b| b.to_le_bytes()).collect();
         let mut out = vec![0.0; bits.len()];
@@ -202,12 +202,12 @@ mod tests {
     }
 
     #[test]
-    fn values_overflow_where_it_is_said() {
+    fn values_overflow_at_the_documented_limit() {
         for element in [Element::F16, Element::Bf16] {
             let limit = element.overflows_at();
             let below = f32::from_bits(limit.to_bits() - 1);
             let (mut bytes, mut out) = (Vec::new(), [0.0; 2]);
-            element.from_f32(&[below, limit], &mut bytes);
+            element.write_f32(&[below, limit], &mut bytes);
             element.to_f32(&bytes, &mut out);
             assert!(
                 out[0].is_finite() && out[1].is_infinite(),
@@ -222,7 +222,7 @@ mod tests {
         fn any_length_and_alignment(values in prop::collection::vec(-1e4f32..1e4, 0..70), shift in 0usize..8) {
             for element in [Element::F16, Element::Bf16, Element::F32, Element::F64] {
                 let mut bytes = vec![0xaa; shift];
-                element.from_f32(&values, &mut bytes);
+                element.write_f32(&values, &mut bytes);
                 let mut out = vec![0.0; values.len()];
                 element.to_f32(&bytes[shift..], &mut out);
                 let expected: Vec<f32> = values.iter().map(|v| match element {

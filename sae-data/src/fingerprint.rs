@@ -1,4 +1,4 @@
-//! What identifies one side of a data set: whether a run goes on with, and is judged on, what it was started with.
+//! Fingerprints: whether a run is continued with, and evaluated on, the data that it was started with.
 
 use std::path::PathBuf;
 
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use crate::data::ActivationData;
 use crate::error::DataError;
 
-/// What identifies one side of a data set without reading all of it.
+/// Identifies one side of a data set without reading all of it.
 ///
-/// Labels are no part of it: they may be added later. What a record of an earlier version does not have (`None`) is
-/// not known, and no difference.
+/// Labels are not part of it: they may be added later. A field that an earlier version did not record is `None`, which
+/// equals anything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
     /// Path as configured.
@@ -19,123 +19,136 @@ pub struct Fingerprint {
     pub format: String,
     /// Element type in the files.
     pub dtype: String,
-    /// Name of the tensor or column, where it has a name.
+    /// Name of the tensor or column, if it has a name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tensor: Option<String>,
-    /// Number of the layer, where there are layers.
+    /// Number of the layer, if there are layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer: Option<i64>,
     /// Whether position 0 of each example is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drop_first_token: Option<bool>,
-    /// Number of rows, of this side of the split, that are within `data.max_norm`.
+    /// Number of rows of this side within `data.max_norm`.
     pub rows: usize,
-    /// Rows of this side that are not, and are left out.
+    /// Number of rows of this side that `data.max_norm` leaves out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_out: Option<usize>,
-    /// BLAKE3 of which rows these are: the first row and the one behind the last of each stretch, as u64,
-    /// little-endian.
+    /// BLAKE3 of the row numbers: the first row and the row after the last of each stretch, as little-endian u64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_blake3: Option<String>,
     /// Width of a row.
     pub width: usize,
-    /// Number of files; those that have nothing but labels do not count.
+    /// Number of files, without files that hold only labels.
     pub files: usize,
     /// Bytes of all files.
     pub bytes: u64,
-    /// BLAKE3 of the files' names and sizes and of 4 KiB of their bytes at each of 256 evenly spaced places.
+    /// BLAKE3 of the names and sizes of the files and of 4 KiB of their bytes at each of 256 evenly spaced places.
     pub sample_blake3: String,
 }
 
 impl Fingerprint {
-    /// Whether the files are the same, wherever they lie, as far as a sample of their bytes tells; which rows of them
-    /// are meant may differ.
+    /// Whether the files are the same, at these paths or others, as far as a sample of their bytes tells. The selected rows may
+    /// differ.
     pub fn same_files(&self, now: &Self) -> bool {
         let what = |of: &Self| (of.width, of.files, of.bytes, of.sample_blake3.clone());
         what(self) == what(now)
     }
 
-    /// Whether it is the same data, wherever it lies.
+    /// Whether it is the same data, at this path or another.
     pub fn same_data(&self, now: &Self) -> bool {
         self.difference(now).is_none()
     }
 
-    /// In what the data `now` differs from this, in words that go on after "data.train is not what it was: "; `None`
-    /// if it is the same data, wherever it lies.
+    /// How the data `now` differs from this, in words that continue "data.train is not what it was: "; `None` if it is the
+    /// same data, at this path or another.
     pub fn difference(&self, now: &Self) -> Option<String> {
-        fn other<T: PartialEq>(then: &Option<T>, now: &Option<T>) -> bool {
-            matches!((then, now), (Some(then), Some(now)) if then != now)
-        }
-        let changed =
-            |what: &str, then: String, now: String| format!("it had {what}{then}, now {now}");
-        if self.format != now.format {
-            return Some(changed(
-                "the format ",
-                self.format.clone(),
-                now.format.clone(),
-            ));
-        }
-        if self.dtype != now.dtype {
-            return Some(changed(
-                "values of type ",
-                self.dtype.clone(),
-                now.dtype.clone(),
-            ));
-        }
-        if self.width != now.width {
-            return Some(changed(
-                "rows of width ",
-                self.width.to_string(),
-                now.width.to_string(),
-            ));
-        }
-        if let (Some(then), Some(now)) = (&self.tensor, &now.tensor)
-            && then != now
-        {
-            return Some(format!("it was the tensor \"{then}\", now \"{now}\""));
-        }
-        if let (Some(then), Some(now)) = (self.layer, now.layer)
-            && then != now
-        {
-            return Some(format!("it was layer {then}, now {now}"));
-        }
-        if other(&self.drop_first_token, &now.drop_first_token) {
-            return Some(match now.drop_first_token {
-                Some(true) => "position 0 of each example is left out, it was not before".into(),
-                _ => "position 0 of each example was left out, it is not now".into(),
-            });
-        }
-        if other(&self.left_out, &now.left_out) {
-            let left_out = |of: &Self| of.left_out.unwrap_or_default();
-            return Some(format!(
-                "{} rows were left out for their norm, now {} are",
-                left_out(self),
-                left_out(now)
-            ));
-        }
-        if self.rows != now.rows {
-            return Some(format!("it had {} rows, now {}", self.rows, now.rows));
-        }
-        if self.files != now.files {
-            return Some(format!("it had {} files, now {}", self.files, now.files));
-        }
-        if self.bytes != now.bytes {
-            return Some(format!(
-                "its files had {} bytes, now {}",
-                self.bytes, now.bytes
-            ));
-        }
-        if self.sample_blake3 != now.sample_blake3 {
-            return Some("its files have other names or contents".into());
-        }
-        other(&self.rows_blake3, &now.rows_blake3).then(|| {
-            "it is as many rows of the same files, but others: the split is another one".into()
-        })
+        let differences = self.kinds(now).into_iter().chain(self.contents(now));
+        let mut differences = differences.filter(|(differs, _)| *differs);
+        differences.next().map(|(_, words)| words)
+    }
+
+    /// Whether the kind of data differs, and how: in its format, its type and what is read of it.
+    fn kinds(&self, now: &Self) -> [(bool, String); 6] {
+        let then = self;
+        let tensor = |of: &Self| format!("{:?}", of.tensor.as_deref().unwrap_or_default());
+        let layer = |of: &Self| of.layer.unwrap_or_default();
+        let (was, is) = match now.drop_first_token {
+            Some(true) => ("is", "it was not before"),
+            _ => ("was", "it is not now"),
+        };
+        [
+            (
+                then.format != now.format,
+                format!("it had the format {}, now {}", then.format, now.format),
+            ),
+            (
+                then.dtype != now.dtype,
+                format!("it had values of type {}, now {}", then.dtype, now.dtype),
+            ),
+            (
+                then.width != now.width,
+                format!("it had rows of width {}, now {}", then.width, now.width),
+            ),
+            (
+                other(&then.tensor, &now.tensor),
+                format!("it was the tensor {}, now {}", tensor(then), tensor(now)),
+            ),
+            (
+                other(&then.layer, &now.layer),
+                format!("it was layer {}, now {}", layer(then), layer(now)),
+            ),
+            (
+                other(&then.drop_first_token, &now.drop_first_token),
+                format!("position 0 of each example {was} left out, {is}"),
+            ),
+        ]
+    }
+
+    /// Whether the rows or the files differ, and how.
+    fn contents(&self, now: &Self) -> [(bool, String); 6] {
+        let then = self;
+        let left_out = |of: &Self| of.left_out.unwrap_or_default();
+        [
+            (
+                other(&then.left_out, &now.left_out),
+                format!(
+                    "{} rows were left out for their norm, now {} are",
+                    left_out(then),
+                    left_out(now)
+                ),
+            ),
+            (
+                then.rows != now.rows,
+                format!("it had {} rows, now {}", then.rows, now.rows),
+            ),
+            (
+                then.files != now.files,
+                format!("it had {} files, now {}", then.files, now.files),
+            ),
+            (
+                then.bytes != now.bytes,
+                format!("its files had {} bytes, now {}", then.bytes, now.bytes),
+            ),
+            (
+                then.sample_blake3 != now.sample_blake3,
+                "its files have other names or contents".into(),
+            ),
+            (
+                other(&then.rows_blake3, &now.rows_blake3),
+                "it has as many rows of the same files, but other rows: the split has changed"
+                    .into(),
+            ),
+        ]
     }
 }
 
+/// Whether both are known and differ.
+fn other<T: PartialEq>(then: &Option<T>, now: &Option<T>) -> bool {
+    matches!((then, now), (Some(then), Some(now)) if then != now)
+}
+
 impl ActivationData {
-    /// What identifies this data.
+    /// The fingerprint of this data.
     ///
     /// # Errors
     /// As [`ActivationData::read`].
@@ -163,7 +176,7 @@ impl ActivationData {
         })
     }
 
-    /// BLAKE3 of the files' names and sizes and of a megabyte of them.
+    /// BLAKE3 of the names and sizes of the files and of a megabyte of their bytes.
     fn sample(&self) -> Result<blake3::Hash, DataError> {
         const PLACES: u64 = 256;
         const PIECE: u64 = 4096;

@@ -1,4 +1,4 @@
-//! `sae-data inspect`: what a data set is, in words and a histogram.
+//! `sae-data inspect`: describes a data set, with a histogram of its norms.
 
 use anyhow::Result;
 use sae_data::config::default_check_rows;
@@ -6,7 +6,7 @@ use sae_data::{ActivationData, Beyond, Documents, Streaming, Summary};
 
 use crate::bar;
 
-/// Batch size that the loader's plan is shown for.
+/// Batch size for which the loader's plan is shown.
 const BATCH: usize = 4096;
 /// Bins of the histogram.
 const BINS: usize = 12;
@@ -47,9 +47,12 @@ fn describe(data: &ActivationData) {
         Some(Documents::Uniform { tokens, count }) => {
             println!("documents  {count} of {tokens} rows each")
         }
-        Some(Documents::Starts(starts)) => {
-            let mean = info.rows as f64 / starts.len() as f64;
-            println!("documents  {} of {mean:.1} rows on average", starts.len());
+        Some(documents) => {
+            let mean = info.rows as f64 / documents.count() as f64;
+            println!(
+                "documents  {} of {mean:.1} rows on average",
+                documents.count()
+            );
         }
     }
     println!("labels     {}", if info.labelled { "yes" } else { "no" });
@@ -70,7 +73,7 @@ fn values(summary: &Summary, data: &ActivationData) {
         }
     }
     if summary.norms.0 > summary.norms.2 {
-        return; // no row is finite, so there is nothing to say of the rest
+        return; // no row is finite, so there are no statistics
     }
     println!(
         "constant   {} of {} columns",
@@ -97,7 +100,7 @@ fn values(summary: &Summary, data: &ActivationData) {
     histogram(summary);
 }
 
-/// What the default of `data.max_norm` would leave out.
+/// Prints what the default of `data.max_norm` would leave out.
 fn beyond(summary: &Summary) {
     let Beyond {
         limit,
@@ -114,7 +117,7 @@ fn beyond(summary: &Summary) {
     );
 }
 
-/// Norms in a dozen bins at most.
+/// Prints the histogram of norms in at most a dozen bins.
 fn histogram(summary: &Summary) {
     let bins = &summary.norm_histogram;
     let (Some(first), Some(last)) = (bins.keys().next(), bins.keys().next_back()) else {
@@ -148,13 +151,11 @@ fn histogram(summary: &Summary) {
 fn loader(data: &ActivationData, window_mb: usize) {
     let streaming = Streaming {
         window_mb,
-        block_rows: None,
-        workers: 1,
-        seed: 0,
+        ..Streaming::default()
     };
     let plan = streaming.plan(data);
     println!(
-        "loader     blocks of {} rows, {} window(s) of {} rows an epoch (data.window_mb = {window_mb}); {:.1} batches of {BATCH} an epoch",
+        "loader     blocks of {} rows, {} window(s) of {} rows per epoch (data.window_mb = {window_mb}); {:.1} batches of {BATCH} per epoch",
         plan.block_rows(),
         plan.windows(),
         plan.window_rows(),
@@ -166,7 +167,7 @@ fn loader(data: &ActivationData, window_mb: usize) {
         .filter(|rows| *rows > plan.block_rows())
     {
         println!(
-            "note: four pages have {group} rows, more than a block, so pages are decoded more than once an epoch; raise data.window_mb, write smaller pages, or convert"
+            "note: four pages have {group} rows, more than a block, so pages are decoded more than once per epoch; raise data.window_mb, write smaller pages, or convert"
         );
     }
 }

@@ -1,9 +1,31 @@
 //! Activation data sets on disk, and the loader that feeds them to training.
 //!
-//! [`ActivationData`] opens what other tools write, and hands out rows as float32; [`ActivationLoader`] streams
-//! them as Burn batches, shuffled by a pure function of (seed, epoch) and prepared ahead of time. [`Summary`]
-//! is what a pass over the data finds, [`convert`] writes shards, [`synthetic`] makes data whose concepts are
-//! known. The crate knows nothing of the model.
+//! ```
+//! use burn::data::dataloader::DataLoader;
+//! use burn::tensor::Device;
+//! use sae_data::{ActivationData, ActivationLoader, Options, Streaming};
+//!
+//! let path = "../data/wordnet_minilm/train.safetensors".as_ref();
+//! let data = ActivationData::open(path, &Options::default())?;
+//! let first = data.read(0..3)?; // [3, width] in float32
+//! assert_eq!(first.len(), 3 * data.width());
+//!
+//! // the first 10 shuffled batches of 256 rows, on the CPU
+//! let streaming = Streaming { seed: 1, ..Streaming::default() };
+//! let loader = ActivationLoader::training(&data, 256, &streaming, 0..10, 10, &Device::flex());
+//! for batch in loader.iter() {
+//!     assert_eq!(batch?.activations.dims(), [256, data.width()]);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! [`ActivationData`] opens files that other tools write (see [`formats`]) or a [`Source`] of your own
+//! (`examples/custom_source.rs`), and returns rows as float32. [`ActivationLoader`] streams them as Burn batches, prepared
+//! ahead of time in an order that is a pure function of (seed, epoch). [`Summary`] is the result of one pass over the
+//! data, [`convert`] writes shards, and [`synthetic`] generates data with known concepts. [`DataConfig`] is the section
+//! `[data]` of a config file. The crate does not depend on the model.
+//!
+//! The feature `parquet` adds the reader of Parquet files.
 
 pub mod config;
 pub mod convert;
@@ -29,14 +51,14 @@ mod window;
 
 pub use class_head::ClassHead;
 pub use config::DataConfig;
-pub use data::{ActivationData, read_matrix};
+pub use data::ActivationData;
 pub use duplicates::Duplicates;
 pub use element::Element;
 pub use error::DataError;
 pub use fingerprint::Fingerprint;
-pub use limit::{MEDIANS, MaxNorm};
-pub use loader::{ActivationBatch, ActivationLoader, Streaming, StreamingPlan, Waiting};
-pub use shuffle::Shuffle;
-pub use source::{Documents, IndexedShard, Info, Options, ShardIndex, SourceFile};
+pub use limit::MaxNorm;
+pub use loader::{ActivationBatch, ActivationLoader, Streaming, Waiting};
+pub use source::{Documents, IndexedShard, Info, Options, ShardIndex, Source, SourceFile, formats};
 pub use summary::{Beyond, Statistics, Summary};
 pub use truth::Truth;
+pub use window::StreamingPlan;

@@ -1,10 +1,9 @@
-//! Rows of huge norm, and how they are left out.
+//! Leaves out rows of huge norm.
 //!
-//! A language model gives a few tokens (attention sinks, mostly the first of a text) activations of a hundred times
-//! the usual norm. In SmolLM2 they are one row in ten thousand and carry most of the variance; left in, they rule the
-//! loss, every scale and the report. The limit is a number or a multiple of the median norm, which
-//! such rows do not move. It is turned into a number once, from the training data, so that training, validation and
-//! later evaluations leave out by the same.
+//! A language model gives a few tokens (attention sinks, mostly the first of a text) activations with a hundred times the
+//! usual norm. In SmolLM2 they are one row in ten thousand and have most of the variance; they would dominate the loss,
+//! every scale and the report. The limit is a number, or a multiple of the median norm, which such rows do not change. It
+//! becomes a number once, from the training data, so that training, validation and later evaluations use the same limit.
 
 use std::fmt;
 
@@ -14,18 +13,19 @@ use serde::{Deserialize, Serialize};
 use crate::data::ActivationData;
 use crate::error::DataError;
 
-/// Multiple of the median norm beyond which a row is left out, unless the config says otherwise.
-pub const MEDIANS: f64 = 10.0;
-/// Rows whose norms the median is taken of, evenly spread; all where there are no more.
+/// Default limit, as a multiple of the median norm.
+pub(crate) const MEDIANS: f64 = 10.0;
+/// Number of evenly spread rows for the median.
 const MEDIAN_ROWS: usize = 16_384;
-/// Bytes of float32 that are looked at as one piece.
+/// Bytes of float32 that are read at a time.
 const PIECE: usize = 4 << 20;
-/// Pieces in flight at once.
+/// Pieces that are in memory at a time.
 const AT_ONCE: usize = 16;
 
-/// `data.max_norm`: `||x||` above which a row is left out.
+/// `data.max_norm`: largest `||x||` of a row that is used.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Raw", into = "Raw")]
+#[non_exhaustive]
 pub enum MaxNorm {
     /// This norm.
     Norm(f64),
@@ -41,7 +41,7 @@ impl Default for MaxNorm {
     }
 }
 
-/// As it stands in a config.
+/// Form in a config.
 #[derive(Serialize, Deserialize)]
 #[serde(
     untagged,
@@ -97,12 +97,12 @@ impl fmt::Display for MaxNorm {
 }
 
 impl MaxNorm {
-    /// The limit as a number, [`MaxNorm::Norm`], for these training rows; [`MaxNorm::None`] where there is none: no
-    /// limit is asked for, or the median norm is zero.
+    /// The limit for these training rows as a number, [`MaxNorm::Norm`], or [`MaxNorm::None`] if no limit is wanted or the
+    /// median norm is zero.
     ///
     /// # Errors
     /// As [`ActivationData::read`].
-    pub fn resolved(self, train: &ActivationData) -> Result<Self, DataError> {
+    pub(crate) fn resolved(self, train: &ActivationData) -> Result<Self, DataError> {
         let Self::Medians(multiple) = self else {
             return Ok(self);
         };
@@ -127,7 +127,7 @@ pub(crate) fn norm(row: &[f32]) -> f64 {
         .sqrt()
 }
 
-/// Median of some numbers, the mean of the two in the middle where there are two; none of none.
+/// Median; the mean of the middle two for an even count, `None` for no values.
 fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_unstable_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -139,20 +139,20 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 }
 
 impl ActivationData {
-    /// Median of `||x||` over the rows without NaN or infinity, of at most 16,384 rows that are evenly spread
-    /// ([`ActivationData::spread`]); none if there is no such row.
+    /// Median of `||x||` over the rows without NaN or infinity among at most 16,384 evenly spread rows
+    /// ([`ActivationData::spread`]); `None` if there is no such row.
     ///
     /// # Errors
     /// As [`ActivationData::read`].
-    pub fn median_norm(&self) -> Result<Option<f64>, DataError> {
+    pub(crate) fn median_norm(&self) -> Result<Option<f64>, DataError> {
         let mut norms = Vec::new();
         self.spread(MEDIAN_ROWS).norms(|_, norm| norms.push(norm))?;
         norms.retain(|norm| norm.is_finite());
         Ok(median(norms))
     }
 
-    /// The rows of norm at most `limit`, which needs one pass over all of them; what was left out is remembered
-    /// ([`ActivationData::left_out`]). Rows with NaN or infinity stay: they are to be found, not to disappear.
+    /// The rows with a norm of at most `limit`, found in one pass; [`ActivationData::left_out`] returns the others. Rows with
+    /// NaN or infinity stay, so that later checks find them. `progress` is called with the number of rows after each step.
     ///
     /// # Errors
     /// As [`ActivationData::read`].
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_is_read_and_written_as_it_is_said() {
+    fn a_limit_survives_writing_and_reading() {
         for (text, limit) in [
             ("1500", MaxNorm::Norm(1500.0)),
             ("1531.0403", MaxNorm::Norm(1531.0403)),
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn medians_by_hand() {
+    fn medians_computed_by_hand() {
         assert_eq!(median(vec![]), None);
         assert_eq!(median(vec![3.0]), Some(3.0));
         assert_eq!(median(vec![9.0, 1.0, 2.0]), Some(2.0));

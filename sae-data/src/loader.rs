@@ -1,8 +1,8 @@
-//! The loader that Burn's trainer reads: whole batches, prepared ahead of time, in one defined order.
+//! The loader for Burn's trainer: whole batches, prepared ahead of time, in a defined order.
 //!
-//! Batches are numbered from the start of training. The batch at a position is a pure function of
-//! (seed, position), so the loader's whole state is a number. One call of `iter` yields a *virtual epoch*,
-//! a stretch of `steps` batches between two validations, and the next call continues behind it.
+//! Batches are numbered from the start of training. A batch is a pure function of (seed, number), so the loader's whole
+//! state is a number. One call of `iter` yields a *virtual epoch*, the batches between two validations; the next call
+//! continues after it.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,15 +13,16 @@ use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::config::default_workers;
 use crate::data::ActivationData;
 use crate::pool::Pool;
 use crate::stream::{Job, Stream};
-use crate::window::Windows;
+use crate::window::StreamingPlan;
 
-/// Bytes of float32 of a block where the format does not say better: long enough to read at the disk's speed,
-/// short enough for many blocks to a window, and small enough for a processor's cache.
+/// Bytes per block, as float32, unless the format prefers more: large enough to read at the disk's speed, small enough for
+/// many blocks per window and for a processor's cache.
 const BLOCK_BYTES: usize = 1 << 20;
-/// Blocks that a window should have at least, to be well shuffled.
+/// Blocks that a window needs at least to be well shuffled.
 const BLOCKS_PER_WINDOW: usize = 16;
 
 /// A batch of activations `[B, d]`.
@@ -31,7 +32,7 @@ pub struct ActivationBatch {
     pub activations: Tensor<2>,
 }
 
-/// How long the consumer of a loader has been waiting for batches.
+/// Clock of the time that consumers of a loader have waited for batches.
 #[derive(Clone, Debug, Default)]
 pub struct Waiting(Arc<AtomicU64>);
 
@@ -40,7 +41,7 @@ impl Waiting {
         self.0.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
     }
 
-    /// Time spent waiting so far, over all iterators of the loader and its copies.
+    /// Total time waited, over all iterators of the loader and its copies.
     pub fn total(&self) -> Duration {
         Duration::from_nanos(self.0.load(Ordering::Relaxed))
     }
@@ -49,24 +50,35 @@ impl Waiting {
 /// How training data is streamed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Streaming {
-    /// Memory for batches that wait, in MiB: two windows, one used up while the other is filled. Rows count as
-    /// float32 whatever the files hold, so the order does not depend on the format.
+    /// Memory for prepared batches, in MiB: two windows, one in use while the other is filled. Rows count as float32
+    /// whatever their type in the files, so the order does not depend on the format.
     pub window_mb: usize,
-    /// Rows of a block; `None` for blocks of 1 MiB, or four pages of Parquet where these are larger.
+    /// Rows per block; `None` for blocks of 1 MiB, or four pages of Parquet if these are larger.
     pub block_rows: Option<usize>,
-    /// Threads that read.
+    /// Number of reading threads.
     pub workers: usize,
     /// Seed of the order.
     pub seed: u64,
 }
 
+impl Default for Streaming {
+    fn default() -> Self {
+        Self {
+            window_mb: 512,
+            block_rows: None,
+            workers: default_workers(),
+            seed: 0,
+        }
+    }
+}
+
 impl Streaming {
-    /// The rows of the training batch at position `number`, as they are numbered in the whole data set.
+    /// The rows of training batch `number`, numbered in the whole data set.
     ///
     /// # Panics
     /// If `batch` is zero.
     pub fn rows_of_batch(&self, data: &ActivationData, batch: usize, number: usize) -> Vec<usize> {
-        let windows = self.plan(data).0;
+        let windows = self.plan(data);
         let (mut position, end) = ((number * batch) as u64, ((number + 1) * batch) as u64);
         let mut rows = Vec::with_capacity(batch);
         while position < end {
@@ -81,7 +93,7 @@ impl Streaming {
         rows
     }
 
-    /// How `data` is cut into blocks and windows.
+    /// The blocks and windows of `data`.
     pub fn plan(&self, data: &ActivationData) -> StreamingPlan {
         let row_bytes = 4 * data.width();
         let window = ((self.window_mb << 20) / 2 / row_bytes).max(1);
@@ -93,52 +105,46 @@ impl Streaming {
             .preferred_block
             .map_or(usual, |rows| rows.max(usual));
         let block = self.block_rows.unwrap_or(preferred).min(window);
-        StreamingPlan(Windows::shuffled(data.rows(), window, block, self.seed))
-    }
-}
-
-/// Blocks and windows of a data set.
-#[derive(Clone, Copy, Debug)]
-pub struct StreamingPlan(Windows);
-
-impl StreamingPlan {
-    /// Rows of a block: what is read together.
-    pub fn block_rows(&self) -> usize {
-        self.0.block_rows()
-    }
-
-    /// Rows of a window: what is shuffled together.
-    pub fn window_rows(&self) -> usize {
-        self.0.window_rows()
-    }
-
-    /// Windows of an epoch.
-    pub fn windows(&self) -> usize {
-        self.0.count()
+        StreamingPlan::shuffled(data.rows(), window, block, self.seed)
     }
 }
 
 /// Batches of one data set, for training or for evaluation.
 pub struct ActivationLoader {
     job: Job,
-    /// Batches of the first virtual epoch; the k-th is moved by `k * stride`, cut off at both ends of `all`.
-    first: Range<u64>,
-    stride: u64,
-    all: Range<u64>,
+    epochs: Epochs,
     epoch: AtomicU64,
     device: Device,
     waiting: Waiting,
-    /// What has been started for the next virtual epoch, if it is the one that comes.
+    /// The running stream, and the virtual epoch with which it continues.
     stream: Arc<Mutex<Option<(u64, Stream)>>>,
 }
 
+/// The batches of virtual epochs.
+#[derive(Clone, Debug)]
+struct Epochs {
+    /// Batches of the first virtual epoch; the k-th is shifted by `k * stride` and clipped to `all`.
+    first: Range<u64>,
+    /// Zero for evaluation, which repeats the same batches.
+    stride: u64,
+    all: Range<u64>,
+}
+
+impl Epochs {
+    fn batches(&self, epoch: u64) -> Range<u64> {
+        let moved =
+            |number: u64| (number + epoch * self.stride).clamp(self.all.start, self.all.end);
+        moved(self.first.start)..moved(self.first.end)
+    }
+}
+
 impl ActivationLoader {
-    /// A training loader: the batches `steps` of the shuffled sequence, in virtual epochs that end at the
-    /// multiples of `epoch_steps`. Every row comes once in each pass over the data; the last batch of a pass is
-    /// filled up from the next.
+    /// A training loader: batches `steps` of the shuffled sequence, in virtual epochs that end at multiples of
+    /// `epoch_steps`. Every row comes once per pass over the data; the last batch of a pass is completed with rows of the
+    /// next.
     ///
     /// # Panics
-    /// If any size is zero: the caller has checked.
+    /// If any size is zero.
     pub fn training(
         data: &ActivationData,
         batch: usize,
@@ -153,22 +159,19 @@ impl ActivationLoader {
         );
         let job = Job {
             data: data.clone(),
-            windows: streaming.plan(data).0,
+            windows: streaming.plan(data),
             batch,
             workers: streaming.workers,
             pool: Pool::default(),
             end: (steps.end * batch) as u64,
         };
-        Self {
-            job,
-            first: 0..epoch_steps as u64,
-            stride: epoch_steps as u64,
+        let stride = epoch_steps as u64;
+        let epochs = Epochs {
+            first: 0..stride,
+            stride,
             all: steps.start.min(steps.end) as u64..steps.end as u64,
-            epoch: AtomicU64::new((steps.start / epoch_steps) as u64),
-            device: device.clone(),
-            waiting: Waiting::default(),
-            stream: Arc::default(),
-        }
+        };
+        Self::new(job, epochs, (steps.start / epoch_steps) as u64, device)
     }
 
     /// An evaluation loader: every row once, in file order, at each call of `iter`.
@@ -181,141 +184,128 @@ impl ActivationLoader {
         let window = data.together(batch);
         let job = Job {
             data: data.clone(),
-            windows: Windows::sequential(data.rows(), window),
+            windows: StreamingPlan::sequential(data.rows(), window),
             batch,
             workers: 1,
             pool: Pool::default(),
             end: data.rows() as u64,
         };
-        Self {
-            job,
+        let epochs = Epochs {
             first: 0..batches,
             stride: 0,
             all: 0..batches,
-            epoch: AtomicU64::new(0),
+        };
+        Self::new(job, epochs, 0, device)
+    }
+
+    fn new(job: Job, epochs: Epochs, epoch: u64, device: &Device) -> Self {
+        Self {
+            job,
+            epochs,
+            epoch: AtomicU64::new(epoch),
             device: device.clone(),
             waiting: Waiting::default(),
             stream: Arc::default(),
         }
     }
 
-    /// The clock of this loader's consumers.
+    /// The clock of this loader.
     pub fn waiting(&self) -> Waiting {
         self.waiting.clone()
     }
 
-    /// Another loader of the same data, with a stream of its own.
-    fn copy(&self) -> Self {
-        Self {
-            job: self.job.clone(),
-            first: self.first.clone(),
-            all: self.all.clone(),
-            epoch: AtomicU64::new(self.epoch.load(Ordering::Relaxed)),
-            device: self.device.clone(),
+    /// Another loader of the same data, with its own stream.
+    fn copy(&self, epochs: Epochs, device: &Device) -> Arc<dyn DataLoader<ActivationBatch>> {
+        let epoch = self.epoch.load(Ordering::Relaxed);
+        Arc::new(Self {
             waiting: self.waiting.clone(),
-            stream: Arc::default(),
-            ..*self
-        }
-    }
-
-    /// The batches of a virtual epoch.
-    fn batches(&self, epoch: u64) -> Range<u64> {
-        batches(&self.first, self.stride, &self.all, epoch)
+            ..Self::new(self.job.clone(), epochs, epoch, device)
+        })
     }
 
     /// The stream that begins with virtual epoch `epoch`.
     fn stream(&self, epoch: u64) -> Stream {
-        let waiting = self
-            .stream
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some((_, stream)) = waiting.filter(|(next, _)| *next == epoch) {
+        let mut kept = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, stream)) = kept.take().filter(|(next, _)| *next == epoch) {
             return stream;
         }
-        let (first, stride, all) = (self.first.clone(), self.stride, self.all.clone());
-        // Training goes on from one virtual epoch to the next, so the stream does; evaluation starts again.
-        let epochs = if stride == 0 {
-            epoch..epoch + 1
+        // A training stream continues in the next virtual epoch; evaluation starts again.
+        let last = if self.epochs.stride == 0 {
+            epoch + 1
         } else {
-            epoch..u64::MAX
+            u64::MAX
         };
-        let numbers = epochs
-            .map(move |epoch| batches(&first, stride, &all, epoch))
+        let epochs = self.epochs.clone();
+        let numbers = (epoch..last)
+            .map(move |epoch| epochs.batches(epoch))
             .take_while(|batches| !batches.is_empty())
             .flatten();
         Stream::start(self.job.clone(), numbers)
     }
 }
 
-fn batches(first: &Range<u64>, stride: u64, all: &Range<u64>, epoch: u64) -> Range<u64> {
-    let moved = |number: u64| (number + epoch * stride).clamp(all.start, all.end);
-    moved(first.start)..moved(first.end)
-}
-
 impl DataLoader<ActivationBatch> for ActivationLoader {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<ActivationBatch> + 'a> {
         let epoch = self.epoch.fetch_add(1, Ordering::Relaxed);
-        let batches = self.batches(epoch);
+        let batches = self.epochs.batches(epoch);
         let left = batches.end - batches.start;
-        let rows = left as usize * self.job.batch;
-        let past_the_end =
-            (batches.end * self.job.batch as u64).saturating_sub(self.job.end) as usize;
+        let end = (batches.end * self.job.batch as u64).min(self.job.end);
+        let rows = end.saturating_sub(batches.start * self.job.batch as u64) as usize;
         Box::new(Batches {
             stream: Some(self.stream(epoch)),
-            next_epoch: (self.stride > 0).then_some(epoch + 1),
+            next_epoch: (self.epochs.stride > 0).then_some(epoch + 1),
             left,
             device: self.device.clone(),
             waiting: self.waiting.clone(),
-            progress: Progress::new(0, rows.saturating_sub(past_the_end), Some("rows".into())),
+            progress: Progress::new(0, rows, Some("rows".into())),
             keep: self.stream.clone(),
         })
     }
 
-    /// Rows of a full virtual epoch.
+    /// Rows per full virtual epoch.
     fn num_items(&self) -> usize {
-        let rows = (self.first.end - self.first.start) as usize * self.job.batch;
-        let past_the_end = (self.first.end * self.job.batch as u64).saturating_sub(self.job.end);
-        match self.stride {
-            0 => rows - past_the_end as usize,
-            _ => rows,
+        let first = &self.epochs.first;
+        let rows = (first.end - first.start) * self.job.batch as u64;
+        let past_the_end = (first.end * self.job.batch as u64).saturating_sub(self.job.end);
+        match self.epochs.stride {
+            0 => (rows - past_the_end) as usize,
+            _ => rows as usize,
         }
     }
 
     fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<ActivationBatch>> {
-        Arc::new(Self {
-            device: device.clone(),
-            ..self.copy()
-        })
+        self.copy(self.epochs.clone(), device)
     }
 
     /// The batches that hold rows `start..end` of every virtual epoch; boundaries are rounded down to
     /// whole batches.
     fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<ActivationBatch>> {
-        let position = |row: usize| self.first.start + (row / self.job.batch) as u64;
+        let first = &self.epochs.first;
+        let position = |row: usize| first.start + (row / self.job.batch) as u64;
         let last = if end >= self.num_items() {
-            self.first.end
+            first.end
         } else {
             position(end)
         };
-        Arc::new(Self {
+        let epochs = Epochs {
             first: position(start)..last,
-            ..self.copy()
-        })
+            ..self.epochs.clone()
+        };
+        self.copy(epochs, &self.device)
     }
 }
 
 /// One virtual epoch.
 struct Batches {
     stream: Option<Stream>,
-    /// The virtual epoch that the stream goes on with.
+    /// The virtual epoch with which the stream continues.
     next_epoch: Option<u64>,
     /// Batches still to come.
     left: u64,
     device: Device,
     waiting: Waiting,
     progress: Progress,
-    /// Where the stream goes for the next virtual epoch.
+    /// Keeps the stream for the next virtual epoch.
     keep: Arc<Mutex<Option<(u64, Stream)>>>,
 }
 
@@ -336,7 +326,7 @@ impl Iterator for Batches {
         let error = match data {
             Some(Ok(data)) => return Some(Ok(self.deliver(data))),
             Some(Err(error)) => DatasetError::new(error),
-            // not the end of the data: this many batches were promised
+            // not the end of the data: more batches were promised
             None => DatasetError::new(std::io::Error::other(
                 "the loader's thread ended before its batches did",
             )),

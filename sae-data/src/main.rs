@@ -1,4 +1,4 @@
-//! `sae-data`: looks at activation data, and converts it.
+//! `sae-data`: inspects activation data, and converts it.
 
 mod bench;
 mod inspect;
@@ -10,27 +10,28 @@ use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use sae_data::convert::{Conversion, convert, verify};
-use sae_data::{ActivationData, Element, Options};
+use sae_data::{ActivationData, DataError, Element, Options};
 
-/// Look at activation data sets, and convert them.
-///
-/// Reads .npy, .safetensors, Arrow (SAELens' activation caches, Hugging Face datasets), Parquet, saev's shards,
-/// and directories of these. Exit codes: 0 done, 2 the data or an option is not right.
+/// Inspect activation data sets, and convert them.
 #[derive(Parser, Debug)]
-#[command(version)]
+#[command(version, after_long_help = formats_and_codes())]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
 
+fn formats_and_codes() -> String {
+    let formats = sae_data::formats();
+    format!("Reads {formats}.\n\nExit codes: 0 done, 2 the data or an option cannot be used.")
+}
+
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Say what a data set is, check its values, and show what the loader would do with it.
+    /// Describe a data set, check its values, and show how the loader would read it.
     Inspect {
         #[command(flatten)]
         source: SourceArguments,
-        /// Check about so many rows, evenly spread; 0 for all. Default: all of up to 4 GiB as float32, otherwise 1 GiB
-        /// of them.
+        /// Check about this many evenly spread rows; 0 for all. Default: all rows of up to 4 GiB as float32, otherwise 1 GiB.
         #[arg(long, value_name = "ROWS")]
         sample: Option<usize>,
         /// Memory of the loader, as data.window_mb.
@@ -40,7 +41,7 @@ enum Command {
         #[arg(long)]
         verify: bool,
     },
-    /// Write a data set as safetensors shards with checksums; the same command again goes on where it stopped.
+    /// Write a data set as safetensors shards with checksums; the same command again continues where it stopped.
     Convert {
         #[command(flatten)]
         source: SourceArguments,
@@ -67,16 +68,16 @@ enum Command {
 struct SourceArguments {
     /// File or directory of activations.
     path: PathBuf,
-    /// Name of the activation tensor or column; default: the only one that can be.
+    /// Name of the activation tensor or column. Default: the only candidate.
     #[arg(long)]
     tensor: Option<String>,
-    /// The layer, where saev shards have several.
+    /// Number of the layer, for saev shards with several layers.
     #[arg(long, allow_hyphen_values = true)]
     layer: Option<i64>,
     /// Leave out position 0 of each example.
     #[arg(long)]
     drop_first_token: bool,
-    /// File of labels, one a row or one an example.
+    /// File of labels, one per row or one per example.
     #[arg(long)]
     labels: Option<PathBuf>,
 }
@@ -118,9 +119,23 @@ fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            let remedy = error.downcast_ref().and_then(remedy).unwrap_or_default();
+            eprintln!("error: {error:#}{remedy}");
             ExitCode::from(2)
         }
+    }
+}
+
+/// The remedy for an error, in the options of this program.
+fn remedy(error: &DataError) -> Option<String> {
+    match error {
+        DataError::Ambiguous { .. } => Some(" with --tensor".into()),
+        DataError::TooLarge { .. } => Some(" as --dtype".into()),
+        DataError::Option { key, .. } => Some(format!(" (--{})", key.replace('_', "-"))),
+        DataError::NotCompiled { feature, .. } => Some(format!(
+            "; start this one with cargo run -p sae-data --features {feature}"
+        )),
+        _ => None,
     }
 }
 
@@ -140,7 +155,7 @@ fn run(arguments: &Arguments) -> Result<()> {
                 );
                 verify(&source.path, |bytes| bar.inc(bytes))?;
                 bar.finish_and_clear();
-                println!("checksums: all shards are as their index says");
+                println!("checksums: all shards match their index");
             }
             inspect::print(&data, *sample, *window_mb as usize)
         }
@@ -195,7 +210,7 @@ fn convert_to(
     Ok(())
 }
 
-/// A progress bar on stderr, if that is a terminal.
+/// A progress bar on stderr, if stderr is a terminal.
 fn bar(length: u64, what: &'static str) -> ProgressBar {
     let style =
         ProgressStyle::with_template("{msg} {wide_bar} {human_pos} of {human_len} ETA {eta}");

@@ -1,4 +1,4 @@
-//! Means and squares of rows, in parts that can be put together in any cut.
+//! Mean and squared distances of rows, computed in parts that can be merged.
 
 /// Mean of rows and squared distances to it, in f64.
 #[derive(Clone, Debug)]
@@ -11,7 +11,7 @@ pub(crate) struct Moments {
 }
 
 impl Moments {
-    /// Of no rows.
+    /// The moments of no rows.
     pub(crate) fn new(width: usize) -> Self {
         Self {
             rows: 0,
@@ -20,7 +20,7 @@ impl Moments {
         }
     }
 
-    /// Of these rows of one width.
+    /// The moments of rows of one width.
     pub(crate) fn of(rows: &[&[f32]], width: usize) -> Self {
         let mut moments = Self::new(width);
         moments.rows = rows.len();
@@ -38,7 +38,7 @@ impl Moments {
         moments
     }
 
-    /// Chan, Golub & LeVeque's update of means and squares; `other` comes behind.
+    /// Merges with the moments of other rows (Chan, Golub & LeVeque).
     pub(crate) fn add(&mut self, other: &Self) {
         if other.rows == 0 {
             return;

@@ -1,4 +1,4 @@
-//! Buffers that come back: a batch is megabytes, and fresh memory costs more to get than to fill.
+//! Reuses the memory of batches: a batch has megabytes, and to allocate fresh memory costs more than to fill it.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::tensor::{AllocationProperty, Bytes, DType, TensorData};
 use memmap2::MmapMut;
 
-/// Room for float32 values, zeros at first: pages of its own, so that rows of whole cache lines begin at one.
+/// Memory for float32 values, at first zeros. It begins at a page, so rows of whole cache lines are aligned to them.
 #[derive(Debug)]
 pub(crate) struct Buffer {
     map: MmapMut,
@@ -34,12 +34,12 @@ impl DerefMut for Buffer {
     }
 }
 
-/// Buffers of one size that wait to be used again.
+/// Free buffers of one size.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pool(Arc<Mutex<Vec<Buffer>>>);
 
 impl Pool {
-    /// A buffer of `len` elements, whatever they are.
+    /// A buffer of `len` elements with arbitrary values.
     pub(crate) fn take(&self, len: usize) -> std::io::Result<Buffer> {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match free.iter().position(|buffer| buffer.len == len) {
@@ -48,7 +48,7 @@ impl Pool {
         }
     }
 
-    /// `values` as a tensor `[rows, width]`; when that is dropped, the buffer comes back.
+    /// `values` as a tensor `[rows, width]`; the buffer returns to the pool when the tensor is dropped.
     pub(crate) fn lend(&self, values: Buffer, rows: usize, width: usize) -> TensorData {
         let owner = Lent {
             values: Some(values),
@@ -77,7 +77,7 @@ impl Drop for Lent {
             return;
         };
         let mut free = self.pool.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // As many as are in use at most; sizes that are no longer asked for make room.
+        // Never more buffers than were in use at a time; buffers of another size are freed.
         if free.first().is_some_and(|other| other.len != values.len) {
             free.clear();
         }
@@ -91,7 +91,7 @@ mod tests {
     use burn::tensor::{Device, Tensor};
 
     #[test]
-    fn a_buffer_comes_back_when_its_tensor_is_gone() {
+    fn a_buffer_returns_when_its_tensor_is_dropped() {
         let pool = Pool::default();
         let mut buffer = pool.take(4).unwrap();
         assert_eq!(*buffer, [0.0; 4]);

@@ -1,17 +1,17 @@
-//! Which rows of a data set are meant: all, or those of a split.
+//! A selection of rows: the whole data set, a side of a split, or a sample.
 //!
-//! A split is a short list of stretches of consecutive rows, so it costs no memory however many rows there are,
-//! and both of its sides are read in long pieces.
+//! A split is a short list of stretches of consecutive rows, so it needs little memory for any number of rows, and both
+//! of its sides are read in long pieces.
 
 use std::ops::Range;
 
 use crate::shuffle::Shuffle;
 use crate::source::{Documents, Info};
 
-/// Stretches that a data set is cut into when a fraction of it is held out.
+/// Number of stretches into which a data set is cut to hold out a fraction.
 const STRETCHES: usize = 4096;
 
-/// Stretches of a sample of the rows.
+/// Number of stretches in a sample.
 const SAMPLE_STRETCHES: usize = 128;
 
 /// Ascending, disjoint ranges of rows.
@@ -24,7 +24,7 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
-    /// The given ranges; empty ones and gaps of nothing disappear.
+    /// The given ranges, without empty ones; adjacent ranges are joined.
     pub(crate) fn new(given: impl IntoIterator<Item = Range<usize>>) -> Self {
         let (mut ranges, mut before, mut rows) = (Vec::<Range<usize>>::new(), Vec::new(), 0);
         for range in given.into_iter().filter(|range| !range.is_empty()) {
@@ -44,7 +44,7 @@ impl Selection {
         }
     }
 
-    /// How many rows are selected.
+    /// Number of selected rows.
     pub(crate) fn rows(&self) -> usize {
         self.rows
     }
@@ -54,7 +54,7 @@ impl Selection {
         &self.ranges
     }
 
-    /// `rows` of these rows, fewer than there are, in evenly spread stretches of about the same length.
+    /// A sample of `rows` rows, fewer than there are, in evenly spread stretches of about the same length.
     pub(crate) fn spread(&self, rows: usize) -> Self {
         let stretches = rows.min(SAMPLE_STRETCHES);
         let left_out = self.rows - rows;
@@ -66,7 +66,7 @@ impl Selection {
         Self::new((0..stretches).flat_map(|i| self.pieces(stretch(i))))
     }
 
-    /// The rows of the data set that selected rows `rows` are, as ranges.
+    /// The selected rows `rows`, as ranges of rows of the data set.
     pub(crate) fn pieces(&self, rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
         assert!(rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
         let first = self
@@ -83,7 +83,7 @@ impl Selection {
             })
     }
 
-    /// `(these but left_out, left_out)`: selected rows that are named one by one, in order.
+    /// `(all others, left_out)`; `left_out` are numbers of selected rows, in order.
     pub(crate) fn without(&self, left_out: &[usize]) -> (Self, Self) {
         let starts = std::iter::once(0).chain(left_out.iter().map(|row| row + 1));
         let ends = left_out.iter().copied().chain([self.rows]);
@@ -95,15 +95,15 @@ impl Selection {
         (Self::new(kept), Self::new(beyond))
     }
 
-    /// Everything but this, of `rows` rows.
+    /// All other rows of a data set of `rows` rows.
     fn complement(&self, rows: usize) -> Self {
         let starts = std::iter::once(0).chain(self.ranges.iter().map(|range| range.end));
         let ends = self.ranges.iter().map(|range| range.start).chain([rows]);
         Self::new(starts.zip(ends).map(|(start, end)| start..end))
     }
 
-    /// Holds out about `fraction` of the rows, `(train, held out)`: whole stretches, spread over the data set by
-    /// `seed`; where there are documents, each stretch is of whole documents.
+    /// `(train, held out)` with about `fraction` of the rows held out: whole stretches, chosen by `seed`; with documents,
+    /// stretches of whole documents.
     pub(crate) fn split_fraction(info: &Info, fraction: f64, seed: u64) -> (Self, Self) {
         let cut = |row: usize| next_start(info, row.min(info.rows));
         let length = info.rows.div_ceil(STRETCHES);
@@ -128,7 +128,7 @@ impl Selection {
         (held_out.complement(info.rows), held_out)
     }
 
-    /// Holds out `rows`, `(train, held out)`; where there are documents, those that begin in it.
+    /// `(train, held out)` with `rows` held out, or with the documents that begin there.
     pub(crate) fn split_rows(info: &Info, rows: Range<usize>) -> (Self, Self) {
         let bounds = next_start(info, rows.start)..next_start(info, rows.end);
         let held_out = Self::new(std::iter::once(bounds));

@@ -1,12 +1,12 @@
-//! A shuffle that is a pure function: row `i` of epoch `e` under seed `s`, in constant time and memory.
+//! A shuffle as a pure function of position, epoch and seed, in constant time and memory.
 //!
-//! The order is a Feistel network over the smallest even-bit domain that holds all rows, walked until it
-//! lands inside (cycle walking; Black & Rogaway 2002). No index vector is kept, any position is reached at
-//! once, and resuming needs nothing but the position.
+//! The order is a Feistel network over the smallest domain with an even number of bits that contains all rows, applied
+//! until the result is a row (cycle walking; Black & Rogaway 2002). There is no index vector, and the position is all that
+//! a resumed run needs.
 
 /// A permutation of `0..len`.
 #[derive(Clone, Copy, Debug)]
-pub struct Shuffle {
+pub(crate) struct Shuffle {
     len: u64,
     half_bits: u32,
     keys: [u64; Self::ROUNDS],
@@ -16,7 +16,7 @@ impl Shuffle {
     const ROUNDS: usize = 6;
 
     /// The order of `len` rows in `epoch` under `seed`.
-    pub fn new(len: usize, seed: u64, epoch: u64) -> Self {
+    pub(crate) fn new(len: usize, seed: u64, epoch: u64) -> Self {
         let len = len as u64;
         let bits = u64::BITS - len.saturating_sub(1).leading_zeros();
         let mut state = mix(seed ^ mix(epoch.wrapping_add(0x5ae)));
@@ -35,7 +35,7 @@ impl Shuffle {
     ///
     /// # Panics
     /// If `position` is not below `len`.
-    pub fn row(&self, position: usize) -> usize {
+    pub(crate) fn row(&self, position: usize) -> usize {
         let mut row = position as u64;
         assert!(row < self.len, "position {position} of {} rows", self.len);
         loop {
@@ -46,11 +46,11 @@ impl Shuffle {
         }
     }
 
-    /// The position at which `row` stands: the inverse of [`Shuffle::row`].
+    /// The position of `row`: the inverse of [`Shuffle::row`].
     ///
     /// # Panics
     /// If `row` is not below `len`.
-    pub fn position(&self, row: usize) -> usize {
+    pub(crate) fn position(&self, row: usize) -> usize {
         let mut position = row as u64;
         assert!(position < self.len, "row {row} of {}", self.len);
         loop {

@@ -1,10 +1,8 @@
-//! Fills batches ahead of time: windows are read by several threads and handed over batch by batch, in one
-//! defined order.
+//! Prepares batches ahead of time: several threads read a window, and its batches are sent in a defined order.
 //!
-//! The rows of a window belong to known places in known batches, so each block is read into a small buffer
-//! that stays in the processor's cache, and its rows are converted from there straight to their places: the
-//! window is never stored as such, only the batches made of it. Two windows exist at a time at most, one being
-//! used up and one being filled.
+//! Every row of a window has a known place in a known batch. So each block is read into a small buffer that stays in the
+//! processor's cache, and its rows are converted from there directly into their batches: a window is stored only as the
+//! batches made from it. At most two windows are in memory, one in use and one being filled.
 
 use std::collections::VecDeque;
 use std::iter::Peekable;
@@ -18,17 +16,17 @@ use burn::tensor::TensorData;
 use crate::data::ActivationData;
 use crate::error::DataError;
 use crate::pool::{Buffer, Pool};
-use crate::window::{Window, Windows};
+use crate::window::{StreamingPlan, Window};
 
-/// What is to be streamed.
+/// The batches to stream.
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
     pub(crate) data: ActivationData,
-    pub(crate) windows: Windows,
+    pub(crate) windows: StreamingPlan,
     pub(crate) batch: usize,
     pub(crate) workers: usize,
     pub(crate) pool: Pool,
-    /// Positions there are; the last batch ends here.
+    /// Number of positions; the last batch ends here.
     pub(crate) end: u64,
 }
 
@@ -40,7 +38,7 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// Starts to prepare the batches of these numbers, which must ascend.
+    /// Starts to prepare the batches with these numbers, which must ascend.
     pub(crate) fn start(job: Job, numbers: impl Iterator<Item = u64> + Send + 'static) -> Self {
         let ahead = (job.windows.window_rows() / job.batch).max(2);
         let (sender, batches) = sync_channel(ahead);
@@ -147,7 +145,7 @@ impl Filler {
     }
 
     fn fail(&self, error: DataError) {
-        let _ = self.sender.send(Err(error)); // if nobody listens, nobody misses it
+        let _ = self.sender.send(Err(error)); // fails only if the consumer is gone
     }
 
     /// Reads the rows of a window into their batches.
@@ -179,7 +177,7 @@ impl Filler {
                             return;
                         }
                         if places.iter().all(Option::is_none) {
-                            continue; // behind us already, or another loader's
+                            continue; // none of its rows is in a batch of this stream
                         }
                         if let Err(error) = self.job.data.read_rows(rows, scratch, places) {
                             locked(&failed).get_or_insert(error);
@@ -193,7 +191,7 @@ impl Filler {
         failed.map_or(Ok(()), Err)
     }
 
-    /// The place of each packed row of a window, where it has one.
+    /// The place of each packed row of a window, if it has one.
     fn places<'a>(
         &self,
         window: &Window,
@@ -219,7 +217,7 @@ impl Filler {
     }
 }
 
-/// Which of the packed rows stands at each position of a window, computed by several threads.
+/// The packed row at each position of a window, computed by several threads.
 fn packed(window: &Window, workers: usize) -> Vec<usize> {
     let mut order = vec![0; (window.positions.end - window.positions.start) as usize];
     let share = order.len().div_ceil(workers);

@@ -1,8 +1,7 @@
-//! What a pass over the data finds: everything that training has to know beforehand, and what should make a
-//! user look twice.
+//! One pass over the data: the statistics that training needs, and findings that a user should look at.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::{self, Entry};
+use std::collections::btree_map;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -14,14 +13,14 @@ use crate::error::DataError;
 use crate::limit::{MEDIANS, norm};
 use crate::moments::Moments;
 
-/// Rows that are summed up before they are added to the rest: the sums do not depend on the threads.
+/// Rows that are summed up before they are added to the total, so that sums do not depend on the threads.
 const BLOCK: usize = 1024;
-/// Blocks in flight at once.
+/// Blocks that are in memory at a time.
 const AT_ONCE: usize = 32;
-/// Bins of the histogram of norms between one power of two and the next.
+/// Bins per octave of the histogram of norms.
 const BINS_PER_OCTAVE: f64 = 64.0;
 
-/// Of these bins so many go together where moments are kept for each: eight to the octave.
+/// Number of these bins that share moments: eight groups per octave.
 const BINS_PER_MOMENTS: i32 = 8;
 
 /// The bin of a norm.
@@ -29,24 +28,24 @@ fn norm_bin(norm: f64) -> i32 {
     (norm.max(1e-30).log2() * BINS_PER_OCTAVE).floor() as i32
 }
 
-/// A pass over a data set. All means are over the rows without NaN or infinity.
+/// Result of a pass over a data set. All means are over the rows without NaN or infinity.
 #[derive(Clone, Debug)]
 pub struct Summary {
-    /// Rows looked at.
+    /// Number of rows read.
     pub rows: usize,
     /// `mean(x) [d]`.
     pub mean: Vec<f32>,
     /// `sigma^2 = mean ||x - mean(x)||^2`.
     pub variance: f64,
-    /// What scales and starting points come from: no row of huge norm moves it.
+    /// Statistics without rows of huge norm, from which training derives scales and initial values.
     pub typical: Statistics,
-    /// The rows that it leaves out.
+    /// The rows that `typical` leaves out.
     pub beyond: Beyond,
-    /// Values that are NaN or infinite, and the first: (count, row, column, value).
+    /// Number of values that are NaN or infinite, and the first of them: (count, row, column, value).
     pub non_finite: Option<(u64, usize, usize, f32)>,
-    /// Columns that have one value in all rows.
+    /// Columns with the same value in all rows.
     pub constant_columns: Vec<usize>,
-    /// Rows that come more than once.
+    /// Rows that occur more than once.
     pub duplicates: Duplicates,
     /// Smallest, mean and largest `||x||`.
     pub norms: (f64, f64, f64),
@@ -54,9 +53,8 @@ pub struct Summary {
     pub norm_histogram: BTreeMap<i32, u64>,
 }
 
-/// Statistics of the rows whose norm is at most about [`MEDIANS`] times the median norm ([`Beyond::limit`]), also where
-/// the data is not limited so (`data.max_norm`): one row of a hundred times the usual norm in ten thousand would double
-/// `sigma^2`.
+/// Statistics of the rows with a norm of at most about 10 times the median ([`Beyond::limit`]), whatever `data.max_norm`:
+/// one row in ten thousand with a hundred times the usual norm would double `sigma^2`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statistics {
     /// `mean(x) [d]`.
@@ -68,8 +66,8 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// `||mean(x)|| / sigma`: far above 1, all rows point the same way, and latents that do not start on their
-    /// side never fire unless the mean is taken off first (the pre-bias).
+    /// `||mean(x)|| / sigma`: far above 1, all rows have a similar direction, and latents that start on the other side never
+    /// fire unless the mean is subtracted first (the pre-bias).
     pub fn mean_over_sigma(&self) -> f64 {
         mean_over_sigma(&self.mean, self.variance)
     }
@@ -80,23 +78,23 @@ fn mean_over_sigma(mean: &[f32], variance: f64) -> f64 {
     square.sqrt() / variance.sqrt()
 }
 
-/// Rows of norm `limit` and more.
+/// Rows with a norm of at least `limit`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Beyond {
-    /// [`MEDIANS`] times the median norm, rounded up to the next of eight steps to the octave.
+    /// 10 times the median norm, rounded up to the next of eight steps to the octave.
     pub limit: f64,
-    /// How many such rows there are among those looked at.
+    /// Number of such rows among the rows read.
     pub rows: usize,
-    /// Their part of `sum ||x - mean(x)||^2`.
+    /// Their share of `sum ||x - mean(x)||^2`.
     pub variance_share: f64,
 }
 
 impl Summary {
-    /// Looks at all rows of `data`, or at about `sample` of them, evenly spread (`Some(0)` is all, too). `progress`
-    /// hears of rows as they are done.
+    /// Reads all rows of `data`, or about `sample` evenly spread rows (`Some(0)` also means all). `progress` is called with
+    /// the number of rows after each step.
     ///
     /// # Errors
-    /// [`DataError`] if the files cannot be read; what is in them is no error here.
+    /// [`DataError`] if the files cannot be read; no value in them is an error here.
     pub fn of(
         data: &ActivationData,
         sample: Option<usize>,
@@ -141,7 +139,7 @@ impl Summary {
         (f64::from(bin) / BINS_PER_OCTAVE).exp2()
     }
 
-    /// What should make a user look twice, one sentence each.
+    /// Findings that a user should look at, one sentence each.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if !self.constant_columns.is_empty() {
@@ -178,7 +176,7 @@ impl Summary {
 /// Sums over some rows.
 struct Sums {
     rows: usize,
-    /// Of the finite rows, by the bin of their norm: which are typical is known when all have been seen.
+    /// Moments of the finite rows by bin of their norm: the typical ones are known only after the last row.
     moments: BTreeMap<i32, Moments>,
     low: Vec<f32>,
     high: Vec<f32>,
@@ -204,7 +202,7 @@ impl Sums {
         }
     }
 
-    /// The sums of each of these blocks, which are read together.
+    /// The sums of each of these blocks, which are read in one call.
     fn of(data: &ActivationData, blocks: &Range<usize>) -> Result<Vec<Self>, DataError> {
         let rows = blocks.start * BLOCK..(blocks.end * BLOCK).min(data.rows());
         let values = data.read(rows.clone())?;
@@ -242,16 +240,10 @@ impl Sums {
         sums
     }
 
-    /// Adds a row to everything but the moments; the bin of its norm.
+    /// Adds a row to everything but the moments; returns the bin of its norm.
     fn add_row(&mut self, row: &[f32]) -> i32 {
-        self.low
-            .iter_mut()
-            .zip(row)
-            .for_each(|(low, x)| *low = low.min(*x));
-        self.high
-            .iter_mut()
-            .zip(row)
-            .for_each(|(high, x)| *high = high.max(*x));
+        each(&mut self.low, row, f32::min);
+        each(&mut self.high, row, f32::max);
         let norm = norm(row);
         self.norm_sum += norm;
         self.norms = (self.norms.0.min(norm), self.norms.1.max(norm));
@@ -260,24 +252,15 @@ impl Sums {
         bin
     }
 
-    /// Adds what comes behind.
+    /// Adds the sums of later rows.
     fn add(&mut self, other: Self) {
         for (bin, moments) in other.moments {
-            match self.moments.entry(bin) {
-                Entry::Occupied(mut mine) => mine.get_mut().add(&moments),
-                Entry::Vacant(place) => {
-                    place.insert(moments);
-                }
-            }
+            let mine = self.moments.entry(bin);
+            mine.and_modify(|mine| mine.add(&moments))
+                .or_insert(moments);
         }
-        self.low
-            .iter_mut()
-            .zip(&other.low)
-            .for_each(|(low, x)| *low = low.min(*x));
-        self.high
-            .iter_mut()
-            .zip(&other.high)
-            .for_each(|(high, x)| *high = high.max(*x));
+        each(&mut self.low, &other.low, f32::min);
+        each(&mut self.high, &other.high, f32::max);
         self.non_finite = match (self.non_finite, other.non_finite) {
             (Some((a, row, column, value)), Some((b, ..))) => Some((a + b, row, column, value)),
             (mine, others) => mine.or(others),
@@ -352,5 +335,12 @@ impl Sums {
             ),
             norm_histogram: self.histogram,
         }
+    }
+}
+
+/// Replaces every bound by `of(bound, x)`.
+fn each(bounds: &mut [f32], row: &[f32], of: impl Fn(f32, f32) -> f32) {
+    for (bound, x) in bounds.iter_mut().zip(row) {
+        *bound = of(*bound, *x);
     }
 }

@@ -1,4 +1,4 @@
-//! Data whose concepts are known: the ground truth that tests hold a trained dictionary against.
+//! Synthetic data with known concepts: the ground truth for a trained dictionary.
 
 use rand::seq::index;
 use rand::{RngExt, SeedableRng};
@@ -12,11 +12,11 @@ pub struct Synthetic {
     pub width: usize,
     /// Number of true concepts.
     pub concepts: usize,
-    /// Concepts in each row, with strengths uniform in `[0.5, 1.5)`.
+    /// Number of concepts per row, with strengths uniform in `[0.5, 1.5)`.
     pub active: usize,
     /// Standard deviation of the noise on each element.
     pub noise: f32,
-    /// Seed of everything.
+    /// Seed of all random numbers.
     pub seed: u64,
 }
 

@@ -1,23 +1,23 @@
-//! The concepts that data was made of, where they are known: synthetic data, on which recovery can be measured.
+//! The true concepts of synthetic data, against which recovery is measured.
 
 use std::path::Path;
 
-use crate::config::{DataConfig, DataConfigError, HeldOut, Split};
-use crate::data::{ActivationData, read_matrix};
+use crate::config::{self, DataConfig, DataConfigError, HeldOut, Split};
+use crate::data::ActivationData;
 use crate::source::Options;
 
 const CONCEPTS: &str = "data.true_concepts";
 const CODES: &str = "data.true_codes";
 
-/// Known concepts, and perhaps how strongly each is in each held-out row.
+/// True concepts, and optionally their strengths in the held-out rows.
 #[derive(Clone, Debug)]
 pub struct Truth {
-    /// Concepts `[G, d]`, of any length but zero.
+    /// Concepts `[G, d]`, no row of zeros.
     pub concepts: Vec<f32>,
     /// Number of concepts G.
     pub count: usize,
-    /// Strengths `[rows, G]` for the rows of the whole held-out data set, whatever is left out of it; zero where a concept is
-    /// not in a row.
+    /// Strengths `[rows, G]` for all rows of the held-out data set, including rows that are left out; zero where a row does
+    /// not contain a concept.
     pub codes: Option<ActivationData>,
 }
 
@@ -25,31 +25,24 @@ impl DataConfig {
     /// The true concepts of the data, if the config names them.
     ///
     /// # Errors
-    /// [`DataConfigError`] of the key whose file cannot be read or does not fit: concepts of another width or without a
-    /// direction, strengths of another number of concepts or rows, or of rows that are not a held-out path of their own.
+    /// [`DataConfigError`] with the key whose file cannot be read or does not fit: concepts of another width or without a
+    /// direction, strengths for another number of concepts or rows, or strengths without a held-out path.
     pub fn truth(&self, split: &Split) -> Result<Option<Truth>, DataConfigError> {
         let Some(path) = &self.true_concepts else {
             let Some(codes) = &self.true_codes else {
                 return Ok(None);
             };
             let remedy = "there are no concepts that these could be of; give data.true_concepts, too, or leave it out";
-            return Err(DataConfigError::about(CODES, codes, remedy.into()));
+            return Err(DataConfigError::about(CODES, codes, remedy));
         };
-        let about = |error| DataConfigError::new(CONCEPTS, path, error);
-        let wrong = |remedy: String| DataConfigError::about(CONCEPTS, path, remedy);
-        let (concepts, count, width) = read_matrix(path).map_err(about)?;
-        if width != split.train.width() {
-            return Err(wrong(format!(
-                "the concepts have width {width}, the activations {}; both must come from the same place",
-                split.train.width()
-            )));
-        }
+        let (concepts, count) = config::matrix(CONCEPTS, path, split)?;
+        let width = split.train.width();
         let square = |row: &[f32]| row.iter().map(|v| v * v).sum::<f32>();
         let usable = |row: &[f32]| square(row).is_finite() && square(row) > 0.0;
         if let Some(row) = concepts.chunks_exact(width).position(|row| !usable(row)) {
-            return Err(wrong(format!(
-                "row {row} has no direction (zeros, NaN or infinity); leave it out"
-            )));
+            let remedy =
+                format!("row {row} has no direction (zeros, NaN or infinity); leave it out");
+            return Err(DataConfigError::about(CONCEPTS, path, remedy));
         }
         let codes = self.true_codes.as_deref();
         let codes = codes

@@ -1,21 +1,21 @@
-//! The order of training: a pure function of (seed, epoch), reached anywhere at once.
+//! The order of training: a pure function of (seed, epoch) with random access.
 //!
-//! Shuffling row by row over the whole disk would read it in crumbs, shuffling a buffer would make its state
-//! part of every checkpoint. Instead the rows are cut into blocks; each epoch puts the blocks into an order of
-//! its own, and takes them a *window* at a time; the rows of a window are shuffled among themselves. Blocks are
-//! read whole, a window fits into memory, and both orders are permutations that are computed, not stored
-//! ([`Shuffle`]): which row stands at a position takes a few multiplications, whatever the position.
+//! A shuffle of single rows over the whole disk would need many tiny reads, and the state of a shuffle buffer would be
+//! part of every checkpoint. Instead, the rows are cut into blocks. Each epoch puts the blocks into a new order and takes
+//! them in *windows*; the rows of a window are shuffled among themselves. Blocks are read whole, a window fits into memory,
+//! and both orders are permutations that are computed, not stored ([`Shuffle`]): a few multiplications find the row at any
+//! position.
 
 use std::ops::Range;
 
 use crate::shuffle::Shuffle;
 
-/// How a data set is cut into blocks and windows.
+/// A data set cut into blocks and windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Windows {
+pub struct StreamingPlan {
     rows: usize,
     block: usize,
-    /// Blocks of a window; the last window may have fewer.
+    /// Blocks per window; the last window may have fewer.
     blocks_per_window: usize,
     seed: Option<u64>,
 }
@@ -25,13 +25,13 @@ pub(crate) struct Windows {
 pub(crate) struct Window {
     /// Its positions, counted from the start of training.
     pub(crate) positions: Range<u64>,
-    /// Its blocks, as ranges of rows, in the order in which they are packed.
+    /// Its blocks, as ranges of rows; packed rows are numbered in this order.
     pub(crate) blocks: Vec<Range<usize>>,
-    /// Which of the packed rows stands at each of the positions; none for the order of the file.
+    /// The packed row at each position; `None` for the order of the file.
     pub(crate) order: Option<Shuffle>,
 }
 
-impl Windows {
+impl StreamingPlan {
     /// Shuffled windows of at most about `window` rows, in blocks of `block`.
     ///
     /// # Panics
@@ -40,7 +40,7 @@ impl Windows {
         let block = block.clamp(1, rows);
         let blocks = rows.div_ceil(block);
         let most = (window / block).max(1);
-        // windows of about the same size: a last one of a block or two would hardly be shuffled
+        // windows of about the same size: a last window of one or two blocks would hardly be shuffled
         let windows = blocks.div_ceil(most);
         Self {
             rows,
@@ -50,7 +50,7 @@ impl Windows {
         }
     }
 
-    /// The order of the file, `window` rows at a time.
+    /// Windows of `window` rows in the order of the file.
     pub(crate) fn sequential(rows: usize, window: usize) -> Self {
         Self {
             rows,
@@ -60,18 +60,18 @@ impl Windows {
         }
     }
 
-    /// Rows of a whole window.
-    pub(crate) fn window_rows(&self) -> usize {
+    /// Rows per full window, which are shuffled together.
+    pub fn window_rows(&self) -> usize {
         (self.block * self.blocks_per_window).min(self.rows)
     }
 
-    /// Rows of a block.
-    pub(crate) fn block_rows(&self) -> usize {
+    /// Rows per block, which are read together.
+    pub fn block_rows(&self) -> usize {
         self.block
     }
 
-    /// Number of windows of an epoch.
-    pub(crate) fn count(&self) -> usize {
+    /// Windows per epoch.
+    pub fn windows(&self) -> usize {
         self.blocks().div_ceil(self.blocks_per_window)
     }
 
@@ -79,18 +79,18 @@ impl Windows {
         self.rows.div_ceil(self.block)
     }
 
-    /// The order of the blocks in an epoch; with one window there is nothing to order.
+    /// The order of the blocks in an epoch; `None` with only one window.
     fn block_order(&self, epoch: u64) -> Option<Shuffle> {
-        let seed = self.seed.filter(|_| self.count() > 1)?;
+        let seed = self.seed.filter(|_| self.windows() > 1)?;
         Some(Shuffle::new(self.blocks(), seed ^ 0x626c_6f63_6b73, epoch))
     }
 
-    /// The window of the position `position`, counted from the start of training.
+    /// The window of a position, counted from the start of training.
     pub(crate) fn at(&self, position: u64) -> Window {
         let rows = self.rows as u64;
         let (epoch, within) = (position / rows, (position % rows) as usize);
         let order = self.block_order(epoch);
-        // All blocks are of one size but the last; where that one stands, what comes after is moved.
+        // All blocks but the last have the same size; windows behind the last block begin earlier.
         let last = self.blocks() - 1;
         let short_slot = order.map_or(last, |order| order.position(last));
         let missing = self.blocks() * self.block - self.rows;
@@ -111,7 +111,7 @@ impl Windows {
         };
         let (start, end) = (start_of(window), start_of(window + 1));
         let in_window = self.seed.map(|seed| {
-            // windows differ in their seeds, epochs in Shuffle's own argument
+            // the seed differs by window, and Shuffle gets the epoch
             let seed = seed.wrapping_add((window as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
             Shuffle::new(end - start, seed, epoch)
         });
@@ -124,7 +124,7 @@ impl Windows {
 }
 
 impl Window {
-    /// Which of the packed rows stands at the `local`-th position of the window.
+    /// The packed row at the `local`-th position of the window.
     pub(crate) fn packed(&self, local: usize) -> usize {
         self.order.map_or(local, |order| order.row(local))
     }
@@ -147,8 +147,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The rows of positions `0..count`, a window at a time.
-    fn rows(windows: &Windows, count: u64) -> Vec<usize> {
+    /// The rows of positions `0..count`, window by window.
+    fn rows(windows: &StreamingPlan, count: u64) -> Vec<usize> {
         let mut rows = Vec::new();
         while (rows.len() as u64) < count {
             let window = windows.at(rows.len() as u64);
@@ -161,10 +161,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_row_exactly_once_an_epoch(
+        fn every_row_exactly_once_per_epoch(
             n in 1usize..700, window in 1usize..400, block in 1usize..90, seed in any::<u64>(),
         ) {
-            let windows = Windows::shuffled(n, window, block, seed);
+            let windows = StreamingPlan::shuffled(n, window, block, seed);
             let all = rows(&windows, 3 * n as u64);
             for epoch in all.chunks(n) {
                 let mut sorted = epoch.to_vec();
@@ -175,8 +175,8 @@ mod tests {
         }
 
         #[test]
-        fn any_position_is_reached_at_once(n in 1usize..500, window in 1usize..200, block in 1usize..60, position in 0u64..2000) {
-            let windows = Windows::shuffled(n, window, block, 7);
+        fn a_window_is_found_by_any_of_its_positions(n in 1usize..500, window in 1usize..200, block in 1usize..60, position in 0u64..2000) {
+            let windows = StreamingPlan::shuffled(n, window, block, 7);
             let there = windows.at(position);
             prop_assert!(there.positions.contains(&position));
             let again = windows.at(there.positions.start);
@@ -186,10 +186,10 @@ mod tests {
     }
 
     #[test]
-    fn windows_are_of_about_one_size() {
-        let windows = Windows::shuffled(1010, 500, 10, 0);
-        assert_eq!((windows.count(), windows.window_rows()), (3, 340));
-        assert_eq!(Windows::shuffled(1000, 10_000, 10, 0).count(), 1);
+    fn windows_have_about_the_same_size() {
+        let windows = StreamingPlan::shuffled(1010, 500, 10, 0);
+        assert_eq!((windows.windows(), windows.window_rows()), (3, 340));
+        assert_eq!(StreamingPlan::shuffled(1000, 10_000, 10, 0).windows(), 1);
     }
 
     /// Pearson's correlation of position and row.
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn positions_and_rows_are_uncorrelated() {
         let (n, block) = (100_000, 100);
-        let windows = Windows::shuffled(n, 10_000, block, 1);
+        let windows = StreamingPlan::shuffled(n, 10_000, block, 1);
         let all = rows(&windows, 8 * n as u64);
         let bound = 5.0 / ((n / block) as f64).sqrt();
         for (epoch, rows) in all.chunks(n).enumerate() {
@@ -231,8 +231,8 @@ mod tests {
     #[test]
     fn each_epoch_has_an_order_of_its_own() {
         for windows in [
-            Windows::shuffled(5000, 1000, 50, 3),
-            Windows::shuffled(5000, 5000, 50, 3),
+            StreamingPlan::shuffled(5000, 1000, 50, 3),
+            StreamingPlan::shuffled(5000, 5000, 50, 3),
         ] {
             let n = 5000;
             let all = rows(&windows, 3 * n as u64);
@@ -246,7 +246,7 @@ mod tests {
                     .count();
                 assert!(stay < 10, "{stay} rows stay");
             }
-            let other = Windows {
+            let other = StreamingPlan {
                 seed: Some(4),
                 ..windows
             };
@@ -259,13 +259,13 @@ mod tests {
     /// positions lie within ten rows of the one before, against what chance gives.
     #[test]
     fn neighbours_are_parted() {
-        let windows = Windows::shuffled(200_000, 50_000, 200, 9);
+        let windows = StreamingPlan::shuffled(200_000, 50_000, 200, 9);
         let all = rows(&windows, 200_000);
         let near = all
             .windows(2)
             .filter(|pair| pair[0].abs_diff(pair[1]) <= 10)
             .count();
-        // in a window of 250 blocks, chance is 20 / 50,000 a pair: 80 of 200,000
+        // in a window of 250 blocks, chance is 20 / 50,000 per pair: 80 of 200,000
         assert!(near < 80 + 5 * 9, "{near}");
     }
 }

@@ -97,7 +97,12 @@ fn main() -> ExitCode {
     match evaluate_run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            let data = error.downcast_ref::<sae_data::config::DataConfigError>();
+            let feature = data.and_then(|error| error.missing_feature);
+            let remedy = feature.map_or(String::new(), |feature| {
+                format!("; start this program with cargo run -p sae-eval --features {feature}")
+            });
+            eprintln!("error: {error:#}{remedy}");
             ExitCode::from(2)
         }
     }

@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use sae_data::config::DataConfigError;
+
 /// A fault with an exit code of its own. Everything else exits with 1, or with 2 while nothing has been written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -151,6 +153,17 @@ impl Outcome {
         let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         first.take()
     }
+}
+
+/// The build option that is missing where data cannot be read for want of a feature; empty otherwise.
+pub(crate) fn remedy_for_data(error: &anyhow::Error) -> String {
+    let data = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<DataConfigError>());
+    let feature = data.and_then(|error| error.missing_feature);
+    feature.map_or(String::new(), |feature| {
+        format!("; start this program with cargo run -p sae-train --features {feature}")
+    })
 }
 
 /// An error and its causes, on one line.

@@ -90,7 +90,8 @@ fn main() -> ExitCode {
             let known = error
                 .chain()
                 .find_map(|cause| cause.downcast_ref::<Failure>());
-            output::complain(format!("error: {}", failure::chain(&*error)));
+            let remedy = failure::remedy_for_data(&error);
+            output::complain(format!("error: {}{remedy}", failure::chain(&*error)));
             ExitCode::from(known.map_or(failure, Failure::code))
         }
     }

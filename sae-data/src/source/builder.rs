@@ -1,5 +1,5 @@
-//! What the readers of the formats find, collected into a [`Matrix`]: where the rows lie, which belong together, and
-//! whether all files agree.
+//! Collects the findings of the format readers into a [`Matrix`]: the places of the rows, their documents and labels. All
+//! files must agree.
 
 use std::path::{Path, PathBuf};
 
@@ -11,18 +11,18 @@ use super::{Info, Options};
 use crate::element::Element;
 use crate::error::DataError;
 
-/// Collects where the rows lie; [`MatrixBuilder::finish`] makes the data set.
+/// Collects the places of rows; [`MatrixBuilder::finish`] returns the data set.
 #[derive(Debug)]
 pub(crate) struct MatrixBuilder<'a> {
     path: PathBuf,
     format: &'static str,
     options: &'a Options,
     files: Vec<SourceFile>,
-    /// Element type and width, and the file that had them first.
+    /// Element type and width, and the first file that had them.
     kind: Option<(Element, usize, PathBuf)>,
     table: Option<Table>,
     documents: DocumentsBuilder,
-    /// Whether rows come in examples, and the file that said so first.
+    /// Whether rows are grouped into examples, and the first file that said so.
     in_examples: Option<(bool, PathBuf)>,
     examples: usize,
     /// Document id of the last row.
@@ -31,7 +31,7 @@ pub(crate) struct MatrixBuilder<'a> {
     label_files: Vec<SourceFile>,
     tensor: Option<String>,
     layer: Option<i64>,
-    /// Whether documents go on from one file to the next.
+    /// Whether a document may continue in the next file.
     go_on: bool,
 }
 
@@ -56,22 +56,27 @@ impl<'a> MatrixBuilder<'a> {
         }
     }
 
-    /// The files are parts of one: the last document of one may go on in the next.
+    /// Path of the data set.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Lets the last document of a file continue in the next file.
     pub(crate) fn documents_go_on(&mut self) {
         self.go_on = true;
     }
 
-    /// Notes the name of the tensor or column that is read; of several files, the first's.
+    /// Records the name of the tensor or column that is read; the first file's, if there are several.
     pub(crate) fn named(&mut self, tensor: &str) {
         self.tensor.get_or_insert_with(|| tensor.into());
     }
 
-    /// Notes the layer that is read.
+    /// Records the layer that is read.
     pub(crate) fn layer(&mut self, layer: i64) {
         self.layer = Some(layer);
     }
 
-    /// Whether the first row of each example is to be left out.
+    /// Number of rows to leave out at the start of each example.
     pub(crate) fn skip(&self) -> usize {
         usize::from(self.options.drop_first_token)
     }
@@ -82,7 +87,7 @@ impl<'a> MatrixBuilder<'a> {
         self.files.len() - 1
     }
 
-    /// Says what the rows of `file` are; fails if those before were different.
+    /// Records the type and width of the rows of `file`; fails if other files differ.
     pub(crate) fn kind(
         &mut self,
         file: usize,
@@ -93,51 +98,25 @@ impl<'a> MatrixBuilder<'a> {
         let (first_element, first_width, first) = self
             .kind
             .get_or_insert_with(|| (element, width, path.clone()));
-        let mixed = |what, here: String, there: String| DataError::Mixed {
-            path: path.clone(),
-            first: first.clone(),
-            what,
-            here,
-            there,
-        };
-        if *first_width != width {
-            return Err(mixed("width", width.to_string(), first_width.to_string()));
-        }
-        if *first_element != element {
-            return Err(mixed(
-                "type",
-                element.to_string(),
-                first_element.to_string(),
-            ));
-        }
+        DataError::agree("width", (path, width), (first, *first_width))?;
+        DataError::agree("type", (path, element), (first, *first_element))?;
         self.table
             .get_or_insert_with(|| Table::new(width * element.size()));
         Ok(())
     }
 
-    /// All files have examples (or document ids), or none has.
+    /// Fails if some files have examples (or document ids) and others have none.
     fn structure(&mut self, file: usize, in_examples: bool) -> Result<(), DataError> {
         let path = &self.files[file].path;
         let (first_in_examples, first) = self
             .in_examples
             .get_or_insert_with(|| (in_examples, path.clone()));
-        if *first_in_examples == in_examples {
-            return Ok(());
-        }
-        let words = |in_examples| {
-            if in_examples {
-                "examples of rows"
-            } else {
-                "rows alone"
-            }
+        let words = |in_examples| match in_examples {
+            true => "examples of rows",
+            false => "single rows",
         };
-        Err(DataError::Mixed {
-            path: path.clone(),
-            first: first.clone(),
-            what: "structure",
-            here: words(in_examples).into(),
-            there: words(*first_in_examples).into(),
-        })
+        let there = words(*first_in_examples);
+        DataError::agree("structure", (path, words(in_examples)), (first, there))
     }
 
     fn row_bytes(&self) -> u64 {
@@ -151,14 +130,7 @@ impl<'a> MatrixBuilder<'a> {
         self.check(file, offset, rows)?;
         self.structure(file, false)?;
         if self.skip() > 0 {
-            return Err(DataError::Option {
-                key: "data.drop_first_token",
-                value: "true".into(),
-                remedy: format!(
-                    "the rows of {} have no positions; leave it out, or give the data as [examples, tokens, width]",
-                    self.files[file].path.display()
-                ),
-            });
+            return Err(no_positions(&self.files[file].path));
         }
         let table = self.table.as_mut().expect("kind() comes first");
         table.push(file, offset, rows, 0);
@@ -205,7 +177,7 @@ impl<'a> MatrixBuilder<'a> {
         if shape.contains(&0) || !matches!(shape.len(), 2 | 3) {
             return Err(wrong());
         }
-        // no overflow later: what is said to be there must fit into the file
+        // the claimed size must fit into the file, so nothing overflows later
         let elements = shape
             .iter()
             .try_fold(element.size() as u64, |n, size| n.checked_mul(*size as u64));
@@ -229,7 +201,7 @@ impl<'a> MatrixBuilder<'a> {
         }
     }
 
-    /// Adds rows whose documents are told by ids.
+    /// Adds rows with document ids.
     fn grouped(
         &mut self,
         file: usize,
@@ -266,7 +238,7 @@ impl<'a> MatrixBuilder<'a> {
         Ok(())
     }
 
-    /// Adds labels; those of all files come in the order of their rows or examples.
+    /// Adds labels; files must be added in the order of their rows or examples.
     pub(crate) fn labels(
         &mut self,
         file: &SourceFile,
@@ -278,15 +250,8 @@ impl<'a> MatrixBuilder<'a> {
         let (integer, table) = self
             .labels
             .get_or_insert_with(|| (column.integer, Table::new(size)));
-        if *integer != column.integer {
-            return Err(DataError::Mixed {
-                path: file.path.clone(),
-                first: self.path.clone(),
-                what: "type of labels",
-                here: format!("{:?}", column.integer),
-                there: format!("{integer:?}"),
-            });
-        }
+        let (here, there) = (format!("{:?}", column.integer), format!("{integer:?}"));
+        DataError::agree("type of labels", (&file.path, here), (&self.path, there))?;
         if self.label_files.last() != Some(file) {
             self.label_files.push(file.clone());
         }
@@ -294,70 +259,47 @@ impl<'a> MatrixBuilder<'a> {
         Ok(())
     }
 
+    /// The data set, once all files have been added.
     pub(crate) fn finish(mut self) -> Result<Matrix, DataError> {
-        if let Some(path) = &self.options.labels {
-            if self.labels.is_some() {
-                return Err(DataError::Option {
-                    key: "data.labels",
-                    value: path.display().to_string(),
-                    remedy: format!(
-                        "{} has labels of its own; leave it out",
-                        self.path.display()
-                    ),
-                });
-            }
-            let file = SourceFile::stat(path)?;
-            let column = super::label_file(&file)?;
-            self.labels(&file, &column)?;
-        }
-        let nothing = |what: &str| DataError::NotRecognised {
-            path: self.path.clone(),
-            reason: what.into(),
-        };
+        self.add_label_file()?;
         let (Some((element, width, _)), Some(table)) = (&self.kind, self.table) else {
-            return Err(nothing("it holds no rows"));
+            return Err(DataError::not_recognised(&self.path, "it holds no rows"));
         };
         if table.rows() == 0 {
-            return Err(nothing("no row is left of it"));
+            return Err(DataError::not_recognised(
+                &self.path,
+                "no row is left of it",
+            ));
         }
-        let (rows, stored) = (table.rows(), table.stored());
-        let labels = match self.labels {
-            None => None,
-            Some((integer, labels)) => {
-                let per = match labels.rows() {
-                    n if n == stored => Per::StoredRow,
-                    n if n == rows => Per::Row,
-                    n if n == self.examples && n > 0 => Per::Example,
-                    n => {
-                        return Err(DataError::LabelCount {
-                            path: self.options.labels.clone().unwrap_or(self.path),
-                            labels: n,
-                            rows: stored,
-                            examples: (self.examples > 0).then_some(self.examples),
-                        });
-                    }
-                };
-                let table = labels;
-                Some(Labels {
-                    integer,
-                    table,
-                    per,
-                })
-            }
-        };
+        let mut labels = None;
+        if let Some((integer, in_files)) = self.labels {
+            let per = match in_files.rows() {
+                n if n == table.stored() => Per::StoredRow,
+                n if n == table.rows() => Per::Row,
+                n if n == self.examples && n > 0 => Per::Example,
+                n => {
+                    return Err(DataError::LabelCount {
+                        path: self.options.labels.clone().unwrap_or(self.path),
+                        labels: n,
+                        rows: table.stored(),
+                        examples: (self.examples > 0).then_some(self.examples),
+                    });
+                }
+            };
+            labels = Some(Labels {
+                integer,
+                table: in_files,
+                per,
+            });
+        }
         let info = Info {
-            path: self.path,
-            format: self.format,
             files: self.files,
-            element: *element,
-            rows,
-            width: *width,
             documents: self.documents.finish(),
             labelled: labels.is_some(),
             tensor: self.tensor,
             layer: self.layer,
             drop_first_token: self.options.drop_first_token,
-            preferred_block: None,
+            ..Info::new(self.path, self.format, *element, [table.rows(), *width])
         };
         Ok(Matrix {
             info,
@@ -366,4 +308,34 @@ impl<'a> MatrixBuilder<'a> {
             label_files: self.label_files,
         })
     }
+
+    /// Adds the file of labels that the options name.
+    fn add_label_file(&mut self) -> Result<(), DataError> {
+        let Some(path) = &self.options.labels else {
+            return Ok(());
+        };
+        if self.labels.is_some() {
+            let remedy = format!(
+                "{} has labels of its own; leave it out",
+                self.path.display()
+            );
+            return Err(DataError::option(
+                "labels",
+                path.display().to_string(),
+                remedy,
+            ));
+        }
+        let file = SourceFile::stat(path)?;
+        let column = super::format::label_file(&file)?;
+        self.labels(&file, &column)
+    }
+}
+
+/// The error of leaving out the first row of each example in data without examples.
+pub(super) fn no_positions(path: &Path) -> DataError {
+    let remedy = format!(
+        "the rows of {} have no positions; leave it out, or give the data as [examples, tokens, width]",
+        path.display()
+    );
+    DataError::option("drop_first_token", "true", remedy)
 }

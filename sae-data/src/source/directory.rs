@@ -1,4 +1,4 @@
-//! Directories: what is in them decides what they are.
+//! Directories: their content decides how they are opened.
 
 use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
@@ -6,12 +6,16 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::file::SourceFile;
-use super::{Kind, Options, Parts, Sniffed, Source, files, saev, sniff};
+use super::format::{Format, Parts, Sniffed, known_extension, sniff};
+use super::json::{beside, json};
+use super::{Options, Source, arrow, saev, safetensors};
 use crate::error::DataError;
 
+/// The directories that can be read, for help texts.
+pub(super) const ABOUT: &str = "saev's shards, and directories of these";
 /// Name of the index of our own shards.
 pub(crate) const INDEX: &str = "index.json";
-/// What [`ShardIndex::format`] says.
+/// Value of [`ShardIndex::format`].
 pub(crate) const INDEX_FORMAT: &str = "dynamic-sae.shards";
 
 /// `index.json`: the shards that `sae-data convert` and `tools/export_activations.py` write.
@@ -29,7 +33,7 @@ pub struct ShardIndex {
     pub dtype: String,
     /// The shards, in the order of their rows.
     pub shards: Vec<IndexedShard>,
-    /// Where the data comes from, in free words.
+    /// Where the data comes from, in free form.
     #[serde(default)]
     pub metadata: serde_json::Map<String, serde_json::Value>,
 }
@@ -61,16 +65,13 @@ struct DataFile {
 
 /// Opens a directory.
 pub(super) fn open(dir: &Path, options: &Options) -> Result<Box<dyn Source>, DataError> {
-    let unknown = |reason: String| DataError::NotRecognised {
-        path: dir.into(),
-        reason,
-    };
     if dir.join("dataset_dict.json").exists() {
-        let dict: serde_json::Value = saev::json(&dir.join("dataset_dict.json"))?;
-        return Err(unknown(format!(
+        let dict: serde_json::Value = json(&dir.join("dataset_dict.json"))?;
+        let reason = format!(
             "it is a Hugging Face DatasetDict of {}: open one of these directories in it",
             dict["splits"]
-        )));
+        );
+        return Err(DataError::not_recognised(dir, reason));
     }
     if dir.join(saev::METADATA).exists() && holds_saev(dir)? {
         return Ok(Box::new(saev::open(dir, options)?));
@@ -80,13 +81,18 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Box<dyn Source>, Dat
     }
     let state = dir.join("state.json");
     if state.exists() {
-        let State { data_files } = saev::json(&state)?;
+        let State { data_files } = json(&state)?;
         let stat = |file: DataFile| SourceFile::stat(&beside(&state, &file.filename)?);
         let data = data_files.into_iter().map(stat).collect::<Result<_, _>>()?;
-        return files(dir, Kind::Arrow, data, Parts::Each, options);
+        return arrow::FORMAT.open(dir, data, Parts::Each, options);
     }
-    let Found { data, other } = recognised(dir, options)?;
-    let Some((kind, first)) = data.first().map(|(kind, file)| (*kind, file.path.clone())) else {
+    open_files(dir, options)
+}
+
+/// Opens the files of a directory without a description: all files of the one format that is in it.
+fn open_files(dir: &Path, options: &Options) -> Result<Box<dyn Source>, DataError> {
+    let Found { data, other } = find(dir, options)?;
+    let Some((format, first)) = data.first() else {
         let hint = match (other, directories(dir)) {
             (Some((name, what)), _) => format!("; {name} is {what}"),
             (None, inside) if !inside.is_empty() => {
@@ -94,19 +100,21 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Box<dyn Source>, Dat
             }
             _ => String::new(),
         };
-        return Err(unknown(format!("no file in it is one{hint}")));
+        return Err(DataError::not_recognised(
+            dir,
+            format!("no file in it is one{hint}"),
+        ));
     };
-    if let Some((other, file)) = data.iter().find(|(other, _)| *other != kind) {
-        return Err(DataError::Mixed {
-            path: file.path.clone(),
-            first,
-            what: "format",
-            here: format!("{other:?}"),
-            there: format!("{kind:?}"),
-        });
+    for (other, file) in &data {
+        DataError::agree(
+            "format",
+            (&file.path, other.name),
+            (&first.path, format.name),
+        )?;
     }
+    let format = *format;
     let data = data.into_iter().map(|(_, file)| file).collect();
-    files(dir, kind, data, Parts::Each, options)
+    format.open(dir, data, Parts::Each, options)
 }
 
 /// Names of the first few directories in `dir`, for a message.
@@ -121,32 +129,28 @@ fn directories(dir: &Path) -> String {
     names.join(", ")
 }
 
-/// What is in a directory.
+/// The files of a directory that matter.
 #[derive(Default)]
 struct Found {
-    /// The files of a known kind, but for one that is given as labels.
-    data: Vec<(Kind, SourceFile)>,
-    /// The first of those that are something else which can be told: its name, and what it is.
+    /// Files of known formats, except one that is given as labels.
+    data: Vec<(&'static Format, SourceFile)>,
+    /// The first file of a kind that is known but not read: its name, and what it is.
     other: Option<(String, &'static str)>,
 }
 
-fn recognised(dir: &Path, options: &Options) -> Result<Found, DataError> {
-    const DATA: [&str; 5] = ["npy", "safetensors", "arrow", "parquet", "feather"];
+fn find(dir: &Path, options: &Options) -> Result<Found, DataError> {
     let mut found = Found::default();
     for path in listed(dir)? {
         let labels = options.labels.as_deref();
         if labels.is_some_and(|labels| same_file(labels, &path)) {
             continue;
         }
-        let named_so = path
-            .extension()
-            .is_some_and(|e| DATA.iter().any(|known| e == *known));
         let file = match SourceFile::stat(&path) {
-            Err(DataError::Empty { .. }) if !named_so => continue,
+            Err(DataError::Empty { .. }) if !known_extension(&path) => continue,
             file => file?,
         };
         match sniff(&file)? {
-            Sniffed::Is(kind) => found.data.push((kind, file)),
+            Sniffed::Is(format) => found.data.push((format, file)),
             Sniffed::Other(what) => {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
                 found.other.get_or_insert((name.into_owned(), what));
@@ -157,25 +161,16 @@ fn recognised(dir: &Path, options: &Options) -> Result<Found, DataError> {
     Ok(found)
 }
 
-/// The file `name` beside its `description`, and nowhere else.
-pub(super) fn beside(description: &Path, name: &str) -> Result<PathBuf, DataError> {
-    if name.contains(['/', '\\']) || matches!(name, "" | "." | "..") {
-        let reason = format!("{name:?} is not the name of a file beside it");
-        return Err(DataError::damaged(description, "JSON", 0, reason));
-    }
-    Ok(description.with_file_name(name))
-}
-
 /// Whether `metadata.json` is saev's: `shards.json` beside it, or keys of its own.
 fn holds_saev(dir: &Path) -> Result<bool, DataError> {
     if dir.join(saev::SHARDS).exists() {
         return Ok(true);
     }
-    let metadata: serde_json::Value = saev::json(&dir.join(saev::METADATA))?;
+    let metadata: serde_json::Value = json(&dir.join(saev::METADATA))?;
     Ok(metadata.get("d_model").is_some() && metadata.get("layers").is_some())
 }
 
-/// Our own shards.
+/// Opens our own shards.
 fn indexed(dir: &Path, options: &Options) -> Result<Box<dyn Source>, DataError> {
     let path = dir.join(INDEX);
     let index = ShardIndex::read(dir)?;
@@ -184,16 +179,12 @@ fn indexed(dir: &Path, options: &Options) -> Result<Box<dyn Source>, DataError> 
         let file = SourceFile::stat(&dir.join(&shard.file))?;
         if file.bytes != shard.bytes {
             let reason = format!("{} says it has {} bytes", path.display(), shard.bytes);
-            return Err(DataError::damaged(
-                &file.path,
-                "safetensors",
-                file.bytes,
-                reason,
-            ));
+            let (path, format) = (&file.path, safetensors::FORMAT.name);
+            return Err(DataError::damaged(path, format, file.bytes, reason));
         }
         shards.push(file);
     }
-    let source = files(dir, Kind::Safetensors, shards, Parts::OfOne, options)?;
+    let source = safetensors::FORMAT.open(dir, shards, Parts::OfOne, options)?;
     let info = source.info();
     if (info.rows, info.width) != (index.rows, index.width) && !options.drop_first_token {
         let (rows, width) = (info.rows, info.width);
@@ -210,10 +201,10 @@ impl ShardIndex {
     /// Reads `dir/index.json`.
     ///
     /// # Errors
-    /// [`DataError`] if it is not there or not an index of shards.
+    /// [`DataError`] if there is none or it is not an index of shards.
     pub fn read(dir: &Path) -> Result<Self, DataError> {
         let path = dir.join(INDEX);
-        let index: Self = saev::json(&path)?;
+        let index: Self = json(&path)?;
         if index.format != INDEX_FORMAT || index.version != 1 {
             let what = format!("format \"{}\", version {}", index.format, index.version);
             return Err(DataError::unsupported(
@@ -229,7 +220,7 @@ impl ShardIndex {
     }
 }
 
-/// Whether two paths lead to the same file.
+/// Whether two paths refer to the same file.
 fn same_file(a: &Path, b: &Path) -> bool {
     match (a.canonicalize(), b.canonicalize()) {
         (Ok(a), Ok(b)) => a == b,
@@ -237,7 +228,7 @@ fn same_file(a: &Path, b: &Path) -> bool {
     }
 }
 
-/// Files of a directory, hidden ones left out, `part-2` before `part-10`.
+/// Files of a directory except hidden ones, `part-2` before `part-10`.
 fn listed(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(DataError::io(dir))? {

@@ -1,16 +1,17 @@
-//! Where documents (examples, contexts, images) begin: splits never cut through one.
+//! Documents (examples, contexts, images): splits never cut one.
 
 /// The documents of a data set, in row order.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Documents {
     /// `count` documents of `tokens` rows each.
     Uniform {
-        /// Rows of each.
+        /// Rows per document.
         tokens: usize,
-        /// How many there are.
+        /// Number of documents.
         count: usize,
     },
-    /// The first row of each document; one without rows begins where the next one does.
+    /// The first row of each document; an empty document has the first row of the next one.
     Starts(Vec<usize>),
 }
 
@@ -20,6 +21,22 @@ impl Documents {
         match self {
             Self::Uniform { count, .. } => *count,
             Self::Starts(starts) => starts.len(),
+        }
+    }
+
+    /// First row of a document.
+    ///
+    /// # Panics
+    /// If there is no such document.
+    pub fn start(&self, document: usize) -> usize {
+        assert!(
+            document < self.count(),
+            "document {document} of {}",
+            self.count()
+        );
+        match self {
+            Self::Uniform { tokens, .. } => document * tokens,
+            Self::Starts(starts) => starts[document],
         }
     }
 

@@ -1,7 +1,7 @@
-//! A file of a data set, as it was when the data set was opened.
+//! A file of a data set, in the state in which the data set was opened.
 //!
-//! Files are read, not mapped into memory: a mapped file that shrinks ends the process, a read that comes
-//! up short is an error with a name. They are opened for each read, so any number of shards will do.
+//! Files are read, not mapped into memory: a mapped file that shrinks kills the process, whereas a short read is an error
+//! that names the file. Every read opens its file, so there may be any number of shards.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
@@ -10,18 +10,18 @@ use std::time::SystemTime;
 
 use crate::error::DataError;
 
-/// Path, size and time of last writing.
+/// Path, size and modification time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceFile {
-    /// Where it is.
+    /// Path of the file.
     pub path: PathBuf,
-    /// How many bytes it has.
+    /// Size in bytes.
     pub bytes: u64,
     modified: Option<SystemTime>,
 }
 
 impl SourceFile {
-    /// Notes what is there now.
+    /// Records the current state of a file.
     pub(crate) fn stat(path: &Path) -> Result<Self, DataError> {
         let metadata = std::fs::metadata(path).map_err(DataError::io(path))?;
         let (path, bytes) = (path.to_path_buf(), metadata.len());
@@ -36,7 +36,7 @@ impl SourceFile {
         })
     }
 
-    /// Opens the file, if it still is what it was.
+    /// Opens the file; fails if it has changed.
     pub(crate) fn open(&self) -> Result<OpenFile<'_>, DataError> {
         let file = File::open(&self.path).map_err(|error| match error.kind() {
             ErrorKind::NotFound => self.changed("it is missing"),
@@ -47,7 +47,7 @@ impl SourceFile {
             return Err(self.changed(format!("{} bytes", metadata.len())));
         }
         if metadata.modified().ok() != self.modified {
-            return Err(self.changed("as many, but written to since"));
+            return Err(self.changed("the same size, but written to since"));
         }
         Ok(OpenFile { file, source: self })
     }
@@ -76,13 +76,13 @@ impl OpenFile<'_> {
             .seek(SeekFrom::Start(offset))
             .and_then(|_| self.file.read_exact(out));
         read.map_err(|error| match error.kind() {
-            ErrorKind::UnexpectedEof => self.source.changed("fewer"),
+            ErrorKind::UnexpectedEof => self.source.changed("fewer bytes"),
             _ => DataError::io(&self.source.path)(error),
         })
     }
 
-    /// The `len` bytes at `offset`; a file of `format` that has not that many is damaged. Nothing is
-    /// allocated before that is known.
+    /// The `len` bytes at `offset`; a `format` file that ends earlier is damaged. This is checked before anything is
+    /// allocated.
     pub(crate) fn bytes_at(
         &mut self,
         format: &'static str,

@@ -1,7 +1,7 @@
-//! Data sets whose rows stand in their files as they are: `.npy`, safetensors, Arrow and saev.
+//! Data sets whose rows are stored in files without encoding: `.npy`, safetensors, Arrow and saev.
 //!
-//! The readers of the formats find out where the values lie and tell [`MatrixBuilder`](super::builder::MatrixBuilder); from then on rows are
-//! read from those places, and what format they came in does not matter.
+//! The format readers find the places of the values and pass them to [`MatrixBuilder`](super::builder::MatrixBuilder);
+//! from then on rows are read from those places in the same way for all formats.
 
 use std::ops::Range;
 
@@ -60,7 +60,7 @@ pub(crate) struct IntegerColumn {
 }
 
 impl IntegerColumn {
-    /// All of it.
+    /// Reads the whole column.
     pub(crate) fn read(
         &self,
         file: &SourceFile,
@@ -74,13 +74,14 @@ impl IntegerColumn {
     }
 }
 
-/// What one label belongs to.
+/// The unit that has one label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Per {
-    /// A row of the file, left out or not.
+    /// Each row of the file, including rows that are left out.
     StoredRow,
-    /// A row of the data set.
+    /// Each row of the data set.
     Row,
+    /// Each example.
     Example,
 }
 
@@ -91,13 +92,13 @@ pub(super) struct Labels {
     pub(super) per: Per,
 }
 
-/// Rows in files, as they are.
+/// Rows that are stored in files without encoding.
 #[derive(Debug)]
 pub(crate) struct Matrix {
     pub(super) info: Info,
     pub(super) table: Table,
     pub(super) labels: Option<Labels>,
-    /// The files that the labels are in, those of the activations or others.
+    /// The files that contain the labels.
     pub(super) label_files: Vec<SourceFile>,
 }
 
@@ -136,7 +137,7 @@ impl Source for Matrix {
 }
 
 impl Matrix {
-    /// Appends the labels of `rows`, of which there are some.
+    /// Appends the labels of `rows`, which is not empty.
     fn add_labels(
         &self,
         labels: &Labels,

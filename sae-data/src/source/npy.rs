@@ -1,15 +1,28 @@
 //! NumPy's `.npy`, versions 1 to 3: magic, version, header length, a Python dictionary, the values.
 //!
-//! The dictionary has exactly three keys and two shapes of value, so it is read here: the crates for it bring
-//! parser generators and big integers along, and recurse as deep as the file asks them to.
+//! The dictionary has exactly three keys and simple values, so it is parsed here: crates for it depend on parser
+//! generators and big integers, and recurse as deep as a file makes them.
 
 use super::builder::MatrixBuilder;
 use super::file::SourceFile;
+use super::format::{Format, Open, nothing_to_choose};
 use super::matrix::{Integer, IntegerColumn};
 use crate::element::Element;
 use crate::error::DataError;
 
-pub(super) const FORMAT: &str = "npy";
+const NAME: &str = "npy";
+
+pub(super) static FORMAT: Format = Format {
+    name: NAME,
+    about: "NumPy's .npy",
+    magic: &[MAGIC],
+    extensions: &["npy"],
+    open: Open::InPlace(add),
+    labels: Some(label_column),
+    ..Format::UNNAMED
+};
+
+const MAGIC: &[u8] = b"\x93NUMPY";
 
 /// NumPy itself refuses longer headers.
 const MAX_HEADER: u64 = 10_000;
@@ -25,11 +38,14 @@ struct Header {
 }
 
 /// Adds a file of activations.
-pub(super) fn add(
+fn add(
     builder: &mut MatrixBuilder<'_>,
     file: SourceFile,
-    _tensor: Option<&str>,
+    tensor: Option<&str>,
 ) -> Result<(), DataError> {
+    if let Some(tensor) = tensor {
+        return Err(nothing_to_choose(builder.path(), "tensor", tensor));
+    }
     let header = header(&file)?;
     let element = match header.descr.as_str() {
         "<f2" => Element::F16,
@@ -43,7 +59,7 @@ pub(super) fn add(
 }
 
 /// A file of labels.
-pub(super) fn label_column(file: &SourceFile) -> Result<IntegerColumn, DataError> {
+fn label_column(file: &SourceFile) -> Result<IntegerColumn, DataError> {
     let header = header(file)?;
     let integer = match header.descr.as_str() {
         "|u1" => Integer::U8,
@@ -92,16 +108,16 @@ fn contiguous(file: &SourceFile, header: &Header) -> Result<(), DataError> {
 }
 
 fn header(file: &SourceFile) -> Result<Header, DataError> {
-    let damaged = |offset, reason: String| DataError::damaged(&file.path, FORMAT, offset, reason);
+    let damaged = |offset, reason: String| DataError::damaged(&file.path, NAME, offset, reason);
     let mut open = file.open()?;
-    let head = open.bytes_at(FORMAT, 0, 10)?;
-    if &head[..6] != b"\x93NUMPY" {
+    let head = open.bytes_at(NAME, 0, 10)?;
+    if !head.starts_with(MAGIC) {
         return Err(damaged(0, "it does not begin with \\x93NUMPY".into()));
     }
     let (text, len) = match head[6] {
         1 => (10, u64::from(u16::from_le_bytes([head[8], head[9]]))),
         2 | 3 => {
-            let len = open.bytes_at(FORMAT, 8, 4)?;
+            let len = open.bytes_at(NAME, 8, 4)?;
             (
                 12,
                 u64::from(u32::from_le_bytes([len[0], len[1], len[2], len[3]])),
@@ -120,15 +136,11 @@ fn header(file: &SourceFile) -> Result<Header, DataError> {
             format!("a header of {len} bytes; NumPy writes at most {MAX_HEADER}"),
         ));
     }
-    let bytes = open.bytes_at(FORMAT, text, len)?;
+    let bytes = open.bytes_at(NAME, text, len)?;
     let dictionary = String::from_utf8_lossy(&bytes);
     let parsed = Literal(&dictionary).header();
-    let (descr, fortran_order, shape) = parsed.ok_or_else(|| {
-        damaged(
-            text,
-            format!("not a header of NumPy's: {}", dictionary.trim()),
-        )
-    })?;
+    let (descr, fortran_order, shape) = parsed
+        .ok_or_else(|| damaged(text, format!("not a NumPy header: {}", dictionary.trim())))?;
     Ok(Header {
         descr,
         fortran_order,
@@ -137,12 +149,12 @@ fn header(file: &SourceFile) -> Result<Header, DataError> {
     })
 }
 
-/// What is left to read of the dictionary.
+/// The unread rest of the dictionary.
 struct Literal<'a>(&'a str);
 
 impl<'a> Literal<'a> {
-    /// `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }`, keys in any order; a `descr` that is a
-    /// list (a structured type) comes back as its text.
+    /// Parses `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }`, keys in any order. A `descr` that is a list (a
+    /// structured type) is returned as its text.
     fn header(mut self) -> Option<(String, bool, Vec<usize>)> {
         let (mut descr, mut order, mut shape) = (None, None, None);
         self.token("{")?;

@@ -6,23 +6,23 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
+use super::Options;
 use super::builder::MatrixBuilder;
-use super::directory::beside;
 use super::file::SourceFile;
+use super::format::nothing_to_choose;
+use super::json::{beside, json};
 use super::matrix::{Integer, IntegerColumn, Matrix};
-use super::{Options, TENSOR, useless};
 use crate::element::Element;
 use crate::error::DataError;
 
-const FORMAT: &str = "saev";
+const NAME: &str = "saev";
 pub(super) const METADATA: &str = "metadata.json";
 pub(super) const SHARDS: &str = "shards.json";
 const LABELS: &str = "labels.bin";
 
-/// What is read of `metadata.json`. The code of saev, its document and its
-/// earlier versions spell keys differently.
+/// The parts of `metadata.json` that are read. The code of saev, its documentation and its earlier versions spell keys
+/// differently.
 #[derive(Deserialize)]
 struct Metadata {
     layers: Vec<i64>,
@@ -40,7 +40,7 @@ struct Metadata {
 }
 
 impl Metadata {
-    /// Tokens of an example, bytes of one layer of it, and of all.
+    /// Tokens per example, bytes per layer of an example, bytes per example.
     fn sizes(&self) -> Option<(usize, u64, u64)> {
         let class_token = usize::from(self.cls_token);
         let tokens = self.content_tokens_per_example.checked_add(class_token)?;
@@ -76,30 +76,30 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Matrix, DataError> {
         ));
     }
     if let Some(tensor) = &options.tensor {
-        return Err(useless(dir, TENSOR, format!("{tensor:?}"), "tensors"));
+        return Err(nothing_to_choose(dir, "tensor", tensor));
     }
     let layer = layer(dir, &metadata, options)?;
     let sizes = metadata.sizes().ok_or_else(|| {
         let reason = "an example has no values, or more than there can be";
-        DataError::damaged(&dir.join(METADATA), FORMAT, 0, reason)
+        DataError::damaged(&dir.join(METADATA), NAME, 0, reason)
     })?;
     let (tokens, layer_bytes, example_bytes) = sizes;
-    let mut builder = MatrixBuilder::new(dir, FORMAT, options);
+    let mut builder = MatrixBuilder::new(dir, NAME, options);
     builder.layer(metadata.layers[layer]);
     let mut examples = 0;
     for shard in shards {
         let file = beside(&dir.join(SHARDS), &shard.name)?;
         if shard.n_examples == 0 {
-            continue; // a file that is padding and nothing else
+            continue; // a file of nothing but padding
         }
         let file = SourceFile::stat(&file)?;
         let promised = (shard.n_examples as u64).saturating_mul(example_bytes);
-        file.check_span(FORMAT, 0, promised)?;
+        file.check_span(NAME, 0, promised)?;
         if (file.bytes - promised) % example_bytes != 0 {
             let reason = format!(
                 "whole examples of {example_bytes} bytes should end here; the file was cut"
             );
-            return Err(DataError::damaged(&file.path, FORMAT, file.bytes, reason));
+            return Err(DataError::damaged(&file.path, NAME, file.bytes, reason));
         }
         let number = builder.file(file);
         builder.kind(number, Element::F32, metadata.d_model)?;
@@ -113,34 +113,24 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Matrix, DataError> {
     builder.finish()
 }
 
-/// Which of the layers is wanted.
+/// Position of the wanted layer among the layers.
 fn layer(dir: &Path, metadata: &Metadata, options: &Options) -> Result<usize, DataError> {
     let known = &metadata.layers;
-    let wrong = |value: String, remedy: String| DataError::Option {
-        key: "data.layer",
-        value,
-        remedy,
+    let position = match options.layer {
+        None => (known.len() == 1).then_some(0),
+        Some(layer) => known.iter().position(|known| *known == layer),
     };
-    match options.layer {
-        None if known.len() == 1 => Ok(0),
-        None => Err(wrong(
-            "(none)".into(),
-            format!("{} has layers {known:?}; choose one", dir.display()),
-        )),
-        Some(layer) => known
-            .iter()
-            .position(|known| *known == layer)
-            .ok_or_else(|| {
-                wrong(
-                    layer.to_string(),
-                    format!("{} has layers {known:?}", dir.display()),
-                )
-            }),
-    }
+    position.ok_or_else(|| {
+        let value = options
+            .layer
+            .map_or("(none)".into(), |layer| layer.to_string());
+        let remedy = format!("{} has layers {known:?}; choose one", dir.display());
+        DataError::option("layer", value, remedy)
+    })
 }
 
-/// `labels.bin` `[example, content token]`, u8. The class token has no label, so there are labels only where it
-/// is not there or dropped.
+/// Adds `labels.bin` `[example, content token]`, u8. The class token has no label, so the data has labels only without a
+/// class token or if it is dropped.
 fn labels(
     dir: &Path,
     metadata: &Metadata,
@@ -168,22 +158,4 @@ fn labels(
         count: rows,
     };
     builder.labels(&file, &column)
-}
-
-/// Reads a small JSON file.
-pub(super) fn json<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
-    const MAX: u64 = 1 << 28;
-    let file = SourceFile::stat(path)?;
-    if file.bytes > MAX {
-        let reason = format!("{} bytes; a description has at most {MAX}", file.bytes);
-        return Err(DataError::damaged(path, "JSON", 0, reason));
-    }
-    let bytes = file.open()?.bytes_at("JSON", 0, file.bytes)?;
-    serde_json::from_slice(&bytes).map_err(|error| {
-        let lines = bytes
-            .split_inclusive(|b| *b == b'\n')
-            .take(error.line().saturating_sub(1));
-        let offset = lines.map(<[u8]>::len).sum::<usize>() + error.column().saturating_sub(1);
-        DataError::damaged(path, "JSON", offset as u64, error.to_string())
-    })
 }

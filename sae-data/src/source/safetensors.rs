@@ -1,30 +1,49 @@
-//! safetensors: a JSON header with names, types, shapes and places, then the values.
+//! safetensors: a JSON header with names, types, shapes and offsets, then the values.
 
 use ::safetensors::tensor::{Metadata, TensorInfo};
 use ::safetensors::{Dtype, SafeTensorError, SafeTensors};
 
 use super::builder::MatrixBuilder;
 use super::file::{OpenFile, SourceFile};
+use super::format::{Format, Open, only};
 use super::matrix::{Integer, IntegerColumn};
-use super::only;
 use crate::element::Element;
 use crate::error::DataError;
 
-pub(super) const FORMAT: &str = "safetensors";
+const NAME: &str = "safetensors";
+
+pub(super) static FORMAT: Format = Format {
+    name: NAME,
+    about: "safetensors",
+    recognises: Some(recognises),
+    extensions: &["safetensors"],
+    open: Open::InPlace(add),
+    labels: Some(label_column),
+    ..Format::UNNAMED
+};
 
 /// Names of tensors that are not activations.
 const LABELS: &str = "labels";
 const DOCUMENTS: &str = "doc";
 
-/// The crate's own limit.
+/// Limit of the crate safetensors.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// Whether a file whose first bytes `head` could be those of a pickle, too, is safetensors all the same.
+/// Whether the first bytes `head` are a length and the start of a JSON object, and not those of a pickle.
+fn recognises(file: &SourceFile, open: &mut OpenFile<'_>, head: &[u8]) -> Result<bool, DataError> {
+    if let [0x80, 2..=5, ..] = head {
+        return is_no_pickle(file, open, head);
+    }
+    let empty = head.len() == 8 && head != [0; 8]; // a length, and nothing behind it
+    Ok(empty || head.get(8) == Some(&b'{'))
+}
+
+/// Whether a file that begins like a pickle is safetensors.
 ///
-/// safetensors begins with the length of its header, so any two bytes can come first: a header of 640 bytes begins as
-/// a pickle of protocol 2 does. A pickle may have `{` where a header begins, but not with a length before it that ends
-/// within the file at the end of an object. Names decide of what is cut off.
-pub(super) fn begins(
+/// A safetensors file begins with the length of its header, so its first two bytes can have any value: a header of 640
+/// bytes begins like a pickle of protocol 2. A pickle may have `{` where the header would begin, but then the eight bytes
+/// before it are not a length at which an object ends within the file. For a truncated file the name decides.
+fn is_no_pickle(
     file: &SourceFile,
     open: &mut OpenFile<'_>,
     head: &[u8],
@@ -52,7 +71,7 @@ pub(super) fn begins(
 }
 
 /// Adds a file of activations, with its labels and document ids.
-pub(super) fn add(
+fn add(
     builder: &mut MatrixBuilder<'_>,
     file: SourceFile,
     tensor: Option<&str>,
@@ -73,7 +92,7 @@ pub(super) fn add(
         }
     };
     let documents = match header.integers(&file, DOCUMENTS)? {
-        Some(column) if info.shape.len() == 2 => Some(column.read(&file, FORMAT)?),
+        Some(column) if info.shape.len() == 2 => Some(column.read(&file, NAME)?),
         _ => None,
     };
     let labels = header.integers(&file, LABELS)?;
@@ -104,8 +123,8 @@ pub(super) fn add(
     Ok(())
 }
 
-/// A file of labels: the tensor `labels`, or the only one of integers.
-pub(super) fn label_column(file: &SourceFile) -> Result<IntegerColumn, DataError> {
+/// The labels in a file that holds nothing else: the tensor `labels`, or the only tensor of integers.
+fn label_column(file: &SourceFile) -> Result<IntegerColumn, DataError> {
     let header = Header::read(file)?;
     if let Some(column) = header.integers(file, LABELS)? {
         return Ok(column);
@@ -125,7 +144,7 @@ pub(super) fn label_column(file: &SourceFile) -> Result<IntegerColumn, DataError
     }
 }
 
-/// The header of a file that is as long as its header says.
+/// The header of a complete file.
 struct Header {
     tensors: std::collections::BTreeMap<String, TensorInfo>,
     /// Byte at which the values start.
@@ -134,10 +153,9 @@ struct Header {
 
 impl Header {
     fn read(file: &SourceFile) -> Result<Self, DataError> {
-        let damaged =
-            |offset, reason: String| DataError::damaged(&file.path, FORMAT, offset, reason);
+        let damaged = |offset, reason: String| DataError::damaged(&file.path, NAME, offset, reason);
         let mut open = file.open()?;
-        let len = open.bytes_at(FORMAT, 0, 8)?;
+        let len = open.bytes_at(NAME, 0, 8)?;
         let len = u64::from_le_bytes(len.try_into().expect("eight bytes"));
         if len > MAX_HEADER {
             return Err(damaged(
@@ -145,8 +163,8 @@ impl Header {
                 format!("a header of {len} bytes; there may be {MAX_HEADER}"),
             ));
         }
-        let bytes = open.bytes_at(FORMAT, 0, 8 + len)?;
-        // The crate wants the whole file; that the values are missing is the last thing it finds.
+        let bytes = open.bytes_at(NAME, 0, 8 + len)?;
+        // The crate expects the whole file; missing values are the last error that it checks for.
         match SafeTensors::read_metadata(&bytes) {
             Ok(_) | Err(SafeTensorError::MetadataIncompleteBuffer) => {}
             Err(error) => return Err(damaged(8, error.to_string())),
@@ -174,7 +192,7 @@ impl Header {
         Ok(Self { tensors, data })
     }
 
-    /// First byte and number of bytes.
+    /// Offset and number of bytes.
     fn place(&self, info: &TensorInfo) -> (u64, usize) {
         let (start, end) = info.data_offsets;
         (self.data + start as u64, end - start)
@@ -201,7 +219,7 @@ impl Header {
         Ok((name.clone(), info))
     }
 
-    /// A tensor of integers, if there is one of this name; whatever its shape, its values in order.
+    /// The integer tensor of this name, if there is one, flattened.
     fn integers(&self, file: &SourceFile, name: &str) -> Result<Option<IntegerColumn>, DataError> {
         let Some(info) = self.tensors.get(name) else {
             return Ok(None);

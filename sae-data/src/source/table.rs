@@ -1,16 +1,15 @@
-//! Rows of a fixed number of bytes, wherever they lie in files: what `.npy`, safetensors, Arrow and saev have
-//! in common.
+//! Rows with a fixed number of bytes at known places in files, as `.npy`, safetensors, Arrow and saev have them.
 //!
-//! A table is a list of [`Extent`]s. Each is a series of runs of consecutive rows, at equal distances: one long
-//! run for a plain matrix; one run an example where the first token is left out, or where several layers lie
-//! side by side. Any row is found by a binary search over the extents.
+//! A table is a list of [`Extent`]s. An extent is a series of runs of consecutive rows at equal distances: one long
+//! run for a plain matrix; one run per example where the first token is left out, or where several layers are stored
+//! side by side. A binary search over the extents finds any row.
 
 use std::ops::Range;
 
 use super::file::{OpenFile, SourceFile};
 use crate::error::DataError;
 
-/// Bytes read at once; also what the scratch space grows to.
+/// Bytes per read, and size of the scratch memory.
 const PIECE: usize = 1 << 18;
 
 /// Runs of rows in one file.
@@ -22,11 +21,11 @@ struct Extent {
     rows: usize,
     /// Rows of a run.
     run: usize,
-    /// Bytes from the start of one run to that of the next.
+    /// Bytes between the starts of two runs.
     stride: u64,
-    /// Number of the first row, counted before any were left out.
+    /// Number of the first row, counting rows that are left out.
     first_stored: usize,
-    /// Stored rows from the start of one run to that of the next.
+    /// Stored rows between the starts of two runs.
     pitch: usize,
 }
 
@@ -57,13 +56,13 @@ impl Table {
         self.rows
     }
 
-    /// Number of rows before any were left out.
+    /// Number of rows, counting rows that are left out.
     pub(crate) fn stored(&self) -> usize {
         self.stored
     }
 
-    /// Adds the `rows` rows that start at byte `offset`, without the first `skip` of them. The caller has
-    /// checked that they lie within the file.
+    /// Adds the `rows` rows that start at byte `offset`, except the first `skip` of them. The caller has checked that they
+    /// are within the file.
     pub(crate) fn push(&mut self, file: usize, offset: u64, rows: usize, skip: usize) {
         let kept = rows.saturating_sub(skip);
         let first_stored = self.stored + skip.min(rows);
@@ -113,7 +112,7 @@ impl Table {
         });
     }
 
-    /// Number that `row` had before any were left out.
+    /// Number of `row`, counting rows that are left out.
     pub(crate) fn stored_row(&self, row: usize) -> usize {
         let (extent, local) = self.locate(row);
         extent.first_stored + local / extent.run * extent.pitch + local % extent.run
@@ -125,7 +124,7 @@ impl Table {
         (&self.extents[at], row - self.starts[at])
     }
 
-    /// Reads the rows of `pieces` in order: `visit` sees them as they stand in the file, several whole rows at a time.
+    /// Reads the rows of `pieces` in order; `visit` gets their bytes, several whole rows at a time.
     pub(crate) fn read(
         &self,
         files: &[SourceFile],
@@ -140,7 +139,7 @@ impl Table {
         Ok(())
     }
 
-    /// Reads `rows`; `open` is the file that was read last, and its number.
+    /// Reads `rows`; `open` is the last file that was read, with its number.
     fn read_piece<'a>(
         &self,
         files: &'a [SourceFile],

@@ -1,4 +1,4 @@
-//! Class embeddings and names: what fits the data is loaded, what does not is told with its key.
+//! Class embeddings and names: valid ones are loaded, others are errors with their key.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use crate::{config, f32_bytes, npy, numbered};
 
 const ROWS: usize = 40;
 
-/// Data of width 3 whose labels are those, with embeddings of three classes.
+/// Data of width 3 with these labels and embeddings of three classes.
 fn labelled(dir: &Path, labels: &[u8; ROWS]) -> DataConfig {
     let path = dir.join("labels.npy");
     npy(&path, "|u1", &[ROWS], labels);
@@ -33,7 +33,7 @@ fn names(dir: &Path, text: &str) -> Option<PathBuf> {
 }
 
 #[test]
-fn what_fits_is_loaded() {
+fn valid_embeddings_are_loaded() {
     let dir = tempfile::tempdir().unwrap();
     let config = labelled(dir.path(), &[2; ROWS]);
     let split = config.open().unwrap();
@@ -52,7 +52,7 @@ fn what_fits_is_loaded() {
 }
 
 #[test]
-fn why_there_is_none() {
+fn a_missing_head_has_a_reason() {
     let dir = tempfile::tempdir().unwrap();
     let config = labelled(dir.path(), &[0; ROWS]);
     let unlabelled = DataConfig {
@@ -76,7 +76,7 @@ fn why_there_is_none() {
 }
 
 #[test]
-fn what_does_not_fit_is_an_error_of_its_key() {
+fn invalid_files_are_errors_with_their_key() {
     let dir = tempfile::tempdir().unwrap();
     let mut labels = [0; ROWS];
     labels[17] = 3;

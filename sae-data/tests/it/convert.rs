@@ -1,11 +1,11 @@
-//! Conversion: the same rows come out, an interrupted one goes on, and a full disk loses nothing.
+//! Conversion: rows stay the same, an interrupted conversion continues, and a full disk loses nothing.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use ::safetensors::Dtype;
 use sae_data::convert::{Conversion, convert, verify};
-use sae_data::{ActivationData, DataError, Documents, Element, Options, ShardIndex};
+use sae_data::{ActivationData, DataError, Element, Options, ShardIndex};
 
 use crate::{f32_bytes, write};
 
@@ -45,10 +45,8 @@ const IN_SHARDS: Conversion = Conversion {
 
 /// First row of each document.
 fn starts(data: &ActivationData) -> Vec<usize> {
-    match data.info().documents.clone().expect("documents") {
-        Documents::Uniform { tokens, count } => (0..count).map(|i| i * tokens).collect(),
-        Documents::Starts(starts) => starts,
-    }
+    let documents = data.info().documents.as_ref().expect("documents");
+    (0..documents.count()).map(|i| documents.start(i)).collect()
 }
 
 #[test]
@@ -103,12 +101,12 @@ fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
-fn a_conversion_that_was_killed_goes_on() {
+fn a_killed_conversion_continues() {
     let dir = tempfile::tempdir().unwrap();
     let data = open(&source(dir.path())).unwrap();
     let (whole, cut) = (dir.path().join("whole"), dir.path().join("cut"));
     convert(&data, &whole, IN_SHARDS, |_| {}).unwrap();
-    // killed in the third shard: a panic in the middle leaves what a kill leaves, but for the temporary file
+    // killed in the third shard: a panic leaves the same files as a kill, except the temporary one
     let killed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let mut rows = 0;
         let _ = convert(&data, &cut, IN_SHARDS, |more| {
@@ -121,7 +119,7 @@ fn a_conversion_that_was_killed_goes_on() {
     assert!(killed.is_err());
     std::fs::write(cut.join("shard-00002.safetensors.tmp"), b"half a shard").unwrap();
     assert!(!cut.join("index.json").exists() && !cut.join("shard-00002.safetensors").exists());
-    // what is whole is not written again
+    // complete shards are not written again
     let before = std::fs::metadata(cut.join("shard-00001.safetensors"))
         .unwrap()
         .modified()
@@ -136,7 +134,7 @@ fn a_conversion_that_was_killed_goes_on() {
 }
 
 #[test]
-fn what_is_there_is_not_overwritten() {
+fn existing_files_are_not_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     let path = source(dir.path());
     let data = open(&path).unwrap();
@@ -166,7 +164,7 @@ fn what_is_there_is_not_overwritten() {
 }
 
 #[test]
-fn values_beyond_the_type_are_named() {
+fn too_large_values_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("large.safetensors");
     let mut values = vec![1.0; 30];
@@ -210,15 +208,21 @@ fn sae_data(arguments: &[&str]) -> Output {
         .expect("sae-data runs")
 }
 
-#[test]
-fn a_full_disk_leaves_whole_shards_and_the_way_on() {
-    let dir = tempfile::tempdir().unwrap();
+/// A file of four shards of a megabyte.
+fn wide_rows(dir: &Path) -> PathBuf {
     let wide: Vec<f32> = (0..400 * 4096).map(|i| (i % 1000) as f32).collect();
-    let path = dir.path().join("wide.safetensors");
+    let path = dir.join("wide.safetensors");
     write(
         &path,
         &[("x", Dtype::F32, vec![400, 4096], f32_bytes(&wide))],
     );
+    path
+}
+
+#[test]
+fn a_full_disk_leaves_complete_shards() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = wide_rows(dir.path());
     let small = dir.path().join("small");
     std::fs::create_dir(&small).unwrap();
     let mounted = Command::new("mount")
@@ -254,7 +258,7 @@ fn a_full_disk_leaves_whole_shards_and_the_way_on() {
     assert!(grown.is_ok_and(|s| s.success()) && unmounted.is_ok_and(|s| s.success()));
     assert_eq!(output.status.code(), Some(2));
     assert!(
-        message.contains("the disk is full") && message.contains("2 of 4 shards are whole"),
+        message.contains("the disk is full") && message.contains("2 of 4 shards are complete"),
         "{message}"
     );
     let names: Vec<&str> = left.iter().map(|(name, _)| name.as_str()).collect();
@@ -275,7 +279,7 @@ fn a_full_disk_leaves_whole_shards_and_the_way_on() {
 }
 
 #[test]
-fn inspect_says_what_is_there() {
+fn inspect_describes_a_data_set() {
     let dir = tempfile::tempdir().unwrap();
     let output = sae_data(&["inspect", source(dir.path()).to_str().unwrap()]);
     let text = String::from_utf8_lossy(&output.stdout).to_string();
@@ -293,7 +297,7 @@ fn inspect_says_what_is_there() {
         "constant   0 of 20 columns",
         "||mean||",
         "  from ",
-        "1 window(s) of 5000 rows an epoch",
+        "1 window(s) of 5000 rows per epoch",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }

@@ -1,7 +1,7 @@
-//! Data sets written by the packages that people write them with: read row for row, or refused in words.
+//! Data sets written by the usual packages: read row for row, or refused with a message.
 //!
-//! `tests/python/write_formats.py` makes them. It needs a Python with `tests/python/requirements.txt`, named in
-//! SAE_PYTHON, as `.ci/run` does; without it these tests say that they were skipped.
+//! `tests/python/write_formats.py` writes them. It needs a Python with `tests/python/requirements.txt`, named in
+//! SAE_PYTHON, as in `.ci/run`; without it these tests print that they were skipped.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ struct Refused {
     says: Vec<String>,
 }
 
-/// The data sets, written once for all tests; `None` without a Python to do it.
+/// The data sets, written once for all tests; `None` without Python.
 fn written() -> Option<&'static Path> {
     static WRITTEN: OnceLock<Option<tempfile::TempDir>> = OnceLock::new();
     let dir = WRITTEN.get_or_init(|| {
@@ -82,9 +82,12 @@ fn written() -> Option<&'static Path> {
 
 fn manifest<T: for<'de> Deserialize<'de>>(root: &Path, name: &str) -> Vec<T> {
     let text = std::fs::read(root.join(name)).expect("a manifest");
-    let entries: Vec<T> = serde_json::from_slice(&text).expect("a list");
+    let mut entries: Vec<serde_json::Value> = serde_json::from_slice(&text).expect("a list");
     assert!(entries.len() > 100, "{name}: {} entries", entries.len());
-    entries
+    let of_parquet = |entry: &serde_json::Value| entry["path"].to_string().contains("parquet");
+    entries.retain(|entry| cfg!(feature = "parquet") || !of_parquet(entry));
+    let entry = |entry| serde_json::from_value(entry).expect("an entry");
+    entries.into_iter().map(entry).collect()
 }
 
 fn words<const N: usize>(path: &Path) -> Vec<[u8; N]> {
@@ -96,13 +99,10 @@ fn words<const N: usize>(path: &Path) -> Vec<[u8; N]> {
 }
 
 fn starts(documents: &Documents) -> Vec<usize> {
-    match documents {
-        Documents::Uniform { tokens, count } => (0..*count).map(|i| i * tokens).collect(),
-        Documents::Starts(starts) => starts.clone(),
-    }
+    (0..documents.count()).map(|i| documents.start(i)).collect()
 }
 
-/// What is wrong with how a data set was read.
+/// Reads a data set and returns the first difference to the expected one.
 fn differences(root: &Path, expected: &Expected) -> Result<(), String> {
     let say = |error: sae_data::DataError| format!("{error}");
     let data = ActivationData::open(&root.join(&expected.path), &expected.options.options(root))
@@ -117,7 +117,7 @@ fn differences(root: &Path, expected: &Expected) -> Result<(), String> {
     if data.read(0..expected.rows).map_err(say)? != values {
         return Err("other values".into());
     }
-    // any part of it, too
+    // parts of it, too
     for (start, end) in [
         (1, 2),
         (expected.rows / 3, expected.rows / 3 * 2),
@@ -160,7 +160,7 @@ fn differences(root: &Path, expected: &Expected) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether the rows or labels of a part, whose stretches are read together, are not those of the whole.
+/// How the rows or labels of a part, whose stretches are read together, differ from those of the whole.
 fn side_differs(
     data: &ActivationData,
     side: &ActivationData,
@@ -194,7 +194,7 @@ fn read_row_for_row() {
 }
 
 #[test]
-fn refused_in_words() {
+fn refused_with_the_right_words() {
     let Some(root) = written() else { return };
     let wrong: Vec<String> = manifest::<Refused>(root, "refused.json")
         .iter()
@@ -226,4 +226,31 @@ fn refused_in_words() {
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(!root.join("PICKLE_WAS_READ").exists());
+}
+
+/// Without the feature a Parquet file is an error that names it; the program says how to get it.
+#[test]
+#[cfg(not(feature = "parquet"))]
+fn a_parquet_file_names_the_missing_feature() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/parquet/label.parquet");
+    let error = ActivationData::open(&path, &Options::default()).expect_err("refused");
+    assert_eq!(error.missing_feature(), Some("parquet"));
+    let message = error.to_string();
+    assert!(
+        message.contains("built with the feature \"parquet\""),
+        "{message}"
+    );
+    let error = crate::config(&path).open().expect_err("refused");
+    assert_eq!(error.missing_feature, Some("parquet"));
+    let binary = env!("CARGO_BIN_EXE_sae-data");
+    let output = Command::new(binary)
+        .arg("inspect")
+        .arg(&path)
+        .output()
+        .expect("it runs");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        message.contains("-p sae-data --features parquet"),
+        "{message}"
+    );
 }

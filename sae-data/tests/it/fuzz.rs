@@ -1,10 +1,9 @@
-//! Damaged data of every format: whatever the bytes, there is an answer or an error, never a panic, and no row
-//! that was not read.
+//! Damaged data of every format: any bytes give rows or an error, never a panic and never a row that was not read.
 //!
 //! A fuzzer for the stable toolchain: valid files of `tests/corpus` are damaged at random, opened and read. Each
-//! format gets half a second, or SAE_FUZZ_SECONDS of them (`SAE_FUZZ_SECONDS=600 cargo test -p sae-data fuzz`).
-//! An input that makes the reader panic, or keeps it busy, is kept under `target/fuzz`, and its path printed; put it
-//! into `tests/corpus/refused`, or where else it belongs. Memory is bounded from outside: `ulimit -v 4000000`.
+//! format gets half a second, or SAE_FUZZ_SECONDS (`SAE_FUZZ_SECONDS=600 cargo test -p sae-data fuzz`). An input that makes
+//! the reader panic, or keeps it busy, is kept under `target/fuzz`, and its path is printed; add it to
+//! `tests/corpus/refused`, or to another part of the corpus. Limit the memory from outside: `ulimit -v 4000000`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -14,7 +13,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sae_data::{ActivationData, DataError, Options};
 
-/// Integers at which things go wrong.
+/// Integers at the limits of types.
 const INTERESTING: [u64; 10] = [
     0,
     1,
@@ -27,7 +26,7 @@ const INTERESTING: [u64; 10] = [
     i64::MAX as u64,
     u64::MAX,
 ];
-/// Rows read of one input at most.
+/// Largest number of rows that are read of one input.
 const ROWS: usize = 4096;
 
 /// Changes the bytes in one to four places.
@@ -72,7 +71,7 @@ fn damage(bytes: &mut Vec<u8>, rng: &mut impl Rng) {
     }
 }
 
-/// Opens what is at `path` and reads it, as much of it as may be.
+/// Opens the data set at `path` and reads its first rows.
 fn read(path: &Path, options: &Options) -> Result<(), DataError> {
     let data = ActivationData::open(path, options)?;
     data.fingerprint()?;
@@ -138,6 +137,22 @@ fn damaged_copy(entry: &Path, dir: &Path, rng: &mut impl Rng) -> PathBuf {
     copy
 }
 
+/// Undamaged files are read.
+fn check_undamaged(entries: &[PathBuf], format: &str) {
+    for entry in entries {
+        let plain = Options {
+            layer: (format == "saev").then_some(8),
+            ..Options::default()
+        };
+        let whole = read(entry, &plain);
+        assert!(
+            whole.is_ok() || entry.ends_with("several.safetensors"),
+            "{}: {whole:?}",
+            entry.display()
+        );
+    }
+}
+
 fn fuzz(format: &str) {
     let seconds = std::env::var("SAE_FUZZ_SECONDS")
         .ok()
@@ -152,18 +167,7 @@ fn fuzz(format: &str) {
         tensor: (format == "safetensors" && rng.random()).then(|| "resid".into()),
         labels: None,
     };
-    for entry in &entries {
-        let plain = Options {
-            layer: (format == "saev").then_some(8),
-            ..Options::default()
-        };
-        let whole = read(entry, &plain);
-        assert!(
-            whole.is_ok() || entry.ends_with("several.safetensors"),
-            "{}: {whole:?}",
-            entry.display()
-        );
-    }
+    check_undamaged(&entries, format);
     let kept = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../target/fuzz")
         .join(format);
@@ -195,7 +199,7 @@ fn fuzz(format: &str) {
     }
     let _ = std::fs::remove_dir_all(kept.join(format!("current-{}", std::process::id())));
     println!("{format}: {inputs} inputs, {refused} refused");
-    // a fuzzer whose inputs are all refused, or none, damages the wrong things
+    // if all inputs were refused, or none, the damage would be the wrong one
     assert!(
         inputs > 20 && refused > inputs / 10 && refused < inputs,
         "{inputs} inputs, {refused} refused"
@@ -218,6 +222,7 @@ fn arrow() {
 }
 
 #[test]
+#[cfg(feature = "parquet")]
 fn parquet() {
     fuzz("parquet");
 }
@@ -233,7 +238,7 @@ fn directory() {
     fuzz("directory");
 }
 
-/// Files that once made a reader panic, kept it busy for half a minute, or had it allocate gigabytes.
+/// Files that once made a reader panic, kept it busy for half a minute, or made it allocate gigabytes.
 #[test]
 fn files_that_claim_too_much_are_refused_at_once() {
     for entry in corpus("refused") {
@@ -251,6 +256,7 @@ fn files_that_claim_too_much_are_refused_at_once() {
 
 /// A thousand bytes, eighty million values: rows that are all the same compress well, and that is no mistake.
 #[test]
+#[cfg(feature = "parquet")]
 fn rows_of_zeros_are_read() {
     for entry in corpus("compressed") {
         let data = ActivationData::open(&entry, &Options::default()).unwrap();

@@ -135,7 +135,7 @@ fn the_order_does_not_depend_on_the_workers() {
 }
 
 #[test]
-fn every_row_exactly_once_a_pass_and_in_another_order_each() {
+fn every_row_exactly_once_per_pass_in_a_new_order() {
     let data = Data::new();
     let batches = epoch(&data.training(3, 31, 31, 0));
     assert!(batches.iter().all(|batch| batch.len() == 10));

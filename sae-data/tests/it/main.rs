@@ -7,6 +7,8 @@ mod formats;
 mod fuzz;
 mod limit;
 mod loader;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod reading;
 mod safetensors;
 mod split;

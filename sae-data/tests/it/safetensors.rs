@@ -79,7 +79,7 @@ proptest! {
 
 /// A safetensors file begins with the length of its header, and that may look like a pickle.
 #[test]
-fn headers_of_every_length_are_known() {
+fn headers_of_every_length_are_recognised() {
     let dir = tempfile::tempdir().unwrap();
     let values = f32_bytes(&[1.0, 2.0, 3.0, 4.0]);
     let json = r#"{"x":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}}"#;
@@ -176,7 +176,7 @@ fn labels_of_every_type() {
 }
 
 #[test]
-fn each_way_to_be_wrong_has_its_message() {
+fn each_error_has_its_message() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.safetensors");
     let x = |name, shape: &[usize]| {
@@ -211,7 +211,7 @@ fn each_way_to_be_wrong_has_its_message() {
             Some("x"),
         ),
         (
-            "3 labels for 2 rows; there must be one a row",
+            "3 labels for 2 rows; there must be one label per row",
             vec![x("x", &[2, 3]), ("labels", Dtype::U8, vec![3], vec![0; 3])],
             None,
         ),
@@ -292,7 +292,7 @@ fn a_folder_without_data_says_what_to_do() {
 }
 
 #[test]
-fn a_sentence_about_rows_that_are_all_nan() {
+fn rows_of_nan_have_a_summary() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.safetensors");
     let nan = f32_bytes(&[f32::NAN; 6]);

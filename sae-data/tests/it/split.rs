@@ -1,6 +1,6 @@
-//! Splits and samples: which rows they are, how that is told, and keys that do not fit the data.
+//! Splits and samples: their rows, their fingerprints, and keys that do not apply to the data.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ::safetensors::Dtype;
 use proptest::prelude::*;
@@ -78,7 +78,7 @@ fn a_fingerprint_says_which_rows() {
         let words = then.difference(&now).unwrap();
         assert_eq!(
             words,
-            "it is as many rows of the same files, but others: the split is another one"
+            "it has as many rows of the same files, but other rows: the split has changed"
         );
     }
     let rows = side(&with(HeldOut::Rows { rows: [0, 49] }));
@@ -89,7 +89,7 @@ fn a_fingerprint_says_which_rows() {
 }
 
 #[test]
-fn a_fingerprint_of_before_says_what_it_knows() {
+fn an_older_fingerprint_compares_what_it_has() {
     let dir = tempfile::tempdir().unwrap();
     let now = &side(&config(&numbered(dir.path(), 500, 3)))[0];
     let mut old = serde_json::to_value(now).unwrap();
@@ -102,7 +102,7 @@ fn a_fingerprint_of_before_says_what_it_knows() {
 }
 
 #[test]
-fn what_is_read_of_the_files_is_part_of_a_fingerprint() {
+fn options_are_part_of_a_fingerprint() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("two.safetensors");
     let tensor = |name| (name, Dtype::F32, vec![4, 5, 2], f32_bytes(&[1.0; 40]));
@@ -161,7 +161,7 @@ fn what_is_read_of_the_files_is_part_of_a_fingerprint() {
 }
 
 #[test]
-fn labels_that_are_given_later_do_not_make_other_data() {
+fn later_labels_do_not_change_a_fingerprint() {
     let dir = tempfile::tempdir().unwrap();
     let before = config(&numbered(dir.path(), 40, 3));
     let labels = dir.path().join("l.npy");
@@ -182,7 +182,7 @@ fn refused(config: &DataConfig) -> String {
 }
 
 #[test]
-fn keys_that_have_nothing_to_be_about() {
+fn keys_that_do_not_apply_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let named = numbered(dir.path(), 40, 3);
     let plain = dir.path().join("x.npy");
@@ -194,66 +194,61 @@ fn keys_that_have_nothing_to_be_about() {
     );
     let of_named = config(&named);
     let of_plain = config(&plain);
-    let file = || Some(PathBuf::from("l.npy"));
-    for (config, says) in [
+    type Change = fn(&mut DataConfig);
+    let changes: [(&DataConfig, Change, &str); 7] = [
         (
-            DataConfig {
-                held_out_labels: file(),
-                ..of_named.clone()
-            },
+            &of_named,
+            |config| config.held_out_labels = Some("l.npy".into()),
             "data.held_out_labels = \"l.npy\": what is held out is a part",
         ),
         (
-            DataConfig {
-                class_names: file(),
-                ..of_named.clone()
-            },
+            &of_named,
+            |config| config.class_names = Some("l.npy".into()),
             "data.class_names = \"l.npy\": there are no classes to name",
         ),
         (
-            DataConfig {
-                tensor: Some("x".into()),
-                ..of_plain.clone()
-            },
+            &of_plain,
+            |config| config.tensor = Some("x".into()),
             "data.tensor = \"x\":",
         ),
         (
-            DataConfig {
-                layer: Some(3),
-                ..of_plain.clone()
-            },
+            &of_plain,
+            |config| config.layer = Some(3),
             "data.layer = 3:",
         ),
         (
-            DataConfig {
-                window_mb: 1 << 44,
-                ..of_named.clone()
-            },
+            &of_named,
+            |config| config.window_mb = 1 << 44,
             "data.window_mb = 17592186044416: must be at most 16777216",
         ),
         (
-            DataConfig {
-                workers: Some(100_000),
-                ..of_named.clone()
-            },
+            &of_named,
+            |config| config.workers = Some(100_000),
             "data.workers = 100000: must be at most 1024",
         ),
         (
-            DataConfig {
-                block_rows: Some(0),
-                ..of_named.clone()
-            },
+            &of_named,
+            |config| config.block_rows = Some(0),
             "data.block_rows = 0: must be at least 1",
         ),
-    ] {
+    ];
+    for (config, change, says) in changes {
+        let mut config = config.clone();
+        change(&mut config);
         let message = refused(&config);
         assert!(message.starts_with(says), "{message}");
     }
-    // what chooses among the tensors of one side need not mean anything to the other
+}
+
+#[test]
+fn the_name_of_a_tensor_may_apply_to_one_side_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = dir.path().join("x.npy");
+    npy(&plain, "<f4", &[40, 3], &f32_bytes(&[1.5; 120]));
     let both = DataConfig {
         tensor: Some("activations".into()),
         held_out: HeldOut::Path(plain),
-        ..of_named
+        ..config(&numbered(dir.path(), 40, 3))
     };
     assert_eq!(both.open().unwrap().held_out.rows(), 40);
 }
@@ -275,11 +270,11 @@ fn saev_has_no_tensors_to_choose_from() {
     let message = ActivationData::open(&shards, &options)
         .expect_err("refused")
         .to_string();
-    assert!(message.starts_with("data.tensor = \"x\":"), "{message}");
+    assert!(message.starts_with("tensor = \"x\":"), "{message}");
 }
 
 #[test]
-fn one_row_is_too_few_to_judge_on() {
+fn one_row_is_too_few() {
     let dir = tempfile::tempdir().unwrap();
     let ten = config(&numbered(dir.path(), 10, 3));
     let message = refused(&ten);

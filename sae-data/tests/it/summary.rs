@@ -22,7 +22,7 @@ fn summary(rows: &[Vec<f32>], sample: Option<usize>) -> Summary {
 }
 
 #[test]
-fn by_hand() {
+fn a_summary_computed_by_hand() {
     let rows = vec![
         vec![3.0, 4.0, 7.0],
         vec![-3.0, 4.0, 7.0],

@@ -1,4 +1,4 @@
-//! True concepts and their strengths: what fits the data is loaded, what does not is told with its key.
+//! True concepts and their strengths: valid ones are loaded, others are errors with their key.
 
 use std::path::Path;
 
@@ -40,7 +40,7 @@ fn refused(config: &DataConfig, expected: &[&str]) {
 }
 
 #[test]
-fn what_fits_is_loaded() {
+fn valid_concepts_are_loaded() {
     let dir = tempfile::tempdir().unwrap();
     let plain = config(&numbered(dir.path(), 40, 3));
     let split = plain.open().unwrap();
@@ -52,7 +52,7 @@ fn what_fits_is_loaded() {
 }
 
 #[test]
-fn what_does_not_fit_is_told() {
+fn invalid_files_are_errors_with_their_key() {
     let dir = tempfile::tempdir().unwrap();
     refused(
         &codes(dir.path(), 5, 2),

@@ -1,8 +1,7 @@
 //! Arrow IPC, streams and files: what Hugging Face `datasets`, and so SAELens' activation cache, write.
 //!
-//! Only the messages are read, with the field's own generated view of them, and the offsets of lists. They say
-//! where in the file the values lie; the values are left there. Columns before the activations are stepped over
-//! by the number of buffers that their types have.
+//! Opening reads only the messages, with the view that `arrow-ipc` generates, and the offsets of lists. They give the
+//! places of the values in the file. Columns before the activations are skipped by the number of buffers of their types.
 
 mod schema;
 
@@ -12,12 +11,24 @@ use schema::{Columns, List, Place, columns};
 
 use super::builder::MatrixBuilder;
 use super::file::{OpenFile, SourceFile};
+use super::format::{Format, Open};
 use super::matrix::{Integer, IntegerColumn};
 use crate::error::DataError;
 
-pub(super) const FORMAT: &str = "Arrow";
+const NAME: &str = "Arrow";
+
+pub(super) static FORMAT: Format = Format {
+    name: NAME,
+    about: "Arrow (SAELens' activation caches, Hugging Face datasets)",
+    magic: &[b"ARROW", STREAM_MAGIC],
+    extensions: &["arrow", "feather"],
+    open: Open::InPlace(add),
+    ..Format::UNNAMED
+};
 
 const FILE_MAGIC: &[u8; 6] = b"ARROW1";
+/// Marks a message.
+const STREAM_MAGIC: &[u8] = &[0xff; 4];
 /// Longest message without its body that is read.
 const MAX_MESSAGE: u64 = 1 << 28;
 
@@ -29,7 +40,7 @@ struct Span {
 }
 
 /// Adds a file of activations.
-pub(super) fn add(
+fn add(
     builder: &mut MatrixBuilder<'_>,
     file: SourceFile,
     column: Option<&str>,
@@ -43,11 +54,11 @@ pub(super) fn add(
     };
     let mut at = reader.start()?;
     while let Some((metadata, body)) = reader.message(at)? {
-        let damaged = |reason: String| DataError::damaged(&file.path, FORMAT, at, reason);
+        let damaged = |reason: String| DataError::damaged(&file.path, NAME, at, reason);
         let message = root_as_message(&metadata).map_err(|error| damaged(error.to_string()))?;
         let length =
             u64::try_from(message.bodyLength()).map_err(|_| damaged("a negative length".into()))?;
-        file.check_span(FORMAT, body, length)?;
+        file.check_span(NAME, body, length)?;
         match message.header_type() {
             MessageHeader::Schema => {
                 let schema = message.header_as_schema();
@@ -76,7 +87,7 @@ pub(super) fn add(
         Some(_) => Ok(()),
         None => Err(DataError::damaged(
             &file.path,
-            FORMAT,
+            NAME,
             0,
             "there is no schema",
         )),
@@ -87,36 +98,36 @@ struct Reader<'a> {
     open: OpenFile<'a>,
     file: &'a SourceFile,
     columns: Option<Columns>,
-    /// Rows of this file so far, for messages.
+    /// Rows of this file so far, for error messages.
     rows: usize,
 }
 
 impl Reader<'_> {
     fn damaged(&self, offset: u64, reason: impl Into<String>) -> DataError {
-        DataError::damaged(&self.file.path, FORMAT, offset, reason)
+        DataError::damaged(&self.file.path, NAME, offset, reason)
     }
 
-    /// Where the messages start: in a file behind the magic, which must then end in it, too.
+    /// Offset of the first message: 0 in a stream, behind the magic in a file, which must also end with the magic.
     fn start(&mut self) -> Result<u64, DataError> {
-        if self.open.bytes_at(FORMAT, 0, 4)? != FILE_MAGIC[..4] {
+        if self.open.bytes_at(NAME, 0, 4)? != FILE_MAGIC[..4] {
             return Ok(0);
         }
         let end = self.file.bytes.saturating_sub(FILE_MAGIC.len() as u64);
-        if self.open.bytes_at(FORMAT, 0, 8)?[..6] != FILE_MAGIC[..]
-            || self.open.bytes_at(FORMAT, end, 6)? != FILE_MAGIC
+        if self.open.bytes_at(NAME, 0, 8)?[..6] != FILE_MAGIC[..]
+            || self.open.bytes_at(NAME, end, 6)? != FILE_MAGIC
         {
             return Err(self.damaged(end, "an Arrow file ends in \"ARROW1\"; this one was cut"));
         }
         Ok(8)
     }
 
-    /// The message at `at` without its body, and where the body starts; `None` at the end.
+    /// The message at `at` without its body, and the offset of the body; `None` at the end.
     fn message(&mut self, at: u64) -> Result<Option<(Vec<u8>, u64)>, DataError> {
         if at == self.file.bytes {
-            return Ok(None); // a stream may just stop
+            return Ok(None); // a stream may end without a mark
         }
         let mut word = |at| -> Result<u32, DataError> {
-            let bytes = self.open.bytes_at(FORMAT, at, 4)?;
+            let bytes = self.open.bytes_at(NAME, at, 4)?;
             Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
         };
         let (length, start) = match word(at)? {
@@ -129,7 +140,7 @@ impl Reader<'_> {
                 Err(self.damaged(at, format!("a message of {length} bytes")))
             }
             length => {
-                let metadata = self.open.bytes_at(FORMAT, start, length)?;
+                let metadata = self.open.bytes_at(NAME, start, length)?;
                 Ok(Some((metadata, start + length)))
             }
         }
@@ -197,7 +208,7 @@ struct Walk<'a, 'b> {
 }
 
 impl Walk<'_, '_> {
-    /// Length of the column's `index`-th node, which must be without nulls.
+    /// Length of the column's `index`-th node; fails if it contains nulls.
     fn node(&self, place: Place, index: usize) -> Result<usize, DataError> {
         let nodes = self.batch.nodes();
         let node = nodes.filter(|nodes| place.node + index < nodes.len());
@@ -233,26 +244,17 @@ impl Walk<'_, '_> {
         let buffers = self.batch.buffers().filter(|buffers| at < buffers.len());
         let buffer = buffers.map(|buffers| *buffers.get(at));
         let buffer = buffer.ok_or_else(|| damaged("a buffer is missing"))?;
-        let (offset, len) = (
-            u64::try_from(buffer.offset()),
-            u64::try_from(buffer.length()),
-        );
-        match (offset, len) {
-            (Ok(offset), Ok(len))
-                if offset
-                    .checked_add(len)
-                    .is_some_and(|end| end <= self.body.len) =>
-            {
-                Ok(Span {
-                    offset: self.body.offset + offset,
-                    len,
-                })
-            }
-            _ => Err(damaged("a buffer lies outside of its message")),
-        }
+        let span = || {
+            let offset = u64::try_from(buffer.offset()).ok()?;
+            let len = u64::try_from(buffer.length()).ok()?;
+            let inside = offset.checked_add(len)? <= self.body.len;
+            let offset = self.body.offset + offset;
+            inside.then_some(Span { offset, len })
+        };
+        span().ok_or_else(|| damaged("a buffer exceeds its message"))
     }
 
-    /// The `n + 1` offsets of a list, ascending and within its `elements` elements.
+    /// The `n + 1` offsets of a list, checked to ascend and to be within its `elements` elements.
     fn offsets(
         &mut self,
         list: List,
@@ -279,7 +281,7 @@ impl Walk<'_, '_> {
         let len = (n as u64).checked_add(1).and_then(|n| n.checked_mul(size));
         let len = len.filter(|len| *len <= span.len);
         let len = len.ok_or_else(|| self.reader.damaged(span.offset, "offsets are missing"))?;
-        let bytes = self.reader.open.bytes_at(FORMAT, span.offset, len)?;
+        let bytes = self.reader.open.bytes_at(NAME, span.offset, len)?;
         let mut offsets = Vec::with_capacity(n + 1);
         match list {
             List::Offsets32 => Integer::I32.decode(&bytes, &mut offsets),
@@ -291,13 +293,13 @@ impl Walk<'_, '_> {
         if !ascending {
             return Err(self.reader.damaged(
                 span.offset,
-                "the offsets of a list do not ascend, or lead out of it",
+                "the offsets of a list do not ascend, or exceed its length",
             ));
         }
         Ok(offsets.into_iter().map(|offset| offset as usize).collect())
     }
 
-    /// Adds the activations; returns how many rows there were.
+    /// Adds the activations; returns the number of rows.
     fn activations(
         mut self,
         builder: &mut MatrixBuilder<'_>,
@@ -305,7 +307,7 @@ impl Walk<'_, '_> {
         columns: &Columns,
     ) -> Result<usize, DataError> {
         let place = columns.place;
-        // validity, then offsets where the list has any
+        // a validity buffer per list, then its offsets if it has any
         let (mut lengths, mut spans, mut buffer) = (Vec::new(), Vec::new(), 0);
         for (depth, list) in columns.lists.iter().enumerate() {
             lengths.push(self.node(place, depth)?);
@@ -314,40 +316,20 @@ impl Walk<'_, '_> {
             buffer += if fixed { 1 } else { 2 };
         }
         let depth = columns.lists.len();
-        lengths.push(self.node(place, depth)?);
+        let count = self.node(place, depth)?;
         let values = self.buffer(place, buffer + 1)?;
         let size = columns.element.size() as u64;
-        // before anything of that length is made
-        let bytes = (lengths[depth] as u64).checked_mul(size);
+        // checked before anything of that length is allocated
+        let bytes = (count as u64).checked_mul(size);
         if bytes.is_none_or(|bytes| bytes > values.len) {
             return Err(self.reader.damaged(values.offset, "values are missing"));
         }
         let (list, inner) = (columns.lists[depth - 1], lengths[depth - 1]);
-        let rows = self.offsets(list, spans[depth - 1], inner, lengths[depth])?;
-        let width = match list {
-            List::Fixed(size) => size,
-            _ if inner == 0 => return Ok(0),
-            _ => rows[1] - rows[0],
-        };
+        let rows = self.offsets(list, spans[depth - 1], inner, count)?;
         if inner == 0 {
             return Ok(0);
         }
-        if width == 0 {
-            return Err(DataError::Ragged {
-                path: self.reader.file.path.clone(),
-                row: self.reader.rows,
-                len: 0,
-                width: 1,
-            });
-        }
-        if let Some(row) = (0..inner).find(|i| rows[i + 1] - rows[*i] != width) {
-            return Err(DataError::Ragged {
-                path: self.reader.file.path.clone(),
-                row: self.reader.rows + row,
-                len: rows[row + 1] - rows[row],
-                width,
-            });
-        }
+        let width = self.width(list, &rows)?;
         builder.kind(number, columns.element, width)?;
         let place_of = |row: usize| values.offset + (rows[0] + row * width) as u64 * size;
         if depth == 1 {
@@ -359,5 +341,27 @@ impl Walk<'_, '_> {
             builder.example(number, place_of(example[0]), example[1] - example[0])?;
         }
         Ok(examples[lengths[0]] - examples[0])
+    }
+
+    /// The width that all rows have, whose offsets are `offsets`.
+    fn width(&self, list: List, offsets: &[usize]) -> Result<usize, DataError> {
+        let ragged = |row: usize, len, width| DataError::Ragged {
+            path: self.reader.file.path.clone(),
+            row: self.reader.rows + row,
+            len,
+            width,
+        };
+        let width = match list {
+            List::Fixed(size) => size,
+            _ => offsets[1] - offsets[0],
+        };
+        if width == 0 {
+            return Err(ragged(0, 0, 1));
+        }
+        let lengths = offsets.windows(2).map(|pair| pair[1] - pair[0]);
+        match lengths.enumerate().find(|(_, len)| *len != width) {
+            None => Ok(width),
+            Some((row, len)) => Err(ragged(row, len, width)),
+        }
     }
 }

@@ -1,14 +1,14 @@
-//! The schema: which column holds the activations, and where its nodes and buffers are in a record batch.
+//! The schema: finds the column of the activations, and its nodes and buffers in a record batch.
 
 use arrow_ipc::{Endianness, Field, Precision, Schema, Type};
 
-use super::{FORMAT, SourceFile};
+use super::{NAME, SourceFile};
 use crate::element::Element;
 use crate::error::DataError;
+use crate::source::format::only;
 use crate::source::matrix::Integer;
-use crate::source::only;
 
-/// How a list knows where its elements are.
+/// How a list stores the places of its elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum List {
     Offsets32,
@@ -16,21 +16,21 @@ pub(super) enum List {
     Fixed(usize),
 }
 
-/// Where a column is among the nodes and buffers of a record batch.
+/// Position of a column among the nodes and buffers of a record batch.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Place {
     pub(super) node: usize,
     pub(super) buffer: usize,
-    /// Columns of views before it: their buffers are counted batch by batch.
+    /// Number of view columns before it, whose numbers of buffers vary by batch.
     pub(super) views: usize,
 }
 
-/// What the schema says.
+/// The relevant columns of a schema.
 #[derive(Debug)]
 pub(super) struct Columns {
     pub(super) name: String,
     pub(super) place: Place,
-    /// One list for rows, two for examples of rows.
+    /// One list for rows, two nested lists for examples of rows.
     pub(super) lists: Vec<List>,
     pub(super) element: Element,
     pub(super) labels: Option<(Place, Integer)>,
@@ -78,7 +78,7 @@ pub(super) fn columns(
     })
 }
 
-/// The type in a word or two, for messages.
+/// The type in a few words, for messages.
 fn describe(field: &Field<'_>) -> String {
     let name = field
         .type_type()
@@ -107,7 +107,7 @@ fn list(field: &Field<'_>) -> Option<List> {
     }
 }
 
-/// Lists around floats, one or two deep.
+/// The lists and the element type of a column of floats in one or two nested lists.
 fn activations(field: &Field<'_>) -> Option<(Vec<List>, Element)> {
     let mut lists = vec![list(field)?];
     let mut child = field.children().filter(|c| c.len() == 1)?.get(0);
@@ -136,7 +136,7 @@ fn integer(field: &Field<'_>) -> Option<Integer> {
     }
 }
 
-/// Counts the nodes and buffers of a field and those in it (Arrow columnar format, "Buffer layouts").
+/// Counts the nodes and buffers of a field and its children (Arrow columnar format, "Buffer layouts").
 fn step_over(
     file: &SourceFile,
     field: &Field<'_>,
@@ -146,61 +146,42 @@ fn step_over(
     const DEEPEST: usize = 64; // the depth that flatbuffers verifies
     place.node += 1;
     if field.dictionary().is_some() {
-        place.buffer += 2; // validity, indices; the values travel in messages of their own
+        place.buffer += 2; // validity, indices; the values are in messages of their own
         return Ok(());
     }
-    place.buffer += match field.type_type() {
-        Type::Null | Type::RunEndEncoded => 0,
-        Type::Struct_ | Type::FixedSizeList => 1,
-        Type::Int
-        | Type::FloatingPoint
-        | Type::Bool
-        | Type::Decimal
-        | Type::Date
-        | Type::Time
-        | Type::Timestamp
-        | Type::Interval
-        | Type::Duration
-        | Type::FixedSizeBinary
-        | Type::List
-        | Type::LargeList
-        | Type::Map => 2,
-        Type::Utf8
-        | Type::Binary
-        | Type::LargeUtf8
-        | Type::LargeBinary
-        | Type::ListView
-        | Type::LargeListView => 3,
-        Type::Utf8View | Type::BinaryView => {
-            place.views += 1;
-            2
-        }
-        Type::Union => match field.type_as_union().map(|union| union.mode()) {
-            Some(arrow_ipc::UnionMode::Dense) => 2,
-            _ => 1,
-        },
-        other => {
-            let what = format!(
-                "column \"{}\" of type {other:?}",
-                field.name().unwrap_or("")
-            );
-            return Err(DataError::unsupported(
-                &file.path,
-                what,
-                "leave this column out",
-            ));
-        }
-    };
+    place.views += usize::from(matches!(
+        field.type_type(),
+        Type::Utf8View | Type::BinaryView
+    ));
+    place.buffer += buffers(field).ok_or_else(|| {
+        let (name, kind) = (field.name().unwrap_or(""), field.type_type());
+        let what = format!("column \"{name}\" of type {kind:?}");
+        DataError::unsupported(&file.path, what, "leave this column out")
+    })?;
     if depth == DEEPEST {
-        return Err(DataError::damaged(
-            &file.path,
-            FORMAT,
-            0,
-            "a column is nested too deeply",
-        ));
+        let reason = "a column is nested too deeply";
+        return Err(DataError::damaged(&file.path, NAME, 0, reason));
     }
     for child in field.children().into_iter().flatten() {
         step_over(file, &child, place, depth + 1)?;
     }
     Ok(())
+}
+
+/// Number of a field's own buffers, except those of views, which every batch counts; `None` for an unknown type.
+fn buffers(field: &Field<'_>) -> Option<usize> {
+    Some(match field.type_type() {
+        Type::Null | Type::RunEndEncoded => 0,
+        Type::Struct_ | Type::FixedSizeList => 1,
+        Type::Union => match field.type_as_union().map(|union| union.mode()) {
+            Some(arrow_ipc::UnionMode::Dense) => 2,
+            _ => 1,
+        },
+        Type::Int | Type::FloatingPoint | Type::Bool | Type::Decimal | Type::Date | Type::Time => 2,
+        Type::Timestamp | Type::Interval | Type::Duration | Type::FixedSizeBinary => 2,
+        Type::List | Type::LargeList | Type::Map | Type::Utf8View | Type::BinaryView => 2,
+        Type::Utf8 | Type::Binary | Type::LargeUtf8 | Type::LargeBinary => 3,
+        Type::ListView | Type::LargeListView => 3,
+        _ => return None,
+    })
 }

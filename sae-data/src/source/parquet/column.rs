@@ -1,10 +1,9 @@
-//! Decoding one column of one row group: values, levels, and what can be wrong with them.
+//! Decodes one column of one row group, and checks its values and levels.
 
-use std::cell::Cell;
 use std::fs::File;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 
 use half::f16;
 use parquet::basic::Type as PhysicalType;
@@ -17,18 +16,19 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::serialized_reader::SerializedPageReader;
 
+use super::NAME;
 use super::levels::Measured;
 use super::pages::Pages;
-use super::{FORMAT, SourceFile};
 use crate::element::Element;
 use crate::error::DataError;
+use crate::source::SourceFile;
 
-/// Records decoded at once at most, and values of rows.
+/// Limits of records, and of values, that are decoded at a time.
 const RECORDS: usize = 1024;
 const VALUES: usize = 1 << 18;
-/// Values that a row or an example may have, however small its column is.
+/// Values that a row or an example may have in a column of any size.
 const LONGEST: usize = 1 << 22;
-/// Values that a row may have beyond what the others have before it is not looked at.
+/// Values by which a row may exceed the width before it is refused undecoded; less is reported as ragged.
 const RAGGED: usize = 1 << 14;
 
 /// One column of one row group.
@@ -41,21 +41,20 @@ pub(super) struct Column<'a> {
     pub(super) element: Element,
     pub(super) width: usize,
     pub(super) depth: usize,
-    /// Where its records begin; with an empty table reads begin at the first page.
+    /// Where its records begin; with an empty table every read begins at the first page.
     pub(super) pages: &'a Pages,
     /// First row of the row group among all, for messages.
     pub(super) first_row: usize,
 }
 
 /// Decoded records: values, and the levels that say where rows begin.
-#[derive(Default)]
-struct Decoded {
-    values: Vec<f32>,
+struct Decoded<V> {
+    values: Vec<V>,
     definition: Vec<i16>,
     repetition: Vec<i16>,
 }
 
-/// How records are decoded: so many at once, with so many values each.
+/// How many records are decoded at a time, and how many values each may have.
 #[derive(Clone, Copy)]
 pub(super) struct Steps {
     records: usize,
@@ -63,7 +62,7 @@ pub(super) struct Steps {
 }
 
 impl Column<'_> {
-    /// What the footer says of the column; it may say anything.
+    /// Metadata of the column from the footer, which is not to be trusted.
     pub(super) fn chunk(&self) -> &ColumnChunkMetaData {
         self.metadata.row_group(self.group).column(self.column)
     }
@@ -73,7 +72,7 @@ impl Column<'_> {
         u64::try_from(self.chunk().data_page_offset()).unwrap_or(0)
     }
 
-    /// Bytes of a value as such.
+    /// Bytes of one value.
     pub(super) fn value_size(&self) -> u64 {
         match self.chunk().column_type() {
             PhysicalType::INT32 | PhysicalType::FLOAT => 4,
@@ -82,7 +81,7 @@ impl Column<'_> {
         }
     }
 
-    /// Steps of one record, of any length that a column of this size may have.
+    /// One record at a time, with as many values as a column of this size may have.
     fn one_by_one(&self) -> Steps {
         let bytes = usize::try_from(self.chunk().compressed_size()).unwrap_or(0);
         Steps {
@@ -91,7 +90,7 @@ impl Column<'_> {
         }
     }
 
-    /// Steps of rows that have the known width, and of examples, which have no known length.
+    /// Many records at a time for rows, whose width is known; one at a time for examples.
     pub(super) fn steps(&self) -> Steps {
         match self.depth {
             1 => Steps {
@@ -103,10 +102,10 @@ impl Column<'_> {
     }
 
     pub(super) fn damaged(&self, reason: impl Into<String>) -> DataError {
-        DataError::damaged(&self.file.path, FORMAT, self.offset(), reason)
+        DataError::damaged(&self.file.path, NAME, self.offset(), reason)
     }
 
-    /// A decoder that stands at the first value of page `page`, and the record that this value belongs to.
+    /// A decoder at the first value of page `page`, and the record that this value belongs to.
     fn start<T: DataType>(
         &self,
         page: usize,
@@ -120,26 +119,27 @@ impl Column<'_> {
             let pages = SerializedPageReader::new(file, chunk, rows, None)?;
             let leaf = chunk.column_descr_ptr();
             let mut pages = Measured::new(pages, leaf.max_rep_level(), steps.longest);
-            // of a page that is passed over only the header is read; a dictionary is remembered
+            // only the header of a skipped page is read; a dictionary is kept
             (0..before).try_for_each(|_| pages.skip_next_page())?;
             Ok(ColumnReaderImpl::<T>::new(leaf, Box::new(pages)))
         })?;
         Ok((reader, record))
     }
 
-    /// Reads the `ranges` of records, which ascend, in one pass, and hands over the values of each range, some
-    /// records at a time, with the number of the range.
-    fn decode<T: DataType>(
+    /// Decodes the `ranges` of records, which ascend, in one pass. `visit` gets the number of the range and its values, a
+    /// few records at a time, each as `convert` returns it (`None` for a damaged one).
+    fn decode<T: DataType, V>(
         &self,
         ranges: &[Range<usize>],
         steps: Steps,
-        mut visit: impl FnMut(usize, Vec<T::T>, Vec<i16>, Vec<i16>) -> Result<(), DataError>,
+        convert: impl Fn(T::T) -> Option<V>,
+        mut visit: impl FnMut(usize, Decoded<V>) -> Result<(), DataError>,
     ) -> Result<(), DataError> {
-        self.file.open()?; // it is still what it was
+        self.file.open()?; // it has not changed
         let short = || self.damaged("the column has fewer rows than its row group");
         let mut open: Option<(ColumnReaderImpl<T>, usize)> = None;
         for (number, range) in ranges.iter().enumerate() {
-            // from where the last range ended, unless there is a page between that nobody wants
+            // continue where the last range ended, unless there is an unwanted page between
             let page = self.pages.of(range.start);
             let near = |(_, at): &(_, usize)| page <= self.pages.of(*at) + 1;
             let (mut reader, at) = match open.take().filter(near) {
@@ -154,19 +154,21 @@ impl Column<'_> {
             while left > 0 {
                 let (mut values, mut definition, mut repetition) =
                     (Vec::new(), Vec::new(), Vec::new());
-                let (read, ..) = self.caught(|| {
-                    reader.read_records(
-                        left.min(steps.records),
-                        Some(&mut definition),
-                        Some(&mut repetition),
-                        &mut values,
-                    )
-                })?;
+                let most = left.min(steps.records);
+                let levels = (Some(&mut definition), Some(&mut repetition));
+                let (read, ..) =
+                    self.caught(|| reader.read_records(most, levels.0, levels.1, &mut values))?;
                 if read == 0 {
                     return Err(short());
                 }
                 left -= read.min(left);
-                visit(number, values, definition, repetition)?;
+                let values = values.into_iter().map(&convert).collect::<Option<_>>();
+                let decoded = Decoded {
+                    values: values.ok_or_else(|| self.damaged("a value of another size"))?,
+                    definition,
+                    repetition,
+                };
+                visit(number, decoded)?;
             }
             open = Some((reader, range.end));
         }
@@ -187,47 +189,25 @@ impl Column<'_> {
         })
     }
 
-    /// Activations as float32, with the number of the range that they are of.
+    /// Decodes activations to float32.
     fn floats(
         &self,
         ranges: &[Range<usize>],
         steps: Steps,
-        mut visit: impl FnMut(usize, Decoded) -> Result<(), DataError>,
+        visit: impl FnMut(usize, Decoded<f32>) -> Result<(), DataError>,
     ) -> Result<(), DataError> {
-        let mut each = |range, values, definition, repetition| {
-            let decoded = Decoded {
-                values,
-                definition,
-                repetition,
-            };
-            visit(range, decoded)
+        let half = |v: FixedLenByteArray| match *v.data() {
+            [low, high] => Some(f16::from_le_bytes([low, high]).to_f32()),
+            _ => None,
         };
         match self.element {
-            Element::F64 => {
-                self.decode::<DoubleType>(ranges, steps, |range, values, definition, repetition| {
-                    let values = values.into_iter().map(|v| v as f32).collect();
-                    each(range, values, definition, repetition)
-                })
-            }
-            Element::F16 => {
-                let half = |v: &FixedLenByteArray| match *v.data() {
-                    [low, high] => Ok(f16::from_le_bytes([low, high]).to_f32()),
-                    _ => Err(self.damaged("a half-precision value has two bytes")),
-                };
-                self.decode::<FixedLenByteArrayType>(
-                    ranges,
-                    steps,
-                    |range, values, definition, repetition| {
-                        let values = values.iter().map(half).collect::<Result<_, _>>()?;
-                        each(range, values, definition, repetition)
-                    },
-                )
-            }
-            _ => self.decode::<FloatType>(ranges, steps, each),
+            Element::F64 => self.decode::<DoubleType, _>(ranges, steps, |v| Some(v as f32), visit),
+            Element::F16 => self.decode::<FixedLenByteArrayType, _>(ranges, steps, half, visit),
+            _ => self.decode::<FloatType, _>(ranges, steps, Some, visit),
         }
     }
 
-    /// Width of the first row, from the first records that have one.
+    /// Width of the first row.
     pub(super) fn first_width(&self) -> Result<usize, DataError> {
         let mut width = None;
         let records = usize::try_from(self.metadata.row_group(self.group).num_rows()).unwrap_or(0);
@@ -237,24 +217,25 @@ impl Column<'_> {
             self.one_by_one(),
             |_, decoded| {
                 self.check_nulls(&decoded, 0)?;
-                let same_row = decoded
-                    .repetition
-                    .iter()
-                    .skip(1)
-                    .take_while(|level| **level as usize == self.depth);
-                width = width.or(Some(1 + same_row.count()));
+                width.get_or_insert(self.row_length(&decoded.repetition));
                 Ok(())
             },
         )?;
         Ok(width.unwrap_or(1))
     }
 
-    /// Every value must be there: nulls and empty lists have a lower definition level.
-    fn check_nulls(&self, decoded: &Decoded, row: usize) -> Result<(), DataError> {
+    /// Number of values in the row that begins with the first of these levels.
+    fn row_length(&self, repetition: &[i16]) -> usize {
+        let inside = |level: &&i16| **level as usize == self.depth;
+        1 + repetition.iter().skip(1).take_while(inside).count()
+    }
+
+    /// Fails at nulls and empty lists, which have a lower definition level than values.
+    fn check_nulls<V>(&self, decoded: &Decoded<V>, row: usize) -> Result<(), DataError> {
         let leaf = self.chunk().column_descr();
         let whole = leaf.max_def_level();
         if decoded.definition.iter().all(|level| *level == whole)
-            && decoded.values.len() == decoded.repetition.len()
+            && (decoded.repetition.is_empty() || decoded.values.len() == decoded.repetition.len())
         {
             return Ok(());
         }
@@ -265,7 +246,7 @@ impl Column<'_> {
         })
     }
 
-    /// Hands over each row of the `ranges` of records: the range, the row's place in its record, its values.
+    /// Visits each row of the `ranges` of records: number of the range, position of the row in its record, values.
     pub(super) fn rows(
         &self,
         ranges: &[Range<usize>],
@@ -276,11 +257,7 @@ impl Column<'_> {
             self.check_nulls(&decoded, row)?;
             let mut rest = &decoded.repetition[..];
             for values in decoded.values.chunks(self.width) {
-                let inside = rest
-                    .iter()
-                    .skip(1)
-                    .take_while(|level| **level as usize == self.depth);
-                let len = 1 + inside.count();
+                let len = self.row_length(rest);
                 if len != self.width {
                     return Err(DataError::Ragged {
                         path: self.file.path.clone(),
@@ -301,49 +278,37 @@ impl Column<'_> {
     /// Number of rows of each of the `records` examples.
     pub(super) fn lengths(&self, records: usize) -> Result<Vec<usize>, DataError> {
         let mut lengths = Vec::new();
-        let all = 0..records;
-        self.rows(std::slice::from_ref(&all), |_, token, _| {
-            match lengths.last_mut() {
+        self.rows(
+            std::slice::from_ref(&(0..records)),
+            |_, token, _| match lengths.last_mut() {
                 Some(length) if token > 0 => *length += 1,
                 _ => lengths.push(1),
-            }
-        })?;
+            },
+        )?;
         match lengths.len() == records {
             true => Ok(lengths),
             false => Err(self.damaged("the column has fewer rows than its row group")),
         }
     }
 
-    /// The values of the `ranges` of records, one each.
+    /// The integers of the `ranges` of records, one per record.
     pub(super) fn integers(&self, ranges: &[Range<usize>]) -> Result<Vec<i64>, DataError> {
-        let leaf = self.chunk().column_descr();
-        let whole = leaf.max_def_level();
         let count = ranges.iter().map(Range::len).sum();
         let mut all = Vec::with_capacity(count);
-        let mut add = |values: Vec<i64>, definition: Vec<i16>| {
-            if definition.iter().any(|level| *level != whole) {
-                return Err(DataError::Null {
-                    path: self.file.path.clone(),
-                    name: "label".into(),
-                    row: self.first_row,
-                });
-            }
-            all.extend(values);
+        let add = |_, decoded: Decoded<i64>| {
+            self.check_nulls(&decoded, 0)?;
+            all.extend(decoded.values);
             Ok(())
         };
         let steps = Steps {
             records: RECORDS,
             longest: RAGGED,
         };
-        match leaf.physical_type() {
+        match self.chunk().column_type() {
             PhysicalType::INT32 => {
-                self.decode::<Int32Type>(ranges, steps, |_, values, definition, _| {
-                    add(values.into_iter().map(i64::from).collect(), definition)
-                })?
+                self.decode::<Int32Type, _>(ranges, steps, |v| Some(i64::from(v)), add)?
             }
-            _ => self.decode::<Int64Type>(ranges, steps, |_, values, definition, _| {
-                add(values, definition)
-            })?,
+            _ => self.decode::<Int64Type, _>(ranges, steps, Some, add)?,
         }
         match all.len() == count {
             true => Ok(all),
@@ -352,27 +317,9 @@ impl Column<'_> {
     }
 }
 
-thread_local! {
-    /// Whether a panic of this thread is caught by [`guarded`].
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Runs the decoder; a panic in it, which a damaged file can cause, is an error like any other and is not
-/// printed.
+/// Runs the decoder; a damaged file can make it panic, which becomes an error like any other.
 pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, String> {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if !GUARDED.get() {
-                usual(panic);
-            }
-        }));
-    });
-    GUARDED.set(true);
-    let result = catch_unwind(AssertUnwindSafe(work));
-    GUARDED.set(false);
-    match result {
+    match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(panic) => Err(panic
             .downcast_ref::<String>()

@@ -1,8 +1,7 @@
-//! How long records are, looked up in their levels before they are decoded.
+//! Lengths of records, found in their levels before they are decoded.
 //!
-//! The decoder hands out whole records, and a record ends where the next begins: levels of a few bytes can say that
-//! it has billions of values. Repetition levels come in runs, so the length of every record is known after a look at
-//! the runs.
+//! The decoder returns whole records, and a record ends where the next one begins: a few bytes of levels can claim a
+//! record of billions of values. Repetition levels are stored in runs, so the runs give the length of every record.
 
 use std::fs::File;
 
@@ -11,15 +10,15 @@ use parquet::column::page::{Page, PageMetadata, PageReader};
 use parquet::errors::ParquetError;
 use parquet::file::serialized_reader::SerializedPageReader;
 
-/// Pages whose records have so many values at most; a longer one is an error.
+/// Pages of records with a limited number of values; a longer record is an error.
 pub(super) struct Measured {
     pages: SerializedPageReader<File>,
     records: Records,
 }
 
-/// The length of the record that is not at its end yet.
+/// Length of the current record, whose end has not been found yet.
 struct Records {
-    /// Bits of a repetition level; none where there are no lists.
+    /// Bits of a repetition level: one or two, none where there are no lists.
     bits: u32,
     length: usize,
     longest: usize,
@@ -54,7 +53,7 @@ impl Measured {
                 (rest.get(..len).ok_or_else(cut)?, *num_values)
             }
             Page::DataPage { .. } => {
-                let what = "levels in an encoding that is not used any more";
+                let what = "levels in the obsolete encoding BIT_PACKED";
                 return Err(ParquetError::General(what.into()));
             }
             Page::DataPageV2 {
@@ -74,61 +73,31 @@ impl Measured {
     }
 }
 
-/// A run of levels, or of whatever else is written in runs.
-pub(super) enum Run<'a> {
-    /// The same again and again.
-    Same(u32),
-    /// Each on its own, in some bits of these bytes.
-    Packed(&'a [u8]),
-}
-
-/// Walks over the runs of `left` values of `bits` bits each, which `visit` sees with their number, until it returns
-/// `None`. Runs that are cut off end the walk.
-pub(super) fn runs<'a>(
-    mut bytes: &'a [u8],
-    bits: u32,
-    mut left: usize,
-    mut visit: impl FnMut(Run<'a>, usize) -> Option<()>,
-) -> Option<()> {
-    while left > 0
-        && let Some(run) = varint(&mut bytes).filter(|run| *run > 0)
-    {
-        let count = usize::try_from(run >> 1).unwrap_or(usize::MAX);
-        if run & 1 == 0 {
-            let (value, rest) = bytes.split_at((bits.div_ceil(8) as usize).min(bytes.len()));
-            let value = value
-                .iter()
-                .rev()
-                .fold(0, |value, byte| value << 8 | u32::from(*byte));
-            let count = count.min(left);
-            visit(Run::Same(value), count)?;
-            (bytes, left) = (rest, left - count);
-        } else {
-            let size = count.saturating_mul(bits as usize).min(bytes.len());
-            let (packed, rest) = bytes.split_at(size);
-            let count = (size * 8)
-                .checked_div(bits as usize)
-                .unwrap_or(left)
-                .min(left);
-            visit(Run::Packed(packed), count)?;
-            (bytes, left) = (rest, left - count);
-        }
-    }
-    Some(())
-}
-
 impl Records {
-    /// Walks over the runs of `left` levels; `None` where a record is too long. What is wrong with the runs
-    /// themselves is left for the decoder to say.
-    fn runs(&mut self, levels: &[u8], left: usize) -> Option<()> {
-        runs(levels, self.bits, left, |run, count| match run {
-            Run::Same(level) => self.same(level, count),
-            Run::Packed(packed) => self.packed(packed, count),
-        })
+    /// Walks over the runs of `left` levels; `None` where a record is too long. The decoder finds damaged runs.
+    fn runs(&mut self, mut bytes: &[u8], mut left: usize) -> Option<()> {
+        while left > 0
+            && let Some(run) = varint(&mut bytes).filter(|run| *run > 0)
+        {
+            let mut count = usize::try_from(run >> 1).unwrap_or(usize::MAX);
+            if run & 1 == 0 {
+                count = count.min(left);
+                let level = bytes.split_off_first().copied().unwrap_or(0);
+                self.same(level, count)?;
+            } else {
+                let size = count.saturating_mul(self.bits as usize).min(bytes.len());
+                let (packed, rest) = bytes.split_at(size);
+                count = (size * 8 / self.bits as usize).min(left);
+                self.packed(packed, count)?;
+                bytes = rest;
+            }
+            left -= count;
+        }
+        Some(())
     }
 
-    /// Counts `count` times the same level.
-    fn same(&mut self, level: u32, count: usize) -> Option<()> {
+    /// Counts `count` equal levels.
+    fn same(&mut self, level: u8, count: usize) -> Option<()> {
         match level {
             0 if count > 0 => self.length = 1,
             _ => self.length = self.length.checked_add(count)?,
@@ -136,8 +105,8 @@ impl Records {
         (self.length <= self.longest).then_some(())
     }
 
-    /// Counts levels of one or two bits each. A record that begins among eight levels is taken to begin with the
-    /// first of them: that is up to seven too many, and eight at a time.
+    /// Counts packed levels, eight at a time. A record that begins among eight levels is counted from the first of them,
+    /// which is up to seven values too many.
     fn packed(&mut self, packed: &[u8], count: usize) -> Option<()> {
         let mut left = count;
         for group in packed.chunks(self.bits as usize) {
@@ -206,7 +175,7 @@ impl PageReader for Measured {
     }
 
     fn at_record_boundary(&mut self) -> Result<bool, ParquetError> {
-        // pyarrow may end a column in a page of nothing, behind which the decoder misses the end of the last record
+        // pyarrow may end a column with an empty page, after which the decoder misses the end of the last record
         while let Some(page) = self.pages.peek_next_page()?
             && page.num_levels == Some(0)
             && !page.is_dict
@@ -252,7 +221,7 @@ mod tests {
             longest(1, &[0xfe, 0xff, 0xff, 0xff, 0x0f, 1], 1 << 31),
             1000
         );
-        // cut off: whatever it is, the decoder says so
+        // the decoder reports levels that are cut off
         for len in 0..4 {
             assert!(longest(1, &[0x02, 0, 0x0c, 1][..len], 7) <= 7);
         }

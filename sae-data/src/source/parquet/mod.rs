@@ -1,270 +1,49 @@
-//! Parquet: row groups are decoded where they are read, a page at a time; nothing else is held.
+//! Parquet, which has to be decoded: behind the feature `parquet`, because its decoders are a large dependency.
 //!
-//! Rows are lists of floats, or examples are lists of such rows. The field's crate decodes columns into values
-//! and levels (Dremel's definition and repetition levels); the levels say where rows begin and whether a value
-//! is missing. What a file claims to hold is checked before the decoder makes room for it: `thrift.rs` walks over
-//! the footer, `pages.rs` over the page headers, `levels.rs` over the levels.
+//! Rows are lists of floats, or examples are lists of such rows. The crate `parquet` decodes columns into values and
+//! levels (Dremel's definition and repetition levels); the levels say where rows begin and whether a value is missing.
+//! Files may come from anywhere, so the claims of a file are checked before the decoder allocates memory for them:
+//! `thrift.rs` walks over the footer, `pages.rs` over the page headers, `levels.rs` over the levels.
 //!
-//! A read begins at the page that its first row begins in, and takes all that is wanted of a row group in one pass.
+//! A read begins at the page that holds its first row, and reads all wanted rows of a row group in one pass.
 
+#[cfg(feature = "parquet")]
 mod column;
+#[cfg(feature = "parquet")]
 mod levels;
+#[cfg(feature = "parquet")]
 mod opening;
+#[cfg(feature = "parquet")]
 mod pages;
-mod plain;
+#[cfg(feature = "parquet")]
+mod reader;
+#[cfg(feature = "parquet")]
 mod thrift;
 
-use std::collections::HashMap;
-use std::ops::Range;
-use std::path::Path;
-use std::sync::Arc;
+use super::format::{Format, Open};
 
-use parquet::file::metadata::ParquetMetaData;
+const NAME: &str = "Parquet";
 
-use column::Column;
-use opening::Opening;
-use pages::Pages;
-
-use super::documents::DocumentsBuilder;
-use super::file::SourceFile;
-use super::{Documents, Info, Options, Source, only};
-use crate::error::DataError;
-
-const FORMAT: &str = "Parquet";
-/// A data set of Parquet files.
-#[derive(Debug)]
-pub(crate) struct Parquet {
-    info: Info,
-    metadata: Vec<Arc<ParquetMetaData>>,
-    groups: Vec<Group>,
-    /// Depth of the lists: 1 for rows, 2 for examples of rows.
-    depth: usize,
-    skip: usize,
-}
-
-/// A row group.
-#[derive(Debug)]
-struct Group {
-    file: usize,
-    number: usize,
-    /// Leaf column of the activations.
-    column: usize,
-    /// Its pages.
-    pages: Pages,
-    labels: Option<(usize, Pages)>,
-    /// Its rows, among all.
-    rows: Range<usize>,
-    /// Its first example, among all; the same as its first row where there are no examples.
-    first_record: usize,
-}
-
-impl Parquet {
-    pub(crate) fn open(
-        path: &Path,
-        files: Vec<SourceFile>,
-        options: &Options,
-    ) -> Result<Self, DataError> {
-        if let Some(labels) = &options.labels {
-            return Err(DataError::Option {
-                key: "data.labels",
-                value: labels.display().to_string(),
-                remedy: "labels of Parquet data are a column named label or labels; leave it out"
-                    .into(),
-            });
-        }
-        let mut opening = Opening::new(options);
-        for (number, file) in files.iter().enumerate() {
-            opening.file(number, file)?;
-        }
-        let labelled = opening
-            .groups
-            .iter()
-            .filter(|group| group.labels.is_some())
-            .count();
-        if labelled != 0 && labelled != opening.groups.len() {
-            return Err(DataError::NoTensor {
-                path: path.into(),
-                noun: "column",
-                name: "label".into(),
-                available: "it in some files only".into(),
-            });
-        }
-        let nothing = DataError::NotRecognised {
+pub(super) static FORMAT: Format = Format {
+    name: NAME,
+    about: if cfg!(feature = "parquet") {
+        "Parquet"
+    } else {
+        "Parquet (with the feature \"parquet\")"
+    },
+    magic: &[b"PAR1"],
+    extensions: &["parquet"],
+    #[cfg(feature = "parquet")]
+    open: Open::Decoded(|path, files, options| {
+        Ok(Box::new(reader::Parquet::open(path, files, options)?))
+    }),
+    #[cfg(not(feature = "parquet"))]
+    open: Open::Decoded(|path, _, _| {
+        Err(crate::error::DataError::NotCompiled {
             path: path.into(),
-            reason: "it holds no rows".into(),
-        };
-        let Some(kind) = opening.kind.filter(|_| opening.rows > 0) else {
-            return Err(nothing);
-        };
-        let info = Info {
-            path: path.into(),
-            format: FORMAT,
-            files,
-            element: kind.element,
-            rows: opening.rows,
-            width: kind.width,
-            documents: opening.documents.finish(),
-            labelled: labelled > 0,
-            preferred_block: Some(opening.block),
-            tensor: Some(kind.name),
-            layer: None,
-            drop_first_token: options.drop_first_token,
-        };
-        Ok(Self {
-            info,
-            metadata: opening.metadata,
-            groups: opening.groups,
-            depth: kind.depth,
-            skip: usize::from(options.drop_first_token),
+            format: NAME,
+            feature: "parquet",
         })
-    }
-
-    fn column<'a>(&'a self, group: &'a Group, column: usize, pages: &'a Pages) -> Column<'a> {
-        Column {
-            file: &self.info.files[group.file],
-            metadata: &self.metadata[group.file],
-            group: group.number,
-            column,
-            element: self.info.element,
-            width: self.info.width,
-            depth: self.depth,
-            pages,
-            first_row: group.rows.start,
-        }
-    }
-
-    /// The row groups that `pieces`, which ascend, lie in, and which of their own rows these are.
-    fn overlapping(&self, pieces: &[Range<usize>]) -> Vec<(&Group, Vec<Range<usize>>)> {
-        let mut found: Vec<(&Group, Vec<Range<usize>>)> = Vec::new();
-        for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
-            let first = self
-                .groups
-                .partition_point(|group| group.rows.end <= piece.start);
-            let groups = self.groups[first..].iter();
-            for group in groups.take_while(|group| group.rows.start < piece.end) {
-                let start = piece.start.max(group.rows.start) - group.rows.start;
-                let rows = start..piece.end.min(group.rows.end) - group.rows.start;
-                match found.last_mut() {
-                    Some((last, all)) if std::ptr::eq(*last, group) => all.push(rows),
-                    _ => found.push((group, vec![rows])),
-                }
-            }
-        }
-        found
-    }
-
-    /// The examples of all groups, where rows come in examples.
-    fn examples(&self) -> Option<&Documents> {
-        self.info.documents.as_ref().filter(|_| self.depth == 2)
-    }
-
-    /// The records of a group that hold its rows `rows`: those that touch are one range.
-    fn records(&self, group: &Group, rows: &[Range<usize>]) -> Vec<Range<usize>> {
-        let mut records: Vec<Range<usize>> = Vec::with_capacity(rows.len());
-        for rows in rows {
-            let of = |row: usize| match self.examples() {
-                None => row,
-                Some(documents) => documents.of(group.rows.start + row) - group.first_record,
-            };
-            let (first, end) = (of(rows.start), of(rows.end - 1) + 1);
-            match records.last_mut() {
-                Some(last) if last.end >= first => last.end = end,
-                _ => records.push(first..end),
-            }
-        }
-        records
-    }
-
-    /// The first row of a record, among the rows of its group.
-    fn first_row(&self, group: &Group, record: usize) -> usize {
-        match self.examples() {
-            None => record,
-            Some(documents) => start_of(documents, group.first_record + record) - group.rows.start,
-        }
-    }
-}
-
-/// What is left of `ranges` behind the first `done` of their rows.
-fn behind(ranges: Vec<Range<usize>>, mut done: usize) -> Vec<Range<usize>> {
-    let left = ranges.into_iter().map(|range| {
-        let passed = done.min(range.len());
-        done -= passed;
-        range.start + passed..range.end
-    });
-    left.filter(|range| !range.is_empty()).collect()
-}
-
-fn start_of(documents: &Documents, document: usize) -> usize {
-    match documents {
-        Documents::Uniform { tokens, .. } => document * tokens,
-        Documents::Starts(starts) => starts[document],
-    }
-}
-
-impl Source for Parquet {
-    fn info(&self) -> &Info {
-        &self.info
-    }
-
-    fn read(
-        &self,
-        pieces: &[Range<usize>],
-        _scratch: &mut Vec<u8>,
-        out: &mut [Option<&mut [f32]>],
-    ) -> Result<(), DataError> {
-        let mut out = out.iter_mut();
-        for (group, mut rows) in self.overlapping(pieces) {
-            let column = self.column(group, group.column, &group.pages);
-            if self.depth == 1 {
-                let element = self.info.element;
-                let row_bytes = self.info.width * element.size();
-                let done = column.plain_rows(&rows, |values| {
-                    element.rows_to_f32(values, row_bytes, &mut out);
-                })?;
-                rows = behind(rows, done);
-            }
-            let records = self.records(group, &rows);
-            let mut wanted = rows.iter().cloned().flatten().peekable();
-            let (mut range, mut row) = (None, 0);
-            column.rows(&records, |now, token, values| {
-                if range != Some(now) {
-                    (range, row) = (Some(now), self.first_row(group, records[now].start));
-                }
-                if token < self.skip {
-                    return;
-                }
-                if wanted.next_if_eq(&row).is_some()
-                    && let Some(Some(out)) = out.next()
-                {
-                    out.copy_from_slice(values);
-                }
-                row += 1;
-            })?;
-            if wanted.next().is_some() {
-                return Err(column.damaged("the column has fewer rows than its row group"));
-            }
-        }
-        Ok(())
-    }
-
-    fn labels(&self, pieces: &[Range<usize>]) -> Result<Option<Vec<i64>>, DataError> {
-        let mut labels = Vec::with_capacity(pieces.iter().map(Range::len).sum());
-        for (group, rows) in self.overlapping(pieces) {
-            let Some((column, pages)) = &group.labels else {
-                return Ok(None);
-            };
-            let records = self.records(group, &rows);
-            let values = self.column(group, *column, pages).integers(&records)?;
-            let Some(documents) = self.examples() else {
-                labels.extend(values);
-                continue;
-            };
-            let numbers = records.into_iter().flatten();
-            let of_record: HashMap<usize, i64> = numbers.zip(values).collect();
-            labels.extend(rows.into_iter().flatten().map(|row| {
-                of_record[&(documents.of(group.rows.start + row) - group.first_record)]
-            }));
-        }
-        Ok(Some(labels).filter(|labels| !labels.is_empty()))
-    }
-}
+    }),
+    ..Format::UNNAMED
+};

@@ -1,4 +1,4 @@
-//! Opening Parquet files: footers, what the columns are, and whether the file can hold what it claims.
+//! Opens Parquet files: reads footers, chooses columns, and checks that a file can hold what it claims.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -8,25 +8,30 @@ use parquet::basic::{LogicalType, Type as PhysicalType};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::schema::types::ColumnDescriptor;
 
+use super::NAME;
 use super::column::{Column, guarded};
 use super::pages::{Pages, Walked};
+use super::reader::Group;
 use super::thrift::{self, Trouble};
-use super::{DocumentsBuilder, FORMAT, Group, Options, SourceFile, only};
 use crate::element::Element;
 use crate::error::DataError;
+use crate::source::builder::no_positions;
+use crate::source::documents::DocumentsBuilder;
+use crate::source::format::only;
+use crate::source::{Options, SourceFile};
 
-/// The footer's length and the magic that a file ends in.
+/// Bytes of the footer's length and the magic at the end of a file.
 const TAIL: u64 = 8;
-/// Values that a file may have, however small it is, and beyond that for each of its bytes. Activations do not
-/// compress that well; it bounds how long a file can take, and how many rows it can claim.
+/// Number of values that any file may have, plus a number per byte of the file. Activations do not compress that well;
+/// the limit bounds the time to read a file and the rows that it can claim.
 const VALUES: u64 = 1 << 28;
 const VALUES_PER_BYTE: u64 = 256;
-/// The same for examples.
+/// Number of examples that any file may have, plus one per byte.
 const EXAMPLES: u64 = 1 << 22;
-/// Pages that are read together: one of them, on average, is decoded for its neighbours' blocks, too.
+/// Pages per block: on average, one page per block is decoded for two blocks.
 const PAGES_PER_BLOCK: usize = 4;
 
-/// What the rows are, and the file that said so first.
+/// Type and shape of the rows, and the first file that had them.
 #[derive(Clone, Debug)]
 pub(super) struct Kind {
     pub(super) element: Element,
@@ -37,7 +42,7 @@ pub(super) struct Kind {
     first: PathBuf,
 }
 
-/// A data set while it is opened.
+/// A data set that is being opened.
 pub(super) struct Opening<'a> {
     options: &'a Options,
     pub(super) kind: Option<Kind>,
@@ -46,11 +51,11 @@ pub(super) struct Opening<'a> {
     pub(super) documents: DocumentsBuilder,
     pub(super) rows: usize,
     records: usize,
-    /// Rows that are best read together.
+    /// Number of rows that are best read together.
     pub(super) block: usize,
 }
 
-/// What a file still may claim to hold.
+/// The values and examples that a file may still claim.
 struct Budget {
     values: u64,
     examples: u64,
@@ -64,8 +69,7 @@ impl Budget {
         }
     }
 
-    /// Takes what a row group has of the activations; checks its pages, and that there is a value for each of its
-    /// `records`.
+    /// Subtracts the activations of a row group. Checks its pages, and that each of its `records` has a value.
     fn take(&mut self, column: &Column<'_>, records: usize) -> Result<Walked, DataError> {
         let walked = column.check_pages()?;
         let (values, records) = (walked.values, records as u64);
@@ -94,18 +98,18 @@ impl Budget {
     }
 }
 
-/// Walks over the footer before it is decoded.
+/// Checks the footer before it is decoded.
 fn check_footer(file: &SourceFile) -> Result<(), DataError> {
     let mut open = file.open()?;
     let end = file.bytes.saturating_sub(TAIL);
-    let tail = open.bytes_at(FORMAT, end, TAIL)?;
+    let tail = open.bytes_at(NAME, end, TAIL)?;
     let len = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
-    let damaged = |reason: &str| DataError::damaged(&file.path, FORMAT, end, reason);
+    let damaged = |reason: &str| DataError::damaged(&file.path, NAME, end, reason);
     let start = end.checked_sub(len).filter(|_| tail[4..] == *b"PAR1");
     let start = start.ok_or_else(|| {
         damaged("a Parquet file ends in the length of its footer and \"PAR1\"; this one was cut")
     })?;
-    let footer = open.bytes_at(FORMAT, start, len)?;
+    let footer = open.bytes_at(NAME, start, len)?;
     thrift::walk(&footer).map_err(|trouble| match trouble {
         Trouble::Short => damaged("the footer claims more than it holds"),
         Trouble::Wrong(what) => damaged(&format!("{what} in the footer")),
@@ -126,7 +130,7 @@ impl<'a> Opening<'a> {
         }
     }
 
-    /// Adds the file that has this number.
+    /// Adds file number `number`.
     pub(super) fn file(&mut self, number: usize, file: &SourceFile) -> Result<(), DataError> {
         check_footer(file)?;
         let metadata = guarded(|| {
@@ -134,20 +138,13 @@ impl<'a> Opening<'a> {
             ParquetMetaDataReader::new().parse_and_finish(&opened)
         });
         let metadata =
-            metadata.map_err(|reason| DataError::damaged(&file.path, FORMAT, 0, reason))?;
+            metadata.map_err(|reason| DataError::damaged(&file.path, NAME, 0, reason))?;
         let schema = metadata.file_metadata().schema_descr();
         let leaves: Vec<&ColumnDescriptor> = schema.columns().iter().map(AsRef::as_ref).collect();
         let column = activation_column(file, &leaves, self.options.tensor.as_deref())?;
         let (depth, element) = activations(leaves[column]).expect("it has been chosen for that");
         if self.options.drop_first_token && depth == 1 {
-            return Err(DataError::Option {
-                key: "data.drop_first_token",
-                value: "true".into(),
-                remedy: format!(
-                    "the rows of {} have no positions; leave it out",
-                    file.path.display()
-                ),
-            });
+            return Err(no_positions(&file.path));
         }
         let labels = leaves.iter().position(|leaf| is_label(leaf));
         let metadata = Arc::new(metadata);
@@ -179,7 +176,7 @@ impl<'a> Opening<'a> {
         budget: &mut Budget,
     ) -> Result<(), DataError> {
         let group = column.metadata.row_group(column.group);
-        let damaged = |reason: &str| DataError::damaged(&column.file.path, FORMAT, 0, reason);
+        let damaged = |reason: &str| DataError::damaged(&column.file.path, NAME, 0, reason);
         let records =
             usize::try_from(group.num_rows()).map_err(|_| damaged("a negative number of rows"))?;
         if records == 0 {
@@ -189,39 +186,24 @@ impl<'a> Opening<'a> {
             return Err(damaged("a row group without all of its columns"));
         }
         let walked = budget.take(&column, records)?;
-        let labels = match labels {
-            None => None,
-            Some(labels) => {
-                let of_labels = Column {
-                    column: labels,
-                    ..column
-                };
-                Some((labels, by_width(&of_labels.check_pages()?, 1, records)))
-            }
+        let label_pages = |labels| {
+            let of_labels = Column {
+                column: labels,
+                ..column
+            };
+            Ok((labels, by_width(&of_labels.check_pages()?, 1, records)))
         };
-        let width = match &self.kind {
-            // were its rows of another width, or of several, reading them would tell
-            Some(kind)
-                if column.depth == 1 && walked.values == (records as u64) * kind.width as u64 =>
-            {
-                kind.width
-            }
-            _ => column.first_width()?,
-        };
-        self.check_kind(&Column { width, ..column })?;
+        let labels = labels.map(label_pages).transpose()?;
+        let width = self.width(&column, walked.values, records as u64)?;
+        let column = Column { width, ..column };
+        self.check_kind(&column)?;
         let start = self.rows;
         let pages = if column.depth == 1 {
             let rows = self.rows.checked_add(records);
             self.rows = rows.ok_or_else(|| damaged("too many rows"))?;
             by_width(&walked, width, records)
         } else {
-            let skip = usize::from(self.options.drop_first_token);
-            let lengths = (Column { width, ..column }).lengths(records)?;
-            for length in &lengths {
-                self.documents.push(length.saturating_sub(skip));
-                self.rows += length.saturating_sub(skip);
-            }
-            by_lengths(&walked, width, &lengths)
+            self.examples(&column, &walked, records)?
         };
         let page_rows = usize::try_from(walked.longest()).unwrap_or(usize::MAX) / width.max(1);
         let block = (page_rows + 1).saturating_mul(PAGES_PER_BLOCK);
@@ -239,6 +221,32 @@ impl<'a> Opening<'a> {
         Ok(())
     }
 
+    /// Width of the rows; reading them finds rows of another width.
+    fn width(&self, column: &Column<'_>, values: u64, records: u64) -> Result<usize, DataError> {
+        match &self.kind {
+            Some(kind) if column.depth == 1 && values == records * kind.width as u64 => {
+                Ok(kind.width)
+            }
+            _ => column.first_width(),
+        }
+    }
+
+    /// Adds the examples of a row group.
+    fn examples(
+        &mut self,
+        column: &Column<'_>,
+        walked: &Walked,
+        records: usize,
+    ) -> Result<Pages, DataError> {
+        let skip = usize::from(self.options.drop_first_token);
+        let lengths = column.lengths(records)?;
+        for length in &lengths {
+            self.documents.push(length.saturating_sub(skip));
+            self.rows += length.saturating_sub(skip);
+        }
+        Ok(by_lengths(walked, column.width, &lengths))
+    }
+
     fn check_kind(&mut self, column: &Column<'_>) -> Result<(), DataError> {
         let (file, width) = (column.file, column.width);
         let (element, depth) = (column.element, column.depth);
@@ -249,26 +257,14 @@ impl<'a> Opening<'a> {
             name: root(column.chunk().column_descr()),
             first: file.path.clone(),
         });
-        for (what, here, there) in [
-            ("width", width.to_string(), kind.width.to_string()),
-            ("type", element.to_string(), kind.element.to_string()),
-            ("depth of lists", depth.to_string(), kind.depth.to_string()),
-        ] {
-            if here != there {
-                return Err(DataError::Mixed {
-                    path: file.path.clone(),
-                    first: kind.first.clone(),
-                    what,
-                    here,
-                    there,
-                });
-            }
-        }
-        Ok(())
+        let (path, first) = (&file.path, &kind.first);
+        DataError::agree("width", (path, width), (first, kind.width))?;
+        DataError::agree("type", (path, element), (first, kind.element))?;
+        DataError::agree("depth of lists", (path, depth), (first, kind.depth))
     }
 }
 
-/// The pages of records of `width` values each; none if the values are not that many, which reading will tell.
+/// The pages of records of `width` values each; an empty table if the number of values differs, which reading reports.
 fn by_width(walked: &Walked, width: usize, records: usize) -> Pages {
     let width = width as u64;
     match (records as u64).checked_mul(width) == Some(walked.values) {
@@ -295,13 +291,13 @@ fn by_lengths(walked: &Walked, width: usize, lengths: &[usize]) -> Pages {
     })
 }
 
-/// Lists of floats, one or two deep: the depth and the type.
+/// Depth of the lists and element type of a column of floats in one or two nested lists.
 fn activations(leaf: &ColumnDescriptor) -> Option<(usize, Element)> {
     let depth = usize::try_from(leaf.max_rep_level())
         .ok()
         .filter(|depth| matches!(depth, 1 | 2))?;
     let parts = leaf.path().parts().len();
-    // acts.list.element, or the older acts.element; anything else is inside a struct
+    // acts.list.element, or the older acts.element; other paths lead into structs
     if parts != 1 + 2 * depth && parts != 1 + depth {
         return None;
     }
@@ -332,7 +328,7 @@ fn root(leaf: &ColumnDescriptor) -> String {
     leaf.path().parts().first().cloned().unwrap_or_default()
 }
 
-/// The wanted column, or the only one that can be.
+/// The wanted column, or the only candidate.
 fn activation_column(
     file: &SourceFile,
     leaves: &[&ColumnDescriptor],

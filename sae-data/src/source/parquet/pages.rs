@@ -1,33 +1,33 @@
-//! What pages claim to hold, checked before one of them is unpacked.
+//! Checks the page headers of a column before any page is unpacked.
 //!
-//! A page's header says how large the page will be and how many values are in it, and the decoder makes room for
-//! that much: a few bytes of a damaged file would cost gigabytes. The headers of a column are walked when the data
-//! set is opened, and what they claim is held against each other, the footer and the size of the file. The same walk
-//! tells where each page's values begin ([`Pages`]), so that a read begins at the page that it needs.
+//! A page header states the unpacked size of the page and its number of values, and the decoder allocates that much: a few
+//! damaged bytes would cost gigabytes. Opening a data set walks over all headers and compares them with each other, with the
+//! footer and with the size of the file. The same walk finds the first value of each page ([`Pages`]), so that a read can
+//! begin at the page that it needs.
 
 use parquet::basic::Compression;
 
-use super::FORMAT;
+use super::NAME;
 use super::column::Column;
 use super::thrift::{Compact, I32, STRUCT, Trouble};
 use crate::error::DataError;
 use crate::source::file::OpenFile;
 
-/// Bytes in which a page header ends; some forty are usual.
+/// Largest page header in bytes; about forty are usual.
 const HEADER: u64 = 1 << 16;
-/// What a page may unpack to, however small it is, and a dictionary.
+/// Bytes to which any page, and any dictionary, may unpack.
 const PAGE: u64 = 64 << 20;
 const DICTIONARY: u64 = 16 << 20;
-/// What it may unpack to beyond that, in parts of its own size.
+/// Bytes that a page may unpack to in addition, per byte of its packed size.
 const RATIO: u64 = 32;
-/// Bytes of a value's levels and whatever else an encoding has of it, and of a page.
+/// Bytes that levels and encoding may add per value, and per page.
 const OVERHEAD: u64 = 16;
 const PAGE_OVERHEAD: u64 = 1 << 16;
-/// Different values that two bytes can have.
+/// Number of different two-byte values.
 const HALVES: u64 = 1 << 16;
 
-/// Encodings that allocate what they have values for: plain, the two names of dictionaries, delta, split
-/// streams, ALP.
+/// Encodings whose decoders allocate no more than their values need: plain, both dictionary encodings, delta, split streams,
+/// ALP.
 const ENCODINGS: [i32; 6] = [0, 2, 8, 5, 9, 10];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ enum Kind {
     Dictionary,
 }
 
-/// What a page header says.
+/// Content of a page header.
 #[derive(Clone, Copy, Debug)]
 struct Page {
     kind: Kind,
@@ -48,19 +48,19 @@ struct Page {
     header: u64,
 }
 
-/// The pages of a column, as a walk over their headers found them.
+/// The pages of a column, found by walking over their headers.
 #[derive(Debug)]
 pub(super) struct Walked {
-    /// Values of all of them.
+    /// Number of values of all pages.
     pub(super) values: u64,
-    /// Values before each page of data.
+    /// Number of values before each data page.
     starts: Vec<u64>,
-    /// Pages in front of the data: a dictionary, or none.
+    /// Number of pages before the data pages: 1 with a dictionary.
     leading: usize,
 }
 
 impl Walked {
-    /// Values of the longest page.
+    /// Number of values of the longest page.
     pub(super) fn longest(&self) -> u64 {
         let ends = self.starts.iter().skip(1).chain([&self.values]);
         ends.zip(&self.starts)
@@ -69,12 +69,11 @@ impl Walked {
             .unwrap_or(0)
     }
 
-    /// The table of pages, where `record` says which record a value belongs to, and what that one's first value is.
+    /// The table of pages; `record` returns the record of a value and the first value of that record.
     pub(super) fn pages(&self, record: impl Fn(u64) -> (usize, u64)) -> Pages {
         let first = self.starts.iter().map(|start| {
             let (record, begins) = record(*start);
             First {
-                at: *start,
                 record,
                 whole: begins == *start,
             }
@@ -82,35 +81,30 @@ impl Walked {
         Pages {
             leading: self.leading,
             first: first.collect(),
-            values: self.values,
         }
     }
 }
 
-/// Where the records of a column begin: at which of its pages to start to read.
+/// Finds the page at which to start reading a record.
 ///
-/// A page may begin within a record; the decoder counts what is left of that as one record.
+/// A page may begin within a record; the decoder counts the rest of that record as one record.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pages {
     leading: usize,
     first: Vec<First>,
-    /// Values of all of them.
-    values: u64,
 }
 
 /// The first value of a page.
 #[derive(Clone, Copy, Debug)]
 struct First {
-    /// Values before it.
-    at: u64,
     /// The record that it belongs to.
     record: usize,
-    /// Whether that one begins with it.
+    /// Whether the record begins with it.
     whole: bool,
 }
 
 impl Pages {
-    /// The page that `record` begins in, among the pages of data.
+    /// Number of the data page in which `record` begins.
     pub(super) fn of(&self, record: usize) -> usize {
         let begins = |first: &First| first.record + usize::from(!first.whole);
         self.first
@@ -118,22 +112,7 @@ impl Pages {
             .saturating_sub(1)
     }
 
-    /// Number of pages of data.
-    pub(super) fn len(&self) -> usize {
-        self.first.len()
-    }
-
-    /// Values before the page `page`.
-    pub(super) fn start(&self, page: usize) -> usize {
-        self.first.get(page).map_or(self.values, |first| first.at) as usize
-    }
-
-    /// Values of the page `page`.
-    pub(super) fn values(&self, page: usize) -> usize {
-        self.start(page + 1) - self.start(page)
-    }
-
-    /// Pages of any kind before the page `page`, and the record that its first value belongs to.
+    /// Number of pages of any kind before data page `page`, and the record of its first value.
     pub(super) fn before(&self, page: usize) -> (usize, usize) {
         match self.first.get(page) {
             Some(first) if page > 0 => (self.leading + page, first.record),
@@ -143,7 +122,7 @@ impl Pages {
 }
 
 impl Column<'_> {
-    /// Checks the headers of all pages, and notes where their values begin.
+    /// Checks the headers of all pages, and records where their values begin.
     pub(super) fn check_pages(&self) -> Result<Walked, DataError> {
         let chunk = self.chunk();
         let (start, len) = (
@@ -155,7 +134,7 @@ impl Column<'_> {
         let (Ok(start), Ok(len)) = (u64::try_from(start), u64::try_from(len)) else {
             return Err(self.damaged("a negative place of a column"));
         };
-        self.file.check_span(FORMAT, start, len)?;
+        self.file.check_span(NAME, start, len)?;
         let promised = u64::try_from(chunk.num_values()).unwrap_or(0);
         let (mut at, end, mut values) = (start, start + len, 0);
         let (mut starts, mut leading) = (Vec::new(), 0);
@@ -170,9 +149,7 @@ impl Column<'_> {
                 }
                 Kind::Dictionary if starts.is_empty() => leading += 1,
                 Kind::Dictionary => {
-                    return Err(
-                        self.damaged_at(at, "a dictionary behind the values that it is for")
-                    );
+                    return Err(self.damaged_at(at, "a dictionary behind its values"));
                 }
             }
             if values > promised {
@@ -191,7 +168,7 @@ impl Column<'_> {
     }
 
     fn damaged_at(&self, at: u64, reason: impl Into<String>) -> DataError {
-        DataError::damaged(&self.file.path, FORMAT, at, reason)
+        DataError::damaged(&self.file.path, NAME, at, reason)
     }
 
     /// Reads the header at `at`, which ends before `end`.
@@ -199,7 +176,7 @@ impl Column<'_> {
         let most = HEADER.min(end - at);
         let mut len = most.min(512);
         loop {
-            let bytes = open.bytes_at(FORMAT, at, len)?;
+            let bytes = open.bytes_at(NAME, at, len)?;
             match header(&bytes) {
                 Ok(page) => return Ok(page),
                 Err(Trouble::Short) if len < most => len = most,
@@ -211,7 +188,7 @@ impl Column<'_> {
         }
     }
 
-    /// Whether `page` can be what it says it is.
+    /// Fails if the claims of `page` are impossible or too large.
     fn check_page(&self, page: &Page, at: u64, end: u64, promised: u64) -> Result<(), DataError> {
         let damaged = |reason: String| Err(self.damaged_at(at, reason));
         let (values, unpacked) = (page.values, page.unpacked);
@@ -334,7 +311,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Reading from the page of a record and skipping what is said leads to the record, wherever pages are cut.
+        /// From the page of a record, the stated number of skipped records leads to it, wherever pages begin.
         #[test]
         fn a_record_is_reached_from_its_page(
             lengths in prop::collection::vec(1u64..7, 1..40), cuts in prop::collection::btree_set(1u64..200, 0..20),

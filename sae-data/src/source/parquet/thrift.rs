@@ -1,10 +1,10 @@
-//! Thrift's compact protocol, as far as Parquet's footer and page headers are written in it.
+//! The parts of Thrift's compact protocol in which Parquet's footer and page headers are written.
 //!
-//! The decoder's crate steps over fields that it does not know without asking whether the file has so many
-//! bytes: one damaged byte can have it step over two billion numbers that are not there. So what it is about to
-//! read is walked here first. What two programs could read differently is refused.
+//! The crate `parquet` skips unknown fields without a check against the length of the file: one damaged byte can make it
+//! skip two billion missing numbers. So its input is walked over here first. Input that two programs could read differently
+//! is refused.
 
-/// Structs inside structs: Parquet's own are six deep.
+/// Nesting of structs: Parquet's own are six deep.
 const MAX_DEPTH: usize = 32;
 
 /// Types of fields, as the protocol numbers them.
@@ -22,10 +22,10 @@ const SET: u8 = 10;
 const MAP: u8 = 11;
 const UUID: u8 = 13;
 
-/// Why bytes could not be walked.
+/// Why the walk failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// They end too early.
+    /// The bytes end too early.
     Short,
     Wrong(&'static str),
 }
@@ -41,7 +41,7 @@ impl<'a> Compact<'a> {
         Self { bytes, at: 0 }
     }
 
-    /// How many bytes have been walked over.
+    /// Number of bytes walked over.
     pub(super) fn at(&self) -> usize {
         self.at
     }
@@ -84,7 +84,7 @@ impl<'a> Compact<'a> {
         }
     }
 
-    /// Walks over a struct. `visit` hears of each field, its number and type, and says whether it has read it.
+    /// Walks over a struct. `visit` gets number and type of each field, and returns whether it has read the field.
     pub(super) fn fields(
         &mut self,
         mut visit: impl FnMut(&mut Self, i16, u8) -> Result<bool, Trouble>,
@@ -142,7 +142,7 @@ impl<'a> Compact<'a> {
         }
     }
 
-    /// A list: elements of a type, each of which takes a byte at least.
+    /// Skips a list, whose elements take at least one byte each.
     fn skip_list(&mut self, depth: usize) -> Result<(), Trouble> {
         let byte = self.byte()?;
         let (kind, len) = match byte >> 4 {
@@ -159,7 +159,7 @@ impl<'a> Compact<'a> {
     }
 }
 
-/// Walks over the one struct that `bytes` begin with.
+/// Walks over the struct at the start of `bytes`.
 pub(super) fn walk(bytes: &[u8]) -> Result<(), Trouble> {
     Compact::new(bytes).fields(|_, _, _| Ok(false))
 }

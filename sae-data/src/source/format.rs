@@ -1,0 +1,228 @@
+//! The file formats, in one table: a new format is a file beside this one and an entry in [`FORMATS`].
+
+use std::path::Path;
+
+use super::builder::MatrixBuilder;
+use super::file::{OpenFile, SourceFile};
+use super::matrix::IntegerColumn;
+use super::{Options, Source, arrow, directory, npy, parquet, safetensors};
+use crate::error::DataError;
+
+/// All formats of single files, in the order of help texts.
+static FORMATS: [&Format; 4] = [
+    &npy::FORMAT,
+    &safetensors::FORMAT,
+    &arrow::FORMAT,
+    &parquet::FORMAT,
+];
+
+/// One file format. Content decides: first the magic bytes of all formats, then `recognises`, then the extension, so
+/// that a file whose first bytes are damaged is refused by the reader that its name asks for.
+#[derive(Debug)]
+pub(super) struct Format {
+    /// Short name, in messages and fingerprints.
+    pub(super) name: &'static str,
+    /// Name for help texts and errors.
+    pub(super) about: &'static str,
+    /// First bytes that no other format has.
+    pub(super) magic: &'static [&'static [u8]],
+    /// Decides for formats without magic bytes; gets up to 16 first bytes.
+    pub(super) recognises: Option<Recognises>,
+    /// Extensions of its files, without the dot.
+    pub(super) extensions: &'static [&'static str],
+    /// Opens files of the format as one data set.
+    pub(super) open: Open,
+    /// Finds the labels in a file that holds nothing else.
+    pub(super) labels: Option<FindLabels>,
+}
+
+type Recognises = fn(&SourceFile, &mut OpenFile<'_>, &[u8]) -> Result<bool, DataError>;
+type FindLabels = fn(&SourceFile) -> Result<IntegerColumn, DataError>;
+type Add = fn(&mut MatrixBuilder<'_>, SourceFile, Option<&str>) -> Result<(), DataError>;
+type Decode = fn(&Path, Vec<SourceFile>, &Options) -> Result<Box<dyn Source>, DataError>;
+
+/// How files of a format are opened.
+#[derive(Debug)]
+pub(super) enum Open {
+    /// Rows lie in the file as they are: adds one file, with the name of the wanted tensor or column.
+    InPlace(Add),
+    /// The format has a [`Source`] of its own.
+    Decoded(Decode),
+}
+
+impl Format {
+    /// The optional parts of a format, all absent.
+    pub(super) const UNNAMED: Self = Self {
+        name: "",
+        about: "",
+        magic: &[],
+        recognises: None,
+        extensions: &[],
+        open: Open::InPlace(|_, _, _| Ok(())),
+        labels: None,
+    };
+
+    /// Whether files with the extension of `path` are of this format.
+    fn has_extension_of(&self, path: &Path) -> bool {
+        let extension = path.extension().unwrap_or_default();
+        self.extensions.iter().any(|known| extension == *known)
+    }
+
+    /// Opens files of this format as one data set.
+    pub(super) fn open(
+        &self,
+        path: &Path,
+        files: Vec<SourceFile>,
+        parts: Parts,
+        options: &Options,
+    ) -> Result<Box<dyn Source>, DataError> {
+        if let Some(layer) = options.layer {
+            return Err(nothing_to_choose(path, "layer", layer));
+        }
+        let add = match self.open {
+            Open::InPlace(add) => add,
+            Open::Decoded(open) => return open(path, files, options),
+        };
+        let mut builder = MatrixBuilder::new(path, self.name, options);
+        if parts == Parts::OfOne {
+            builder.documents_go_on();
+        }
+        for file in files {
+            add(&mut builder, file, options.tensor.as_deref())?;
+        }
+        Ok(Box::new(builder.finish()?))
+    }
+}
+
+/// The formats that can be read, for help texts: "NumPy's .npy, safetensors, ... and directories of these".
+pub fn formats() -> String {
+    let names: Vec<&str> = FORMATS.iter().map(|format| format.about).collect();
+    format!("{}, {}", names.join(", "), directory::ABOUT)
+}
+
+/// Whether a format claims files with the extension of `path`.
+pub(super) fn known_extension(path: &Path) -> bool {
+    FORMATS.iter().any(|format| format.has_extension_of(path))
+}
+
+/// What the content of a file says about its format.
+pub(super) enum Sniffed {
+    Is(&'static Format),
+    /// A known kind of file that holds no readable activations, with the remedy.
+    Other(&'static str),
+    Unknown,
+}
+
+/// Finds the format of `file` by its first bytes, or by its name where they are damaged.
+pub(super) fn sniff(file: &SourceFile) -> Result<Sniffed, DataError> {
+    let mut head = [0; 16];
+    let head = &mut head[..file.bytes.min(16) as usize];
+    let mut open = file.open()?;
+    open.read_at(0, head)?;
+    for format in FORMATS {
+        if format.magic.iter().any(|magic| head.starts_with(magic)) {
+            return Ok(Sniffed::Is(format));
+        }
+    }
+    for format in FORMATS {
+        if let Some(recognises) = format.recognises
+            && recognises(file, &mut open, head)?
+        {
+            return Ok(Sniffed::Is(format));
+        }
+    }
+    Ok(match head {
+        [b'P', b'K', 3, 4, ..] => Sniffed::Other(
+            "a zip archive, as torch.save and np.savez write them; save the tensor with safetensors or np.save",
+        ),
+        [0x80, 2..=5, ..] => Sniffed::Other(
+            "a pickle, which is never read; save the tensor with safetensors or np.save",
+        ),
+        _ => FORMATS
+            .into_iter()
+            .find(|format| format.has_extension_of(&file.path))
+            .map_or(Sniffed::Unknown, Sniffed::Is),
+    })
+}
+
+/// Opens a single file.
+pub(super) fn open_file(path: &Path, options: &Options) -> Result<Box<dyn Source>, DataError> {
+    let file = SourceFile::stat(path)?;
+    let reason = match sniff(&file)? {
+        Sniffed::Is(format) => return format.open(path, vec![file], Parts::Each, options),
+        Sniffed::Other(what) => format!("it is {what}"),
+        Sniffed::Unknown => "its first bytes are those of no format".into(),
+    };
+    Err(DataError::not_recognised(path, reason))
+}
+
+/// How the files of a data set relate to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parts {
+    /// Each file has documents of its own: equal ids in two files mean nothing.
+    Each,
+    /// The files are parts of one data set, which may be cut within a document.
+    OfOne,
+}
+
+/// The error of an option that chooses among things which the data does not have.
+pub(super) fn nothing_to_choose(
+    path: &Path,
+    key: &'static str,
+    value: impl std::fmt::Debug,
+) -> DataError {
+    let remedy = format!(
+        "{} has no {key}s to choose from; leave it out",
+        path.display()
+    );
+    DataError::option(key, format!("{value:?}"), remedy)
+}
+
+/// The only candidate for the activations; all candidates bear the wanted name if there is one.
+pub(super) fn only<T>(
+    path: &Path,
+    noun: &'static str,
+    wanted: Option<&str>,
+    mut candidates: Vec<T>,
+    available: String,
+) -> Result<T, DataError> {
+    let path = path.to_path_buf();
+    match (candidates.pop(), wanted) {
+        (Some(candidate), _) if candidates.is_empty() => Ok(candidate),
+        (Some(_), _) => Err(DataError::Ambiguous {
+            path,
+            noun,
+            available,
+        }),
+        (None, Some(name)) => Err(DataError::NoTensor {
+            path,
+            noun,
+            name: name.into(),
+            available,
+        }),
+        (None, None) => Err(DataError::NoActivations {
+            path,
+            noun,
+            available,
+        }),
+    }
+}
+
+/// The labels in a file of their own.
+pub(super) fn label_file(file: &SourceFile) -> Result<IntegerColumn, DataError> {
+    match sniff(file)? {
+        Sniffed::Is(Format {
+            labels: Some(labels),
+            ..
+        }) => labels(file),
+        _ => {
+            let with_labels = FORMATS.iter().filter(|format| format.labels.is_some());
+            let names: Vec<&str> = with_labels.map(|format| format.name).collect();
+            Err(DataError::unsupported(
+                &file.path,
+                "this kind of label file",
+                format!("save labels as {}, in i64, i32 or u8", names.join(" or ")),
+            ))
+        }
+    }
+}
