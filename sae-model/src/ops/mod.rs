@@ -24,8 +24,8 @@ mod codes;
 pub(crate) mod cpu;
 #[cfg(feature = "wgpu")]
 mod cube;
-#[cfg(test)]
-mod reference;
+mod kernels;
+pub mod reference;
 mod selection;
 
 use std::sync::Arc;
@@ -110,7 +110,8 @@ pub(crate) struct AdamUpdate<B: Backend> {
     pub(crate) moment_2: FloatTensor<B>,
 }
 
-/// The operations that Burn's backends are extended with; all tensors are float32.
+/// The operations that Burn's backends are extended with; all tensors are float32. `kernels.rs` implements them for every
+/// backend that is listed, `autodiff/` adds the gradients.
 #[backend_extension(Flex, NdArray: cfg(feature = "ndarray"), Cube: cfg(feature = "wgpu"), Autodiff)]
 pub(crate) trait SaeOps: Backend {
     /// `scores [B, M] -> (weights [B, M], threshold [B, 2])`.
@@ -122,14 +123,6 @@ pub(crate) trait SaeOps: Backend {
         value: SparseValue,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// `(scores [B, M], threshold [B, 2], grad [B, M]) -> d loss / d scores [B, M]`.
-    fn sparse_attention_backward(
-        scores: FloatTensor<Self>,
-        threshold: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        value: SparseValue,
-    ) -> FloatTensor<Self>;
-
     /// Codes of `z = q E^T + bias` where the mask is not 0: queries `[B, d]`, dictionary `[M, d]`; bias, JumpReLU's
     /// thresholds and mask are `[M]`, or empty where there are none.
     fn encode(
@@ -140,24 +133,6 @@ pub(crate) trait SaeOps: Backend {
         mask: Arc<Vec<f32>>,
         selection: Selection,
     ) -> Encoding<Self>;
-
-    /// `d loss / d z` at the entries, from `grad [entries]` with respect to their values.
-    fn score_gradient(
-        grad: FloatTensor<Self>,
-        scores: Arc<Vec<f32>>,
-        thresholds: FloatTensor<Self>,
-        pattern: Arc<Pattern>,
-        selection: Selection,
-    ) -> FloatTensor<Self>;
-
-    /// `d loss / d theta [M]` of JumpReLU, from `grad [entries]`.
-    fn threshold_gradient(
-        grad: FloatTensor<Self>,
-        scores: Arc<Vec<f32>>,
-        thresholds: FloatTensor<Self>,
-        pattern: Arc<Pattern>,
-        bandwidth: f32,
-    ) -> FloatTensor<Self>;
 
     /// Codes A times a dictionary, `A D`: values `[entries]`, dictionary `[M, d]` -> `[B, d]`.
     fn codes_times(
@@ -173,16 +148,6 @@ pub(crate) trait SaeOps: Backend {
         pattern: Arc<Pattern>,
     ) -> FloatTensor<Self>;
 
-    /// Codes transposed times rows, `A^T X`: values `[entries]`, x `[B, d]` -> `[M, d]`.
-    fn codes_transposed_times(
-        values: FloatTensor<Self>,
-        x: FloatTensor<Self>,
-        pattern: Arc<Pattern>,
-    ) -> FloatTensor<Self>;
-
-    /// Column sums of codes: values `[entries]` -> `[M]`.
-    fn codes_column_sums(values: FloatTensor<Self>, pattern: Arc<Pattern>) -> FloatTensor<Self>;
-
     /// Codes a of sparsemax on `z = q C^T` where the mask is not 0, and `y = a C`: queries `[B, d]`, dictionary `[M, d]`.
     fn attend(
         queries: FloatTensor<Self>,
@@ -190,17 +155,6 @@ pub(crate) trait SaeOps: Backend {
         mask: Arc<Vec<f32>>,
         value: SparseValue,
     ) -> Attended<Self>;
-
-    /// `(dq, dC)` of `y = a C` with codes `a` of sparsemax on `z = q C^T`, where one dictionary both
-    /// encodes and decodes; `what` is the selection and whether dq is wanted (it is empty if not).
-    fn attend_backward(
-        queries: FloatTensor<Self>,
-        dictionary: FloatTensor<Self>,
-        values: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        pattern: Arc<Pattern>,
-        what: (Selection, bool),
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     /// `(u [B, d], n [B, 1])`: `u = (x - b) / n`; bias `[d]` or empty. u carries a gradient for the bias
     /// alone, n none (see `restore`).
@@ -210,30 +164,12 @@ pub(crate) trait SaeOps: Backend {
         norm: Norm,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// `db [d]` from the gradient with respect to u.
-    fn normalize_backward(
-        u: FloatTensor<Self>,
-        norms: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        norm: Norm,
-    ) -> FloatTensor<Self>;
-
     /// `q = u W [B, d]` with u and n of `normalize`; carries gradients for W `[d, d]` and, past u, for the bias.
     fn project(
         u: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         norms: FloatTensor<Self>,
-        norm: Norm,
-    ) -> FloatTensor<Self>;
-
-    /// `db [d]` of `project`.
-    fn project_backward(
-        u: FloatTensor<Self>,
-        q: FloatTensor<Self>,
-        norms: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
         norm: Norm,
     ) -> FloatTensor<Self>;
 
@@ -248,25 +184,8 @@ pub(crate) trait SaeOps: Backend {
         norm: Norm,
     ) -> FloatTensor<Self>;
 
-    /// `(dy [B, d], db [d])` of `restore`.
-    fn restore_backward(
-        y: FloatTensor<Self>,
-        u: FloatTensor<Self>,
-        norms: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        factor: f32,
-        norm: Norm,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
-
     /// `sum (x_hat - x)^2 [1]`; carries a gradient for x_hat alone.
     fn squared_error(x_hat: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self>;
-
-    /// `2 grad (x_hat - x)`.
-    fn squared_error_backward(
-        x_hat: FloatTensor<Self>,
-        x: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-    ) -> FloatTensor<Self>;
 
     /// `sum x^2 [1]` of a tensor of any shape; carries no gradient.
     fn squared_norm(x: FloatTensor<Self>) -> FloatTensor<Self>;

@@ -1,4 +1,4 @@
-//! Sparsemax from Burn's primitives, by sorting: slow and plain, the oracle of the tests.
+//! Sparsemax from Burn's primitives, by sorting: slow and plain, to read, and the oracle of the tests.
 //!
 //! Every step is an ordinary tensor operation, so autodiff derives its backward pass on its own.
 
@@ -7,7 +7,7 @@ use burn::tensor::{Bool, Tensor};
 use super::SparseValue;
 
 /// Sparsemax of every row, `[B, M] -> [B, M]` (Martins & Astudillo 2016, algorithm 1).
-pub(crate) fn sparsemax(z: Tensor<2>) -> Tensor<2> {
+pub fn sparsemax(z: Tensor<2>) -> Tensor<2> {
     let [_, latents] = z.dims();
     let sorted = z.clone().sort_descending(1); // [B, M]
     let cumulative = sorted.clone().cumsum(1); // [B, M]
@@ -22,7 +22,7 @@ pub(crate) fn sparsemax(z: Tensor<2>) -> Tensor<2> {
 }
 
 /// Sparse attention weights of every row, `[B, M] -> [B, M]`; see [`super::sparse_attention`].
-pub(crate) fn sparse_attention(z: Tensor<2>, value: SparseValue) -> Tensor<2> {
+pub fn sparse_attention(z: Tensor<2>, value: SparseValue) -> Tensor<2> {
     let p = sparsemax(z.clone());
     match value {
         SparseValue::Probability => p,

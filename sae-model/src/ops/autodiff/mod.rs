@@ -14,6 +14,7 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::ops::{Backward, OpsKind};
 use burn::backend::tensor::FloatTensor;
 
+use super::kernels::Kernels;
 use super::{
     AdamStep, AdamUpdate, Attended, Encoding, Norm, Pattern, SaeOps, Selection, SparseValue,
 };
@@ -22,7 +23,7 @@ use nodes::{
     ProjectBackward, ProjectState, RestoreBackward, SparseAttentionBackward, SquaredErrorBackward,
 };
 
-impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
+impl<B: Kernels, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
     fn attend(
         queries: FloatTensor<Self>,
         dictionary: FloatTensor<Self>,
@@ -139,80 +140,8 @@ impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
         }
     }
 
-    fn attend_backward(
-        queries: FloatTensor<Self>,
-        dictionary: FloatTensor<Self>,
-        values: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        pattern: Arc<Pattern>,
-        what: (Selection, bool),
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (dq, dc) = B::attend_backward(
-            queries.into_primitive(),
-            dictionary.into_primitive(),
-            values.into_primitive(),
-            grad.into_primitive(),
-            pattern,
-            what,
-        );
-        (<FloatTensor<Self>>::new(dq), <FloatTensor<Self>>::new(dc))
-    }
-
-    fn normalize_backward(
-        u: FloatTensor<Self>,
-        norms: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        norm: Norm,
-    ) -> FloatTensor<Self> {
-        let (u, norms) = (u.into_primitive(), norms.into_primitive());
-        <FloatTensor<Self>>::new(B::normalize_backward(u, norms, grad.into_primitive(), norm))
-    }
-
-    fn project_backward(
-        u: FloatTensor<Self>,
-        q: FloatTensor<Self>,
-        norms: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        norm: Norm,
-    ) -> FloatTensor<Self> {
-        let (u, q, norms) = (
-            u.into_primitive(),
-            q.into_primitive(),
-            norms.into_primitive(),
-        );
-        let (weight, grad) = (weight.into_primitive(), grad.into_primitive());
-        <FloatTensor<Self>>::new(B::project_backward(u, q, norms, weight, grad, norm))
-    }
-
-    fn restore_backward(
-        y: FloatTensor<Self>,
-        u: FloatTensor<Self>,
-        norms: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        factor: f32,
-        norm: Norm,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (y, u) = (y.into_primitive(), u.into_primitive());
-        let (norms, grad) = (norms.into_primitive(), grad.into_primitive());
-        let (dy, db) = B::restore_backward(y, u, norms, grad, factor, norm);
-        (<FloatTensor<Self>>::new(dy), <FloatTensor<Self>>::new(db))
-    }
-
     fn squared_norm(x: FloatTensor<Self>) -> FloatTensor<Self> {
         <FloatTensor<Self>>::new(B::squared_norm(x.into_primitive()))
-    }
-
-    fn squared_error_backward(
-        x_hat: FloatTensor<Self>,
-        x: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        <FloatTensor<Self>>::new(B::squared_error_backward(
-            x_hat.into_primitive(),
-            x.into_primitive(),
-            grad.into_primitive(),
-        ))
     }
 
     fn sparse_attention(
@@ -224,7 +153,7 @@ impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
             .compute_bound()
             .stateful();
         let scores = scores.into_primitive();
-        let (weights, threshold) = B::sparse_attention(scores.clone(), value);
+        let (weights, threshold) = <B as SaeOps>::sparse_attention(scores.clone(), value);
         let weights = match prep {
             OpsKind::Tracked(prep) => prep.finish((scores, threshold.clone(), value), weights),
             OpsKind::UnTracked(prep) => prep.finish(weights),
@@ -301,46 +230,6 @@ impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
         }
     }
 
-    fn sparse_attention_backward(
-        scores: FloatTensor<Self>,
-        threshold: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        value: SparseValue,
-    ) -> FloatTensor<Self> {
-        <FloatTensor<Self>>::new(B::sparse_attention_backward(
-            scores.into_primitive(),
-            threshold.into_primitive(),
-            grad.into_primitive(),
-            value,
-        ))
-    }
-
-    fn score_gradient(
-        grad: FloatTensor<Self>,
-        scores: Arc<Vec<f32>>,
-        thresholds: FloatTensor<Self>,
-        pattern: Arc<Pattern>,
-        selection: Selection,
-    ) -> FloatTensor<Self> {
-        let (grad, thresholds) = (grad.into_primitive(), thresholds.into_primitive());
-        <FloatTensor<Self>>::new(B::score_gradient(
-            grad, scores, thresholds, pattern, selection,
-        ))
-    }
-
-    fn threshold_gradient(
-        grad: FloatTensor<Self>,
-        scores: Arc<Vec<f32>>,
-        thresholds: FloatTensor<Self>,
-        pattern: Arc<Pattern>,
-        bandwidth: f32,
-    ) -> FloatTensor<Self> {
-        let (grad, thresholds) = (grad.into_primitive(), thresholds.into_primitive());
-        <FloatTensor<Self>>::new(B::threshold_gradient(
-            grad, scores, thresholds, pattern, bandwidth,
-        ))
-    }
-
     fn codes_dots(
         x: FloatTensor<Self>,
         dictionary: FloatTensor<Self>,
@@ -350,19 +239,6 @@ impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
         <FloatTensor<Self>>::new(B::codes_dots(x, dictionary, pattern))
     }
 
-    fn codes_transposed_times(
-        values: FloatTensor<Self>,
-        x: FloatTensor<Self>,
-        pattern: Arc<Pattern>,
-    ) -> FloatTensor<Self> {
-        let (values, x) = (values.into_primitive(), x.into_primitive());
-        <FloatTensor<Self>>::new(B::codes_transposed_times(values, x, pattern))
-    }
-
-    fn codes_column_sums(values: FloatTensor<Self>, pattern: Arc<Pattern>) -> FloatTensor<Self> {
-        <FloatTensor<Self>>::new(B::codes_column_sums(values.into_primitive(), pattern))
-    }
-
     fn adam(
         param: FloatTensor<Self>,
         grad: FloatTensor<Self>,
@@ -370,7 +246,7 @@ impl<B: SaeOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
         moment_2: FloatTensor<Self>,
         step: AdamStep,
     ) -> AdamUpdate<Self> {
-        let new = B::adam(
+        let new = <B as SaeOps>::adam(
             param.into_primitive(),
             grad.into_primitive(),
             moment_1.into_primitive(),

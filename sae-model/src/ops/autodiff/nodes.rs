@@ -7,12 +7,13 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
 
+use crate::ops::kernels::Kernels;
 use crate::ops::{Norm, Pattern, SaeOps, Selection, SparseValue};
 
 #[derive(Debug)]
 pub(super) struct SparseAttentionBackward;
 
-impl<B: SaeOps> Backward<B, 1> for SparseAttentionBackward {
+impl<B: Kernels> Backward<B, 1> for SparseAttentionBackward {
     /// Scores, threshold and the kind of value.
     type State = (FloatTensor<B>, FloatTensor<B>, SparseValue);
 
@@ -28,7 +29,7 @@ impl<B: SaeOps> Backward<B, 1> for SparseAttentionBackward {
             let (scores, threshold, value) = ops.state;
             grads.register::<B>(
                 node.id,
-                B::sparse_attention_backward(scores, threshold, grad, value),
+                B::sparse_attention_backward(&scores, &threshold, &grad, value),
             );
         }
     }
@@ -39,7 +40,7 @@ pub(super) struct EncodeBackward;
 
 /// What the backward pass of an encoding needs.
 #[derive(Clone, Debug)]
-pub(super) struct EncodeState<B: SaeOps> {
+pub(super) struct EncodeState<B: Kernels> {
     pub(super) queries: FloatTensor<B>,
     pub(super) dictionary: FloatTensor<B>,
     pub(super) thresholds: FloatTensor<B>,
@@ -48,7 +49,7 @@ pub(super) struct EncodeState<B: SaeOps> {
     pub(super) selection: Selection,
 }
 
-impl<B: SaeOps> Backward<B, 4> for EncodeBackward {
+impl<B: Kernels> Backward<B, 4> for EncodeBackward {
     type State = EncodeState<B>;
 
     fn backward(
@@ -61,21 +62,16 @@ impl<B: SaeOps> Backward<B, 4> for EncodeBackward {
         let s = ops.state;
         let grad = grads.consume::<B>(&ops.node);
         if let (Some(node), Selection::JumpRelu { bandwidth }) = (thresholds, s.selection) {
-            let dtheta = B::threshold_gradient(
-                grad.clone(),
-                s.scores.clone(),
-                s.thresholds.clone(),
-                s.pattern.clone(),
-                bandwidth,
-            );
+            let dtheta =
+                B::threshold_gradient(&grad, &s.scores, &s.thresholds, &s.pattern, bandwidth);
             grads.register::<B>(node.id, dtheta);
         }
         if bias.is_none() && queries.is_none() && dictionary.is_none() {
             return;
         }
-        let dz = B::score_gradient(grad, s.scores, s.thresholds, s.pattern.clone(), s.selection);
+        let dz = B::score_gradient(&grad, &s.scores, &s.thresholds, &s.pattern, s.selection);
         if let Some(node) = bias {
-            let dbias = B::codes_column_sums(dz.clone(), s.pattern.clone());
+            let dbias = B::codes_column_sums(&dz, &s.pattern);
             grads.register::<B>(node.id, dbias);
         }
         if let Some(node) = queries {
@@ -83,7 +79,10 @@ impl<B: SaeOps> Backward<B, 4> for EncodeBackward {
             grads.register::<B>(node.id, dq);
         }
         if let Some(node) = dictionary {
-            grads.register::<B>(node.id, B::codes_transposed_times(dz, s.queries, s.pattern));
+            grads.register::<B>(
+                node.id,
+                B::codes_transposed_times(&dz, &s.queries, &s.pattern),
+            );
         }
     }
 }
@@ -91,7 +90,7 @@ impl<B: SaeOps> Backward<B, 4> for EncodeBackward {
 #[derive(Debug)]
 pub(super) struct DecodeBackward;
 
-impl<B: SaeOps> Backward<B, 2> for DecodeBackward {
+impl<B: Kernels> Backward<B, 2> for DecodeBackward {
     /// Values, dictionary and where the entries are.
     type State = (FloatTensor<B>, FloatTensor<B>, Arc<Pattern>);
 
@@ -109,7 +108,7 @@ impl<B: SaeOps> Backward<B, 2> for DecodeBackward {
             grads.register::<B>(node.id, dots);
         }
         if let Some(node) = dictionary_node {
-            grads.register::<B>(node.id, B::codes_transposed_times(values, grad, pattern));
+            grads.register::<B>(node.id, B::codes_transposed_times(&values, &grad, &pattern));
         }
     }
 }
@@ -119,7 +118,7 @@ pub(super) struct AttendBackward;
 
 /// What the backward pass of sparse attention needs.
 #[derive(Clone, Debug)]
-pub(super) struct AttendState<B: SaeOps> {
+pub(super) struct AttendState<B: Kernels> {
     pub(super) queries: FloatTensor<B>,
     pub(super) dictionary: FloatTensor<B>,
     pub(super) values: FloatTensor<B>,
@@ -127,7 +126,7 @@ pub(super) struct AttendState<B: SaeOps> {
     pub(super) value: SparseValue,
 }
 
-impl<B: SaeOps> Backward<B, 2> for AttendBackward {
+impl<B: Kernels> Backward<B, 2> for AttendBackward {
     type State = AttendState<B>;
 
     fn backward(
@@ -140,7 +139,14 @@ impl<B: SaeOps> Backward<B, 2> for AttendBackward {
         let s = ops.state;
         let grad = grads.consume::<B>(&ops.node);
         let what = (Selection::Sparsemax(s.value), queries.is_some());
-        let (dq, dc) = B::attend_backward(s.queries, s.dictionary, s.values, grad, s.pattern, what);
+        let (dq, dc) = B::attend_backward(
+            &s.queries,
+            &s.dictionary,
+            &s.values,
+            &grad,
+            &s.pattern,
+            what,
+        );
         if let Some(node) = queries {
             grads.register::<B>(node.id, dq);
         }
@@ -153,7 +159,7 @@ impl<B: SaeOps> Backward<B, 2> for AttendBackward {
 #[derive(Debug)]
 pub(super) struct NormalizeBackward;
 
-impl<B: SaeOps> Backward<B, 1> for NormalizeBackward {
+impl<B: Kernels> Backward<B, 1> for NormalizeBackward {
     /// u, n, and how n came about.
     type State = (FloatTensor<B>, FloatTensor<B>, Norm);
 
@@ -167,7 +173,7 @@ impl<B: SaeOps> Backward<B, 1> for NormalizeBackward {
         let (u, norms, norm) = ops.state;
         let grad = grads.consume::<B>(&ops.node);
         if let Some(node) = bias {
-            grads.register::<B>(node.id, B::normalize_backward(u, norms, grad, norm));
+            grads.register::<B>(node.id, B::normalize_backward(&u, &norms, &grad, norm));
         }
     }
 }
@@ -177,7 +183,7 @@ pub(super) struct ProjectBackward;
 
 /// What the backward pass of the query projection needs.
 #[derive(Clone, Debug)]
-pub(super) struct ProjectState<B: SaeOps> {
+pub(super) struct ProjectState<B: Kernels> {
     pub(super) u: FloatTensor<B>,
     pub(super) q: FloatTensor<B>,
     pub(super) norms: FloatTensor<B>,
@@ -185,7 +191,7 @@ pub(super) struct ProjectState<B: SaeOps> {
     pub(super) norm: Norm,
 }
 
-impl<B: SaeOps> Backward<B, 2> for ProjectBackward {
+impl<B: Kernels> Backward<B, 2> for ProjectBackward {
     type State = ProjectState<B>;
 
     fn backward(
@@ -202,7 +208,7 @@ impl<B: SaeOps> Backward<B, 2> for ProjectBackward {
             grads.register::<B>(node.id, dw);
         }
         if let Some(node) = bias {
-            let db = B::project_backward(s.u, s.q, s.norms, s.weight, grad, s.norm);
+            let db = B::project_backward((&s.u, &s.q, &s.norms), &s.weight, &grad, s.norm);
             grads.register::<B>(node.id, db);
         }
     }
@@ -211,7 +217,7 @@ impl<B: SaeOps> Backward<B, 2> for ProjectBackward {
 #[derive(Debug)]
 pub(super) struct RestoreBackward;
 
-impl<B: SaeOps> Backward<B, 2> for RestoreBackward {
+impl<B: Kernels> Backward<B, 2> for RestoreBackward {
     /// y, u, n, the factor, and how n came about.
     type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, f32, Norm);
 
@@ -224,7 +230,7 @@ impl<B: SaeOps> Backward<B, 2> for RestoreBackward {
         let [y_node, bias] = ops.parents;
         let (y, u, norms, factor, norm) = ops.state;
         let grad = grads.consume::<B>(&ops.node);
-        let (dy, db) = B::restore_backward(y, u, norms, grad, factor, norm);
+        let (dy, db) = B::restore_backward(&y, &u, &norms, &grad, factor, norm);
         if let Some(node) = y_node {
             grads.register::<B>(node.id, dy);
         }
@@ -237,7 +243,7 @@ impl<B: SaeOps> Backward<B, 2> for RestoreBackward {
 #[derive(Debug)]
 pub(super) struct SquaredErrorBackward;
 
-impl<B: SaeOps> Backward<B, 1> for SquaredErrorBackward {
+impl<B: Kernels> Backward<B, 1> for SquaredErrorBackward {
     /// x_hat and x.
     type State = (FloatTensor<B>, FloatTensor<B>);
 
@@ -251,7 +257,7 @@ impl<B: SaeOps> Backward<B, 1> for SquaredErrorBackward {
         let (x_hat, x) = ops.state;
         let grad = grads.consume::<B>(&ops.node);
         if let Some(node) = x_hat_node {
-            grads.register::<B>(node.id, B::squared_error_backward(x_hat, x, grad));
+            grads.register::<B>(node.id, B::squared_error_backward(&x_hat, &x, &grad));
         }
     }
 }

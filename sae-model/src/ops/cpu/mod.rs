@@ -1,33 +1,31 @@
-//! The CPU kernels, and the operations of `SaeOps` made of them: slices in, vectors out.
+//! The CPU kernels: slices in, vectors out. `ops/kernels.rs` makes operations of them.
 
 mod batch_topk;
 mod blocking;
-mod decode;
-mod encode;
-mod gradient;
+pub(crate) mod decode;
+pub(crate) mod encode;
+pub(crate) mod gradient;
 mod product;
 pub(crate) mod rows;
 mod select;
 pub(crate) mod simd;
 pub(crate) mod sparsemax;
-
-pub(crate) mod host;
+mod tau;
 
 pub(crate) use product::gemm_nt;
 
+use std::borrow::Cow;
+
 use burn::backend::TensorMetadata;
 use burn::backend::flex::{Flex, FlexTensor};
-use burn::backend::tensor::FloatTensor;
 use burn::tensor::TensorData;
-use std::borrow::Cow;
-use std::sync::Arc;
 
-use super::{AdamUpdate, SaeOps};
-use crate::ops;
-use host::OnHost;
+use super::AdamUpdate;
+use super::kernels::{self, Kernels};
 use simd::AdamStep;
 
-impl OnHost for Flex {
+/// Flex hands over its memory.
+impl Kernels for Flex {
     fn read(tensor: &FlexTensor) -> Cow<'_, [f32]> {
         match tensor.as_slice() {
             Some(values) => Cow::Borrowed(values),
@@ -41,19 +39,13 @@ impl OnHost for Flex {
     fn write(values: Vec<f32>, shape: &[usize], _like: &FlexTensor) -> FlexTensor {
         FlexTensor::from_data(TensorData::new(values, shape.to_vec()))
     }
-}
-
-impl SaeOps for Flex {
-    host::dense_ops!();
-    host::sparse_ops!();
-    host::row_ops!();
 
     /// The moments are updated where they lie, if nobody else holds them (copied first, if somebody does).
     fn adam(
-        param: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        moment_1: FloatTensor<Self>,
-        moment_2: FloatTensor<Self>,
+        param: FlexTensor,
+        grad: FlexTensor,
+        moment_1: FlexTensor,
+        moment_2: FlexTensor,
         step: AdamStep,
     ) -> AdamUpdate<Self> {
         let shape: Vec<usize> = param.shape().iter().copied().collect();
@@ -61,7 +53,7 @@ impl SaeOps for Flex {
             moment_1.to_contiguous_owned(),
             moment_2.to_contiguous_owned(),
         );
-        let new = host::adam(
+        let new = kernels::adam(
             step,
             &Self::read(&param),
             &Self::read(&grad),
@@ -90,30 +82,6 @@ impl ContiguousOwned for FlexTensor {
     }
 }
 
+/// NdArray stays as a second opinion until Burn removes it: all defaults.
 #[cfg(feature = "ndarray")]
-#[allow(deprecated)] // Burn 0.22 announces NdArray's removal; it stays as a second CPU opinion until then.
-mod ndarray {
-    use super::{Arc, Cow, FloatTensor, OnHost, SaeOps, TensorData, host, ops};
-    use burn::backend::NdArray;
-    use burn::backend::ndarray::NdArrayTensor;
-
-    impl OnHost for NdArray {
-        fn read(tensor: &NdArrayTensor) -> Cow<'_, [f32]> {
-            let NdArrayTensor::F32(storage) = tensor else {
-                panic!("a float32 tensor")
-            };
-            Cow::Owned(storage.view().iter().copied().collect())
-        }
-
-        fn write(values: Vec<f32>, shape: &[usize], _like: &NdArrayTensor) -> NdArrayTensor {
-            NdArrayTensor::from_data(TensorData::new(values, shape.to_vec()))
-        }
-    }
-
-    impl SaeOps for NdArray {
-        host::dense_ops!();
-        host::sparse_ops!();
-        host::row_ops!();
-        host::adam_op!();
-    }
-}
+impl Kernels for burn::backend::NdArray {}

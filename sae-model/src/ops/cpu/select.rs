@@ -7,6 +7,7 @@
 
 use super::batch_topk::Largest;
 use super::simd::{self, Simd};
+use super::tau::{below_largest, exact, newton, origin, rough, round_down};
 use crate::ops::SparseValue;
 
 /// What is still in the running for one row, ascending by index.
@@ -36,6 +37,12 @@ impl Candidates {
     /// Number of candidates.
     pub(crate) fn len(&self) -> usize {
         self.values.len()
+    }
+
+    /// Takes up scores whose latents do not matter.
+    pub(super) fn extend(&mut self, scores: impl Iterator<Item = f32>) {
+        self.values.extend(scores);
+        self.indices.resize(self.values.len(), 0);
     }
 
     /// Takes up what a tile has found in a row.
@@ -262,7 +269,7 @@ const GROWTH: usize = 128;
 impl Rule for Sparsemax {
     fn feed(&self, simd: Simd, scores: &[f32], first: u32, bound: f32, found: &mut Found) {
         let bound = if bound == f32::NEG_INFINITY {
-            rough_tau(simd, scores)
+            rough(simd, scores)
         } else {
             bound
         };
@@ -291,15 +298,7 @@ impl Rule for Sparsemax {
             return;
         }
         let origin = origin(&row.values);
-        let mut tau = newton(&row.values, f64::NEG_INFINITY, origin);
-        loop {
-            let before = row.values.len();
-            row.retain(|z| f64::from(z) - origin > tau);
-            if row.values.len() == before {
-                break;
-            }
-            tau = newton(&row.values, f64::NEG_INFINITY, origin);
-        }
+        let tau = exact(row, origin);
         if self.0 == SparseValue::Probability {
             row.values
                 .iter_mut()
@@ -307,66 +306,4 @@ impl Rule for Sparsemax {
         }
         row.append_to(out);
     }
-}
-
-/// Scores as large as this lose the one that tau is less by, in f64, when they are added up.
-const LARGE: f32 = 1e9;
-
-/// What scores are counted from: zero, or the largest where they are very large.
-fn origin(values: &[f32]) -> f64 {
-    let max = largest(values);
-    f64::from(if max.abs() < LARGE || !max.is_finite() {
-        0.0
-    } else {
-        max
-    })
-}
-
-/// The largest value, NaN aside.
-fn largest(values: &[f32]) -> f32 {
-    values.iter().copied().fold(f32::NEG_INFINITY, f32::max)
-}
-
-/// The next float below the largest score, which is always in the support.
-fn below_largest(values: &[f32]) -> f32 {
-    largest(values).next_down()
-}
-
-/// One Newton step towards tau: `(sum - 1) / count` over the scores above `bound`, less `origin`.
-fn newton(values: &[f32], bound: f64, origin: f64) -> f64 {
-    let (mut sum, mut count) = (0.0, 0.0);
-    for z in values {
-        let z = f64::from(*z);
-        sum += if z > bound { z - origin } else { 0.0 };
-        count += if z > bound { 1.0 } else { 0.0 };
-    }
-    (sum - 1.0) / count
-}
-
-/// The largest float that is not above `x`.
-fn round_down(x: f64) -> f32 {
-    let rounded = x as f32;
-    if f64::from(rounded) > x {
-        rounded.next_down()
-    } else {
-        rounded
-    }
-}
-
-/// A lower bound of the tau of `scores`: three Newton steps in f32 from `max - 1` (no weight exceeds one, so
-/// tau is no lower), each less a margin above its rounding. A lane adds `n / 16` terms of magnitude at most
-/// one, so the mean is off by less than `n / 16 * 2^-24 < 1e-8 n`.
-fn rough_tau(simd: Simd, scores: &[f32]) -> f32 {
-    let max = simd::maximum(simd, scores);
-    if !max.is_finite() {
-        return f32::NEG_INFINITY;
-    }
-    let margin = 1e-4 + 1e-8 * scores.len() as f32;
-    let mut bound = -1.0f32;
-    for _ in 0..3 {
-        let (sum, count) = simd::sum_above(simd, scores, max, bound);
-        bound = bound.max((sum - 1.0) / count - margin);
-    }
-    // At least one ulp of `max` below, where `max - 1` would round up.
-    round_down(f64::from(max) + f64::from(bound)).min(max.next_down())
 }

@@ -1,14 +1,10 @@
 //! Sparsemax on slices: one row at a time, rows in parallel, shared by Flex and NdArray.
-//!
-//! tau is found exactly, without a sort (Michelot 1986; Newton's method on the convex piecewise-linear
-//! function `sum_j max(z_j - tau, 0) - 1`): start from a lower bound, take the mean of what lies above,
-//! drop what falls below, until nothing falls. Each Newton step halves the value or the slope of the
-//! function, so the number of passes is bounded by the bits of a float, not by the row's width.
-//! The first few steps run in float32 over the whole row, branch-free, and leave a margin for rounding; what
-//! they let through, usually a few times the support, is a short list on which the rest is exact in float64.
 
 use rayon::prelude::*;
 
+use super::select::Candidates;
+use super::simd::{self, Simd};
+use super::tau;
 use crate::ops::SparseValue;
 
 /// Where the support of a row begins: `z` is in the support if and only if `z - max > offset`.
@@ -28,90 +24,21 @@ impl Threshold {
     };
 
     /// The threshold of a row; `candidates` is scratch space.
-    pub(crate) fn of(row: &[f32], candidates: &mut Vec<f32>) -> Self {
-        let Some(max) = finite_max(row) else {
+    fn of(row: &[f32], candidates: &mut Candidates) -> Self {
+        if !row.iter().all(|z| z.is_finite()) {
             return Self::NAN;
-        };
-        let bound = loose_bound(row, max);
+        }
+        let simd = Simd::detect();
+        let (max, bound) = (simd::maximum(simd, row), tau::rough(simd, row));
         candidates.clear();
-        candidates.extend(row.iter().map(|z| z - max).filter(|c| *c > bound));
-        let mut offset = Self::lower_bound(candidates);
-        loop {
-            let before = candidates.len();
-            candidates.retain(|c| f64::from(*c) > offset);
-            if candidates.len() == before {
-                break;
-            }
-            offset = Self::lower_bound(candidates);
-        }
-        Self {
-            max,
-            offset: offset as f32,
-        }
-    }
-
-    /// tau of a subset of the row, a lower bound of the row's: `(sum - 1) / count`.
-    fn lower_bound(candidates: &[f32]) -> f64 {
-        let sum: f64 = candidates.iter().map(|c| f64::from(*c)).sum();
-        (sum - 1.0) / candidates.len() as f64
+        candidates.extend(row.iter().copied().filter(|z| *z > bound));
+        let offset = tau::exact(candidates, f64::from(max)) as f32;
+        Self { max, offset }
     }
 
     fn is_nan(self) -> bool {
         self.offset.is_nan()
     }
-}
-
-/// Independent lanes, so that the compiler can vectorise.
-const LANES: usize = 16;
-
-/// A bound below `tau - max` for certain: three Newton steps from -1 (the largest weight is at most one, so
-/// tau is no lower), each less a margin above the rounding of its float32 sums: a lane adds `M / 16` terms of
-/// magnitude at most one, so the mean is off by less than `M / 16 * 2^-24 < 1e-8 M`.
-fn loose_bound(row: &[f32], max: f32) -> f32 {
-    let margin = 1e-4 + 1e-8 * row.len() as f32;
-    let mut bound = -1.0f32;
-    for _ in 0..3 {
-        let (mut sum, mut count) = ([0.0f32; LANES], [0.0f32; LANES]);
-        let chunks = row.chunks_exact(LANES);
-        let rest = chunks.remainder();
-        for chunk in chunks {
-            for lane in 0..LANES {
-                let c = chunk[lane] - max;
-                sum[lane] += if c > bound { c } else { 0.0 };
-                count[lane] += if c > bound { 1.0 } else { 0.0 };
-            }
-        }
-        for z in rest.iter().filter(|z| **z - max > bound) {
-            sum[0] += z - max;
-            count[0] += 1.0;
-        }
-        let next = (sum.iter().sum::<f32>() - 1.0) / count.iter().sum::<f32>();
-        bound = bound.max(next - margin);
-    }
-    bound
-}
-
-/// Maximum of a row, or `None` if any of its entries is NaN or infinite.
-fn finite_max(row: &[f32]) -> Option<f32> {
-    let mut max = [f32::NEG_INFINITY; LANES];
-    let mut poison = [0.0f32; LANES]; // 0 * x is 0 if finite, NaN if not
-    let mut chunks = row.chunks_exact(LANES);
-    for chunk in &mut chunks {
-        for lane in 0..LANES {
-            max[lane] = if chunk[lane] > max[lane] {
-                chunk[lane]
-            } else {
-                max[lane]
-            };
-            poison[lane] += chunk[lane] * 0.0;
-        }
-    }
-    for &x in chunks.remainder() {
-        max[0] = if x > max[0] { x } else { max[0] };
-        poison[0] += x * 0.0;
-    }
-    let finite = poison.iter().all(|p| *p == 0.0);
-    finite.then(|| max.into_iter().fold(f32::NEG_INFINITY, f32::max))
 }
 
 /// Forward pass: `scores [B, M]` to `weights [B, M]` and `threshold [B, 2]` (`max`, `tau - max`).
@@ -129,23 +56,26 @@ pub(crate) fn forward(
         .par_chunks_exact(latents)
         .zip(weights.par_chunks_exact_mut(latents))
         .zip(thresholds.par_chunks_exact_mut(2))
-        .for_each_init(Vec::new, |candidates, ((row, out), threshold)| {
-            let t = Threshold::of(row, candidates);
-            threshold.copy_from_slice(&[t.max, t.offset]);
-            match value {
-                _ if t.is_nan() => out.fill(f32::NAN),
-                SparseValue::Probability => {
-                    for (w, z) in out.iter_mut().zip(row) {
-                        *w = ((z - t.max) - t.offset).max(0.0);
+        .for_each_init(
+            Candidates::default,
+            |candidates, ((row, out), threshold)| {
+                let t = Threshold::of(row, candidates);
+                threshold.copy_from_slice(&[t.max, t.offset]);
+                match value {
+                    _ if t.is_nan() => out.fill(f32::NAN),
+                    SparseValue::Probability => {
+                        for (w, z) in out.iter_mut().zip(row) {
+                            *w = ((z - t.max) - t.offset).max(0.0);
+                        }
+                    }
+                    SparseValue::Score => {
+                        for (w, z) in out.iter_mut().zip(row) {
+                            *w = if z - t.max > t.offset { *z } else { 0.0 };
+                        }
                     }
                 }
-                SparseValue::Score => {
-                    for (w, z) in out.iter_mut().zip(row) {
-                        *w = if z - t.max > t.offset { *z } else { 0.0 };
-                    }
-                }
-            }
-        });
+            },
+        );
 }
 
 /// Backward pass: `grad [B, M]` with respect to the weights to `out [B, M]` with respect to the scores.

@@ -2,21 +2,14 @@
 
 mod sparsemax;
 
-use std::borrow::Cow;
-use std::sync::Arc;
-
-use burn::backend::ops::FloatTensorOps;
-use burn::backend::tensor::FloatTensor;
 use burn::backend::{Cube, TensorMetadata};
-use burn::tensor::TensorData;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::{CubeCount, CubeDim};
 
-use super::cpu::host::{self, OnHost};
-use super::{SaeOps, SparseValue};
-use crate::ops;
+use super::SparseValue;
+use super::kernels::Kernels;
 
 /// Most cubes along one axis of a launch (WebGPU's limit).
 const MAX_CUBES: u32 = 65_535;
@@ -49,32 +42,10 @@ fn empty_like(tensor: &CubeTensor, dims: [usize; 2]) -> CubeTensor {
 }
 
 /// Sparse codes are made on the host: correct for every architecture, but a GPU waits for it. Sparse attention
-/// does not come this way (`Sae` takes the dense kernels).
-impl OnHost for Cube {
-    fn read(tensor: &CubeTensor) -> Cow<'_, [f32]> {
-        let data = burn::tensor::read_sync(Self::float_into_data(tensor.clone()));
-        let data = data.expect("reading a tensor of this device");
-        let values: Vec<f32> = data.try_to_vec().expect("a float32 tensor");
-        let bytes = size_of_val(values.as_slice());
-        tracing::trace!(target: "sae_model::host", bytes, "read from the device");
-        Cow::Owned(values)
-    }
-
-    fn write(values: Vec<f32>, shape: &[usize], like: &CubeTensor) -> CubeTensor {
-        Self::float_from_data(TensorData::new(values, shape.to_vec()), &like.device)
-    }
-}
-
-impl SaeOps for Cube {
-    host::sparse_ops!();
-    host::row_ops!();
-    host::adam_op!();
-
-    fn sparse_attention(
-        scores: FloatTensor<Self>,
-        value: SparseValue,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let scores = into_contiguous(scores);
+/// does not come this way (`ops::attend` takes the dense kernels).
+impl Kernels for Cube {
+    fn sparse_attention(scores: &CubeTensor, value: SparseValue) -> (CubeTensor, CubeTensor) {
+        let scores = into_contiguous(scores.clone());
         let [rows, latents] = dims(&scores);
         let weights = empty_like(&scores, [rows, latents]);
         let threshold = empty_like(&scores, [rows, 2]);
@@ -96,12 +67,15 @@ impl SaeOps for Cube {
     }
 
     fn sparse_attention_backward(
-        scores: FloatTensor<Self>,
-        threshold: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
+        scores: &CubeTensor,
+        threshold: &CubeTensor,
+        grad: &CubeTensor,
         value: SparseValue,
-    ) -> FloatTensor<Self> {
-        let (scores, grad) = (into_contiguous(scores), into_contiguous(grad));
+    ) -> CubeTensor {
+        let (scores, grad) = (
+            into_contiguous(scores.clone()),
+            into_contiguous(grad.clone()),
+        );
         let [rows, latents] = dims(&scores);
         let out = empty_like(&scores, [rows, latents]);
         if rows * latents > 0 {
@@ -110,7 +84,7 @@ impl SaeOps for Cube {
                 one_cube_a_row(rows),
                 CubeDim::new_1d(sparsemax::UNITS),
                 scores.into_buffer_arg(),
-                into_contiguous(threshold).into_buffer_arg(),
+                into_contiguous(threshold.clone()).into_buffer_arg(),
                 grad.into_buffer_arg(),
                 out.clone().into_buffer_arg(),
                 rows as u32,
