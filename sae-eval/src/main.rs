@@ -136,7 +136,7 @@ fn write(dir: &Path, report: &report::Report, markdown: &str) -> Result<()> {
     let json = serde_json::to_string_pretty(report)? + "\n";
     for (name, text) in [("report.json", json.as_str()), ("report.md", markdown)] {
         let path = dir.join(name);
-        sae_model::atomic_file::write(&path, text.as_bytes())
+        sae_run::atomic_file::write(&path, text.as_bytes())
             .with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())

@@ -3,18 +3,16 @@
 //! A model's activations are queries, a learned dictionary of concepts is key and value, and sparsemax
 //! decides for each input how many concepts it needs. [`Sae`] is the model, [`ops`] its custom operation,
 //! [`loss`] what training minimises, [`stats`] every metric with its formula, [`saved`] the files that a
-//! trained model is kept in, [`sealed`] how files that belong together are kept whole.
+//! trained model is kept in.
 //!
 //! The crate is mathematics: it reads and writes nothing but saved models and knows no command line.
 
-pub mod atomic_file;
 pub mod config;
 pub mod device;
 pub mod loss;
 #[cfg_attr(feature = "ndarray", allow(deprecated))] // Burn 0.22 announces NdArray's removal
 pub mod ops;
 pub mod saved;
-pub mod sealed;
 pub mod stats;
 pub mod verdict;
 
@@ -22,7 +20,6 @@ mod baselines;
 mod init;
 mod refinement;
 mod sae;
-mod sys;
 
 pub use config::{Architecture, Preset, SaeConfig};
 pub use ops::{SparseCodes, SparseValue};

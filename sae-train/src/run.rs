@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use sae_data::{ActivationData, Fingerprint, Summary};
-use sae_model::atomic_file;
-use sae_model::sealed::STAGING_SUFFIX;
+use sae_run::atomic_file;
+use sae_run::sealed::STAGING_SUFFIX;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 

@@ -11,9 +11,9 @@ use burn::train::{Learner, SupervisedTraining, TrainingStrategy};
 use sae_data::{ActivationLoader, Waiting};
 use sae_model::ops::{self, Adam};
 use sae_model::saved::SavedModelError;
-use sae_model::sealed::SealError;
 use sae_model::verdict::RunFacts;
 use sae_model::{Sae, saved};
+use sae_run::sealed::SealError;
 
 use crate::checkpoint::{self, MODEL, OPTIMIZER, Part, SCHEDULER, Writer};
 use crate::collapse::{Streak, Watch};

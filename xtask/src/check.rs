@@ -6,11 +6,12 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 /// Which crate may use which: everything else is an error.
-const ARROWS: [(&str, &[&str]); 5] = [
-    ("sae-model", &[]),
-    ("sae-data", &[]),
-    ("sae-train", &["sae-model", "sae-data"]),
-    ("sae-eval", &["sae-model", "sae-data"]),
+const ARROWS: [(&str, &[&str]); 6] = [
+    ("sae-run", &[]),
+    ("sae-model", &["sae-run"]),
+    ("sae-data", &["sae-run"]),
+    ("sae-train", &["sae-model", "sae-data", "sae-run"]),
+    ("sae-eval", &["sae-model", "sae-data", "sae-run"]),
     ("xtask", &[]),
 ];
 

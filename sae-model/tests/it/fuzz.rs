@@ -14,7 +14,8 @@ use burn::tensor::{Device, Tensor};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sae_model::saved::{self, CONFIG_FILE, SavedModelError, WEIGHTS_FILE};
-use sae_model::{Architecture, Preset, Sae, SaeConfig, sealed};
+use sae_model::{Architecture, Preset, Sae, SaeConfig};
+use sae_run::sealed;
 use serde_json::Value;
 
 pub(crate) const WIDTH: usize = 4;

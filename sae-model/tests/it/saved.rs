@@ -5,7 +5,8 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use sae_model::saved::{self, CONFIG_FILE, WEIGHTS_FILE};
-use sae_model::{Architecture, Preset, Sae, sealed};
+use sae_model::{Architecture, Preset, Sae};
+use sae_run::sealed;
 
 use crate::values;
 

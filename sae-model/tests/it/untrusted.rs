@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 use sae_model::saved::{self, CONFIG_FILE, SavedModelError, WEIGHTS_FILE};
-use sae_model::{Architecture, Preset, Sae, sealed};
+use sae_model::{Architecture, Preset, Sae};
+use sae_run::sealed;
 use serde_json::{Value, json};
 
 use crate::fuzz::{RAW, WIDTH, config, join, load, split};

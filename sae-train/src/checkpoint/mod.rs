@@ -5,7 +5,7 @@
 //!                            optimizer.bpk    Adam's moments and times                    } records
 //!                            scheduler.bpk    the schedule's step                         }
 //!                            checkpoint.json  which run, which step, where metrics.jsonl stood
-//!                            BLAKE3SUMS       checksums of the four (sae_model::sealed)
+//!                            BLAKE3SUMS       checksums of the four (sae_run::sealed)
 //! ```
 //!
 //! It is written under the name `step-00000300.tmp`, synced, sealed and renamed. The loader's position is the
@@ -18,7 +18,7 @@ mod write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sae_model::sealed;
+use sae_run::sealed;
 use serde::{Deserialize, Serialize};
 
 use crate::collapse::Streak;

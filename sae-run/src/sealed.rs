@@ -1,12 +1,12 @@
-//! Directories that are whole or absent, and known to be what was written.
+//! Directories that are whole or absent, and whose checksums tell whether they are unchanged.
 //!
 //! Several files that belong together (a checkpoint, a model) are written into a directory beside the final
-//! one, then *sealed*: every file is hashed and synced, `BLAKE3SUMS` is written last, and the directory gets its
-//! name by one rename. Whoever finds a directory under its final name finds all of it, and can tell whether a
-//! bit of it has changed since.
+//! one. Then the directory is *sealed*: every file is hashed and synced, `BLAKE3SUMS` is written last, and one rename
+//! gives the directory its name. A directory under its final name is therefore complete, and every bit of it can be
+//! checked.
 //!
-//! `BLAKE3SUMS` is UTF-8 text, one line a file, sorted by name: 64 hexadecimal digits, two spaces, the file's name,
-//! a line feed. `b3sum --check BLAKE3SUMS` understands it.
+//! `BLAKE3SUMS` is UTF-8 text with one line per file, sorted by name: 64 hexadecimal digits, two spaces, the file's
+//! name, a line feed. `b3sum --check BLAKE3SUMS` understands it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,15 +15,16 @@ use std::path::{Path, PathBuf};
 
 use crate::atomic_file;
 
-/// Name of the file of checksums.
+/// The file of checksums.
 pub const SUMS_FILE: &str = "BLAKE3SUMS";
-/// What the name of a directory ends with that has not been sealed yet.
+/// Suffix of a directory that has not been sealed yet.
 pub const STAGING_SUFFIX: &str = ".tmp";
-/// More than any directory of ours needs: what is longer was not written by us.
+/// More than any of our directories needs: a longer file was not written by us.
 const MAX_SUMS_BYTES: u64 = 1 << 16;
 
 /// One variant per way a sealed directory can be wrong.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 #[allow(missing_docs)] // the fields are what the messages say
 pub enum SealError {
     #[error("{}", path.display())]
@@ -49,8 +50,7 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> SealError {
     move |source| SealError::Io { path, source }
 }
 
-/// Makes an empty directory beside `target` to write into, `<target>.tmp`; one left by a process that died is
-/// removed.
+/// Makes an empty directory `<target>.tmp` to write into. If a process that died left one, it is removed first.
 ///
 /// # Errors
 /// [`SealError::Io`]
@@ -65,11 +65,11 @@ pub fn staging(target: &Path) -> Result<PathBuf, SealError> {
     Ok(staging)
 }
 
-/// Hashes and syncs the files of `staging`, and renames it to `target`. A `target` that holds the same already is
-/// left alone, one that holds other files of these names is replaced.
+/// Hashes and syncs the files of `staging` and renames it to `target`. A `target` with the same content is left alone,
+/// one with the same names and other content is replaced.
 ///
 /// # Errors
-/// [`SealError::Io`]; [`SealError::Stranger`] if replacing `target` would remove a file that is not ours.
+/// [`SealError::Io`]; [`SealError::Stranger`] if `target` has a file that `staging` does not have.
 pub fn seal(staging: &Path, target: &Path) -> Result<(), SealError> {
     let mut sums = String::new();
     for name in file_names(staging)? {
@@ -100,10 +100,10 @@ pub fn seal(staging: &Path, target: &Path) -> Result<(), SealError> {
     atomic_file::sync_parent(target).map_err(io_error(target))
 }
 
-/// Checks that `dir` holds what was sealed: all of it, nothing else, not a bit changed.
+/// Checks that `dir` holds exactly the files that were sealed, unchanged.
 ///
 /// # Errors
-/// [`SealError`], naming the first file that is wrong and how.
+/// [`SealError`], which names the first wrong file and the reason.
 pub fn verify(dir: &Path) -> Result<(), SealError> {
     let path = dir.join(SUMS_FILE);
     let sums = sums(&path).map_err(|error| match error {
@@ -156,7 +156,7 @@ fn sums(path: &Path) -> Result<BTreeMap<String, String>, SealError> {
     text.lines().enumerate().map(line).collect()
 }
 
-/// Names of what is in `dir`, sorted.
+/// The sorted names of the entries of `dir`.
 fn file_names(dir: &Path) -> Result<Vec<String>, SealError> {
     let mut names = Vec::new();
     for entry in fs::read_dir(dir).map_err(io_error(dir))? {
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn sealing_replaces_what_is_not_the_same() {
+    fn sealing_replaces_other_content() {
         let dir = tempfile::tempdir().unwrap();
         let target = sealed(dir.path());
         let number =
