@@ -12,12 +12,13 @@ mod report;
 mod run;
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use sae_model::device::DeviceName;
+use sae_run::{RunDir, atomic_file};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -116,27 +117,29 @@ fn evaluate_run(arguments: &Arguments) -> Result<()> {
     let run = run::Run::open(&arguments.run, &arguments.elsewhere, &host)?;
     let report = evaluate::report(&run, arguments, rule, &device)?;
     let markdown = report::markdown::render(&report);
-    let dir = arguments.run.join("reports");
+    let dir = RunDir::new(&arguments.run);
     write(&dir, &report, &markdown)?;
     print!("{markdown}");
     println!(
         "\nWritten to {} and report.json beside it.",
-        dir.join("report.md").display()
+        dir.report_md().display()
     );
     Ok(())
 }
 
-/// Writes both files of a report; of several processes that do so at a time, one after the other, so that the two files
-/// are of one report.
-fn write(dir: &Path, report: &report::Report, markdown: &str) -> Result<()> {
-    std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
-    let lock = File::open(dir);
+/// Writes both files of a report. Several processes take turns, so that the two files are of the same report.
+fn write(run: &RunDir, report: &report::Report, markdown: &str) -> Result<()> {
+    let dir = run.reports();
+    std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    let lock = File::open(&dir);
     // Without locks (some network file systems have none) each file is whole all the same.
     let _locked = lock.as_ref().is_ok_and(|dir| dir.lock().is_ok());
     let json = serde_json::to_string_pretty(report)? + "\n";
-    for (name, text) in [("report.json", json.as_str()), ("report.md", markdown)] {
-        let path = dir.join(name);
-        sae_run::atomic_file::write(&path, text.as_bytes())
+    for (path, text) in [
+        (run.report_json(), json.as_str()),
+        (run.report_md(), markdown),
+    ] {
+        atomic_file::write(&path, text.as_bytes())
             .with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())

@@ -1,7 +1,16 @@
-//! Files that survive a crash: [`atomic_file`] writes one file whole or not at all, [`sealed`] does the same for
-//! several files that belong together and protects them with checksums.
+//! What a run leaves on disk, apart from the mathematics and the data.
+//!
+//! [`RunDir`] knows the files of a run directory, [`Provenance`] says where the numbers of a run come from.
+//! [`atomic_file`] writes one file whole or not at all; [`sealed`] does the same for several files that belong
+//! together and protects them with checksums.
 //!
 //! The crate knows neither the model nor the data, and compiles in seconds.
 
 pub mod atomic_file;
 pub mod sealed;
+
+mod provenance;
+mod run_dir;
+
+pub use provenance::{Provenance, Sides};
+pub use run_dir::{FileError, RunDir};

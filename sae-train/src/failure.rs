@@ -76,6 +76,12 @@ fn is_full(kind: io::ErrorKind) -> bool {
     matches!(kind, StorageFull | QuotaExceeded | FileTooLarge)
 }
 
+impl From<sae_run::FileError> for Failure {
+    fn from(sae_run::FileError { path, source }: sae_run::FileError) -> Self {
+        Self::Write { path, source }
+    }
+}
+
 impl Failure {
     /// For `map_err` where `path` is written.
     pub(crate) fn write(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {

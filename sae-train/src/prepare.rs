@@ -8,13 +8,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sae_data::config::Split;
 use sae_data::{ActivationData, MaxNorm, Summary};
 use sae_model::device::DeviceName;
+use sae_run::RunDir;
 
 use crate::checkpoint::{Checkpoints, Found};
 use crate::config::{Config, invalid};
 use crate::failure::{Failure, chain};
 use crate::lock::RunLock;
 use crate::memory;
-use crate::run::{Provenance, RunDir};
+use crate::run::{self, Provenance};
 
 /// A run that can start: config, device and data fit together. Nothing has been written.
 pub(crate) struct Prepared {
@@ -50,9 +51,9 @@ pub(crate) fn prepare(
     let asked_to_resume = resume;
     let resume = resume && dir.has_begun();
     let lock = if resume {
-        Some(dir.lock()?)
+        Some(RunLock::take(&dir)?)
     } else {
-        dir.check_new()?;
+        run::check_new(&dir)?;
         None
     };
     let device = config.device.parse::<DeviceName>()?.open()?;
@@ -74,11 +75,11 @@ pub(crate) fn prepare(
     let mut config = config.resolved(&train, &train_summary.typical, check_rows);
     config.data.max_norm = limit;
     let summaries = [&train_summary, &held_out_summary];
-    let provenance = Provenance::new(&config, [&train, &held_out], summaries)?;
-    let checkpoints = dir.checkpoints(&config, &provenance);
+    let provenance = run::provenance(&config, [&train, &held_out], summaries)?;
+    let checkpoints = run::checkpoints(&dir, &config, &provenance);
     let mut found = Found::default();
     if resume {
-        dir.check_resumable(&config, &provenance)?;
+        run::check_resumable(&dir, &config, &provenance)?;
         found = checkpoints.look()?;
     }
     Ok(Prepared {

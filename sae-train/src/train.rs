@@ -26,6 +26,7 @@ use crate::nonfinite::NonFinite;
 use crate::output::{self, say};
 use crate::prepare::Prepared;
 use crate::progress::PlainLines;
+use crate::run;
 use crate::schedule::{self, Factors, Schedule};
 use crate::signals::Signals;
 use crate::steps::{Cadence, Steps};
@@ -53,9 +54,9 @@ impl Prepared {
         let settings = self.settings()?;
         let _lock = match self.lock.take() {
             Some(lock) => lock,
-            None => self.dir.create(config, &self.provenance)?,
+            None => run::create(&self.dir, config, &self.provenance)?,
         };
-        self.dir.write_config(config)?;
+        run::write_config(&self.dir, config)?;
         let use_tui = !plain && std::io::stdout().is_terminal();
         crate::logging::start(&self.dir.log())?;
         self.checkpoints.tidy(&self.found.damaged)?;

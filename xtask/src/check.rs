@@ -12,7 +12,7 @@ const ARROWS: [(&str, &[&str]); 6] = [
     ("sae-data", &["sae-run"]),
     ("sae-train", &["sae-model", "sae-data", "sae-run"]),
     ("sae-eval", &["sae-model", "sae-data", "sae-run"]),
-    ("xtask", &[]),
+    ("xtask", &["sae-run"]),
 ];
 
 pub(crate) fn run() -> Result<ExitCode> {

@@ -1,4 +1,4 @@
-//! `cargo xtask`: chores of the workspace. Depends on none of its crates, so it builds in seconds.
+//! `cargo xtask`: chores of the workspace. Of its crates it uses only `sae-run`, so it builds in seconds.
 
 mod bench;
 mod build;

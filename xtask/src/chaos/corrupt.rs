@@ -10,6 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use sae_run::RunDir;
 
 use super::variants::VARIANTS;
 use super::{Bench, difference, words};
@@ -130,7 +131,8 @@ fn interrupted(bench: &Bench) -> Result<PathBuf> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
-    while !run.join("checkpoint/step-00000120").exists() {
+    let checkpoint = RunDir::new(&run).checkpoints().join("step-00000120");
+    while !checkpoint.exists() {
         ensure!(
             child.try_wait()?.is_none(),
             "the run to be interrupted ended by itself"
@@ -231,7 +233,7 @@ fn numbers(run: &Path, output: &Output) -> Option<[serde_json::Value; 2]> {
     if !output.status.success() {
         return None;
     }
-    let text = fs::read_to_string(run.join("reports/report.json")).ok()?;
+    let text = fs::read_to_string(RunDir::new(run).report_json()).ok()?;
     let report: serde_json::Value = serde_json::from_str(&text).ok()?;
     Some(["reconstruction", "sparsity"].map(|part| report[part].clone()))
 }

@@ -7,6 +7,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use sae_run::RunDir;
+use sae_run::sealed::{STAGING_SUFFIX, SUMS_FILE};
 
 use super::variants::{VARIANTS, Variant};
 use super::{Bench, difference};
@@ -98,8 +100,8 @@ fn kill_once(
     let mut command = bench.train(variant, runs, name)?;
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().context("starting sae-train")?;
-    let run = runs.join(name);
-    await_moment(MOMENTS[which], &run.join("checkpoint"), &mut child, rng)?;
+    let run = RunDir::new(runs.join(name));
+    await_moment(MOMENTS[which], &run.checkpoints(), &mut child, rng)?;
     child.kill().context("killing sae-train")?;
     let status = child.wait()?;
     if status.code().is_some() {
@@ -152,18 +154,18 @@ fn is_there(moment: Moment, checkpoints: &Path) -> bool {
         match moment {
             Moment::Removing => removed,
             Moment::Renaming => {
-                name.ends_with(".tmp") && !removed && path.join("BLAKE3SUMS").exists()
+                name.ends_with(STAGING_SUFFIX) && !removed && path.join(SUMS_FILE).exists()
             }
-            _ => name.ends_with(".tmp") && !removed,
+            _ => name.ends_with(STAGING_SUFFIX) && !removed,
         }
     })
 }
 
 impl Tally {
     /// Notes what the kill left.
-    fn look(&mut self, run: &Path) {
-        self.not_begun += usize::from(!run.join("config.toml").exists());
-        let entries = fs::read_dir(run.join("checkpoint"))
+    fn look(&mut self, run: &RunDir) {
+        self.not_begun += usize::from(!run.has_begun());
+        let entries = fs::read_dir(run.checkpoints())
             .into_iter()
             .flatten()
             .flatten();
@@ -172,9 +174,9 @@ impl Tally {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if name.ends_with(".removed.tmp") {
                 self.half_removed += 1;
-            } else if !name.ends_with(".tmp") {
+            } else if !name.ends_with(STAGING_SUFFIX) {
                 whole += 1;
-            } else if path.join("BLAKE3SUMS").exists() {
+            } else if path.join(SUMS_FILE).exists() {
                 self.unnamed += 1;
             } else {
                 self.half_written += 1;

@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 
 use anyhow::{Context, Result, bail, ensure};
+use sae_run::RunDir;
+use sae_run::sealed::SUMS_FILE;
 
 use crate::build::build;
 use variants::Variant;
@@ -133,12 +135,9 @@ fn words(output: &Output) -> String {
 
 /// In what two finished runs differ, if in anything: the model's bytes, or the records of the metrics.
 fn difference(reference: &Path, run: &Path, with_metrics: bool) -> Result<Option<String>> {
-    for file in [
-        "model/sae.safetensors",
-        "model/cfg.json",
-        "model/BLAKE3SUMS",
-    ] {
-        let [ours, theirs] = [run, reference].map(|run| fs::read(run.join(file)));
+    for file in ["sae.safetensors", "cfg.json", SUMS_FILE] {
+        let [ours, theirs] =
+            [run, reference].map(|run| fs::read(RunDir::new(run).model().join(file)));
         if ours.with_context(|| format!("{}", run.display()))? != theirs? {
             return Ok(Some(format!("{}: {file} has other bytes", run.display())));
         }
@@ -149,7 +148,7 @@ fn difference(reference: &Path, run: &Path, with_metrics: bool) -> Result<Option
 
 /// The records of `metrics.jsonl`, but for the time they took.
 fn records(run: &Path) -> Result<Vec<serde_json::Value>> {
-    let path = run.join("metrics.jsonl");
+    let path = RunDir::new(run).metrics();
     let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
     let record = |line: &str| -> Result<serde_json::Value> {
         let mut record: serde_json::Value =

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use sae_run::RunDir;
 use serde_json::Value;
 
 use super::plan::Plan;
@@ -65,10 +66,11 @@ impl Runner {
         let name = name(data, &settings, seed);
         let run = self.dir.join(&name);
         self.forget_others(&name, &run)?;
-        let report = run.join("reports/report.json");
+        let dir = RunDir::new(&run);
+        let report = dir.report_json();
         if !report.exists() {
             println!("{name}");
-            if !run.join("model").exists() {
+            if !dir.model().exists() {
                 self.train(data, &settings, seed, &name)?;
             }
             self.command(Command::new(&self.eval).arg(&run).arg("--no-untrained"))?;
@@ -140,7 +142,7 @@ fn name(data: &str, settings: &[&str], seed: u64) -> String {
 
 /// Mean L0 of the last hundred training batches in `metrics.jsonl`.
 fn training_l0(run: &Path) -> Option<f64> {
-    let metrics = fs::read_to_string(run.join("metrics.jsonl")).ok()?;
+    let metrics = fs::read_to_string(RunDir::new(run).metrics()).ok()?;
     let records = metrics
         .lines()
         .rev()

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use sae_run::RunDir;
 use serde_json::Value;
 
 use super::columns::{self, Metrics, SECONDS};
@@ -63,7 +64,7 @@ impl Executor {
         if task.afresh && dir.exists() {
             fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
         }
-        let failed = if dir.join("model").exists() {
+        let failed = if RunDir::new(&dir).model().exists() {
             None
         } else {
             self.train(task, &dir)?
@@ -138,7 +139,7 @@ impl Executor {
                 last_words(&output)
             );
         }
-        let report = dir.join("reports/report.json");
+        let report = RunDir::new(dir).report_json();
         let text = fs::read_to_string(&report).with_context(|| format!("{}", report.display()))?;
         let report: Value =
             serde_json::from_str(&text).with_context(|| format!("{}", report.display()))?;
@@ -167,7 +168,7 @@ fn last_words(output: &Output) -> String {
 
 /// Seconds at the last line of `metrics.jsonl`, over all continuations.
 fn training_seconds(dir: &Path) -> Option<f64> {
-    let metrics = fs::read_to_string(dir.join("metrics.jsonl")).ok()?;
+    let metrics = fs::read_to_string(RunDir::new(dir).metrics()).ok()?;
     let last: Value = serde_json::from_str(metrics.lines().last()?).ok()?;
     last["seconds"].as_f64()
 }
