@@ -8,15 +8,15 @@ use anyhow::Context;
 use clap::Parser;
 
 use crate::failure::{self, Failure};
-use crate::{bench, output, prepare};
+use crate::output;
+use crate::prepare::{self, Prepared};
 
 /// Train a sparse autoencoder on activations.
 #[derive(Parser)]
 #[command(version, after_help = failure::EXIT_CODES)]
 struct Arguments {
     /// The config, for example configs/quickstart.toml.
-    #[arg(required_unless_present = "bench")]
-    config: Option<PathBuf>,
+    config: PathBuf,
     /// Device to train on, instead of the config's: cpu, ndarray, wgpu or wgpu:N.
     #[arg(long)]
     device: Option<String>,
@@ -32,29 +32,14 @@ struct Arguments {
     /// Threads to compute with. Default: RAYON_NUM_THREADS, or all processors.
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
-    /// Be a worker of `cargo xtask bench` instead.
-    #[arg(long, hide = true, requires = "shape")]
-    bench: Option<bench::Work>,
-    /// The worker's shape: batch, width, latents.
-    #[arg(long, hide = true, num_args = 3, value_names = ["B", "D", "M"])]
-    shape: Vec<usize>,
 }
 
 /// Runs the program with the command line of this process.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let (result, failure) = match (arguments.bench, arguments.config.as_deref()) {
-        (Some(work), _) => (bench::worker(work, &arguments.shape), 1),
-        (None, Some(config)) => {
-            let device = arguments.device.as_deref();
-            let prepared = use_threads(arguments.threads)
-                .and_then(|()| prepare::prepare(config, &arguments.set, device, arguments.resume));
-            match prepared {
-                Ok(prepared) => (prepared.train(arguments.plain), 1),
-                Err(error) => (Err(error), 2),
-            }
-        }
-        (None, None) => unreachable!("clap asks for a config unless --bench is there"),
+    let (result, failure) = match prepare(&arguments) {
+        Ok(prepared) => (prepared.train(arguments.plain), 1),
+        Err(error) => (Err(error), 2),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -66,6 +51,13 @@ pub fn main() -> ExitCode {
             ExitCode::from(known.map_or(failure, Failure::code))
         }
     }
+}
+
+/// Checks everything before anything is written.
+fn prepare(arguments: &Arguments) -> anyhow::Result<Prepared> {
+    use_threads(arguments.threads)?;
+    let device = arguments.device.as_deref();
+    prepare::prepare(&arguments.config, &arguments.set, device, arguments.resume)
 }
 
 /// Starts the threads that everything computes with.

@@ -1,8 +1,8 @@
-//! Trains sparse autoencoders from a TOML config. The binary `sae-train` is [`cli::main`].
+//! Trains sparse autoencoders from a TOML config. The binary `sae-train` is [`cli::main`];
+//! [`TrainingStep`] is one training step without a run around it.
 
 pub mod cli;
 
-mod bench;
 mod checkpoint;
 mod collapse;
 mod config;
@@ -23,4 +23,7 @@ mod signals;
 mod steps;
 mod sys;
 mod train;
+mod training_step;
 mod whole;
+
+pub use training_step::TrainingStep;

@@ -6,12 +6,13 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 /// Which crate may use which: everything else is an error.
-const ARROWS: [(&str, &[&str]); 6] = [
+const ARROWS: [(&str, &[&str]); 7] = [
     ("sae-run", &[]),
     ("sae-model", &["sae-run"]),
     ("sae-data", &["sae-run"]),
     ("sae-train", &["sae-model", "sae-data", "sae-run"]),
     ("sae-eval", &["sae-model", "sae-data", "sae-run"]),
+    ("sae-bench", &["sae-model", "sae-data", "sae-train"]),
     ("xtask", &["sae-run"]),
 ];
 

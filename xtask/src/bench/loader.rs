@@ -34,7 +34,7 @@ pub(super) fn run(arguments: &Arguments, binary: &Path, python: Option<&Path>) -
     let mut workers = Vec::new();
     for (work, name) in OURS {
         let mut command = Command::new(binary);
-        command.args(["bench", work]).arg(&data);
+        command.args(["loader", work]).arg(&data);
         command.args([BATCH, arguments.window_mb].map(|number| number.to_string()));
         workers.push((name, Worker::start(command)?));
     }

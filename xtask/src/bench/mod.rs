@@ -1,8 +1,9 @@
 //! `cargo xtask bench`: how long a training step takes, in units of the one dense product that it cannot avoid,
 //! and beside others'.
 //!
-//! Every contestant is a process of its own that does one thing per line on stdin (`worker.rs`), so peak memory
-//! is its own, and the contestants take turns, so that a machine that is slower for a while is slower for all.
+//! Each contestant is a process of its own (`worker.rs`; ours are in the crate `sae-bench`) that does one thing per
+//! line on stdin. Its peak memory is therefore its own, and the contestants take turns, so that a machine that is
+//! slower for a while is slower for all.
 
 mod loader;
 pub(crate) use report::processor;
@@ -96,11 +97,7 @@ const PEERS: [(&str, &str); 4] = [
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     ensure!(arguments.rounds > 0, "--rounds 0: at least one turn each");
-    let binary = build(if arguments.loader {
-        "sae-data"
-    } else {
-        "sae-train"
-    })?;
+    let binary = build("sae-bench")?;
     let python = match (&arguments.peers_python, arguments.peers) {
         (Some(python), _) => Some(python.clone()),
         (None, true) => Some(environment()?),
@@ -172,7 +169,7 @@ fn measure(
             continue;
         }
         let mut command = Command::new(binary);
-        command.args(["--bench", work, "--shape"]).args(&sizes);
+        command.args(["step", work]).args(&sizes);
         workers.push((work, name, Worker::start(command)?));
     }
     for (peer, name) in PEERS {

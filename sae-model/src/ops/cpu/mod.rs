@@ -13,8 +13,6 @@ pub(crate) mod sparsemax;
 
 pub(crate) mod host;
 
-pub(crate) use product::gemm_nt;
-
 use burn::backend::TensorMetadata;
 use burn::backend::flex::{Flex, FlexTensor};
 use burn::backend::tensor::FloatTensor;

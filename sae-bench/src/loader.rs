@@ -1,7 +1,5 @@
-//! The workers behind `cargo xtask bench --loader`: each does one thing again whenever a line comes in on stdin,
-//! and says how long it took.
+//! The data loader, and the plain conversion of the same bytes in memory.
 
-use std::io::{BufRead, Write};
 use std::path::Path;
 use std::time::Instant;
 
@@ -14,7 +12,9 @@ use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use sae_data::{ActivationData, ActivationLoader, Element, Options, Streaming};
 
-/// What a worker does each time.
+use crate::protocol::{Job, Turn};
+
+/// What a worker does in each turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Work {
     /// Takes as many shuffled batches as an epoch has from the loader.
@@ -25,14 +25,11 @@ pub(crate) enum Work {
     CopyOwn,
 }
 
-/// Does the work once; returns the seconds that it took.
-type Job = Box<dyn FnMut() -> Result<f64>>;
-
-/// Runs a worker on the f16 rows of `path` until stdin ends.
-pub(crate) fn worker(work: Work, path: &Path, batch: usize, window_mb: usize) -> Result<()> {
+/// The work on the f16 rows of `path`.
+pub(crate) fn job(work: Work, path: &Path, batch: usize, window_mb: usize) -> Result<Job> {
     let data = ActivationData::open(path, &Options::default())?;
     let rows = data.rows() / batch * batch;
-    let mut job: Job = match work {
+    let mut seconds: Timed = match work {
         Work::Stream => stream(&data, batch, window_mb),
         Work::Copy => copy(path, rows * data.width(), |bytes, out| {
             bytemuck::cast_slice::<u8, f16>(bytes).convert_to_f32_slice(out);
@@ -41,23 +38,20 @@ pub(crate) fn worker(work: Work, path: &Path, batch: usize, window_mb: usize) ->
             Element::F16.to_f32(bytes, out)
         })?,
     };
-    let report = |line: serde_json::Value| -> Result<()> {
-        println!("{line}");
-        std::io::stdout().flush().context("writing to stdout")
-    };
-    report(serde_json::json!({ "ready": true }))?;
-    for line in std::io::stdin().lock().lines() {
-        line.context("reading stdin")?;
-        let seconds = job()?;
-        report(
-            serde_json::json!({ "seconds": seconds, "rows": rows, "peak_bytes": peak_bytes() }),
-        )?;
-    }
-    Ok(())
+    Ok(Box::new(move || {
+        Ok(Turn {
+            seconds: seconds()?,
+            rows: Some(rows),
+            l0: None,
+        })
+    }))
 }
 
-/// An epoch of batches. What was prepared while others took their turns is taken first, and not timed.
-fn stream(data: &ActivationData, batch: usize, window_mb: usize) -> Job {
+/// Does the work once; returns the seconds that it took.
+type Timed = Box<dyn FnMut() -> Result<f64>>;
+
+/// An epoch of batches. Those prepared while others took their turns are taken first and not timed.
+fn stream(data: &ActivationData, batch: usize, window_mb: usize) -> Timed {
     let streaming = Streaming {
         window_mb,
         block_rows: None,
@@ -94,7 +88,7 @@ fn copy(
     path: &Path,
     elements: usize,
     convert: impl Fn(&[u8], &mut [f32]) + Sync + 'static,
-) -> Result<Job> {
+) -> Result<Timed> {
     const PIECE: usize = 1 << 19;
     let bytes = std::fs::read(path).with_context(|| format!("{}", path.display()))?;
     let source = bytes[bytes.len() - 2 * elements..].to_vec(); // behind the header, and aligned
@@ -107,14 +101,4 @@ fn copy(
         pieces.for_each(|(out, bytes)| convert(bytes, out));
         Ok(start.elapsed().as_secs_f64())
     }))
-}
-
-/// Peak resident memory of this process, where the system tells.
-fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
 }
