@@ -4,9 +4,10 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use burn::tensor::Device;
 use clap::{Parser, ValueEnum};
-use sae_model::device::DeviceName;
+use sae_model::device::{DeviceError, DeviceName};
 use sae_run::{RunDir, atomic_file};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
@@ -103,7 +104,7 @@ fn evaluate_run(arguments: &Arguments) -> Result<()> {
             .build_global()
             .context("starting the threads")?;
     }
-    let device = arguments.device.parse::<DeviceName>()?.open()?;
+    let device = open_device(&arguments.device)?;
     let host = model::host_of(&device);
     let run = run::Run::open(&arguments.run, &arguments.elsewhere, &host)?;
     let report = evaluate::report(&run, arguments, rule, &device)?;
@@ -116,6 +117,17 @@ fn evaluate_run(arguments: &Arguments) -> Result<()> {
         dir.report_md().display()
     );
     Ok(())
+}
+
+/// Opens a device by its name. Where it is not compiled in, the error says how to build with it.
+fn open_device(name: &str) -> Result<Device> {
+    let opened = name.parse().and_then(DeviceName::open);
+    opened.map_err(|error| match error {
+        DeviceError::NotCompiled { feature, .. } => anyhow!(
+            "{error}; build with `--features {feature}`, for example `cargo run -p sae-eval --features {feature} -- ...`"
+        ),
+        error => error.into(),
+    })
 }
 
 /// Writes both files of a report. Several processes take turns, so that the two files are of the same report.

@@ -19,6 +19,7 @@ pub enum DeviceName {
 
 /// Why a device cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum DeviceError {
     /// No such name.
     #[error(
@@ -28,11 +29,8 @@ pub enum DeviceError {
         /// The name given.
         name: String,
     },
-    /// Known, but this binary was built without it.
-    #[error(
-        "device = \"{device}\" is not compiled into this binary; build with `--features {feature}`, \
-         for example `cargo run -p sae-train --features {feature} -- ...`"
-    )]
+    /// Known, but built without it.
+    #[error("device = \"{device}\" is not compiled in: it needs the Cargo feature `{feature}`")]
     NotCompiled {
         /// The device asked for.
         device: DeviceName,

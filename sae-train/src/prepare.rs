@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use burn::tensor::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 use sae_data::config::Split;
 use sae_data::{ActivationData, MaxNorm, Summary};
-use sae_model::device::DeviceName;
+use sae_model::device::{DeviceError, DeviceName};
 use sae_run::RunDir;
 
 use crate::checkpoint::{Checkpoints, Found};
@@ -56,7 +56,7 @@ pub(crate) fn prepare(
         run::check_new(&dir)?;
         None
     };
-    let device = config.device.parse::<DeviceName>()?.open()?;
+    let device = open_device(&config.device)?;
     let split = match config.data.open() {
         Err(error) if resume => return Err(Failure::DataMissing(chain(&error)).into()),
         opened => opened?,
@@ -97,6 +97,17 @@ pub(crate) fn prepare(
         checkpoints,
         asked_to_resume,
         found,
+    })
+}
+
+/// Opens a device by its name. Where it is not compiled in, the error says how to build with it.
+fn open_device(name: &str) -> Result<Device> {
+    let opened = name.parse().and_then(DeviceName::open);
+    opened.map_err(|error| match error {
+        DeviceError::NotCompiled { feature, .. } => anyhow!(
+            "{error}; build with `--features {feature}`, for example `cargo run -p sae-train --features {feature} -- ...`"
+        ),
+        error => error.into(),
     })
 }
 
