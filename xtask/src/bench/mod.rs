@@ -17,7 +17,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::build::build;
+use crate::programs::build;
 use report::{Measured, Report, ShapeReport};
 use worker::Worker;
 

@@ -13,7 +13,8 @@ use anyhow::{Context, Result, ensure};
 use sae_run::RunDir;
 
 use super::variants::VARIANTS;
-use super::{Bench, difference, words};
+use super::{Bench, difference};
+use crate::programs::{self, last_words};
 
 /// What is done to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,7 +66,7 @@ pub(super) fn run(bench: &Bench, count: usize, mut rng: fastrand::Rng) -> Result
         ensure!(
             fate == Fate::Harmless,
             "an undamaged copy: {fate:?}: {}",
-            words(&output)
+            last_words(&output)
         );
         fs::remove_dir_all(&run)?;
     }
@@ -94,7 +95,7 @@ pub(super) fn run(bench: &Bench, count: usize, mut rng: fastrand::Rng) -> Result
                 "{}: {what}: {}: {}",
                 run.display(),
                 output.status,
-                words(&output)
+                last_words(&output)
             ));
         } else {
             fs::remove_dir_all(&run)?;
@@ -222,10 +223,7 @@ fn fate_of_run(reference: &Path, run: &Path, output: &Output) -> Result<Fate> {
 }
 
 fn evaluate(bench: &Bench, run: &Path) -> Result<Output> {
-    Command::new(&bench.eval)
-        .arg(run)
-        .output()
-        .context("running sae-eval")
+    programs::run(Command::new(&bench.eval).arg(run))
 }
 
 /// The numbers of a report that was just written.
@@ -233,8 +231,7 @@ fn numbers(run: &Path, output: &Output) -> Option<[serde_json::Value; 2]> {
     if !output.status.success() {
         return None;
     }
-    let text = fs::read_to_string(RunDir::new(run).report_json()).ok()?;
-    let report: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let report = programs::report(run).ok()?;
     Some(["reconstruction", "sparsity"].map(|part| report[part].clone()))
 }
 

@@ -11,13 +11,13 @@ mod variants;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Output};
+use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use sae_run::RunDir;
 use sae_run::sealed::SUMS_FILE;
 
-use crate::build::build;
+use crate::programs::{self, build};
 use variants::Variant;
 
 /// What to do, and how often.
@@ -90,30 +90,19 @@ impl Bench {
         if !config.exists() {
             fs::write(&config, variant.config(&self.dir.join("data.npy")))?;
         }
-        let mut command = Command::new(&self.train);
-        command.arg(config).arg("--resume");
-        command.args(["--set", &format!("run={run}")]);
-        command.args([
-            "--set",
-            &format!("runs_dir={:?}", runs.display().to_string()),
-        ]);
-        Ok(command)
+        Ok(programs::training(
+            &self.train,
+            &config,
+            [],
+            &runs.join(run),
+        ))
     }
 
     /// Trains to the end.
     fn finish(&self, variant: &Variant, runs: &Path, run: &str) -> Result<PathBuf> {
-        let output = self
-            .train(variant, runs, run)?
-            .output()
-            .context("running sae-train")?;
-        if !output.status.success() {
-            bail!(
-                "{}: {run} ended with {}: {}",
-                variant.name,
-                output.status,
-                words(&output)
-            );
-        }
+        let mut command = self.train(variant, runs, run)?;
+        let output = programs::run(&mut command)?;
+        programs::succeeded(&command, &output)?;
         Ok(runs.join(run))
     }
 
@@ -125,12 +114,6 @@ impl Bench {
         }
         self.finish(variant, &self.dir.join("reference"), variant.name)
     }
-}
-
-/// What a process said last.
-fn words(output: &Output) -> String {
-    let text = String::from_utf8_lossy(&output.stderr);
-    text.lines().last().unwrap_or("(nothing)").to_string()
 }
 
 /// In what two finished runs differ, if in anything: the model's bytes, or the records of the metrics.

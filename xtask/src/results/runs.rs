@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use sae_run::RunDir;
 use serde_json::Value;
 
 use super::plan::Plan;
-use crate::build::build;
+use crate::programs::{self, build};
 
 /// Binaries, configs, and the directory of the runs.
 pub(super) struct Runner {
@@ -67,17 +67,24 @@ impl Runner {
         let run = self.dir.join(&name);
         self.forget_others(&name, &run)?;
         let dir = RunDir::new(&run);
-        let report = dir.report_json();
-        if !report.exists() {
+        if !dir.report_json().exists() {
             println!("{name}");
             if !dir.model().exists() {
-                self.train(data, &settings, seed, &name)?;
+                let config = self.dir.join(format!("{data}.toml"));
+                let seed = format!("seed={seed}");
+                let settings = settings.into_iter().chain([seed.as_str()]);
+                finish(&mut programs::training(
+                    &self.train,
+                    &config,
+                    settings,
+                    &run,
+                ))?;
             }
-            self.command(Command::new(&self.eval).arg(&run).arg("--no-untrained"))?;
+            let mut evaluation = Command::new(&self.eval);
+            finish(evaluation.arg(&run).arg("--no-untrained"))?;
         }
-        let text = fs::read_to_string(&report).with_context(|| format!("{}", report.display()))?;
         Ok(Outcome {
-            report: serde_json::from_str(&text).with_context(|| format!("{}", report.display()))?,
+            report: programs::report(&run)?,
             training_l0: training_l0(&run),
         })
     }
@@ -93,33 +100,12 @@ impl Runner {
         }
         fs::write(&made_by, &self.programs).with_context(|| format!("{}", made_by.display()))
     }
+}
 
-    fn train(&self, data: &str, settings: &[&str], seed: u64, name: &str) -> Result<()> {
-        let mut command = Command::new(&self.train);
-        command
-            .arg(self.dir.join(format!("{data}.toml")))
-            .arg("--resume");
-        let runs_dir = format!("runs_dir={:?}", self.dir.display().to_string());
-        let (run, seed) = (format!("run={name:?}"), format!("seed={seed}"));
-        let own = [runs_dir.as_str(), run.as_str(), seed.as_str()];
-        for setting in settings.iter().copied().chain(own) {
-            command.args(["--set", setting]);
-        }
-        self.command(&mut command)
-    }
-
-    /// Runs a command without its output; what it said last is the error if it fails.
-    fn command(&self, command: &mut Command) -> Result<()> {
-        let output = command
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("running {:?}", command.get_program()))?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("{command:?} ended with {}: {}", output.status, said.trim());
-        }
-        Ok(())
-    }
+/// Runs a command that must succeed.
+fn finish(command: &mut Command) -> Result<()> {
+    let output = programs::run(command)?;
+    programs::succeeded(command, &output)
 }
 
 /// A directory's name: the data set, the values of the settings, the seed.
