@@ -1,6 +1,6 @@
 //! The data loader, and the plain conversion of the same bytes in memory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -25,12 +25,21 @@ pub(crate) enum Work {
     CopyOwn,
 }
 
-/// The work on the f16 rows of `path`.
-pub(crate) fn job(work: Work, path: &Path, batch: usize, window_mb: usize) -> Result<Job> {
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    work: Work,
+    path: PathBuf,
+    batch: usize,
+    window_mb: usize,
+}
+
+/// The work that is asked for, on f16 rows.
+pub(crate) fn job(arguments: &Arguments) -> Result<Job> {
+    let (path, batch) = (&arguments.path, arguments.batch);
     let data = ActivationData::open(path, &Options::default())?;
     let rows = data.rows() / batch * batch;
-    let mut seconds: Timed = match work {
-        Work::Stream => stream(&data, batch, window_mb),
+    let mut seconds: Timed = match arguments.work {
+        Work::Stream => stream(&data, batch, arguments.window_mb),
         Work::Copy => copy(path, rows * data.width(), |bytes, out| {
             bytemuck::cast_slice::<u8, f16>(bytes).convert_to_f32_slice(out);
         })?,

@@ -5,8 +5,6 @@ mod loader;
 mod protocol;
 mod step;
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 use clap::Parser;
 
@@ -14,34 +12,14 @@ use clap::Parser;
 #[derive(Parser)]
 enum Arguments {
     /// The training step and its parts.
-    Step {
-        work: step::Work,
-        batch: usize,
-        width: usize,
-        latents: usize,
-    },
+    Step(step::Arguments),
     /// The data loader and plain copies, on a file of f16 rows.
-    Loader {
-        work: loader::Work,
-        path: PathBuf,
-        batch: usize,
-        window_mb: usize,
-    },
+    Loader(loader::Arguments),
 }
 
 fn main() -> Result<()> {
     protocol::serve(match Arguments::parse() {
-        Arguments::Step {
-            work,
-            batch,
-            width,
-            latents,
-        } => step::job(work, [batch, width, latents]),
-        Arguments::Loader {
-            work,
-            path,
-            batch,
-            window_mb,
-        } => loader::job(work, &path, batch, window_mb)?,
+        Arguments::Step(arguments) => step::job(&arguments),
+        Arguments::Loader(arguments) => loader::job(&arguments)?,
     })
 }

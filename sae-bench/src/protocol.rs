@@ -38,7 +38,8 @@ pub(crate) fn serve(mut job: Job) -> Result<()> {
     for line in std::io::stdin().lock().lines() {
         line.context("reading stdin")?;
         let Turn { seconds, rows, l0 } = job()?;
-        print(&json!({ "seconds": seconds, "rows": rows, "l0": l0, "peak_bytes": peak_bytes() }))?;
+        let peak_bytes = peak_bytes();
+        print(&json!({ "seconds": seconds, "rows": rows, "l0": l0, "peak_bytes": peak_bytes }))?;
     }
     Ok(())
 }

@@ -22,15 +22,24 @@ pub(crate) enum Work {
     TopkStep,
 }
 
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    work: Work,
+    batch: usize,
+    width: usize,
+    latents: usize,
+}
+
 /// Batches that a worker cycles through.
 const BATCHES: usize = 4;
 /// Steps before the first measurement, so that about as many latents are active as in a trained model.
 const WARM_UP: usize = 40;
 const LEARNING_RATE: f64 = 1e-3;
 
-/// The work for a shape `[B, d, M]`.
-pub(crate) fn job(work: Work, shape: [usize; 3]) -> Job {
-    match work {
+/// The work that is asked for.
+pub(crate) fn job(arguments: &Arguments) -> Job {
+    let shape = [arguments.batch, arguments.width, arguments.latents];
+    match arguments.work {
         Work::Sgemm => sgemm(shape),
         Work::Forward => forward(shape),
         Work::Step => step(shape, Architecture::Attention),

@@ -10,12 +10,12 @@
 //! Every file is written under another name, synced and renamed, so one that has its name is whole. The same
 //! command again goes on behind the last whole shard.
 
-use std::fs::File;
-use std::io::{self, ErrorKind, Write};
+use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use sae_run::atomic_file::{self, AtomicFile};
+use sae_run::atomic_file::{self, AtomicFile, is_full};
+use sae_run::sealed::checksum;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::{Deserialize, Serialize};
@@ -108,12 +108,7 @@ fn labels_blake3(data: &ActivationData) -> Result<Option<String>, DataError> {
 pub fn verify(dir: &Path, mut progress: impl FnMut(u64)) -> Result<(), DataError> {
     for shard in ShardIndex::read(dir)?.shards {
         let path = dir.join(&shard.file);
-        let mut hasher = blake3::Hasher::new();
-        let mut file = File::open(&path).map_err(DataError::io(&path))?;
-        hasher
-            .update_reader(&mut file)
-            .map_err(DataError::io(&path))?;
-        if hasher.finalize().to_hex().as_str() != shard.blake3 {
+        if checksum(&path).map_err(DataError::io(&path))? != shard.blake3 {
             let index = dir.join(INDEX);
             return Err(DataError::Checksum { path, index });
         }
@@ -211,15 +206,6 @@ fn stopped(error: DataError, whole: usize, shards: usize) -> DataError {
         },
         error => error,
     }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    let full = [
-        ErrorKind::StorageFull,
-        ErrorKind::QuotaExceeded,
-        ErrorKind::FileTooLarge,
-    ];
-    full.contains(&error.kind())
 }
 
 struct ShardWriter<'a> {

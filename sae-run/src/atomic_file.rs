@@ -13,6 +13,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// How many temporary files a writer creates if others keep removing them as a dead process's.
 const TRIES: usize = 16;
 
+/// Whether a write failed because the disk or a quota is full.
+pub fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
 /// Writes `bytes` to `path` so that a reader finds the old file or the new one, never a part.
 ///
 /// # Errors

@@ -113,7 +113,7 @@ impl RunDir {
         if fs::read(&path).is_ok_and(|old| old == toml.as_bytes()) {
             return Ok(());
         }
-        write(path, toml)
+        write(path, Ok(toml.into()))
     }
 
     /// Reads the provenance, or a part of it: [`Provenance`] or [`Sides`](crate::Sides).
@@ -132,14 +132,8 @@ impl RunDir {
         &self,
         provenance: &Provenance<D>,
     ) -> Result<(), FileError> {
-        let path = self.provenance();
-        match serde_json::to_string_pretty(provenance) {
-            Ok(json) => write(path, &(json + "\n")),
-            Err(error) => Err(FileError {
-                path,
-                source: error.into(),
-            }),
-        }
+        let json = serde_json::to_string_pretty(provenance).map_err(io::Error::from);
+        write(self.provenance(), json.map(|json| json + "\n"))
     }
 }
 
@@ -158,8 +152,9 @@ fn read<T>(path: PathBuf, parse: impl FnOnce(String) -> io::Result<T>) -> Result
         .map_err(|source| FileError { path, source })
 }
 
-fn write(path: PathBuf, text: &str) -> Result<(), FileError> {
-    atomic_file::write(&path, text.as_bytes()).map_err(|source| FileError { path, source })
+fn write(path: PathBuf, text: io::Result<String>) -> Result<(), FileError> {
+    text.and_then(|text| atomic_file::write(&path, text.as_bytes()))
+        .map_err(|source| FileError { path, source })
 }
 
 #[cfg(test)]

@@ -74,10 +74,11 @@ pub fn seal(staging: &Path, target: &Path) -> Result<(), SealError> {
     let mut sums = String::new();
     for name in file_names(staging)? {
         let path = staging.join(&name);
-        File::open(&path)
+        let sum = File::open(&path)
             .and_then(|file| file.sync_all())
+            .and_then(|()| checksum(&path))
             .map_err(io_error(&path))?;
-        sums += &format!("{}  {name}\n", checksum(&path)?);
+        sums += &format!("{sum}  {name}\n");
     }
     let path = staging.join(SUMS_FILE);
     atomic_file::write(&path, sums.as_bytes()).map_err(io_error(&path))?;
@@ -123,7 +124,7 @@ pub fn verify(dir: &Path) -> Result<(), SealError> {
         if !path.is_file() {
             return Err(SealError::Missing { path });
         }
-        let found = checksum(&path)?;
+        let found = checksum(&path).map_err(io_error(&path))?;
         if found != expected {
             return Err(SealError::Changed {
                 path,
@@ -168,11 +169,12 @@ fn file_names(dir: &Path) -> Result<Vec<String>, SealError> {
 }
 
 /// BLAKE3 of a file, in hexadecimal.
-fn checksum(path: &Path) -> Result<String, SealError> {
+///
+/// # Errors
+/// Whatever the file system answers.
+pub fn checksum(path: &Path) -> io::Result<String> {
     let mut hasher = blake3::Hasher::new();
-    File::open(path)
-        .and_then(|file| hasher.update_reader(file).map(|_| ()))
-        .map_err(io_error(path))?;
+    hasher.update_reader(File::open(path)?)?;
     Ok(hasher.finalize().to_hex().to_string())
 }
 

@@ -4,6 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use sae_run::FileError;
+use sae_run::atomic_file::is_full;
+
 /// A fault with an exit code of its own. Everything else exits with 1, or with 2 while nothing has been written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -63,7 +66,7 @@ pub(crate) enum Failure {
 /// What to do about a failed write.
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
-        kind if is_full(kind) => " (make room on the disk, then continue with --resume)",
+        _ if is_full(error) => " (make room on the disk, then continue with --resume)",
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
             " (make the run directory writable, or set runs_dir to one that is)"
         }
@@ -71,13 +74,8 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-fn is_full(kind: io::ErrorKind) -> bool {
-    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    matches!(kind, StorageFull | QuotaExceeded | FileTooLarge)
-}
-
-impl From<sae_run::FileError> for Failure {
-    fn from(sae_run::FileError { path, source }: sae_run::FileError) -> Self {
+impl From<FileError> for Failure {
+    fn from(FileError { path, source }: FileError) -> Self {
         Self::Write { path, source }
     }
 }
@@ -106,7 +104,7 @@ impl Failure {
             Self::DataChanged { .. } => 4,
             Self::DataLost { .. } | Self::DataMissing(_) => 5,
             Self::Locked { .. } => 6,
-            Self::Write { source, .. } if is_full(source.kind()) => 7,
+            Self::Write { source, .. } if is_full(source) => 7,
             Self::Write { .. } => 8,
             Self::NoCheckpoint { .. } => 9,
             Self::NonFinite(_) => 10,
