@@ -11,10 +11,11 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use sae_data::{ActivationData, ActivationLoader, Element, Options, Streaming};
+use serde_json::{Value, json};
 
-use crate::protocol::{Job, Turn};
+use crate::protocol::Job;
 
-/// What a worker does in each turn.
+/// The work of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Work {
     /// Takes as many shuffled batches as an epoch has from the loader.
@@ -38,29 +39,24 @@ pub(crate) fn job(arguments: &Arguments) -> Result<Job> {
     let (path, batch) = (&arguments.path, arguments.batch);
     let data = ActivationData::open(path, &Options::default())?;
     let rows = data.rows() / batch * batch;
-    let mut seconds: Timed = match arguments.work {
-        Work::Stream => stream(&data, batch, arguments.window_mb),
-        Work::Copy => copy(path, rows * data.width(), |bytes, out| {
+    match arguments.work {
+        Work::Stream => Ok(stream(&data, batch, arguments.window_mb)),
+        Work::Copy => copy(path, [rows, data.width()], |bytes, out| {
             bytemuck::cast_slice::<u8, f16>(bytes).convert_to_f32_slice(out);
-        })?,
-        Work::CopyOwn => copy(path, rows * data.width(), |bytes, out| {
+        }),
+        Work::CopyOwn => copy(path, [rows, data.width()], |bytes, out| {
             Element::F16.to_f32(bytes, out)
-        })?,
-    };
-    Ok(Box::new(move || {
-        Ok(Turn {
-            seconds: seconds()?,
-            rows: Some(rows),
-            l0: None,
-        })
-    }))
+        }),
+    }
 }
 
-/// Does the work once; returns the seconds that it took.
-type Timed = Box<dyn FnMut() -> Result<f64>>;
+/// A turn that began at `start` and delivered `rows`.
+fn turn(start: Instant, rows: usize) -> Result<Value> {
+    Ok(json!({ "seconds": start.elapsed().as_secs_f64(), "rows": rows }))
+}
 
 /// An epoch of batches. Those prepared while others took their turns are taken first and not timed.
-fn stream(data: &ActivationData, batch: usize, window_mb: usize) -> Timed {
+fn stream(data: &ActivationData, batch: usize, window_mb: usize) -> Job {
     let streaming = Streaming {
         window_mb,
         block_rows: None,
@@ -88,17 +84,18 @@ fn stream(data: &ActivationData, batch: usize, window_mb: usize) -> Timed {
         for batch in batches {
             batch?;
         }
-        Ok(start.elapsed().as_secs_f64())
+        turn(start, timed * batch)
     })
 }
 
 /// Converts all elements, in pieces of a megabyte.
 fn copy(
     path: &Path,
-    elements: usize,
+    [rows, width]: [usize; 2],
     convert: impl Fn(&[u8], &mut [f32]) + Sync + 'static,
-) -> Result<Timed> {
+) -> Result<Job> {
     const PIECE: usize = 1 << 19;
+    let elements = rows * width;
     let bytes = std::fs::read(path).with_context(|| format!("{}", path.display()))?;
     let source = bytes[bytes.len() - 2 * elements..].to_vec(); // behind the header, and aligned
     let mut destination = vec![1.0f32; elements];
@@ -108,6 +105,6 @@ fn copy(
             .par_chunks_mut(PIECE)
             .zip(source.par_chunks(2 * PIECE));
         pieces.for_each(|(out, bytes)| convert(bytes, out));
-        Ok(start.elapsed().as_secs_f64())
+        turn(start, rows)
     }))
 }

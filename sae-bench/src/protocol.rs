@@ -7,41 +7,26 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-/// The numbers of one turn.
-pub(crate) struct Turn {
-    pub(crate) seconds: f64,
-    /// Rows that were delivered, by a loader.
-    pub(crate) rows: Option<usize>,
-    /// Mean number of active latents, of a model.
-    pub(crate) l0: Option<f64>,
-}
-
-impl Turn {
-    /// Times `work`, which returns L0 if it has one.
-    pub(crate) fn timed(work: impl FnOnce() -> Option<f64>) -> Self {
-        let start = Instant::now();
-        let l0 = work();
-        Self {
-            seconds: start.elapsed().as_secs_f64(),
-            rows: None,
-            l0,
-        }
-    }
-}
-
-/// Does the work once.
-pub(crate) type Job = Box<dyn FnMut() -> Result<Turn>>;
+/// Takes a turn; returns its numbers: `seconds`, and what else there is to say.
+pub(crate) type Job = Box<dyn FnMut() -> Result<Value>>;
 
 /// Takes turns until stdin ends.
 pub(crate) fn serve(mut job: Job) -> Result<()> {
     print(&json!({ "ready": true }))?;
     for line in std::io::stdin().lock().lines() {
         line.context("reading stdin")?;
-        let Turn { seconds, rows, l0 } = job()?;
-        let peak_bytes = peak_bytes();
-        print(&json!({ "seconds": seconds, "rows": rows, "l0": l0, "peak_bytes": peak_bytes }))?;
+        let mut turn = job()?;
+        turn["peak_bytes"] = peak_bytes().into();
+        print(&turn)?;
     }
     Ok(())
+}
+
+/// Times `work`, which returns the mean number of active latents, if it has latents.
+pub(crate) fn timed(work: impl FnOnce() -> Option<f64>) -> Result<Value> {
+    let start = Instant::now();
+    let l0 = work();
+    Ok(json!({ "seconds": start.elapsed().as_secs_f64(), "l0": l0 }))
 }
 
 fn print(line: &Value) -> Result<()> {

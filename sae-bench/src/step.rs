@@ -7,9 +7,9 @@ use sae_model::stats::MomentStats;
 use sae_model::{Architecture, Preset, Sae, Training};
 use sae_train::TrainingStep;
 
-use crate::protocol::{Job, Turn};
+use crate::protocol::{Job, timed};
 
-/// What a worker does in each turn.
+/// The work of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Work {
     /// One plain product `q C^T`, `[B, d] [d, M]`, on every core: the yardstick.
@@ -56,10 +56,10 @@ fn sgemm([batch, d, latents]: [usize; 3]) -> Job {
     let (q, c) = (fill(batch * d, 7), fill(latents * d, 11));
     let mut out = vec![0.0; batch * latents];
     Box::new(move || {
-        Ok(Turn::timed(|| {
+        timed(|| {
             dense_product(&q, &c, d, &mut out);
             None
-        }))
+        })
     })
 }
 
@@ -128,12 +128,12 @@ fn forward(shape: [usize; 3]) -> Job {
     let sae = data.model(shape, Architecture::Attention, &device);
     let mut next = data.cycle();
     Box::new(move || {
-        Ok(Turn::timed(|| {
+        timed(|| {
             // as in training: refinement is for inference
             let r = sae.reconstruct_training(next(), &Training::default());
             let fired = r.encoded.activations.firing_frequency();
             Some(fired.sum().into_scalar::<f64>())
-        }))
+        })
     })
 }
 
@@ -147,5 +147,5 @@ fn step(shape: [usize; 3], architecture: Architecture) -> Job {
     for _ in 0..WARM_UP {
         once();
     }
-    Box::new(move || Ok(Turn::timed(|| Some(once()))))
+    Box::new(move || timed(|| Some(once())))
 }

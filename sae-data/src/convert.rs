@@ -195,7 +195,7 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DataError> {
     atomic_file::write(path, &text).map_err(DataError::io(path))
 }
 
-/// Says how far it got where the disk is the reason.
+/// If the disk is full, says how many shards are whole.
 fn stopped(error: DataError, whole: usize, shards: usize) -> DataError {
     match error {
         DataError::Io { path, source } if is_full(&source) => DataError::Destination {

@@ -1,4 +1,4 @@
-//! What evaluation needs of a run directory: its model and where its data lies.
+//! The parts of a run directory that evaluation needs: the model, and where the data lies.
 
 use std::path::{Path, PathBuf};
 
@@ -28,7 +28,7 @@ struct ModelPart {
     preset: Option<Preset>,
 }
 
-/// What the report says of the training.
+/// The facts about training that the report mentions.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(crate) struct Recipe {
     /// Optimizer steps.
@@ -53,7 +53,7 @@ pub(crate) struct Run {
     pub(crate) train: ActivationData,
     /// The held-out split: everything is judged on it.
     pub(crate) held_out: ActivationData,
-    /// What identifies the two.
+    /// The fingerprints of both.
     pub(crate) fingerprints: [Fingerprint; 2],
     /// `||x||` above which rows are left out of both.
     pub(crate) max_norm: Option<f64>,

@@ -13,4 +13,4 @@ mod provenance;
 mod run_dir;
 
 pub use provenance::{Provenance, Sides};
-pub use run_dir::{FileError, RunDir};
+pub use run_dir::{FileError, RunDir, read_text};

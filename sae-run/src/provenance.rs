@@ -46,16 +46,17 @@ pub struct Provenance<D> {
 impl<D> Provenance<D> {
     /// The differences that may change the last bits of a run, though it is the same run.
     pub fn differences(&self, now: &Self) -> Vec<String> {
-        let burn = |of: &Self| format!("Burn {}", of.burn);
-        let version = |of: &Self| format!("sae-train {}", of.version);
-        let revision =
-            |of: &Self| format!("revision {}", of.git_revision.as_deref().unwrap_or("?"));
-        let threads = |of: &Self| match of.device.as_str() {
-            "cpu" => String::new(), // any number gives the same bytes
-            _ => format!("{} threads", of.threads),
+        let facts = |of: &Self| {
+            let threads = match of.device.as_str() {
+                "cpu" => String::new(), // any number gives the same bytes
+                _ => format!("{} threads", of.threads),
+            };
+            let revision = of.git_revision.as_deref().unwrap_or("?");
+            let burn = format!("Burn {}", of.burn);
+            let version = format!("sae-train {}", of.version);
+            [burn, version, format!("revision {revision}"), threads]
         };
-        let all: [&dyn Fn(&Self) -> String; 4] = [&burn, &version, &revision, &threads];
-        let pairs = all.into_iter().map(|what| (what(self), what(now)));
+        let pairs = facts(self).into_iter().zip(facts(now));
         pairs
             .filter(|(then, now)| then != now)
             .map(|(then, now)| format!("{then}, now {now}"))

@@ -31,7 +31,7 @@ const MAX_TEXT: u64 = 16 << 20;
 pub struct FileError {
     /// The file.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// The reason.
     pub source: io::Error,
 }
 
@@ -137,17 +137,22 @@ impl RunDir {
     }
 }
 
-/// Reads a text file and parses it. A file that is too long is refused before it fills the memory.
+/// Reads a text file. One that is longer than `most` bytes is refused before it fills the memory.
+///
+/// # Errors
+/// Whatever the file system answers; that the file is too long, or no UTF-8.
+pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        let reason = format!("longer than {} MiB", most >> 20);
+        return Err(io::Error::other(reason));
+    }
+    String::from_utf8(bytes).map_err(io::Error::other)
+}
+
 fn read<T>(path: PathBuf, parse: impl FnOnce(String) -> io::Result<T>) -> Result<T, FileError> {
-    let text = File::open(&path).and_then(|file| {
-        let mut bytes = Vec::new();
-        file.take(MAX_TEXT + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > MAX_TEXT {
-            let reason = format!("longer than {} MiB", MAX_TEXT >> 20);
-            return Err(io::Error::other(reason));
-        }
-        String::from_utf8(bytes).map_err(io::Error::other)
-    });
+    let text = read_text(&path, MAX_TEXT);
     text.and_then(parse)
         .map_err(|source| FileError { path, source })
 }
@@ -181,6 +186,9 @@ mod tests {
         let file = File::create(run.config()).unwrap();
         file.set_len(MAX_TEXT + 1).unwrap();
         let error = run.read_config().unwrap_err();
-        assert!(error.source.to_string().contains("16 MiB"), "{error:?}");
+        assert!(
+            error.source.to_string().contains("longer than 16 MiB"),
+            "{error:?}"
+        );
     }
 }

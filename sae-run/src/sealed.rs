@@ -10,17 +10,17 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::atomic_file;
+use crate::{atomic_file, read_text};
 
 /// The file of checksums.
 pub const SUMS_FILE: &str = "BLAKE3SUMS";
 /// Suffix of a directory that has not been sealed yet.
 pub const STAGING_SUFFIX: &str = ".tmp";
 /// More than any of our directories needs: a longer file was not written by us.
-const MAX_SUMS_BYTES: u64 = 1 << 16;
+const MAX_SUMS_BYTES: u64 = 1 << 20;
 
 /// One variant per way a sealed directory can be wrong.
 #[derive(Debug, thiserror::Error)]
@@ -88,10 +88,8 @@ pub fn seal(staging: &Path, target: &Path) -> Result<(), SealError> {
             return fs::remove_dir_all(staging).map_err(io_error(staging));
         }
         let ours = file_names(staging)?;
-        if let Some(name) = file_names(target)?
-            .into_iter()
-            .find(|name| !ours.contains(name))
-        {
+        let mut theirs = file_names(target)?.into_iter();
+        if let Some(name) = theirs.find(|name| !ours.contains(name)) {
             let path = target.join(name);
             return Err(SealError::Stranger { path });
         }
@@ -138,11 +136,7 @@ pub fn verify(dir: &Path) -> Result<(), SealError> {
 
 /// Checksums by file name.
 fn sums(path: &Path) -> Result<BTreeMap<String, String>, SealError> {
-    let mut text = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_SUMS_BYTES).read_to_end(&mut text))
-        .map_err(io_error(path))?;
-    let text = String::from_utf8_lossy(&text);
+    let text = read_text(path, MAX_SUMS_BYTES).map_err(io_error(path))?;
     let line = |(i, line): (usize, &str)| {
         let parts = line.split_once("  ").filter(|(sum, name)| {
             let digits = sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_hexdigit());

@@ -37,20 +37,15 @@ struct Arguments {
 /// Runs the program with the command line of this process.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let (result, failure) = match prepare(&arguments) {
-        Ok(prepared) => (prepared.train(arguments.plain), 1),
-        Err(error) => (Err(error), 2),
+    let (error, code) = match prepare(&arguments).map(|prepared| prepared.train(arguments.plain)) {
+        Ok(Ok(())) => return ExitCode::SUCCESS,
+        Ok(Err(error)) => (error, 1),
+        Err(error) => (error, 2),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let known = error
-                .chain()
-                .find_map(|cause| cause.downcast_ref::<Failure>());
-            output::complain(format!("error: {}", failure::chain(&*error)));
-            ExitCode::from(known.map_or(failure, Failure::code))
-        }
-    }
+    output::complain(format!("error: {}", failure::chain(&*error)));
+    let mut causes = error.chain();
+    let known = causes.find_map(|cause| cause.downcast_ref::<Failure>());
+    ExitCode::from(known.map_or(code, Failure::code))
 }
 
 /// Checks everything before anything is written.

@@ -1,4 +1,4 @@
-//! Why a run ends early: one variant a kind of fault, and one exit code, so that scripts can tell them apart.
+//! Why a run ends early: one variant and one exit code per kind of fault, so that scripts can tell them apart.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ pub(crate) enum Failure {
     NonFinite(String),
     #[error("{0}")]
     Collapsed(String),
-    /// What Burn's trainer met.
+    /// An error of Burn's trainer.
     #[error("training failed: {0}")]
     Burn(String),
     #[error("{what} at step {step} of {steps}; a checkpoint is kept, continue with --resume")]
@@ -63,7 +63,7 @@ pub(crate) enum Failure {
     },
 }
 
-/// What to do about a failed write.
+/// The remedy for a failed write.
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         _ if is_full(error) => " (make room on the disk, then continue with --resume)",

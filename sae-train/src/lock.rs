@@ -1,11 +1,11 @@
 //! One process per run directory. The lock goes with the process, however it ends.
 
 use std::fs::{File, TryLockError};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sae_run::RunDir;
+use sae_run::{RunDir, read_text};
 
 use crate::failure::Failure;
 use crate::output;
@@ -59,10 +59,7 @@ impl RunLock {
 
 /// The holder of the lock, as far as the file tells.
 fn holder(path: &Path) -> String {
-    let mut text = String::new();
-    if let Ok(file) = File::open(path) {
-        let _ = file.take(100).read_to_string(&mut text); // only for a message
-    }
+    let text = read_text(path, 1 << 20).unwrap_or_default(); // only for a message
     match text.trim() {
         "" => "another process".into(),
         holder => holder.into(),

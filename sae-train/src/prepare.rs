@@ -1,4 +1,4 @@
-//! Everything that is looked at before anything is written: config, device, data, memory, and the run directory.
+//! Everything that is checked before anything is written: config, device, data, memory, and the run directory.
 
 use std::path::Path;
 

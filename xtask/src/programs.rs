@@ -7,10 +7,14 @@ use anyhow::{Context, Result, bail, ensure};
 use sae_run::RunDir;
 use serde_json::Value;
 
+/// The cargo that runs this.
+pub(crate) fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
 /// Builds a package; returns the path of its binary.
 pub(crate) fn build(package: &str) -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let output = cargo()
         .args([
             "build",
             "--package",
@@ -55,6 +59,13 @@ pub(crate) fn run(command: &mut Command) -> Result<Output> {
     output.with_context(|| format!("running {:?}", command.get_program()))
 }
 
+/// Runs a command that must succeed.
+pub(crate) fn finish(command: &mut Command) -> Result<Output> {
+    let output = run(command)?;
+    succeeded(command, &output)?;
+    Ok(output)
+}
+
 /// Fails if a command has failed, with its last words.
 pub(crate) fn succeeded(command: &Command, output: &Output) -> Result<()> {
     if !output.status.success() {
@@ -76,4 +87,13 @@ pub(crate) fn report(run: &Path) -> Result<Value> {
     let about = || format!("{}", path.display());
     let text = std::fs::read_to_string(&path).with_context(about)?;
     serde_json::from_str(&text).with_context(about)
+}
+
+/// The records of a run's `metrics.jsonl`.
+pub(crate) fn records(run: &Path) -> Result<Vec<Value>> {
+    let path = RunDir::new(run).metrics();
+    let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+    let record =
+        |line| serde_json::from_str(line).with_context(|| format!("{}: {line}", path.display()));
+    text.lines().map(record).collect()
 }

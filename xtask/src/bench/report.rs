@@ -83,7 +83,8 @@ impl Measured {
     }
 
     pub(super) fn add(&mut self, turn: &Turn) {
-        self.seconds.push(turn.seconds);
+        // of a loader the seconds per row, so that turns of different lengths compare
+        self.seconds.push(turn.seconds / turn.rows.unwrap_or(1.0));
         self.l0 = turn.l0.or(self.l0);
         self.peak_bytes = turn.peak_bytes.max(self.peak_bytes);
     }

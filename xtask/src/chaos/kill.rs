@@ -147,16 +147,21 @@ fn await_moment(
 
 /// Whether the directory of checkpoints shows that the moment has come.
 fn is_there(moment: Moment, checkpoints: &Path) -> bool {
+    states(checkpoints).any(|state| match moment {
+        Moment::Writing => matches!(state, Some(Moment::Writing | Moment::Renaming)),
+        moment => state == Some(moment),
+    })
+}
+
+/// The moment that each checkpoint shows, or `None` if it is whole.
+fn states(checkpoints: &Path) -> impl Iterator<Item = Option<Moment>> {
     let entries = fs::read_dir(checkpoints).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).any(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let removed = name.ends_with(".removed.tmp");
-        match moment {
-            Moment::Removing => removed,
-            Moment::Renaming => {
-                name.ends_with(STAGING_SUFFIX) && !removed && path.join(SUMS_FILE).exists()
-            }
-            _ => name.ends_with(STAGING_SUFFIX) && !removed,
+    entries.map(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        match name.strip_suffix(STAGING_SUFFIX)? {
+            name if name.ends_with(".removed") => Some(Moment::Removing),
+            _ if entry.path().join(SUMS_FILE).exists() => Some(Moment::Renaming),
+            _ => Some(Moment::Writing),
         }
     })
 }
@@ -165,22 +170,14 @@ impl Tally {
     /// Notes what the kill left.
     fn look(&mut self, run: &RunDir) {
         self.not_begun += usize::from(!run.has_begun());
-        let entries = fs::read_dir(run.checkpoints())
-            .into_iter()
-            .flatten()
-            .flatten();
         let mut whole = 0;
-        for path in entries.map(|entry| entry.path()) {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.ends_with(".removed.tmp") {
-                self.half_removed += 1;
-            } else if !name.ends_with(STAGING_SUFFIX) {
-                whole += 1;
-            } else if path.join(SUMS_FILE).exists() {
-                self.unnamed += 1;
-            } else {
-                self.half_written += 1;
-            }
+        for state in states(&run.checkpoints()) {
+            *match state {
+                None => &mut whole,
+                Some(Moment::Removing) => &mut self.half_removed,
+                Some(Moment::Renaming) => &mut self.unnamed,
+                Some(_) => &mut self.half_written,
+            } += 1;
         }
         self.no_checkpoint += usize::from(whole == 0);
     }

@@ -16,6 +16,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use sae_run::RunDir;
 use sae_run::sealed::SUMS_FILE;
+use serde_json::Value;
 
 use crate::programs::{self, build};
 use variants::Variant;
@@ -90,19 +91,13 @@ impl Bench {
         if !config.exists() {
             fs::write(&config, variant.config(&self.dir.join("data.npy")))?;
         }
-        Ok(programs::training(
-            &self.train,
-            &config,
-            [],
-            &runs.join(run),
-        ))
+        let run = runs.join(run);
+        Ok(programs::training(&self.train, &config, [], &run))
     }
 
     /// Trains to the end.
     fn finish(&self, variant: &Variant, runs: &Path, run: &str) -> Result<PathBuf> {
-        let mut command = self.train(variant, runs, run)?;
-        let output = programs::run(&mut command)?;
-        programs::succeeded(&command, &output)?;
+        programs::finish(&mut self.train(variant, runs, run)?)?;
         Ok(runs.join(run))
     }
 
@@ -116,7 +111,7 @@ impl Bench {
     }
 }
 
-/// In what two finished runs differ, if in anything: the model's bytes, or the records of the metrics.
+/// The first difference between two finished runs: in the model's bytes, or in the records of the metrics.
 fn difference(reference: &Path, run: &Path, with_metrics: bool) -> Result<Option<String>> {
     for file in ["sae.safetensors", "cfg.json", SUMS_FILE] {
         let [ours, theirs] =
@@ -130,16 +125,10 @@ fn difference(reference: &Path, run: &Path, with_metrics: bool) -> Result<Option
 }
 
 /// The records of `metrics.jsonl`, but for the time they took.
-fn records(run: &Path) -> Result<Vec<serde_json::Value>> {
-    let path = RunDir::new(run).metrics();
-    let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
-    let record = |line: &str| -> Result<serde_json::Value> {
-        let mut record: serde_json::Value =
-            serde_json::from_str(line).with_context(|| format!("{}: {line}", path.display()))?;
-        if let Some(record) = record.as_object_mut() {
-            record.remove("seconds");
-        }
-        Ok(record)
-    };
-    text.lines().map(record).collect()
+fn records(run: &Path) -> Result<Vec<Value>> {
+    let mut records = programs::records(run)?;
+    for record in records.iter_mut().filter_map(Value::as_object_mut) {
+        record.remove("seconds");
+    }
+    Ok(records)
 }

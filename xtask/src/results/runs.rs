@@ -73,15 +73,11 @@ impl Runner {
                 let config = self.dir.join(format!("{data}.toml"));
                 let seed = format!("seed={seed}");
                 let settings = settings.into_iter().chain([seed.as_str()]);
-                finish(&mut programs::training(
-                    &self.train,
-                    &config,
-                    settings,
-                    &run,
-                ))?;
+                let mut training = programs::training(&self.train, &config, settings, &run);
+                programs::finish(&mut training)?;
             }
             let mut evaluation = Command::new(&self.eval);
-            finish(evaluation.arg(&run).arg("--no-untrained"))?;
+            programs::finish(evaluation.arg(&run).arg("--no-untrained"))?;
         }
         Ok(Outcome {
             report: programs::report(&run)?,
@@ -100,12 +96,6 @@ impl Runner {
         }
         fs::write(&made_by, &self.programs).with_context(|| format!("{}", made_by.display()))
     }
-}
-
-/// Runs a command that must succeed.
-fn finish(command: &mut Command) -> Result<()> {
-    let output = programs::run(command)?;
-    programs::succeeded(command, &output)
 }
 
 /// A directory's name: the data set, the values of the settings, the seed.
@@ -128,13 +118,10 @@ fn name(data: &str, settings: &[&str], seed: u64) -> String {
 
 /// Mean L0 of the last hundred training batches in `metrics.jsonl`.
 fn training_l0(run: &Path) -> Option<f64> {
-    let metrics = fs::read_to_string(RunDir::new(run).metrics()).ok()?;
-    let records = metrics
-        .lines()
-        .rev()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let training = records.filter(|record| record["split"] == "train");
+    let records = programs::records(run).ok()?;
+    let training = records.iter().filter(|record| record["split"] == "train");
     let l0: Vec<f64> = training
+        .rev()
         .filter_map(|record| record["l0"].as_f64())
         .take(100)
         .collect();

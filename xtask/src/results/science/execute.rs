@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use sae_run::RunDir;
-use serde_json::Value;
 
 use super::columns::{self, Metrics, SECONDS};
 use super::plan::{Data, Run};
@@ -117,8 +116,7 @@ impl Executor {
     fn evaluate(&self, dir: &Path) -> Result<Metrics> {
         let mut command = Command::new(&self.eval);
         command.arg(dir).args(["--no-untrained", "--threads", "1"]);
-        let output = programs::run(&mut command)?;
-        programs::succeeded(&command, &output)?;
+        programs::finish(&mut command)?;
         let mut metrics = columns::of_report(&programs::report(dir)?);
         metrics.extend(training_seconds(dir).map(|seconds| (SECONDS.to_string(), seconds)));
         Ok(metrics)
@@ -134,9 +132,7 @@ fn config_of(dir: &Path) -> PathBuf {
 
 /// Seconds at the last line of `metrics.jsonl`, over all continuations.
 fn training_seconds(dir: &Path) -> Option<f64> {
-    let metrics = fs::read_to_string(RunDir::new(dir).metrics()).ok()?;
-    let last: Value = serde_json::from_str(metrics.lines().last()?).ok()?;
-    last["seconds"].as_f64()
+    programs::records(dir).ok()?.last()?["seconds"].as_f64()
 }
 
 /// Commit of the source tree, with `+` if what is tracked was changed.
