@@ -4,8 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use sae_model::saved::SavedModelError;
 use sae_run::FileError;
 use sae_run::atomic_file::is_full;
+use sae_run::sealed::SealError;
 
 /// A fault with an exit code of its own. Everything else exits with 1, or with 2 while nothing has been written.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +97,17 @@ impl Failure {
         });
         let source = number.map_or_else(|| io::Error::other(message), io::Error::from_raw_os_error);
         Self::write(path)(source)
+    }
+
+    /// For a model that cannot be saved, with an exit code where it has one.
+    pub(crate) fn saving(model: &Path, error: SavedModelError) -> anyhow::Error {
+        match error {
+            SavedModelError::Io { path, source }
+            | SavedModelError::Seal(SealError::Io { path, source }) => {
+                Self::Write { path, source }.into()
+            }
+            other => anyhow::Error::new(other).context(format!("saving {}", model.display())),
+        }
     }
 
     /// The process's exit code.

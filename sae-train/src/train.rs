@@ -1,7 +1,6 @@
 //! One run that has been checked: trained through Burn's Learner, then saved.
 
 use std::io::IsTerminal;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,10 +9,8 @@ use burn::optim::ModuleOptimizer;
 use burn::train::{Learner, SupervisedTraining, TrainingStrategy};
 use sae_data::{ActivationLoader, Waiting};
 use sae_model::ops::{self, Adam};
-use sae_model::saved::SavedModelError;
 use sae_model::verdict::RunFacts;
 use sae_model::{Sae, saved};
-use sae_run::sealed::SealError;
 
 use crate::checkpoint::{self, MODEL, OPTIMIZER, Part, SCHEDULER, Writer};
 use crate::collapse::{Streak, Watch};
@@ -234,11 +231,8 @@ impl Prepared {
         let position = self.found.newest.as_ref().map(|position| &position.metrics);
         let metrics = MetricsFile::open(&self.dir.metrics(), done, position)?;
         let on_gpu = !ops::is_cpu(&self.device);
-        let writer = Arc::new(Writer::new(
-            self.checkpoints.clone(),
-            on_gpu,
-            outcome.clone(),
-        ));
+        let writer = Writer::new(self.checkpoints.clone(), on_gpu, outcome.clone());
+        let writer = Arc::new(writer);
         let part = |name| Part {
             name,
             writer: writer.clone(),
@@ -372,7 +366,7 @@ impl Prepared {
     ) -> Result<()> {
         let model = self.dir.model();
         saved::save(&learner.sae, self.config.seed, &model)
-            .map_err(|error| save_failure(&model, error))?;
+            .map_err(|error| Failure::saving(&model, error))?;
         let t = &self.config.training;
         let steps = t.steps - self.steps_done();
         let (seconds, rows) = (elapsed.as_secs_f64(), (steps * t.batch_size) as f64);
@@ -395,16 +389,5 @@ impl Prepared {
         ));
         tracing::info!(seconds, waited, saving, "training ends");
         Ok(())
-    }
-}
-
-/// The failure to write a model, with its exit code where it has one.
-fn save_failure(model: &Path, error: SavedModelError) -> anyhow::Error {
-    match error {
-        SavedModelError::Io { path, source }
-        | SavedModelError::Seal(SealError::Io { path, source }) => {
-            Failure::Write { path, source }.into()
-        }
-        other => anyhow::Error::new(other).context(format!("saving {}", model.display())),
     }
 }
