@@ -1,4 +1,4 @@
-//! What a run leaves on disk, apart from the mathematics and the data.
+//! The files that a run leaves on disk, and how they are kept whole.
 //!
 //! [`RunDir`] knows the files of a run directory, [`Provenance`] says where the numbers of a run come from.
 //! [`atomic_file`] writes one file whole or not at all; [`sealed`] does the same for several files that belong

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 /// The two sides of a run's data, each described by a `D`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sides<D> {
-    /// What the run trains on.
+    /// The training data.
     pub train: D,
-    /// What the run is judged on.
+    /// The data that the run is judged on.
     pub held_out: D,
 }
 

@@ -154,7 +154,7 @@ fn validation(
     Ok((validated, variance))
 }
 
-/// What there is to know of a data set before it is trained or judged on, from about `sample` rows; 0 for all.
+/// The summary of a data set before training, from about `sample` rows; 0 for all.
 fn summary(data: &ActivationData, sample: usize) -> Result<Summary> {
     let rows = match sample {
         0 => data.rows(),

@@ -110,7 +110,7 @@ impl Prepared {
         })
     }
 
-    /// Says what is trained, and what should make a user look twice; a dashboard hides it until it is closed.
+    /// Says what is trained, with warnings about the data; a dashboard hides it until it is closed.
     fn announce(&self, done: usize) {
         let c = &self.config;
         say(format!(
@@ -165,7 +165,7 @@ impl Prepared {
         ));
     }
 
-    /// What should make a user look twice, of both sides of the data.
+    /// Says the warnings about both sides of the data.
     fn say_notes(&self) {
         let train = self.train_summary.warnings();
         let held_out = self.held_out_summary.warnings();
@@ -321,7 +321,7 @@ impl Prepared {
         })
     }
 
-    /// What looks for collapse.
+    /// The watch for collapse.
     fn watch(&self) -> Watch {
         let t = &self.config.training;
         let typical = &self.train_summary.typical;
@@ -338,7 +338,7 @@ impl Prepared {
         }
     }
 
-    /// What makes the numbers of this run mean less than they seem to.
+    /// The reasons why the numbers of this run mean less than they seem to.
     fn verdict(&self, learner: &SaeLearner, metrics: &MetricsFile) -> Vec<String> {
         let t = &self.config.training;
         let Some((l0_mean, fvu)) = metrics.last_validation() else {

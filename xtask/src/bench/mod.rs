@@ -50,7 +50,7 @@ impl FromStr for Shape {
     }
 }
 
-/// What to measure.
+/// The options of `cargo xtask bench`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Shapes to measure, BATCHxWIDTHxLATENTS.

@@ -40,7 +40,7 @@ pub(super) struct Measured {
     pub(super) peak_bytes: Option<u64>,
 }
 
-/// What stands behind a key in a file of /proc; "unknown" where there is none.
+/// The value of a key in a file of /proc, or "unknown".
 fn first(file: &str, key: &str) -> String {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(key));

@@ -16,7 +16,7 @@ use super::variants::VARIANTS;
 use super::{Bench, difference};
 use crate::programs::{self, last_words};
 
-/// What is done to a file.
+/// A way to damage a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Damage {
     FlipBit,

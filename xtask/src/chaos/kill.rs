@@ -39,7 +39,7 @@ const MOMENTS: [Moment; 5] = [
     Moment::Removing,
 ];
 
-/// What a kill met, as far as the run directory shows.
+/// The effects of the kills, as far as the run directories show them.
 #[derive(Default)]
 struct Tally {
     kills: [usize; MOMENTS.len()],

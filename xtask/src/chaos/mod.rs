@@ -21,7 +21,7 @@ use serde_json::Value;
 use crate::programs::{self, build};
 use variants::Variant;
 
-/// What to do, and how often.
+/// The options of `cargo xtask chaos`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Processes to kill.
