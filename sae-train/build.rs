@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What the program is compiled from, relative to the workspace.
-const SOURCES: [&str; 8] = [
+const SOURCES: [&str; 10] = [
     "sae-train/src",
     "sae-train/build.rs",
     "sae-train/Cargo.toml",
+    "sae-run/src",
+    "sae-run/Cargo.toml",
     "sae-model/src",
     "sae-model/Cargo.toml",
     "sae-data/src",

@@ -10,11 +10,12 @@
 //! Every file is written under a temporary name, synced and renamed, so a file with its final name is complete. The same call
 //! again continues after the last complete shard.
 
-use std::fs::File;
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use sae_run::atomic_file::{self, AtomicFile, is_full};
+use sae_run::sealed::checksum;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::{Deserialize, Serialize};
@@ -74,11 +75,10 @@ pub fn convert(
         let shard = writer.write(rows, &mut progress);
         let shard = shard.map_err(|error| stopped(error, number, shards))?;
         partial.index.shards.push(shard);
-        write_whole(&destination.join(PARTIAL), &to_json(&partial))
+        write_json(&destination.join(PARTIAL), &partial)
             .map_err(|error| stopped(error, number, shards))?;
     }
-    let index = destination.join(INDEX);
-    write_whole(&index, &to_json(&partial.index))
+    write_json(&destination.join(INDEX), &partial.index)
         .map_err(|error| stopped(error, shards, shards))?;
     let leftover = destination.join(PARTIAL);
     std::fs::remove_file(&leftover).map_err(DataError::io(&leftover))?;
@@ -108,12 +108,7 @@ fn labels_blake3(data: &ActivationData) -> Result<Option<String>, DataError> {
 pub fn verify(dir: &Path, mut progress: impl FnMut(u64)) -> Result<(), DataError> {
     for shard in ShardIndex::read(dir)?.shards {
         let path = dir.join(&shard.file);
-        let mut hasher = blake3::Hasher::new();
-        let mut file = File::open(&path).map_err(DataError::io(&path))?;
-        hasher
-            .update_reader(&mut file)
-            .map_err(DataError::io(&path))?;
-        if hasher.finalize().to_hex().as_str() != shard.blake3 {
+        if checksum(&path).map_err(DataError::io(&path))? != shard.blake3 {
             let index = dir.join(INDEX);
             return Err(DataError::Checksum { path, index });
         }
@@ -194,13 +189,13 @@ fn occupied(dir: &Path, reason: impl Into<String>) -> DataError {
     }
 }
 
-fn to_json(value: &impl Serialize) -> Vec<u8> {
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DataError> {
     let mut text = serde_json::to_vec_pretty(value).expect("plain data");
     text.push(b'\n');
-    text
+    atomic_file::write(path, &text).map_err(DataError::io(path))
 }
 
-/// Adds the number of finished shards to the error of a full disk.
+/// If the disk is full, says how many shards are whole.
 fn stopped(error: DataError, whole: usize, shards: usize) -> DataError {
     match error {
         DataError::Io { path, source } if is_full(&source) => DataError::Destination {
@@ -210,75 +205,6 @@ fn stopped(error: DataError, whole: usize, shards: usize) -> DataError {
             ),
         },
         error => error,
-    }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    let full = [
-        ErrorKind::StorageFull,
-        ErrorKind::QuotaExceeded,
-        ErrorKind::FileTooLarge,
-    ];
-    full.contains(&error.kind())
-}
-
-/// Writes a file that is whole or not there.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
-    Whole::create(path).and_then(|mut file| {
-        file.write(bytes)?;
-        file.finish()
-    })
-}
-
-/// A file under a temporary name; what is not finished is removed.
-struct Whole {
-    path: PathBuf,
-    temporary: PathBuf,
-    file: BufWriter<File>,
-    finished: bool,
-}
-
-impl Whole {
-    fn create(path: &Path) -> Result<Self, DataError> {
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".tmp");
-        let temporary = PathBuf::from(temporary);
-        let file = File::create(&temporary).map_err(DataError::io(&temporary))?;
-        Ok(Self {
-            path: path.into(),
-            temporary,
-            file: BufWriter::with_capacity(1 << 20, file),
-            finished: false,
-        })
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), DataError> {
-        self.file
-            .write_all(bytes)
-            .map_err(DataError::io(&self.path))
-    }
-
-    fn finish(mut self) -> Result<(), DataError> {
-        let written = self
-            .file
-            .flush()
-            .and_then(|()| self.file.get_ref().sync_all());
-        let renamed = written.and_then(|()| std::fs::rename(&self.temporary, &self.path));
-        renamed.map_err(DataError::io(&self.path))?;
-        self.finished = true;
-        // the name itself is on disk once its directory is
-        if let Some(dir) = self.path.parent().and_then(|dir| File::open(dir).ok()) {
-            let _ = dir.sync_all();
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Whole {
-    fn drop(&mut self) {
-        if !self.finished {
-            let _ = std::fs::remove_file(&self.temporary);
-        }
     }
 }
 
@@ -302,12 +228,12 @@ impl ShardWriter<'_> {
             .into_iter()
             .filter_map(|(name, values)| Some((name, values?)))
             .collect();
-        let mut file = Whole::create(&self.path)?;
+        let mut file = AtomicFile::create(&self.path).map_err(DataError::io(&self.path))?;
         let (mut hasher, mut bytes) = (blake3::Hasher::new(), 0);
-        let mut put = |file: &mut Whole, part: &[u8]| {
+        let mut put = |file: &mut AtomicFile, part: &[u8]| {
             hasher.update(part);
             bytes += part.len() as u64;
-            file.write(part)
+            file.write_all(part).map_err(DataError::io(&self.path))
         };
         put(&mut file, &self.header(rows.len(), &integers)?)?;
         let mut converted = Vec::new();
@@ -324,7 +250,7 @@ impl ShardWriter<'_> {
             let words: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
             put(&mut file, &words)?;
         }
-        file.finish()?;
+        file.commit().map_err(DataError::io(&self.path))?;
         let name = self.path.file_name().unwrap_or_default();
         Ok(IndexedShard {
             file: name.to_string_lossy().into_owned(),

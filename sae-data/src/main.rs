@@ -1,6 +1,5 @@
 //! `sae-data`: inspects activation data, and converts it.
 
-mod bench;
 mod inspect;
 
 use std::path::{Path, PathBuf};
@@ -53,14 +52,6 @@ enum Command {
         /// Size of a shard.
         #[arg(long, value_name = "MB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
         shard_mb: u32,
-    },
-    /// Be a worker of `cargo xtask bench --loader`.
-    #[command(hide = true)]
-    Bench {
-        work: bench::Work,
-        path: PathBuf,
-        batch: usize,
-        window_mb: usize,
     },
 }
 
@@ -168,12 +159,6 @@ fn run(arguments: &Arguments) -> Result<()> {
             let data = source.open()?;
             convert_to(&data, destination, (*dtype).into(), *shard_mb as usize)
         }
-        Command::Bench {
-            work,
-            path,
-            batch,
-            window_mb,
-        } => bench::worker(*work, path, *batch, *window_mb),
     }
 }
 

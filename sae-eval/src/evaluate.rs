@@ -12,9 +12,9 @@ use sae_model::stats::{
 };
 use sae_model::{Sae, SparseCodes};
 
-use crate::Arguments;
 use crate::all_rows::AllRows;
 use crate::classes::{self, ClassPass, Judged, Setting};
+use crate::cli::Arguments;
 use crate::criteria::{self, Side};
 use crate::model::{Model, host_of, values};
 use crate::ranking::Rule;

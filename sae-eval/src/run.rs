@@ -1,7 +1,5 @@
-//! What evaluation needs of a run directory: its model and where its data lies.
+//! The parts of a run directory that evaluation needs: the model, and where the data lies.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -11,12 +9,10 @@ use sae_data::config::{HeldOut, Split};
 use sae_data::{ActivationData, DataConfig, Fingerprint, MaxNorm, Truth};
 use sae_model::Sae;
 use sae_model::saved::{self, SavedConfig};
+use sae_run::{RunDir, Sides};
 use serde::Deserialize;
 
 use crate::head::Head;
-
-/// Longest text file that is read: a config, a provenance, a list of class names.
-const MAX_TEXT: u64 = 16 << 20;
 
 /// The part of `config.toml` that evaluation reads.
 #[derive(Deserialize)]
@@ -25,20 +21,13 @@ struct RunConfig {
     training: Option<Recipe>,
 }
 
-/// What the report says of the training.
+/// The facts about training that the report mentions.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(crate) struct Recipe {
     /// Optimizer steps.
     pub(crate) steps: usize,
     /// Steps of linear warm-up.
     pub(crate) warmup_steps: Option<usize>,
-}
-
-/// The part of `provenance.json` that evaluation compares.
-#[derive(Deserialize)]
-struct Provenance {
-    train: Fingerprint,
-    held_out: Fingerprint,
 }
 
 /// A trained run, opened.
@@ -55,7 +44,7 @@ pub(crate) struct Run {
     pub(crate) train: ActivationData,
     /// The held-out split: everything is judged on it.
     pub(crate) held_out: ActivationData,
-    /// What identifies the two.
+    /// The fingerprints of both.
     pub(crate) fingerprints: [Fingerprint; 2],
     /// `||x||` above which rows are left out of both.
     pub(crate) max_norm: Option<f64>,
@@ -122,17 +111,18 @@ impl Elsewhere {
 impl Run {
     /// Opens a run directory; the model and the head go to `host`.
     pub(crate) fn open(dir: &Path, elsewhere: &Elsewhere, host: &Device) -> Result<Self> {
-        let path = dir.join("config.toml");
-        let text =
-            read_text(&path).with_context(|| format!("{}: not a run directory", dir.display()))?;
+        let run = RunDir::new(dir);
+        let text = run
+            .read_config()
+            .with_context(|| format!("{}: not a run directory", dir.display()))?;
         let mut config: RunConfig =
-            toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
+            toml::from_str(&text).with_context(|| format!("{}", run.config().display()))?;
         if !says_max_norm(&text) {
             config.data.max_norm = MaxNorm::None; // a run from before there was one: of all rows
         }
         elsewhere.apply(&mut config.data)?;
         let data = &config.data;
-        let model = dir.join("model");
+        let model = run.model();
         if !model.exists() {
             bail!(
                 "{}: this run has no trained model yet; finish it with sae-train --resume",
@@ -155,7 +145,7 @@ impl Run {
             );
         }
         let fingerprints = [train.fingerprint()?, held_out.fingerprint()?];
-        check_data(dir, &fingerprints)?;
+        check_data(&run, &fingerprints)?;
 
         Ok(Self {
             dir: dir.into(),
@@ -180,23 +170,9 @@ fn says_max_norm(config: &str) -> bool {
     data.is_some_and(|data| data.get("max_norm").is_some())
 }
 
-/// A text file, refused before it fills the memory if it is far longer than such a file can be.
-fn read_text(path: &Path) -> Result<String> {
-    let name = || format!("{}", path.display());
-    let mut bytes = Vec::new();
-    let file = File::open(path).with_context(name)?;
-    file.take(MAX_TEXT + 1)
-        .read_to_end(&mut bytes)
-        .with_context(name)?;
-    if bytes.len() as u64 > MAX_TEXT {
-        bail!("{}: longer than {} MiB", path.display(), MAX_TEXT >> 20);
-    }
-    String::from_utf8(bytes).with_context(name)
-}
-
-/// Fails if the data is not what the run was trained on and held out.
-fn check_data(dir: &Path, now: &[Fingerprint; 2]) -> Result<()> {
-    let path = dir.join("provenance.json");
+/// Fails if the data is not the data that the run was trained and judged on.
+fn check_data(run: &RunDir, now: &[Fingerprint; 2]) -> Result<()> {
+    let path = run.provenance();
     if !path.exists() {
         tracing::warn!(
             "{}: there is none, so whether this is the data of the run is not known",
@@ -204,13 +180,8 @@ fn check_data(dir: &Path, now: &[Fingerprint; 2]) -> Result<()> {
         );
         return Ok(());
     }
-    let text = read_text(&path)?;
-    let then: Provenance =
-        serde_json::from_str(&text).with_context(|| format!("{}", path.display()))?;
-    for (key, then, now) in [
-        ("data.train", &then.train, &now[0]),
-        ("data.held_out", &then.held_out, &now[1]),
-    ] {
+    let then: Sides<Fingerprint> = run.read_provenance()?;
+    for ((key, then), now) in then.by_key().into_iter().zip(now) {
         if let Some(difference) = then.difference(now) {
             bail!(
                 "{key} is not the data that the run was trained with: {difference}; put the data and config.toml back as \

@@ -19,6 +19,7 @@ pub enum DeviceName {
 
 /// Why a device cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum DeviceError {
     /// No such name.
     #[error(
@@ -28,11 +29,8 @@ pub enum DeviceError {
         /// The name given.
         name: String,
     },
-    /// Known, but this binary was built without it.
-    #[error(
-        "device = \"{device}\" is not compiled into this binary; build with `--features {feature}`, \
-         for example `cargo run -p sae-train --features {feature} -- ...`"
-    )]
+    /// Known, but built without it.
+    #[error("device = \"{device}\" is not compiled in: it needs the Cargo feature `{feature}`")]
     NotCompiled {
         /// The device asked for.
         device: DeviceName,
@@ -92,22 +90,22 @@ impl DeviceName {
     pub fn open(self) -> Result<Device, DeviceError> {
         match self {
             Self::Cpu => Ok(Device::flex()),
-            Self::NdArray => open_ndarray(self),
+            #[cfg(feature = "ndarray")]
+            #[allow(deprecated)] // see ops/cpu/mod.rs
+            Self::NdArray => Ok(Device::ndarray()),
+            #[cfg(feature = "wgpu")]
             Self::Wgpu(index) => open_wgpu(self, index),
+            #[cfg(not(all(feature = "ndarray", feature = "wgpu")))]
+            device => {
+                let feature = if device == Self::NdArray {
+                    "ndarray"
+                } else {
+                    "wgpu"
+                };
+                Err(DeviceError::NotCompiled { device, feature })
+            }
         }
     }
-}
-
-#[cfg(feature = "ndarray")]
-#[allow(deprecated)] // see ops/cpu/mod.rs
-fn open_ndarray(_device: DeviceName) -> Result<Device, DeviceError> {
-    Ok(Device::ndarray())
-}
-
-#[cfg(not(feature = "ndarray"))]
-fn open_ndarray(device: DeviceName) -> Result<Device, DeviceError> {
-    let feature = "ndarray";
-    Err(DeviceError::NotCompiled { device, feature })
 }
 
 #[cfg(feature = "wgpu")]
@@ -131,12 +129,6 @@ fn open_wgpu(device: DeviceName, index: Option<usize>) -> Result<Device, DeviceE
         .into_iter()
         .nth(index.unwrap_or(0))
         .ok_or(DeviceError::NoAdapter { device, found })
-}
-
-#[cfg(not(feature = "wgpu"))]
-fn open_wgpu(device: DeviceName, _index: Option<usize>) -> Result<Device, DeviceError> {
-    let feature = "wgpu";
-    Err(DeviceError::NotCompiled { device, feature })
 }
 
 #[cfg(test)]

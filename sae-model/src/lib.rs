@@ -33,7 +33,6 @@
 pub use burn;
 
 pub mod architectures;
-pub mod atomic_file;
 pub mod config;
 pub mod device;
 pub mod loss;
@@ -42,14 +41,12 @@ pub mod ops;
 pub mod parameters;
 pub mod recipe;
 pub mod saved;
-pub mod sealed;
 pub mod stats;
 pub mod verdict;
 
 mod refinement;
 mod sae;
 mod scores;
-mod sys;
 
 pub use architectures::{AnyArchitecture, Architecture, Preset};
 pub use config::SaeConfig;

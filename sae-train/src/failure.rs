@@ -1,10 +1,14 @@
-//! Why a run ends early: one variant a kind of fault, and one exit code, so that scripts can tell them apart.
+//! Why a run ends early: one variant and one exit code per kind of fault, so that scripts can tell them apart.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use sae_data::config::DataConfigError;
+use sae_model::saved::SavedModelError;
+use sae_run::FileError;
+use sae_run::atomic_file::is_full;
+use sae_run::sealed::SealError;
 
 /// A fault with an exit code of its own. Everything else exits with 1, or with 2 while nothing has been written.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +54,7 @@ pub(crate) enum Failure {
     NonFinite(String),
     #[error("{0}")]
     Collapsed(String),
-    /// What Burn's trainer met.
+    /// An error of Burn's trainer.
     #[error("training failed: {0}")]
     Burn(String),
     #[error("{what} at step {step} of {steps}; a checkpoint is kept, continue with --resume")]
@@ -62,10 +66,10 @@ pub(crate) enum Failure {
     },
 }
 
-/// What to do about a failed write.
+/// The remedy for a failed write.
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
-        kind if is_full(kind) => " (make room on the disk, then continue with --resume)",
+        _ if is_full(error) => " (make room on the disk, then continue with --resume)",
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
             " (make the run directory writable, or set runs_dir to one that is)"
         }
@@ -73,9 +77,10 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-fn is_full(kind: io::ErrorKind) -> bool {
-    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    matches!(kind, StorageFull | QuotaExceeded | FileTooLarge)
+impl From<FileError> for Failure {
+    fn from(FileError { path, source }: FileError) -> Self {
+        Self::Write { path, source }
+    }
 }
 
 impl Failure {
@@ -95,6 +100,17 @@ impl Failure {
         Self::write(path)(source)
     }
 
+    /// For a model that cannot be saved, with an exit code where it has one.
+    pub(crate) fn saving(model: &Path, error: SavedModelError) -> anyhow::Error {
+        match error {
+            SavedModelError::Io { path, source }
+            | SavedModelError::Seal(SealError::Io { path, source }) => {
+                Self::Write { path, source }.into()
+            }
+            other => anyhow::Error::new(other).context(format!("saving {}", model.display())),
+        }
+    }
+
     /// The process's exit code.
     pub(crate) fn code(&self) -> u8 {
         match self {
@@ -102,7 +118,7 @@ impl Failure {
             Self::DataChanged { .. } => 4,
             Self::DataLost { .. } | Self::DataMissing(_) => 5,
             Self::Locked { .. } => 6,
-            Self::Write { source, .. } if is_full(source.kind()) => 7,
+            Self::Write { source, .. } if is_full(source) => 7,
             Self::Write { .. } => 8,
             Self::NoCheckpoint { .. } => 9,
             Self::NonFinite(_) => 10,

@@ -70,7 +70,7 @@ impl MetricsFile {
                 path.display()
             );
             let text = rescue(path, step).map_err(Failure::write(path))?;
-            sae_model::atomic_file::write(path, text.as_bytes()).map_err(Failure::write(path))?;
+            sae_run::atomic_file::write(path, text.as_bytes()).map_err(Failure::write(path))?;
             hasher.reset().update(text.as_bytes());
         }
         let bytes = hasher.count();

@@ -1,21 +1,20 @@
-//! One process a run directory: the lock goes with the process, however it ends.
+//! One process per run directory. The lock goes with the process, however it ends.
 
 use std::fs::{File, TryLockError};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use sae_run::{RunDir, read_text};
 
 use crate::failure::Failure;
 use crate::output;
 
-/// Name of the file that is locked; what it says is for the message only.
-pub(crate) const LOCK_FILE: &str = "lock";
-
-/// How long a holder that was killed may take to die: the system lets go of its files after its memory.
+/// How long a holder that was killed may take to die: the system releases its files after its memory.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// After this it is said that there is something to wait for.
+/// After this time a message says that another process is waited for.
 const SILENCE: Duration = Duration::from_secs(1);
-/// Between two looks.
+/// The time between two attempts.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The right to write in a run directory, held by the system's file lock.
@@ -25,9 +24,10 @@ pub(crate) struct RunLock {
 }
 
 impl RunLock {
-    /// Takes the lock of the run directory `run`, which must exist; waits for a holder that is about to end.
-    pub(crate) fn take(run: &Path) -> Result<Self, Failure> {
-        let path = run.join(LOCK_FILE);
+    /// Takes the lock of the run directory `dir`, which must exist; waits for a holder that is about to end. The text
+    /// in the file only serves messages.
+    pub(crate) fn take(dir: &RunDir) -> Result<Self, Failure> {
+        let (run, path) = (dir.path(), dir.lock());
         let mut options = File::options();
         options.create(true).truncate(false).read(true).write(true);
         let mut file = options.open(&path).map_err(Failure::write(&path))?;
@@ -57,12 +57,9 @@ impl RunLock {
     }
 }
 
-/// Who holds the lock, as far as the file tells.
+/// The holder of the lock, as far as the file tells.
 fn holder(path: &Path) -> String {
-    let mut text = String::new();
-    if let Ok(file) = File::open(path) {
-        let _ = file.take(100).read_to_string(&mut text); // only for a message
-    }
+    let text = read_text(path, 1 << 20).unwrap_or_default(); // only for a message
     match text.trim() {
         "" => "another process".into(),
         holder => holder.into(),
@@ -76,15 +73,16 @@ mod tests {
     #[test]
     fn a_holder_that_is_about_to_end_is_waited_for() {
         let dir = tempfile::tempdir().unwrap();
-        let first = RunLock::take(dir.path()).unwrap();
+        let run = RunDir::new(dir.path());
+        let first = RunLock::take(&run).unwrap();
         let taken = std::thread::scope(|scope| {
-            let second = scope.spawn(|| RunLock::take(dir.path()));
+            let second = scope.spawn(|| RunLock::take(&run));
             std::thread::sleep(Duration::from_millis(1500));
             drop(first);
             second.join().unwrap()
         });
         let _second = taken.unwrap();
-        let failure = RunLock::take(dir.path()).unwrap_err();
+        let failure = RunLock::take(&run).unwrap_err();
         let id = format!("in use by process {}", std::process::id());
         assert!(failure.to_string().contains(&id), "{failure}");
     }

@@ -1,20 +1,21 @@
-//! Everything that is looked at before anything is written: config, device, data, memory, and the run directory.
+//! Everything that is checked before anything is written: config, device, data, memory, and the run directory.
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use burn::tensor::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 use sae_data::config::Split;
 use sae_data::{ActivationData, MaxNorm, Summary};
-use sae_model::device::DeviceName;
+use sae_model::device::{DeviceError, DeviceName};
+use sae_run::RunDir;
 
 use crate::checkpoint::{Checkpoints, Found};
 use crate::config::{Config, DataScale, Resolved, invalid};
 use crate::failure::{Failure, chain};
 use crate::lock::RunLock;
 use crate::memory;
-use crate::run::{Provenance, RunDir};
+use crate::run::{self, Provenance};
 
 /// A run that can start: config, device and data fit together. Nothing has been written.
 pub(crate) struct Prepared {
@@ -52,12 +53,12 @@ pub(crate) fn prepare(
     let asked_to_resume = resume;
     let resume = resume && dir.has_begun();
     let lock = if resume {
-        Some(dir.lock()?)
+        Some(RunLock::take(&dir)?)
     } else {
-        dir.check_new()?;
+        run::check_new(&dir)?;
         None
     };
-    let device = config.device.parse::<DeviceName>()?.open()?;
+    let device = open_device(&config.device)?;
     let split = match config.data.open() {
         Err(error) if resume => return Err(Failure::DataMissing(chain(&error)).into()),
         opened => opened?,
@@ -77,11 +78,11 @@ pub(crate) fn prepare(
     let mut config = config.written_out(&resolved, &train, check_rows);
     config.data.max_norm = limit;
     let summaries = [&train_summary, &held_out_summary];
-    let provenance = Provenance::new(&config, [&train, &held_out], summaries)?;
-    let checkpoints = dir.checkpoints(&config, &provenance);
+    let provenance = run::provenance(&config, [&train, &held_out], summaries)?;
+    let checkpoints = run::checkpoints(&dir, &config, &provenance);
     let mut found = Found::default();
     if resume {
-        dir.check_resumable(&config, &provenance)?;
+        run::check_resumable(&dir, &config, &provenance)?;
         found = checkpoints.look()?;
     }
     Ok(Prepared {
@@ -100,6 +101,17 @@ pub(crate) fn prepare(
         checkpoints,
         asked_to_resume,
         found,
+    })
+}
+
+/// Opens a device by its name. Where it is not compiled in, the error says how to build with it.
+fn open_device(name: &str) -> Result<Device> {
+    let opened = name.parse().and_then(DeviceName::open);
+    opened.map_err(|error| match error {
+        DeviceError::NotCompiled { feature, .. } => anyhow!(
+            "{error}; build with `--features {feature}`, for example `cargo run -p sae-train --features {feature} -- ...`"
+        ),
+        error => error.into(),
     })
 }
 
@@ -146,7 +158,7 @@ fn validation(
     Ok((validated, variance))
 }
 
-/// What there is to know of a data set before it is trained or judged on, from about `sample` rows; 0 for all.
+/// The summary of a data set before training, from about `sample` rows; 0 for all.
 fn summary(data: &ActivationData, sample: usize) -> Result<Summary> {
     let rows = match sample {
         0 => data.rows(),

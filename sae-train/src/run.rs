@@ -1,33 +1,18 @@
-//! The run directory: what a run leaves behind, and what resuming it needs.
-//!
-//! ```text
-//! runs/<run>/  lock             held by the process that works here
-//!              provenance.json  versions, git revision, device, threads, seed, data fingerprints
-//!              config.toml      the config, every default written out; written last: with it, the run has begun
-//!              checkpoint/      see `checkpoint`
-//!              metrics.jsonl    one record a step and a validation
-//!              train.log        what `tracing` has to say
-//!              model/           cfg.json + sae.safetensors + BLAKE3SUMS
-//!              reports/         written by sae-eval
-//! ```
-
-use std::path::{Path, PathBuf};
+//! How training begins a run directory and goes on in one.
 
 use anyhow::{Context, Result, bail};
 use sae_data::{ActivationData, Fingerprint, Summary};
-use sae_model::atomic_file;
-use sae_model::sealed::STAGING_SUFFIX;
-use serde::{Deserialize, Serialize};
+use sae_run::{RunDir, Sides};
 use toml::{Table, Value};
 
 use crate::checkpoint::Checkpoints;
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::lock::{LOCK_FILE, RunLock};
+use crate::lock::RunLock;
 use crate::output;
 
-/// Keys that may differ between the run and its continuation: they change no number of the result, except where
-/// it would otherwise end (`on_nonfinite`, `on_collapse`). Data may have moved; whether it is the same is for the fingerprint to say.
+/// Keys that may differ between a run and its continuation: they change no number of the result, except where the run
+/// would otherwise end (`on_nonfinite`, `on_collapse`). Data may have moved; the fingerprint tells whether it is the same.
 const FREE_TO_CHANGE: [&str; 17] = [
     "run",
     "runs_dir",
@@ -49,62 +34,31 @@ const FREE_TO_CHANGE: [&str; 17] = [
 ];
 
 /// Where the numbers of a run come from.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Provenance {
-    version: String,
-    burn: String,
-    /// Commit of the source tree that the program was built from, with `+` if it was changed (`build.rs`).
-    git_revision: Option<String>,
-    device: String,
-    /// Threads that compute.
-    threads: usize,
-    seed: u64,
-    train: Fingerprint,
-    held_out: Fingerprint,
-    /// Variance of the rows that were looked at, of both: what the fingerprints' samples miss shows here.
-    variances: [f64; 2],
-}
+pub(crate) type Provenance = sae_run::Provenance<Fingerprint>;
 
-impl Provenance {
-    pub(crate) fn new(
-        config: &Config,
-        [train, held_out]: [&ActivationData; 2],
-        summaries: [&Summary; 2],
-    ) -> Result<Self> {
-        Ok(Self {
-            version: env!("CARGO_PKG_VERSION").into(),
-            burn: env!("SAE_BURN").into(),
-            git_revision: Some(env!("SAE_REVISION").into())
-                .filter(|commit: &String| !commit.is_empty()),
-            device: config.device.clone(),
-            threads: rayon::current_num_threads(),
-            seed: config.seed,
+/// The provenance of the run of `config`, by this program and on these threads.
+pub(crate) fn provenance(
+    config: &Config,
+    [train, held_out]: [&ActivationData; 2],
+    summaries: [&Summary; 2],
+) -> Result<Provenance> {
+    Ok(Provenance {
+        version: env!("CARGO_PKG_VERSION").into(),
+        burn: env!("SAE_BURN").into(),
+        git_revision: Some(env!("SAE_REVISION").into())
+            .filter(|commit: &String| !commit.is_empty()),
+        device: config.device.clone(),
+        threads: rayon::current_num_threads(),
+        seed: config.seed,
+        data: Sides {
             train: train.fingerprint()?,
             held_out: held_out.fingerprint()?,
-            variances: summaries.map(|summary| summary.variance),
-        })
-    }
-
-    /// In what the two differ that may make other bytes, though it is the same run.
-    fn differences(&self, now: &Self) -> Vec<String> {
-        let burn = |of: &Self| format!("Burn {}", of.burn);
-        let version = |of: &Self| format!("sae-train {}", of.version);
-        let revision =
-            |of: &Self| format!("revision {}", of.git_revision.as_deref().unwrap_or("?"));
-        let threads = |of: &Self| match of.device.as_str() {
-            "cpu" => String::new(), // any number gives the same bytes
-            _ => format!("{} threads", of.threads),
-        };
-        let all: [&dyn Fn(&Self) -> String; 4] = [&burn, &version, &revision, &threads];
-        let pairs = all.into_iter().map(|what| (what(self), what(now)));
-        pairs
-            .filter(|(then, now)| then != now)
-            .map(|(then, now)| format!("{then}, now {now}"))
-            .collect()
-    }
+        },
+        variances: summaries.map(|summary| summary.variance),
+    })
 }
 
-/// What identifies a run: BLAKE3 of all that its numbers depend on.
+/// The identity of a run: BLAKE3 of everything that its numbers depend on.
 fn identity(config: &Config, provenance: &Provenance) -> String {
     let mut hasher = blake3::Hasher::new();
     for (key, value) in flatten(&config.to_table()) {
@@ -112,181 +66,117 @@ fn identity(config: &Config, provenance: &Provenance) -> String {
             hasher.update(format!("{key} = {value}\n").as_bytes());
         }
     }
-    for data in [&provenance.train, &provenance.held_out] {
+    for (_, data) in provenance.data.by_key() {
         let (rows, sample) = (&data.rows_blake3, &data.sample_blake3);
         hasher.update(format!("{rows:?} {sample}\n").as_bytes());
     }
     hasher.finalize().to_hex().to_string()
 }
 
-/// A run's directory.
-#[derive(Debug)]
-pub(crate) struct RunDir(PathBuf);
-
-impl RunDir {
-    pub(crate) fn new(path: PathBuf) -> Self {
-        Self(path)
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-
-    pub(crate) fn metrics(&self) -> PathBuf {
-        self.0.join("metrics.jsonl")
-    }
-
-    pub(crate) fn log(&self) -> PathBuf {
-        self.0.join("train.log")
-    }
-
-    pub(crate) fn model(&self) -> PathBuf {
-        self.0.join("model")
-    }
-
-    fn config(&self) -> PathBuf {
-        self.0.join("config.toml")
-    }
-
-    fn provenance(&self) -> PathBuf {
-        self.0.join("provenance.json")
-    }
-
-    /// The checkpoints of the run of `config`.
-    pub(crate) fn checkpoints(&self, config: &Config, provenance: &Provenance) -> Checkpoints {
-        let (dir, keep) = (self.0.join("checkpoint"), config.training.keep_checkpoints);
-        Checkpoints::new(dir, identity(config, provenance), keep)
-    }
-
-    /// Whether there is a run in this directory.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.config().exists()
-    }
-
-    /// Fails if there is already something where a new run would go; what a process left that died before the run
-    /// had begun is nothing.
-    pub(crate) fn check_new(&self) -> Result<()> {
-        if self.has_begun() {
-            bail!(
-                "run directory {} exists; continue it with --resume, or start another with --set run=NAME \
-                 (or remove the directory)",
-                self.0.display()
-            );
-        }
-        let begun_by_us = |name: &str| {
-            name == LOCK_FILE || name == "provenance.json" || name.ends_with(STAGING_SUFFIX)
-        };
-        let entries = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
-        let mut names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        if let Some(name) = names.find(|name| !begun_by_us(name)) {
-            bail!(
-                "run directory {} holds no run, but {name:?}; start the run with --set run=NAME, or empty the directory",
-                self.0.display()
-            );
-        }
-        Ok(())
-    }
-
-    /// Takes the lock of this directory.
-    pub(crate) fn lock(&self) -> Result<RunLock, Failure> {
-        RunLock::take(&self.0)
-    }
-
-    /// Fails if this directory does not hold a run of `config` on the same data.
-    pub(crate) fn check_resumable(&self, config: &Config, provenance: &Provenance) -> Result<()> {
-        let path = self.config();
-        let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
-        let old: Table = text
-            .parse()
-            .with_context(|| format!("{}", path.display()))?;
-        let differences = differences(&old, &config.to_table());
-        // Other data makes other values that are derived from it, so it is what must be named first; but not
-        // where the config asks for other data.
-        let asks = |difference: &String| match difference.strip_prefix("data.") {
-            Some(rest) if rest.starts_with("max_norm") => self.has_files_of(provenance),
-            rest => rest.is_some(),
-        };
-        if !differences.iter().any(asks) {
-            self.check_data(provenance)?;
-        }
-        if !differences.is_empty() {
-            return Err(Failure::ConfigChanged {
-                run: self.0.clone(),
-                differences: differences.join("; "),
-                free: FREE_TO_CHANGE.join(", "),
-            }
-            .into());
-        }
-        Ok(())
-    }
-
-    /// What the run was started with.
-    fn started_with(&self) -> Result<Provenance> {
-        let path = self.provenance();
-        let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("{}", path.display()))
-    }
-
-    /// Whether the training data has the files that it had, so that another limit of its norms was asked for.
-    fn has_files_of(&self, now: &Provenance) -> bool {
-        let then = self.started_with();
-        then.is_ok_and(|then| then.train.same_files(&now.train))
-    }
-
-    /// Fails if the data is not what the run was started with.
-    fn check_data(&self, now: &Provenance) -> Result<()> {
-        let then = self.started_with()?;
-        for (key, i, then_data, now_data) in [
-            ("data.train", 0, &then.train, &now.train),
-            ("data.held_out", 1, &then.held_out, &now.held_out),
-        ] {
-            let (was, is) = (then.variances[i], now.variances[i]);
-            let difference = match then_data.difference(now_data) {
-                Some(difference) => difference,
-                None if same_variance(was, is) => continue,
-                None => format!("its variance was {was}, and is {is}"),
-            };
-            return Err(Failure::DataChanged { key, difference }.into());
-        }
-        for difference in then.differences(now) {
-            output::complain(format!(
-                "note: the run was started with {difference}: the result may differ in its last bits"
-            ));
-        }
-        Ok(())
-    }
-
-    /// Creates the directory of a new run, locked, and what describes the run.
-    pub(crate) fn create(&self, config: &Config, provenance: &Provenance) -> Result<RunLock> {
-        std::fs::create_dir_all(&self.0).map_err(Failure::write(&self.0))?;
-        let lock = self.lock()?;
-        self.check_new()?; // another process may have been quicker
-        let json = serde_json::to_string_pretty(provenance)? + "\n";
-        let path = self.provenance();
-        atomic_file::write(&path, json.as_bytes()).map_err(Failure::write(&path))?;
-        self.write_config(config)?;
-        Ok(lock)
-    }
-
-    /// Writes the config if it is not there as it is.
-    pub(crate) fn write_config(&self, config: &Config) -> Result<()> {
-        let (path, toml) = (
-            self.config(),
-            toml::to_string(config).context("writing the config as TOML")?,
-        );
-        if std::fs::read(&path).is_ok_and(|old| old == toml.as_bytes()) {
-            return Ok(());
-        }
-        Ok(atomic_file::write(&path, toml.as_bytes()).map_err(Failure::write(&path))?)
-    }
+/// The checkpoints of the run of `config`.
+pub(crate) fn checkpoints(dir: &RunDir, config: &Config, provenance: &Provenance) -> Checkpoints {
+    let keep = config.training.keep_checkpoints;
+    Checkpoints::new(dir.checkpoints(), identity(config, provenance), keep)
 }
 
-/// Whether two variances are of the same data: serde_json may read a number one unit in the last place off what it wrote.
+/// Fails if there is something where a new run would go. Leftovers of a process that died before its run had begun do
+/// not count.
+pub(crate) fn check_new(dir: &RunDir) -> Result<()> {
+    let path = dir.path().display();
+    if dir.has_begun() {
+        bail!(
+            "run directory {path} exists; continue it with --resume, or start another with --set run=NAME \
+             (or remove the directory)"
+        );
+    }
+    if let Some(name) = dir.foreign_entry() {
+        bail!(
+            "run directory {path} holds no run, but {name:?}; start the run with --set run=NAME, or empty the directory"
+        );
+    }
+    Ok(())
+}
+
+/// Fails if the directory does not hold a run of `config` on the same data.
+pub(crate) fn check_resumable(
+    dir: &RunDir,
+    config: &Config,
+    provenance: &Provenance,
+) -> Result<()> {
+    let text = dir.read_config()?;
+    let old: Table = text
+        .parse()
+        .with_context(|| format!("{}", dir.config().display()))?;
+    let differences = differences(&old, &config.to_table());
+    // Values derived from the data differ with it, so other data is named first, unless the config asks for it.
+    let asks = |difference: &String| match difference.strip_prefix("data.") {
+        Some(rest) if rest.starts_with("max_norm") => has_files_of(dir, provenance),
+        rest => rest.is_some(),
+    };
+    if !differences.iter().any(asks) {
+        check_data(dir, provenance)?;
+    }
+    if !differences.is_empty() {
+        return Err(Failure::ConfigChanged {
+            run: dir.path().into(),
+            differences: differences.join("; "),
+            free: FREE_TO_CHANGE.join(", "),
+        }
+        .into());
+    }
+    Ok(())
+}
+
+/// Whether the training data has the files that it had, so that another limit of its norms was asked for.
+fn has_files_of(dir: &RunDir, now: &Provenance) -> bool {
+    let then = dir.read_provenance::<Provenance>();
+    then.is_ok_and(|then| then.data.train.same_files(&now.data.train))
+}
+
+/// Fails if the data is not the data that the run was started with.
+fn check_data(dir: &RunDir, now: &Provenance) -> Result<()> {
+    let then: Provenance = dir.read_provenance()?;
+    let sides = then.data.by_key().into_iter().zip(now.data.by_key());
+    let variances = then.variances.into_iter().zip(now.variances);
+    for (((key, then), (_, now)), (was, is)) in sides.zip(variances) {
+        let difference = match then.difference(now) {
+            Some(difference) => difference,
+            None if same_variance(was, is) => continue,
+            None => format!("its variance was {was}, and is {is}"),
+        };
+        return Err(Failure::DataChanged { key, difference }.into());
+    }
+    for difference in then.differences(now) {
+        output::complain(format!(
+            "note: the run was started with {difference}: the result may differ in its last bits"
+        ));
+    }
+    Ok(())
+}
+
+/// Creates the directory of a new run, locks it, and writes the files that describe the run.
+pub(crate) fn create(dir: &RunDir, config: &Config, provenance: &Provenance) -> Result<RunLock> {
+    std::fs::create_dir_all(dir.path()).map_err(Failure::write(dir.path()))?;
+    let lock = RunLock::take(dir)?;
+    check_new(dir)?; // another process may have been quicker
+    dir.write_provenance(provenance).map_err(Failure::from)?;
+    write_config(dir, config)?;
+    Ok(lock)
+}
+
+/// Writes the config, unless the file has this content already.
+pub(crate) fn write_config(dir: &RunDir, config: &Config) -> Result<()> {
+    let toml = toml::to_string(config).context("writing the config as TOML")?;
+    Ok(dir.write_config(&toml).map_err(Failure::from)?)
+}
+
+/// Whether two variances are of the same data: serde_json may read a number that is one unit in the last place off the
+/// one that it wrote.
 fn same_variance(was: f64, is: f64) -> bool {
     (was - is).abs() <= 1e-12 * is.abs()
 }
 
-/// Keys in which two configs differ, as `key: old -> new`.
+/// The keys in which two configs differ, as `key: old -> new`.
 fn differences(old: &Table, new: &Table) -> Vec<String> {
     let (old, new) = (flatten(old), flatten(new));
     let mut keys: Vec<&String> = old.iter().chain(&new).map(|(key, _)| key).collect();
@@ -340,43 +230,5 @@ mod tests {
         assert!(same_variance(read, written), "{read} {written}");
         assert!(same_variance(written.next_up(), written));
         assert!(!same_variance(written * 1.000001, written));
-    }
-
-    #[test]
-    fn what_may_change_bits_is_named() {
-        let fingerprint = Fingerprint {
-            path: "x".into(),
-            format: "npy".into(),
-            dtype: "F32".into(),
-            tensor: None,
-            layer: None,
-            drop_first_token: None,
-            rows: 1,
-            left_out: None,
-            rows_blake3: None,
-            width: 1,
-            files: 1,
-            bytes: 1,
-            sample_blake3: String::new(),
-        };
-        let provenance = |burn: &str, device: &str, threads| Provenance {
-            version: "1".into(),
-            burn: burn.into(),
-            git_revision: None,
-            device: device.into(),
-            threads,
-            seed: 0,
-            train: fingerprint.clone(),
-            held_out: fingerprint.clone(),
-            variances: [1.0, 1.0],
-        };
-        let then = provenance("0.22.1", "ndarray", 2);
-        let now = provenance("0.23.0", "ndarray", 4);
-        assert_eq!(
-            then.differences(&now),
-            ["Burn 0.22.1, now Burn 0.23.0", "2 threads, now 4 threads"]
-        );
-        let cpu = |threads| provenance("0.22.1", "cpu", threads);
-        assert!(cpu(1).differences(&cpu(9)).is_empty());
     }
 }

@@ -1,7 +1,6 @@
 //! One run that has been checked: trained through Burn's Learner, then saved.
 
 use std::io::IsTerminal;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,8 +9,6 @@ use burn::optim::ModuleOptimizer;
 use burn::train::{Learner, SupervisedTraining, TrainingStrategy};
 use sae_data::{ActivationLoader, Waiting};
 use sae_model::ops::{self, Adam};
-use sae_model::saved::SavedModelError;
-use sae_model::sealed::SealError;
 use sae_model::verdict::RunFacts;
 use sae_model::{Architecture, Sae, saved};
 
@@ -26,6 +23,7 @@ use crate::nonfinite::NonFinite;
 use crate::output::{self, say};
 use crate::prepare::Prepared;
 use crate::progress::PlainLines;
+use crate::run;
 use crate::schedule::{self, Factors, Schedule};
 use crate::signals::Signals;
 use crate::steps::{Cadence, Steps};
@@ -53,9 +51,9 @@ impl Prepared {
         let settings = self.settings();
         let _lock = match self.lock.take() {
             Some(lock) => lock,
-            None => self.dir.create(config, &self.provenance)?,
+            None => run::create(&self.dir, config, &self.provenance)?,
         };
-        self.dir.write_config(config)?;
+        run::write_config(&self.dir, config)?;
         let use_tui = !plain && std::io::stdout().is_terminal();
         crate::logging::start(&self.dir.log())?;
         self.checkpoints.tidy(&self.found.damaged)?;
@@ -107,7 +105,7 @@ impl Prepared {
         }
     }
 
-    /// Says what is trained, and what should make a user look twice; a dashboard hides it until it is closed.
+    /// Says what is trained, with warnings about the data; a dashboard hides it until it is closed.
     fn announce(&self, done: usize) {
         let c = &self.config;
         say(format!(
@@ -162,7 +160,7 @@ impl Prepared {
         ));
     }
 
-    /// What should make a user look twice, of both sides of the data.
+    /// Says the warnings about both sides of the data.
     fn say_notes(&self) {
         let train = self.train_summary.warnings();
         let held_out = self.held_out_summary.warnings();
@@ -227,11 +225,8 @@ impl Prepared {
         let position = self.found.newest.as_ref().map(|position| &position.metrics);
         let metrics = MetricsFile::open(&self.dir.metrics(), done, position)?;
         let on_gpu = !ops::is_cpu(&self.device);
-        let writer = Arc::new(Writer::new(
-            self.checkpoints.clone(),
-            on_gpu,
-            outcome.clone(),
-        ));
+        let writer = Writer::new(self.checkpoints.clone(), on_gpu, outcome.clone());
+        let writer = Arc::new(writer);
         let part = |name| Part {
             name,
             writer: writer.clone(),
@@ -312,7 +307,7 @@ impl Prepared {
         })
     }
 
-    /// What looks for collapse.
+    /// The watch for collapse.
     fn watch(&self) -> Watch {
         let t = &self.config.training;
         let typical = &self.train_summary.typical;
@@ -329,7 +324,7 @@ impl Prepared {
         }
     }
 
-    /// What makes the numbers of this run mean less than they seem to.
+    /// The reasons why the numbers of this run mean less than they seem to.
     fn verdict(&self, learner: &SaeLearner, metrics: &MetricsFile) -> Vec<String> {
         let t = &self.config.training;
         let Some((l0_mean, fvu)) = metrics.last_validation() else {
@@ -357,7 +352,7 @@ impl Prepared {
     ) -> Result<()> {
         let model = self.dir.model();
         saved::save(&learner.sae, self.config.seed, &model)
-            .map_err(|error| save_failure(&model, error))?;
+            .map_err(|error| Failure::saving(&model, error))?;
         let t = &self.config.training;
         let steps = t.steps - self.steps_done();
         let (seconds, rows) = (elapsed.as_secs_f64(), (steps * t.batch_size) as f64);
@@ -380,16 +375,5 @@ impl Prepared {
         ));
         tracing::info!(seconds, waited, saving, "training ends");
         Ok(())
-    }
-}
-
-/// The failure to write a model, with its exit code where it has one.
-fn save_failure(model: &Path, error: SavedModelError) -> anyhow::Error {
-    match error {
-        SavedModelError::Io { path, source }
-        | SavedModelError::Seal(SealError::Io { path, source }) => {
-            Failure::Write { path, source }.into()
-        }
-        other => anyhow::Error::new(other).context(format!("saving {}", model.display())),
     }
 }

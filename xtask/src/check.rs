@@ -1,30 +1,25 @@
 //! `cargo xtask check`: the dependency arrows between the crates of the workspace.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// Which crate may use which: everything else is an error.
-const ARROWS: [(&str, &[&str]); 5] = [
-    ("sae-model", &[]),
-    ("sae-data", &[]),
-    ("sae-train", &["sae-model", "sae-data"]),
-    ("sae-eval", &["sae-model", "sae-data"]),
-    ("xtask", &[]),
+use crate::programs::{cargo, finish};
+
+/// The crates that each crate may use; any other use is an error.
+const ARROWS: [(&str, &[&str]); 7] = [
+    ("sae-run", &[]),
+    ("sae-model", &["sae-run"]),
+    ("sae-data", &["sae-run"]),
+    ("sae-train", &["sae-model", "sae-data", "sae-run"]),
+    ("sae-eval", &["sae-model", "sae-data", "sae-run"]),
+    ("sae-bench", &["sae-model", "sae-data", "sae-train"]),
+    ("xtask", &["sae-run"]),
 ];
 
 pub(crate) fn run() -> Result<ExitCode> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
-        .args(["metadata", "--no-deps", "--format-version", "1"])
-        .output()
-        .context("running cargo metadata")?;
-    ensure!(
-        output.status.success(),
-        "cargo metadata failed: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = finish(cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
     let metadata: Value =
         serde_json::from_slice(&output.stdout).context("reading cargo metadata")?;
     let violations = violations(&metadata);
@@ -38,13 +33,11 @@ pub(crate) fn run() -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// Arrows that are not allowed, and crates that the table does not know.
+/// The arrows that are not allowed, and the crates that are missing in the table.
 fn violations(metadata: &Value) -> Vec<String> {
-    let packages: Vec<&Value> = metadata["packages"]
+    let packages = metadata["packages"]
         .as_array()
-        .into_iter()
-        .flatten()
-        .collect();
+        .map_or(&[][..], Vec::as_slice);
     let names: Vec<&str> = packages
         .iter()
         .filter_map(|package| package["name"].as_str())

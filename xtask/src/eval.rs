@@ -1,13 +1,14 @@
 //! `cargo xtask eval`: runs `sae-eval` on a run directory.
 
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
+use crate::programs::cargo;
+
 pub(crate) fn run(run: &Path, features: Option<&str>, arguments: &[String]) -> Result<ExitCode> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = cargo();
     // Cargo says what it compiles: with a GPU's features that takes a quarter of an hour.
     command.args(["run", "--package", "sae-eval"]);
     if let Some(features) = features {

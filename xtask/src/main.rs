@@ -1,10 +1,10 @@
-//! `cargo xtask`: chores of the workspace. Depends on none of its crates, so it builds in seconds.
+//! `cargo xtask`: chores of the workspace. Of its crates it uses only `sae-run`, so it builds in seconds.
 
 mod bench;
-mod build;
 mod chaos;
 mod check;
 mod eval;
+mod programs;
 mod results;
 
 use std::path::PathBuf;

@@ -117,7 +117,7 @@ fn a_killed_conversion_continues() {
         });
     }));
     assert!(killed.is_err());
-    std::fs::write(cut.join("shard-00002.safetensors.tmp"), b"half a shard").unwrap();
+    std::fs::write(cut.join("shard-00002.safetensors.7-0.tmp"), b"half a shard").unwrap();
     assert!(!cut.join("index.json").exists() && !cut.join("shard-00002.safetensors").exists());
     // complete shards are not written again
     let before = std::fs::metadata(cut.join("shard-00001.safetensors"))

@@ -453,15 +453,6 @@ pub fn squared_norm<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     Tensor::from_dispatch(Dispatch::squared_norm(x.into_dispatch()))
 }
 
-/// `out = a b^T` on every core: `a [B, d]`, `b [M, d]`, `out [B, M]`, row-major. The yardstick of the
-/// benchmarks: nothing else computes all scores and stores them.
-///
-/// # Panics
-/// If the lengths do not fit.
-pub fn dense_product(a: &[f32], b: &[f32], d: usize, out: &mut [f32]) {
-    cpu::gemm_nt(a, b, d, out, gemm::Parallelism::Rayon(0));
-}
-
 /// Whether sparse codes are the fast way on this device: everywhere but on GPUs.
 pub fn is_cpu(device: &Device) -> bool {
     #[cfg(feature = "wgpu")]

@@ -1,5 +1,5 @@
 //! A saved model: a directory of two files that any safetensors reader understands, and their checksums
-//! ([`sealed`]). A copy without checksums loads, a copy that contradicts them does not.
+//! ([`sae_run::sealed`]). A copy without checksums loads, a copy that contradicts them does not.
 //!
 //! `cfg.json`, UTF-8 JSON, is the object
 //!
@@ -39,13 +39,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use sae_run::sealed::{self, SealError};
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{InvalidConfig, SaeConfig};
 use crate::parameters::Parameters;
 use crate::sae::Sae;
-use crate::sealed::{self, SealError};
 
 /// Value of `format` in `cfg.json`.
 pub const FORMAT: &str = "sae-attention";

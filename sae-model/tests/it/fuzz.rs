@@ -15,7 +15,8 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sae_model::architectures::Attention;
 use sae_model::saved::{self, CONFIG_FILE, SavedModelError, WEIGHTS_FILE};
-use sae_model::{AnyArchitecture, Architecture, Mode, Preset, Sae, SaeConfig, sealed};
+use sae_model::{AnyArchitecture, Architecture, Mode, Preset, Sae, SaeConfig};
+use sae_run::sealed;
 
 use crate::with;
 use serde_json::Value;

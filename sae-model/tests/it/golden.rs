@@ -110,7 +110,7 @@ fn model(golden: &Golden, preset: Preset, prefix: &str, device: &Device) -> Sae 
     let fresh = Sae::init(&config, 0, &vec![0.0; config.d_in], &Device::flex());
     saved::save(&fresh, 0, dir.path()).expect("saved");
     // other weights follow: a model without checksums is one from elsewhere
-    std::fs::remove_file(dir.path().join(sae_model::sealed::SUMS_FILE)).expect("removed");
+    std::fs::remove_file(dir.path().join(sae_run::sealed::SUMS_FILE)).expect("removed");
     let mut tensors = Vec::new();
     for (name, now) in NAMES {
         if let Some((values, shape)) = golden.get(&format!("{prefix}.{name}")) {

@@ -6,7 +6,8 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use sae_model::architectures::Attention;
 use sae_model::saved::{self, CONFIG_FILE, WEIGHTS_FILE};
-use sae_model::{Architecture, Mode, Preset, Sae, SaeConfig, sealed};
+use sae_model::{Architecture, Mode, Preset, Sae, SaeConfig};
+use sae_run::sealed;
 
 use crate::values;
 

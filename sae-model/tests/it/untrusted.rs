@@ -4,9 +4,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
+use sae_model::Sae;
 use sae_model::architectures::TopK;
 use sae_model::saved::{self, CONFIG_FILE, SavedModelError, WEIGHTS_FILE};
-use sae_model::{Sae, sealed};
+use sae_run::sealed;
 use serde_json::{Value, json};
 
 use crate::fuzz::{RAW, WIDTH, config, join, load, split};

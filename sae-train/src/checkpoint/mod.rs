@@ -5,12 +5,12 @@
 //!                            optimizer.bpk    Adam's moments and times                    } records
 //!                            scheduler.bpk    the schedule's step                         }
 //!                            checkpoint.json  which run, which step, where metrics.jsonl stood
-//!                            BLAKE3SUMS       checksums of the four (sae_model::sealed)
+//!                            BLAKE3SUMS       checksums of the four (sae_run::sealed)
 //! ```
 //!
 //! It is written under the name `step-00000300.tmp`, synced, sealed and renamed. The loader's position is the
-//! step: its order is a function of (seed, position). What is kept: the newest `training.keep_checkpoints`, and the
-//! one with the least held-out FVU.
+//! step: its order is a function of (seed, position). The newest `training.keep_checkpoints` are
+//! kept, and the one with the least held-out FVU.
 
 mod read;
 mod write;
@@ -18,7 +18,7 @@ mod write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sae_model::sealed;
+use sae_run::{read_text, sealed};
 use serde::{Deserialize, Serialize};
 
 use crate::collapse::Streak;
@@ -37,7 +37,7 @@ const FORMAT_VERSION: u32 = 1;
 /// Damaged checkpoints are moved aside under this name.
 const DAMAGED: &str = "damaged-";
 /// More than any `checkpoint.json` of ours has.
-const MAX_POSITION_BYTES: u64 = 1 << 16;
+const MAX_POSITION_BYTES: u64 = 1 << 20;
 
 /// Where a run stands: the content of `checkpoint.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -177,15 +177,10 @@ impl Checkpoints {
     fn read(&self, step: usize) -> Result<Position, String> {
         let path = self.path(step).join(POSITION);
         let wrong = |what: String| format!("{}: {what}", path.display());
-        let length = fs::metadata(&path)
-            .map_err(|error| wrong(error.to_string()))?
-            .len();
-        if length > MAX_POSITION_BYTES {
-            return Err(wrong(format!("{length} bytes are too many")));
-        }
-        let bytes = fs::read(&path).map_err(|error| wrong(error.to_string()))?;
+        let text =
+            read_text(&path, MAX_POSITION_BYTES).map_err(|error| wrong(error.to_string()))?;
         let position: Position =
-            serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+            serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
         match position {
             p if p.format != FORMAT || p.format_version != FORMAT_VERSION => Err(wrong(format!(
                 "format \"{}\" version {}",
@@ -197,7 +192,7 @@ impl Checkpoints {
         }
     }
 
-    /// Makes room for going on: removes what a dead process left half-written, and moves `damaged` ones aside.
+    /// Prepares for going on: removes half-written checkpoints of a dead process, and moves `damaged` ones aside.
     pub(crate) fn tidy(&self, damaged: &[(PathBuf, String)]) -> Result<(), Failure> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         for path in entries.map(|entry| entry.path()) {
@@ -221,7 +216,7 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Removes what need not be kept.
+    /// Removes the checkpoints that need not be kept.
     fn prune(&self) -> Result<(), Failure> {
         let steps = self.steps();
         let fvu = |step: &usize| self.read(*step).ok()?.held_out_fvu;

@@ -14,7 +14,7 @@ use burn::train::checkpoint::{
     Checkpoint, Checkpointer, CheckpointerError, CheckpointingAction, CheckpointingStrategy,
 };
 use burn::train::metric::store::EventStoreClient;
-use sae_model::sealed;
+use sae_run::sealed;
 
 use super::{Checkpoints, POSITION, Position};
 use crate::failure::{Failure, Outcome};

@@ -8,9 +8,9 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
-use super::Arguments;
 use super::report::Measured;
 use super::worker::Worker;
+use super::{Arguments, take_turns};
 
 const WIDTH: usize = 768;
 const BATCH: usize = 4096;
@@ -34,29 +34,18 @@ pub(super) fn run(arguments: &Arguments, binary: &Path, python: Option<&Path>) -
     let mut workers = Vec::new();
     for (work, name) in OURS {
         let mut command = Command::new(binary);
-        command.args(["bench", work]).arg(&data);
+        command.args(["loader", work]).arg(&data);
         command.args([BATCH, arguments.window_mb].map(|number| number.to_string()));
-        workers.push((name, Worker::start(command)?));
+        workers.push((name, name, Worker::start(command)?));
     }
     for (variant, processes, name) in PEERS {
         let Some(python) = python else { break };
         let mut command = Command::new(python);
         command.arg("benches/peers/loader.py").arg(&data);
         command.args([&BATCH.to_string(), PEER_BATCHES, variant, processes]);
-        workers.push((name, Worker::start(command)?));
+        workers.push((name, name, Worker::start(command)?));
     }
-    // seconds a row, so that turns of different lengths compare
-    let mut measured: Vec<Measured> = workers
-        .iter()
-        .map(|(name, _)| Measured::new(name, name))
-        .collect();
-    for _ in 0..arguments.rounds {
-        for ((name, worker), measured) in workers.iter_mut().zip(&mut measured) {
-            let mut turn = worker.turn().with_context(|| format!("worker {name}"))?;
-            turn.seconds /= turn.rows.context("a loader counts its rows")?;
-            measured.add(&turn);
-        }
-    }
+    let measured = take_turns(workers, arguments.rounds)?;
     print!("{}", table(arguments, &measured));
     if let Some(path) = &arguments.json {
         std::fs::write(path, serde_json::to_string_pretty(&measured)? + "\n")

@@ -1,8 +1,9 @@
 //! `cargo xtask bench`: how long a training step takes, in units of the one dense product that it cannot avoid,
 //! and beside others'.
 //!
-//! Every contestant is a process of its own that does one thing per line on stdin (`worker.rs`), so peak memory
-//! is its own, and the contestants take turns, so that a machine that is slower for a while is slower for all.
+//! Each contestant is a process of its own (`worker.rs`; ours are in the crate `sae-bench`) that does one thing per
+//! line on stdin. Its peak memory is therefore its own, and the contestants take turns, so that a machine that is
+//! slower for a while is slower for all.
 
 mod loader;
 pub(crate) use report::processor;
@@ -14,9 +15,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::str::FromStr;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
-use crate::build::build;
+use crate::programs::build;
 use report::{Measured, Report, ShapeReport};
 use worker::Worker;
 
@@ -49,7 +50,7 @@ impl FromStr for Shape {
     }
 }
 
-/// What to measure.
+/// The options of `cargo xtask bench`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Shapes to measure, BATCHxWIDTHxLATENTS.
@@ -96,11 +97,7 @@ const PEERS: [(&str, &str); 4] = [
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     ensure!(arguments.rounds > 0, "--rounds 0: at least one turn each");
-    let binary = build(if arguments.loader {
-        "sae-data"
-    } else {
-        "sae-train"
-    })?;
+    let binary = build("sae-bench")?;
     let python = match (&arguments.peers_python, arguments.peers) {
         (Some(python), _) => Some(python.clone()),
         (None, true) => Some(environment()?),
@@ -172,7 +169,7 @@ fn measure(
             continue;
         }
         let mut command = Command::new(binary);
-        command.args(["--bench", work, "--shape"]).args(&sizes);
+        command.args(["step", work]).args(&sizes);
         workers.push((work, name, Worker::start(command)?));
     }
     for (peer, name) in PEERS {
@@ -181,20 +178,23 @@ fn measure(
         command.args(["benches/peers/worker.py", peer]).args(&sizes);
         workers.push((peer, name, Worker::start(command)?));
     }
+    let measured = take_turns(workers, arguments.rounds)?;
+    Ok(ShapeReport { shape, measured })
+}
+
+/// Gives each contestant, by its id, name and process, `rounds` turns.
+fn take_turns(mut workers: Vec<(&str, &str, Worker)>, rounds: usize) -> Result<Vec<Measured>> {
     let mut measured: Vec<Measured> = workers
         .iter()
         .map(|(id, name, _)| Measured::new(id, name))
         .collect();
-    for _ in 0..arguments.rounds {
+    for _ in 0..rounds {
         for ((id, _, worker), measured) in workers.iter_mut().zip(&mut measured) {
             let turn = worker.turn().with_context(|| format!("worker {id}"))?;
             measured.add(&turn);
         }
     }
-    if measured.iter().any(|m| m.seconds.is_empty()) {
-        bail!("a contestant took no turn");
-    }
-    Ok(ShapeReport { shape, measured })
+    Ok(measured)
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ pub(super) struct Measured {
     pub(super) peak_bytes: Option<u64>,
 }
 
-/// What stands behind a key in a file of /proc; "unknown" where there is none.
+/// The value of a key in a file of /proc, or "unknown".
 fn first(file: &str, key: &str) -> String {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(key));
@@ -83,7 +83,8 @@ impl Measured {
     }
 
     pub(super) fn add(&mut self, turn: &Turn) {
-        self.seconds.push(turn.seconds);
+        // of a loader the seconds per row, so that turns of different lengths compare
+        self.seconds.push(turn.seconds / turn.rows.unwrap_or(1.0));
         self.l0 = turn.l0.or(self.l0);
         self.peak_bytes = turn.peak_bytes.max(self.peak_bytes);
     }

@@ -6,13 +6,13 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-/// What a worker says of a turn.
+/// The numbers of a turn, as a worker prints them.
 #[derive(Debug, Deserialize)]
 pub(super) struct Turn {
     pub(super) seconds: f64,
     /// Rows that were delivered, by a loader.
     pub(super) rows: Option<f64>,
-    /// Active latents a row, where there are such.
+    /// Mean number of active latents, of a model.
     pub(super) l0: Option<f64>,
     /// Peak resident memory of the process so far.
     pub(super) peak_bytes: Option<u64>,

@@ -10,11 +10,13 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use sae_run::RunDir;
 
 use super::variants::VARIANTS;
-use super::{Bench, difference, words};
+use super::{Bench, difference};
+use crate::programs::{self, last_words};
 
-/// What is done to a file.
+/// A way to damage a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Damage {
     FlipBit,
@@ -64,7 +66,7 @@ pub(super) fn run(bench: &Bench, count: usize, mut rng: fastrand::Rng) -> Result
         ensure!(
             fate == Fate::Harmless,
             "an undamaged copy: {fate:?}: {}",
-            words(&output)
+            last_words(&output)
         );
         fs::remove_dir_all(&run)?;
     }
@@ -93,7 +95,7 @@ pub(super) fn run(bench: &Bench, count: usize, mut rng: fastrand::Rng) -> Result
                 "{}: {what}: {}: {}",
                 run.display(),
                 output.status,
-                words(&output)
+                last_words(&output)
             ));
         } else {
             fs::remove_dir_all(&run)?;
@@ -130,7 +132,8 @@ fn interrupted(bench: &Bench) -> Result<PathBuf> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
-    while !run.join("checkpoint/step-00000120").exists() {
+    let checkpoint = RunDir::new(&run).checkpoints().join("step-00000120");
+    while !checkpoint.exists() {
         ensure!(
             child.try_wait()?.is_none(),
             "the run to be interrupted ended by itself"
@@ -220,10 +223,7 @@ fn fate_of_run(reference: &Path, run: &Path, output: &Output) -> Result<Fate> {
 }
 
 fn evaluate(bench: &Bench, run: &Path) -> Result<Output> {
-    Command::new(&bench.eval)
-        .arg(run)
-        .output()
-        .context("running sae-eval")
+    programs::run(Command::new(&bench.eval).arg(run))
 }
 
 /// The numbers of a report that was just written.
@@ -231,8 +231,7 @@ fn numbers(run: &Path, output: &Output) -> Option<[serde_json::Value; 2]> {
     if !output.status.success() {
         return None;
     }
-    let text = fs::read_to_string(run.join("reports/report.json")).ok()?;
-    let report: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let report = programs::report(run).ok()?;
     Some(["reconstruction", "sparsity"].map(|part| report[part].clone()))
 }
 

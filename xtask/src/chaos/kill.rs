@@ -7,6 +7,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use sae_run::RunDir;
+use sae_run::sealed::{STAGING_SUFFIX, SUMS_FILE};
 
 use super::variants::{VARIANTS, Variant};
 use super::{Bench, difference};
@@ -37,7 +39,7 @@ const MOMENTS: [Moment; 5] = [
     Moment::Removing,
 ];
 
-/// What a kill met, as far as the run directory shows.
+/// The effects of the kills, as far as the run directories show them.
 #[derive(Default)]
 struct Tally {
     kills: [usize; MOMENTS.len()],
@@ -98,8 +100,8 @@ fn kill_once(
     let mut command = bench.train(variant, runs, name)?;
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().context("starting sae-train")?;
-    let run = runs.join(name);
-    await_moment(MOMENTS[which], &run.join("checkpoint"), &mut child, rng)?;
+    let run = RunDir::new(runs.join(name));
+    await_moment(MOMENTS[which], &run.checkpoints(), &mut child, rng)?;
     child.kill().context("killing sae-train")?;
     let status = child.wait()?;
     if status.code().is_some() {
@@ -145,40 +147,37 @@ fn await_moment(
 
 /// Whether the directory of checkpoints shows that the moment has come.
 fn is_there(moment: Moment, checkpoints: &Path) -> bool {
+    states(checkpoints).any(|state| match moment {
+        Moment::Writing => matches!(state, Some(Moment::Writing | Moment::Renaming)),
+        moment => state == Some(moment),
+    })
+}
+
+/// The moment that each checkpoint shows, or `None` if it is whole.
+fn states(checkpoints: &Path) -> impl Iterator<Item = Option<Moment>> {
     let entries = fs::read_dir(checkpoints).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).any(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let removed = name.ends_with(".removed.tmp");
-        match moment {
-            Moment::Removing => removed,
-            Moment::Renaming => {
-                name.ends_with(".tmp") && !removed && path.join("BLAKE3SUMS").exists()
-            }
-            _ => name.ends_with(".tmp") && !removed,
+    entries.map(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        match name.strip_suffix(STAGING_SUFFIX)? {
+            name if name.ends_with(".removed") => Some(Moment::Removing),
+            _ if entry.path().join(SUMS_FILE).exists() => Some(Moment::Renaming),
+            _ => Some(Moment::Writing),
         }
     })
 }
 
 impl Tally {
     /// Notes what the kill left.
-    fn look(&mut self, run: &Path) {
-        self.not_begun += usize::from(!run.join("config.toml").exists());
-        let entries = fs::read_dir(run.join("checkpoint"))
-            .into_iter()
-            .flatten()
-            .flatten();
+    fn look(&mut self, run: &RunDir) {
+        self.not_begun += usize::from(!run.has_begun());
         let mut whole = 0;
-        for path in entries.map(|entry| entry.path()) {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.ends_with(".removed.tmp") {
-                self.half_removed += 1;
-            } else if !name.ends_with(".tmp") {
-                whole += 1;
-            } else if path.join("BLAKE3SUMS").exists() {
-                self.unnamed += 1;
-            } else {
-                self.half_written += 1;
-            }
+        for state in states(&run.checkpoints()) {
+            *match state {
+                None => &mut whole,
+                Some(Moment::Removing) => &mut self.half_removed,
+                Some(Moment::Renaming) => &mut self.unnamed,
+                Some(_) => &mut self.half_written,
+            } += 1;
         }
         self.no_checkpoint += usize::from(whole == 0);
     }

@@ -11,14 +11,17 @@ mod variants;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Output};
+use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use sae_run::RunDir;
+use sae_run::sealed::SUMS_FILE;
+use serde_json::Value;
 
-use crate::build::build;
+use crate::programs::{self, build};
 use variants::Variant;
 
-/// What to do, and how often.
+/// The options of `cargo xtask chaos`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Processes to kill.
@@ -88,30 +91,13 @@ impl Bench {
         if !config.exists() {
             fs::write(&config, variant.config(&self.dir.join("data.npy")))?;
         }
-        let mut command = Command::new(&self.train);
-        command.arg(config).arg("--resume");
-        command.args(["--set", &format!("run={run}")]);
-        command.args([
-            "--set",
-            &format!("runs_dir={:?}", runs.display().to_string()),
-        ]);
-        Ok(command)
+        let run = runs.join(run);
+        Ok(programs::training(&self.train, &config, [], &run))
     }
 
     /// Trains to the end.
     fn finish(&self, variant: &Variant, runs: &Path, run: &str) -> Result<PathBuf> {
-        let output = self
-            .train(variant, runs, run)?
-            .output()
-            .context("running sae-train")?;
-        if !output.status.success() {
-            bail!(
-                "{}: {run} ended with {}: {}",
-                variant.name,
-                output.status,
-                words(&output)
-            );
-        }
+        programs::finish(&mut self.train(variant, runs, run)?)?;
         Ok(runs.join(run))
     }
 
@@ -125,20 +111,11 @@ impl Bench {
     }
 }
 
-/// What a process said last.
-fn words(output: &Output) -> String {
-    let text = String::from_utf8_lossy(&output.stderr);
-    text.lines().last().unwrap_or("(nothing)").to_string()
-}
-
-/// In what two finished runs differ, if in anything: the model's bytes, or the records of the metrics.
+/// The first difference between two finished runs: in the model's bytes, or in the records of the metrics.
 fn difference(reference: &Path, run: &Path, with_metrics: bool) -> Result<Option<String>> {
-    for file in [
-        "model/sae.safetensors",
-        "model/cfg.json",
-        "model/BLAKE3SUMS",
-    ] {
-        let [ours, theirs] = [run, reference].map(|run| fs::read(run.join(file)));
+    for file in ["sae.safetensors", "cfg.json", SUMS_FILE] {
+        let [ours, theirs] =
+            [run, reference].map(|run| fs::read(RunDir::new(run).model().join(file)));
         if ours.with_context(|| format!("{}", run.display()))? != theirs? {
             return Ok(Some(format!("{}: {file} has other bytes", run.display())));
         }
@@ -148,16 +125,10 @@ fn difference(reference: &Path, run: &Path, with_metrics: bool) -> Result<Option
 }
 
 /// The records of `metrics.jsonl`, but for the time they took.
-fn records(run: &Path) -> Result<Vec<serde_json::Value>> {
-    let path = run.join("metrics.jsonl");
-    let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
-    let record = |line: &str| -> Result<serde_json::Value> {
-        let mut record: serde_json::Value =
-            serde_json::from_str(line).with_context(|| format!("{}: {line}", path.display()))?;
-        if let Some(record) = record.as_object_mut() {
-            record.remove("seconds");
-        }
-        Ok(record)
-    };
-    text.lines().map(record).collect()
+fn records(run: &Path) -> Result<Vec<Value>> {
+    let mut records = programs::records(run)?;
+    for record in records.iter_mut().filter_map(Value::as_object_mut) {
+        record.remove("seconds");
+    }
+    Ok(records)
 }

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use sae_run::RunDir;
 use serde_json::Value;
 
 use super::plan::Plan;
-use crate::build::build;
+use crate::programs::{self, build};
 
 /// Binaries, configs, and the directory of the runs.
 pub(super) struct Runner {
@@ -65,17 +66,21 @@ impl Runner {
         let name = name(data, &settings, seed);
         let run = self.dir.join(&name);
         self.forget_others(&name, &run)?;
-        let report = run.join("reports/report.json");
-        if !report.exists() {
+        let dir = RunDir::new(&run);
+        if !dir.report_json().exists() {
             println!("{name}");
-            if !run.join("model").exists() {
-                self.train(data, &settings, seed, &name)?;
+            if !dir.model().exists() {
+                let config = self.dir.join(format!("{data}.toml"));
+                let seed = format!("seed={seed}");
+                let settings = settings.into_iter().chain([seed.as_str()]);
+                let mut training = programs::training(&self.train, &config, settings, &run);
+                programs::finish(&mut training)?;
             }
-            self.command(Command::new(&self.eval).arg(&run).arg("--no-untrained"))?;
+            let mut evaluation = Command::new(&self.eval);
+            programs::finish(evaluation.arg(&run).arg("--no-untrained"))?;
         }
-        let text = fs::read_to_string(&report).with_context(|| format!("{}", report.display()))?;
         Ok(Outcome {
-            report: serde_json::from_str(&text).with_context(|| format!("{}", report.display()))?,
+            report: programs::report(&run)?,
             training_l0: training_l0(&run),
         })
     }
@@ -90,33 +95,6 @@ impl Runner {
             fs::remove_dir_all(run).with_context(|| format!("removing {}", run.display()))?;
         }
         fs::write(&made_by, &self.programs).with_context(|| format!("{}", made_by.display()))
-    }
-
-    fn train(&self, data: &str, settings: &[&str], seed: u64, name: &str) -> Result<()> {
-        let mut command = Command::new(&self.train);
-        command
-            .arg(self.dir.join(format!("{data}.toml")))
-            .arg("--resume");
-        let runs_dir = format!("runs_dir={:?}", self.dir.display().to_string());
-        let (run, seed) = (format!("run={name:?}"), format!("seed={seed}"));
-        let own = [runs_dir.as_str(), run.as_str(), seed.as_str()];
-        for setting in settings.iter().copied().chain(own) {
-            command.args(["--set", setting]);
-        }
-        self.command(&mut command)
-    }
-
-    /// Runs a command without its output; what it said last is the error if it fails.
-    fn command(&self, command: &mut Command) -> Result<()> {
-        let output = command
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("running {:?}", command.get_program()))?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("{command:?} ended with {}: {}", output.status, said.trim());
-        }
-        Ok(())
     }
 }
 
@@ -140,13 +118,10 @@ fn name(data: &str, settings: &[&str], seed: u64) -> String {
 
 /// Mean L0 of the last hundred training batches in `metrics.jsonl`.
 fn training_l0(run: &Path) -> Option<f64> {
-    let metrics = fs::read_to_string(run.join("metrics.jsonl")).ok()?;
-    let records = metrics
-        .lines()
-        .rev()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let training = records.filter(|record| record["split"] == "train");
+    let records = programs::records(run).ok()?;
+    let training = records.iter().filter(|record| record["split"] == "train");
     let l0: Vec<f64> = training
+        .rev()
         .filter_map(|record| record["l0"].as_f64())
         .take(100)
         .collect();

@@ -12,8 +12,6 @@ pub(crate) mod simd;
 pub(crate) mod sparsemax;
 mod tau;
 
-pub(crate) use product::gemm_nt;
-
 use std::borrow::Cow;
 
 use burn::backend::TensorMetadata;

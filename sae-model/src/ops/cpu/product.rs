@@ -53,7 +53,7 @@ fn fill(target: &mut Vec<f32>, source: &[f32], length: usize) {
 }
 
 /// [`product_nt`] as `gemm` does it, on as many threads as asked for.
-pub(crate) fn gemm_nt(a: &[f32], b: &[f32], d: usize, out: &mut [f32], parallelism: Parallelism) {
+fn gemm_nt(a: &[f32], b: &[f32], d: usize, out: &mut [f32], parallelism: Parallelism) {
     let (rows, columns) = (a.len() / d, b.len() / d);
     assert!(a.len() == rows * d && b.len() == columns * d && out.len() == rows * columns);
     let (out_row, d_row) = (columns as isize, d as isize);

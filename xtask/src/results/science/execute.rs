@@ -2,16 +2,17 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use anyhow::{Context, Result};
+use sae_run::RunDir;
 
 use super::columns::{self, Metrics, SECONDS};
 use super::plan::{Data, Run};
 use super::store::{Machine, Record};
+use crate::programs;
 
 /// Exit codes of sae-train by which a run itself has gone wrong (NaN, a collapse), so that it would again.
 const OWN_FAULT: std::ops::RangeInclusive<i32> = 10..=19;
@@ -63,7 +64,7 @@ impl Executor {
         if task.afresh && dir.exists() {
             fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
         }
-        let failed = if dir.join("model").exists() {
+        let failed = if RunDir::new(&dir).model().exists() {
             None
         } else {
             self.train(task, &dir)?
@@ -90,38 +91,23 @@ impl Executor {
 
     /// Trains; what the trainer said where the run has gone wrong.
     fn train(&self, task: &Task, dir: &Path) -> Result<Option<String>> {
-        let name = dir.file_name().unwrap_or_default().to_string_lossy();
         let config = config_of(dir);
         fs::create_dir_all(&self.dir)
             .with_context(|| format!("creating {}", self.dir.display()))?;
         fs::write(&config, task.data.config(task.run.judged)?)
             .with_context(|| format!("{}", config.display()))?;
-        let mut command = Command::new(&self.train);
-        command
-            .arg(&config)
-            .args(["--resume", "--plain", "--threads", "1"]);
-        let runs_dir = format!("runs_dir={:?}", self.dir.display().to_string());
-        let own = [
-            runs_dir,
-            format!("run={name:?}"),
-            format!("seed={}", task.run.seed),
-        ];
-        for setting in task.run.set.iter().chain(&own) {
-            command.args(["--set", setting]);
-        }
+        let seed = format!("seed={}", task.run.seed);
+        let settings = task.run.set.iter().chain([&seed]).map(String::as_str);
+        let mut command = programs::training(&self.train, &config, settings, dir);
+        command.args(["--plain", "--threads", "1"]);
         loop {
-            let output = said(&mut command)?;
+            let output = programs::run(&mut command)?;
             match output.status.code() {
-                Some(0) => return Ok(None),
                 Some(IN_USE) => thread::sleep(Duration::from_secs(2)),
                 Some(code) if OWN_FAULT.contains(&code) => {
-                    return Ok(Some(last_words(&output)));
+                    return Ok(Some(programs::last_words(&output)));
                 }
-                _ => bail!(
-                    "{command:?} ended with {}: {}",
-                    output.status,
-                    last_words(&output)
-                ),
+                _ => return programs::succeeded(&command, &output).map(|()| None),
             }
         }
     }
@@ -130,19 +116,8 @@ impl Executor {
     fn evaluate(&self, dir: &Path) -> Result<Metrics> {
         let mut command = Command::new(&self.eval);
         command.arg(dir).args(["--no-untrained", "--threads", "1"]);
-        let output = said(&mut command)?;
-        if !output.status.success() {
-            bail!(
-                "{command:?} ended with {}: {}",
-                output.status,
-                last_words(&output)
-            );
-        }
-        let report = dir.join("reports/report.json");
-        let text = fs::read_to_string(&report).with_context(|| format!("{}", report.display()))?;
-        let report: Value =
-            serde_json::from_str(&text).with_context(|| format!("{}", report.display()))?;
-        let mut metrics = columns::of_report(&report);
+        programs::finish(&mut command)?;
+        let mut metrics = columns::of_report(&programs::report(dir)?);
         metrics.extend(training_seconds(dir).map(|seconds| (SECONDS.to_string(), seconds)));
         Ok(metrics)
     }
@@ -155,21 +130,9 @@ fn config_of(dir: &Path) -> PathBuf {
     path.into()
 }
 
-fn said(command: &mut Command) -> Result<Output> {
-    let output = command.stdin(Stdio::null()).output();
-    output.with_context(|| format!("running {:?}", command.get_program()))
-}
-
-fn last_words(output: &Output) -> String {
-    let said = String::from_utf8_lossy(&output.stderr);
-    said.trim().lines().last().unwrap_or_default().into()
-}
-
 /// Seconds at the last line of `metrics.jsonl`, over all continuations.
 fn training_seconds(dir: &Path) -> Option<f64> {
-    let metrics = fs::read_to_string(dir.join("metrics.jsonl")).ok()?;
-    let last: Value = serde_json::from_str(metrics.lines().last()?).ok()?;
-    last["seconds"].as_f64()
+    programs::records(dir).ok()?.last()?["seconds"].as_f64()
 }
 
 /// Commit of the source tree, with `+` if what is tracked was changed.

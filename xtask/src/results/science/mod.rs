@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::document;
-use crate::build::build;
+use crate::programs::build;
 use execute::Executor;
 use plan::Plan;
 use queue::Results;

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use sae_run::atomic_file;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -172,7 +173,7 @@ impl Store {
             for other in &others {
                 text += &(serde_json::to_string(other)? + "\n");
             }
-            write_whole(&self.path, &(text + &line)).with_context(about)?;
+            atomic_file::write(&self.path, (text + &line).as_bytes()).with_context(about)?;
         }
         self.forgotten.retain(|key| *key != record.key);
         self.records.retain(|other| other.key != record.key);
@@ -190,7 +191,7 @@ fn read(path: &Path) -> Result<Vec<Record>> {
     let whole = text.rfind('\n').map_or(0, |end| end + 1);
     if whole < text.len() {
         text.truncate(whole);
-        write_whole(path, &text).with_context(about)?;
+        atomic_file::write(path, text.as_bytes()).with_context(about)?;
     }
     let lines = text.lines().enumerate();
     lines
@@ -199,13 +200,6 @@ fn read(path: &Path) -> Result<Vec<Record>> {
                 .with_context(|| format!("{}, line {}", path.display(), i + 1))
         })
         .collect()
-}
-
-/// Replaces a file by renaming another onto it.
-fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
-    let new = path.with_extension("new");
-    fs::write(&new, text)?;
-    fs::rename(new, path)
 }
 
 #[cfg(test)]

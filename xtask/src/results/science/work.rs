@@ -117,6 +117,8 @@ fn remove_leftovers(results: &Results, executor: &Executor) -> Result<()> {
         let dir = executor.directory(&record.run, &record.key);
         if dir.join(LEFTOVER).exists() {
             remove(&dir)?;
+        } else {
+            let _ = fs::remove_dir(&dir); // empty, if a kill came at the end of its removal
         }
     }
     Ok(())

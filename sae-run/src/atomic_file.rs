@@ -1,8 +1,8 @@
-//! Files that are whole or absent: temporary name, fsync, rename.
+//! Files that are whole or absent: written under a temporary name, synced, then renamed.
 //!
-//! Every call has a temporary file of its own, which it holds locked, so that any number of processes may write the
-//! same file: one of them wins, with all of its bytes. A temporary file that nobody holds was left by a process
-//! that died, and the next call removes it.
+//! Each [`AtomicFile`] has a temporary file of its own and holds it locked, so that any number of processes may write
+//! the same file: one of them wins, with all of its bytes. A temporary file that nobody holds was left by a process
+//! that died; the next writer of the same file removes it.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
@@ -10,46 +10,92 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::sys;
-
-/// How often a call begins again whose temporary file was taken for a dead process's.
+/// How many temporary files a writer creates if others keep removing them as a dead process's.
 const TRIES: usize = 16;
+
+/// Whether a write failed because the disk or a quota is full.
+pub fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
 
 /// Writes `bytes` to `path` so that a reader finds the old file or the new one, never a part.
 ///
 /// # Errors
 /// Whatever the file system answers; the temporary file is removed, and `path` is left as it was.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    remove_stale(path);
-    for _ in 1..TRIES {
-        match attempt(path, bytes) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && has_parent(path) => {}
-            written => return written,
-        }
-    }
-    attempt(path, bytes)
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(bytes)?;
+    file.commit()
 }
 
-fn attempt(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = temporary(path);
-    let mut file = File::create_new(&temporary)?;
-    let written = (|| {
-        // Not every file system has locks; without them nothing is taken for stale either.
-        if let Err(TryLockError::WouldBlock) = file.try_lock() {
-            return Err(io::ErrorKind::NotFound.into()); // it is being removed
-        }
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        sync_parent(path)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written
+/// A file that gets its name when it is [committed](Self::commit). Dropping it before that removes it.
+#[derive(Debug)]
+pub struct AtomicFile {
+    path: PathBuf,
+    temporary: PathBuf,
+    file: File,
+    committed: bool,
 }
 
-/// A name beside `path` that no other call has: `<name>.<process>-<call>.tmp`.
+impl AtomicFile {
+    /// Creates the temporary file beside `path`.
+    ///
+    /// # Errors
+    /// Whatever the file system answers.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        remove_stale(path);
+        for _ in 0..TRIES {
+            let temporary = temporary(path);
+            let file = File::create_new(&temporary)?;
+            // Another process may have taken the file for a dead one's before it was locked. Some file systems have no
+            // locks; there nothing is taken for stale.
+            let is_taken = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+            if !is_taken && temporary.exists() {
+                return Ok(Self {
+                    path: path.into(),
+                    temporary,
+                    file,
+                    committed: false,
+                });
+            }
+        }
+        Err(io::Error::other(
+            "other processes remove its temporary files",
+        ))
+    }
+
+    /// Syncs the file and gives it its name.
+    ///
+    /// # Errors
+    /// Whatever the file system answers; the temporary file is removed.
+    pub fn commit(mut self) -> io::Result<()> {
+        self.file.sync_all()?;
+        fs::rename(&self.temporary, &self.path)?;
+        self.committed = true;
+        sync_parent(&self.path)
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        if !self.committed {
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// A name beside `path` that no other writer has: `<name>.<process>-<call>.tmp`.
 fn temporary(path: &Path) -> PathBuf {
     static CALLS: AtomicU64 = AtomicU64::new(0);
     let call = CALLS.fetch_add(1, Ordering::Relaxed);
@@ -70,10 +116,7 @@ fn is_temporary(name: &OsStr, of: &OsStr) -> bool {
 /// Removes temporary files of `path` that nobody holds.
 fn remove_stale(path: &Path) {
     let name = path.file_name().unwrap_or_default();
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let parent = parent(path).unwrap_or(Path::new("."));
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         if is_temporary(&entry.file_name(), name)
             && let Ok(file) = File::options().write(true).open(entry.path())
@@ -84,20 +127,30 @@ fn remove_stale(path: &Path) {
     }
 }
 
-fn has_parent(path: &Path) -> bool {
+/// The directory of `path`, unless that is the current one.
+fn parent(path: &Path) -> Option<&Path> {
     path.parent()
-        .is_none_or(|parent| parent.as_os_str().is_empty() || parent.is_dir())
+        .filter(|parent| !parent.as_os_str().is_empty())
 }
 
-/// Makes the name `path` durable: a rename is once its directory is.
+/// Makes the name `path` durable: a rename is durable once its directory is synced.
 ///
 /// # Errors
 /// Whatever the file system answers.
 pub fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sys::sync_directory(parent),
-        _ => Ok(()),
-    }
+    parent(path).map_or(Ok(()), sync_directory)
+}
+
+/// Makes the names in `directory` durable.
+#[cfg(unix)]
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Windows does not open directories as files and makes names durable by itself.
+#[cfg(not(unix))]
+fn sync_directory(_directory: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 #[cfg(test)]
@@ -132,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_dead_processes_left_is_removed_and_nothing_else() {
+    fn leftovers_of_dead_processes_are_removed_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let others = [
@@ -165,5 +218,16 @@ mod tests {
         assert_eq!(names(dir.path()), ["a"]);
         let error = write(&dir.path().join("none/a"), b"new").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_file_that_is_not_committed_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.write_all(b"half").unwrap();
+        assert!(!path.exists());
+        drop(file);
+        assert!(names(dir.path()).is_empty());
     }
 }

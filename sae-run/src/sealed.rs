@@ -1,29 +1,30 @@
-//! Directories that are whole or absent, and known to be what was written.
+//! Directories that are whole or absent, and whose checksums tell whether they are unchanged.
 //!
 //! Several files that belong together (a checkpoint, a model) are written into a directory beside the final
-//! one, then *sealed*: every file is hashed and synced, `BLAKE3SUMS` is written last, and the directory gets its
-//! name by one rename. Whoever finds a directory under its final name finds all of it, and can tell whether a
-//! bit of it has changed since.
+//! one. Then the directory is *sealed*: every file is hashed and synced, `BLAKE3SUMS` is written last, and one rename
+//! gives the directory its name. A directory under its final name is therefore complete, and every bit of it can be
+//! checked.
 //!
-//! `BLAKE3SUMS` is UTF-8 text, one line a file, sorted by name: 64 hexadecimal digits, two spaces, the file's name,
-//! a line feed. `b3sum --check BLAKE3SUMS` understands it.
+//! `BLAKE3SUMS` is UTF-8 text with one line per file, sorted by name: 64 hexadecimal digits, two spaces, the file's
+//! name, a line feed. `b3sum --check BLAKE3SUMS` understands it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::atomic_file;
+use crate::{atomic_file, read_text};
 
-/// Name of the file of checksums.
+/// The file of checksums.
 pub const SUMS_FILE: &str = "BLAKE3SUMS";
-/// What the name of a directory ends with that has not been sealed yet.
+/// Suffix of a directory that has not been sealed yet.
 pub const STAGING_SUFFIX: &str = ".tmp";
-/// More than any directory of ours needs: what is longer was not written by us.
-const MAX_SUMS_BYTES: u64 = 1 << 16;
+/// More than any of our directories needs: a longer file was not written by us.
+const MAX_SUMS_BYTES: u64 = 1 << 20;
 
 /// One variant per way a sealed directory can be wrong.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 #[allow(missing_docs)] // the fields are what the messages say
 pub enum SealError {
     #[error("{}", path.display())]
@@ -49,8 +50,7 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> SealError {
     move |source| SealError::Io { path, source }
 }
 
-/// Makes an empty directory beside `target` to write into, `<target>.tmp`; one left by a process that died is
-/// removed.
+/// Makes an empty directory `<target>.tmp` to write into. If a process that died left one, it is removed first.
 ///
 /// # Errors
 /// [`SealError::Io`]
@@ -65,19 +65,20 @@ pub fn staging(target: &Path) -> Result<PathBuf, SealError> {
     Ok(staging)
 }
 
-/// Hashes and syncs the files of `staging`, and renames it to `target`. A `target` that holds the same already is
-/// left alone, one that holds other files of these names is replaced.
+/// Hashes and syncs the files of `staging` and renames it to `target`. A `target` with the same content is left alone,
+/// one with the same names and other content is replaced.
 ///
 /// # Errors
-/// [`SealError::Io`]; [`SealError::Stranger`] if replacing `target` would remove a file that is not ours.
+/// [`SealError::Io`]; [`SealError::Stranger`] if `target` has a file that `staging` does not have.
 pub fn seal(staging: &Path, target: &Path) -> Result<(), SealError> {
     let mut sums = String::new();
     for name in file_names(staging)? {
         let path = staging.join(&name);
-        File::open(&path)
+        let sum = File::open(&path)
             .and_then(|file| file.sync_all())
+            .and_then(|()| checksum(&path))
             .map_err(io_error(&path))?;
-        sums += &format!("{}  {name}\n", checksum(&path)?);
+        sums += &format!("{sum}  {name}\n");
     }
     let path = staging.join(SUMS_FILE);
     atomic_file::write(&path, sums.as_bytes()).map_err(io_error(&path))?;
@@ -87,10 +88,8 @@ pub fn seal(staging: &Path, target: &Path) -> Result<(), SealError> {
             return fs::remove_dir_all(staging).map_err(io_error(staging));
         }
         let ours = file_names(staging)?;
-        if let Some(name) = file_names(target)?
-            .into_iter()
-            .find(|name| !ours.contains(name))
-        {
+        let mut theirs = file_names(target)?.into_iter();
+        if let Some(name) = theirs.find(|name| !ours.contains(name)) {
             let path = target.join(name);
             return Err(SealError::Stranger { path });
         }
@@ -100,10 +99,10 @@ pub fn seal(staging: &Path, target: &Path) -> Result<(), SealError> {
     atomic_file::sync_parent(target).map_err(io_error(target))
 }
 
-/// Checks that `dir` holds what was sealed: all of it, nothing else, not a bit changed.
+/// Checks that `dir` holds exactly the files that were sealed, unchanged.
 ///
 /// # Errors
-/// [`SealError`], naming the first file that is wrong and how.
+/// [`SealError`], which names the first wrong file and the reason.
 pub fn verify(dir: &Path) -> Result<(), SealError> {
     let path = dir.join(SUMS_FILE);
     let sums = sums(&path).map_err(|error| match error {
@@ -123,7 +122,7 @@ pub fn verify(dir: &Path) -> Result<(), SealError> {
         if !path.is_file() {
             return Err(SealError::Missing { path });
         }
-        let found = checksum(&path)?;
+        let found = checksum(&path).map_err(io_error(&path))?;
         if found != expected {
             return Err(SealError::Changed {
                 path,
@@ -137,11 +136,7 @@ pub fn verify(dir: &Path) -> Result<(), SealError> {
 
 /// Checksums by file name.
 fn sums(path: &Path) -> Result<BTreeMap<String, String>, SealError> {
-    let mut text = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_SUMS_BYTES).read_to_end(&mut text))
-        .map_err(io_error(path))?;
-    let text = String::from_utf8_lossy(&text);
+    let text = read_text(path, MAX_SUMS_BYTES).map_err(io_error(path))?;
     let line = |(i, line): (usize, &str)| {
         let parts = line.split_once("  ").filter(|(sum, name)| {
             let digits = sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_hexdigit());
@@ -156,7 +151,7 @@ fn sums(path: &Path) -> Result<BTreeMap<String, String>, SealError> {
     text.lines().enumerate().map(line).collect()
 }
 
-/// Names of what is in `dir`, sorted.
+/// The sorted names of the entries of `dir`.
 fn file_names(dir: &Path) -> Result<Vec<String>, SealError> {
     let mut names = Vec::new();
     for entry in fs::read_dir(dir).map_err(io_error(dir))? {
@@ -168,11 +163,12 @@ fn file_names(dir: &Path) -> Result<Vec<String>, SealError> {
 }
 
 /// BLAKE3 of a file, in hexadecimal.
-fn checksum(path: &Path) -> Result<String, SealError> {
+///
+/// # Errors
+/// Whatever the file system answers.
+pub fn checksum(path: &Path) -> io::Result<String> {
     let mut hasher = blake3::Hasher::new();
-    File::open(path)
-        .and_then(|file| hasher.update_reader(file).map(|_| ()))
-        .map_err(io_error(path))?;
+    hasher.update_reader(File::open(path)?)?;
     Ok(hasher.finalize().to_hex().to_string())
 }
 
@@ -204,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn sealing_replaces_what_is_not_the_same() {
+    fn sealing_replaces_other_content() {
         let dir = tempfile::tempdir().unwrap();
         let target = sealed(dir.path());
         let number =

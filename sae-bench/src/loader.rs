@@ -1,8 +1,6 @@
-//! The workers behind `cargo xtask bench --loader`: each does one thing again whenever a line comes in on stdin,
-//! and says how long it took.
+//! The data loader, and the plain conversion of the same bytes in memory.
 
-use std::io::{BufRead, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -13,8 +11,11 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use sae_data::{ActivationData, ActivationLoader, Element, Options, Streaming};
+use serde_json::{Value, json};
 
-/// What a worker does each time.
+use crate::protocol::Job;
+
+/// The work of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Work {
     /// Takes as many shuffled batches as an epoch has from the loader.
@@ -25,38 +26,36 @@ pub(crate) enum Work {
     CopyOwn,
 }
 
-/// Does the work once; returns the seconds that it took.
-type Job = Box<dyn FnMut() -> Result<f64>>;
-
-/// Runs a worker on the f16 rows of `path` until stdin ends.
-pub(crate) fn worker(work: Work, path: &Path, batch: usize, window_mb: usize) -> Result<()> {
-    let data = ActivationData::open(path, &Options::default())?;
-    let rows = data.rows() / batch * batch;
-    let mut job: Job = match work {
-        Work::Stream => stream(&data, batch, window_mb),
-        Work::Copy => copy(path, rows * data.width(), |bytes, out| {
-            bytemuck::cast_slice::<u8, f16>(bytes).convert_to_f32_slice(out);
-        })?,
-        Work::CopyOwn => copy(path, rows * data.width(), |bytes, out| {
-            Element::F16.to_f32(bytes, out)
-        })?,
-    };
-    let report = |line: serde_json::Value| -> Result<()> {
-        println!("{line}");
-        std::io::stdout().flush().context("writing to stdout")
-    };
-    report(serde_json::json!({ "ready": true }))?;
-    for line in std::io::stdin().lock().lines() {
-        line.context("reading stdin")?;
-        let seconds = job()?;
-        report(
-            serde_json::json!({ "seconds": seconds, "rows": rows, "peak_bytes": peak_bytes() }),
-        )?;
-    }
-    Ok(())
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    work: Work,
+    path: PathBuf,
+    batch: usize,
+    window_mb: usize,
 }
 
-/// An epoch of batches. What was prepared while others took their turns is taken first, and not timed.
+/// The work that is asked for, on f16 rows.
+pub(crate) fn job(arguments: &Arguments) -> Result<Job> {
+    let (path, batch) = (&arguments.path, arguments.batch);
+    let data = ActivationData::open(path, &Options::default())?;
+    let rows = data.rows() / batch * batch;
+    match arguments.work {
+        Work::Stream => Ok(stream(&data, batch, arguments.window_mb)),
+        Work::Copy => copy(path, [rows, data.width()], |bytes, out| {
+            bytemuck::cast_slice::<u8, f16>(bytes).convert_to_f32_slice(out);
+        }),
+        Work::CopyOwn => copy(path, [rows, data.width()], |bytes, out| {
+            Element::F16.to_f32(bytes, out)
+        }),
+    }
+}
+
+/// A turn that began at `start` and delivered `rows`.
+fn turn(start: Instant, rows: usize) -> Result<Value> {
+    Ok(json!({ "seconds": start.elapsed().as_secs_f64(), "rows": rows }))
+}
+
+/// An epoch of batches. Those prepared while others took their turns are taken first and not timed.
 fn stream(data: &ActivationData, batch: usize, window_mb: usize) -> Job {
     let streaming = Streaming {
         window_mb,
@@ -85,17 +84,18 @@ fn stream(data: &ActivationData, batch: usize, window_mb: usize) -> Job {
         for batch in batches {
             batch?;
         }
-        Ok(start.elapsed().as_secs_f64())
+        turn(start, timed * batch)
     })
 }
 
 /// Converts all elements, in pieces of a megabyte.
 fn copy(
     path: &Path,
-    elements: usize,
+    [rows, width]: [usize; 2],
     convert: impl Fn(&[u8], &mut [f32]) + Sync + 'static,
 ) -> Result<Job> {
     const PIECE: usize = 1 << 19;
+    let elements = rows * width;
     let bytes = std::fs::read(path).with_context(|| format!("{}", path.display()))?;
     let source = bytes[bytes.len() - 2 * elements..].to_vec(); // behind the header, and aligned
     let mut destination = vec![1.0f32; elements];
@@ -105,16 +105,6 @@ fn copy(
             .par_chunks_mut(PIECE)
             .zip(source.par_chunks(2 * PIECE));
         pieces.for_each(|(out, bytes)| convert(bytes, out));
-        Ok(start.elapsed().as_secs_f64())
+        turn(start, rows)
     }))
-}
-
-/// Peak resident memory of this process, where the system tells.
-fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
 }

@@ -1,0 +1,47 @@
+//! How a worker talks to `cargo xtask bench`: it prints a line when it is ready, then takes a turn for each line on
+//! stdin and prints one JSON object about it.
+
+use std::io::{BufRead, Write};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+/// Takes a turn; returns its numbers: `seconds`, and what else there is to say.
+pub(crate) type Job = Box<dyn FnMut() -> Result<Value>>;
+
+/// Takes turns until stdin ends.
+pub(crate) fn serve(mut job: Job) -> Result<()> {
+    print(&json!({ "ready": true }))?;
+    for line in std::io::stdin().lock().lines() {
+        line.context("reading stdin")?;
+        let mut turn = job()?;
+        turn["peak_bytes"] = peak_bytes().into();
+        print(&turn)?;
+    }
+    Ok(())
+}
+
+/// Times `work`, which returns the mean number of active latents, if it has latents.
+pub(crate) fn timed(work: impl FnOnce() -> Option<f64>) -> Result<Value> {
+    let start = Instant::now();
+    let l0 = work();
+    Ok(json!({ "seconds": start.elapsed().as_secs_f64(), "l0": l0 }))
+}
+
+fn print(line: &Value) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .context("writing to stdout")
+}
+
+/// Peak resident memory of this process, where the system tells.
+fn peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}

@@ -1,0 +1,154 @@
+//! The command line of `sae-eval`: evaluates a run on its held-out data and writes `reports/report.{json,md}`.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, anyhow, bail};
+use burn::tensor::Device;
+use clap::{Parser, ValueEnum};
+use sae_model::device::{DeviceError, DeviceName};
+use sae_run::{RunDir, atomic_file};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
+
+use crate::ranking::Rule;
+use crate::{evaluate, model, report, run};
+
+/// The threshold of the paper's code, for scores that are cosines.
+const PAPER_THRESHOLD: f32 = 0.2;
+
+/// Evaluate a trained run on its held-out data: reconstruction, sparsity, top-n classification.
+///
+/// Writes reports/report.md and reports/report.json in the run directory. A report that is there is replaced, whatever
+/// the options were that it was made with.
+///
+/// Exit codes: 0 done, 2 the run, the data or the device is not right (no report is written).
+#[derive(Parser, Debug)]
+#[command(version)]
+pub(crate) struct Arguments {
+    /// The run directory, for example runs/quickstart.
+    run: PathBuf,
+    /// Device to evaluate on: cpu, ndarray, wgpu or wgpu:N.
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
+    /// Threads to compute with; default: RAYON_NUM_THREADS, or one for each processor.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    threads: Option<u32>,
+    /// Rows at a time; default: 1024, or fewer where a GPU holds the activations of all latents at once.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) batch_size: Option<u32>,
+    /// Numbers of latents to keep (or drop) in top-n classification; "all" is always included.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 5, 10, 50])]
+    pub(crate) top_n: Vec<usize>,
+    /// How the latents of a class are ranked: by the class's training rows on which they are active at all (firing), or
+    /// on which they exceed a number (threshold; this depends on the unit of the activations).
+    #[arg(long, value_enum, default_value_t = RankBy::Firing)]
+    rank_by: RankBy,
+    /// With --rank-by threshold, that number; default: 0.2, as in the paper's code.
+    #[arg(long, value_name = "T")]
+    fire_threshold: Option<f32>,
+    /// Leave out the same model before training, to save its passes over the data.
+    #[arg(long)]
+    pub(crate) no_untrained: bool,
+    #[command(flatten)]
+    elsewhere: run::Elsewhere,
+}
+
+/// The rules of ranking, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RankBy {
+    Firing,
+    Threshold,
+}
+
+impl Arguments {
+    /// The rule that the options ask for.
+    fn rule(&self) -> Result<Rule> {
+        match (self.rank_by, self.fire_threshold) {
+            (RankBy::Firing, None) => Ok(Rule::Firing),
+            (RankBy::Firing, Some(threshold)) => bail!(
+                "--fire-threshold {threshold}: ranking by firing has no threshold; add --rank-by threshold, or leave it out"
+            ),
+            (RankBy::Threshold, threshold) => match threshold.unwrap_or(PAPER_THRESHOLD) {
+                threshold if threshold.is_finite() => Ok(Rule::Threshold(threshold)),
+                threshold => bail!("--fire-threshold {threshold}: must be a number, such as 0.2"),
+            },
+        }
+    }
+}
+
+/// Runs the program with the command line of this process.
+pub fn main() -> ExitCode {
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,wgpu_hal=error"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_span_events(FmtSpan::CLOSE)
+        .with_writer(std::io::stderr)
+        .init();
+    match evaluate_run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let data = error.downcast_ref::<sae_data::config::DataConfigError>();
+            let feature = data.and_then(|error| error.missing_feature);
+            let remedy = feature.map_or(String::new(), |feature| {
+                format!("; start this program with cargo run -p sae-eval --features {feature}")
+            });
+            eprintln!("error: {error:#}{remedy}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn evaluate_run(arguments: &Arguments) -> Result<()> {
+    let rule = arguments.rule()?;
+    if let Some(threads) = arguments.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads as usize)
+            .build_global()
+            .context("starting the threads")?;
+    }
+    let device = open_device(&arguments.device)?;
+    let host = model::host_of(&device);
+    let run = run::Run::open(&arguments.run, &arguments.elsewhere, &host)?;
+    let report = evaluate::report(&run, arguments, rule, &device)?;
+    let markdown = report::markdown::render(&report);
+    let dir = RunDir::new(&arguments.run);
+    write(&dir, &report, &markdown)?;
+    print!("{markdown}");
+    println!(
+        "\nWritten to {} and report.json beside it.",
+        dir.report_md().display()
+    );
+    Ok(())
+}
+
+/// Opens a device by its name. Where it is not compiled in, the error says how to build with it.
+fn open_device(name: &str) -> Result<Device> {
+    let opened = name.parse().and_then(DeviceName::open);
+    opened.map_err(|error| match error {
+        DeviceError::NotCompiled { feature, .. } => anyhow!(
+            "{error}; build with `--features {feature}`, for example `cargo run -p sae-eval --features {feature} -- ...`"
+        ),
+        error => error.into(),
+    })
+}
+
+/// Writes both files of a report. Several processes take turns, so that the two files are of the same report.
+fn write(run: &RunDir, report: &report::Report, markdown: &str) -> Result<()> {
+    let dir = run.reports();
+    std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    let lock = File::open(&dir);
+    // Without locks (some network file systems have none) each file is whole all the same.
+    let _locked = lock.as_ref().is_ok_and(|dir| dir.lock().is_ok());
+    let json = serde_json::to_string_pretty(report)? + "\n";
+    for (path, text) in [
+        (run.report_json(), json.as_str()),
+        (run.report_md(), markdown),
+    ] {
+        atomic_file::write(&path, text.as_bytes())
+            .with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! The files that a run leaves on disk, and how they are kept whole.
+//!
+//! [`RunDir`] knows the files of a run directory, [`Provenance`] says where the numbers of a run come from.
+//! [`atomic_file`] writes one file whole or not at all; [`sealed`] does the same for several files that belong
+//! together and protects them with checksums.
+//!
+//! The crate knows neither the model nor the data, and compiles in seconds.
+
+pub mod atomic_file;
+pub mod sealed;
+
+mod provenance;
+mod run_dir;
+
+pub use provenance::{Provenance, Sides};
+pub use run_dir::{FileError, RunDir, read_text};

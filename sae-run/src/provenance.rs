@@ -1,0 +1,114 @@
+//! Where the numbers of a run come from: the content of `provenance.json`.
+
+use serde::{Deserialize, Serialize};
+
+/// The two sides of a run's data, each described by a `D`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sides<D> {
+    /// The training data.
+    pub train: D,
+    /// The data that the run is judged on.
+    pub held_out: D,
+}
+
+impl<D> Sides<D> {
+    /// Both sides, each with its key in a config.
+    pub fn by_key(&self) -> [(&'static str, &D); 2] {
+        [
+            ("data.train", &self.train),
+            ("data.held_out", &self.held_out),
+        ]
+    }
+}
+
+/// Where the numbers of a run come from. `D` identifies one side of its data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Provenance<D> {
+    /// Version of `sae-train`.
+    pub version: String,
+    /// Version of Burn.
+    pub burn: String,
+    /// Commit of the source tree that the program was built from, with `+` if it was changed.
+    pub git_revision: Option<String>,
+    /// Name of the device.
+    pub device: String,
+    /// Threads that compute.
+    pub threads: usize,
+    /// Seed of the run.
+    pub seed: u64,
+    /// The data.
+    #[serde(flatten)]
+    pub data: Sides<D>,
+    /// Variance of the examined rows of each side. It shows changes that the samples in fingerprints miss.
+    pub variances: [f64; 2],
+}
+
+impl<D> Provenance<D> {
+    /// The differences that may change the last bits of a run, though it is the same run.
+    pub fn differences(&self, now: &Self) -> Vec<String> {
+        let facts = |of: &Self| {
+            let threads = match of.device.as_str() {
+                "cpu" => String::new(), // any number gives the same bytes
+                _ => format!("{} threads", of.threads),
+            };
+            let revision = of.git_revision.as_deref().unwrap_or("?");
+            let burn = format!("Burn {}", of.burn);
+            let version = format!("sae-train {}", of.version);
+            [burn, version, format!("revision {revision}"), threads]
+        };
+        let pairs = facts(self).into_iter().zip(facts(now));
+        pairs
+            .filter(|(then, now)| then != now)
+            .map(|(then, now)| format!("{then}, now {now}"))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn provenance(burn: &str, device: &str, threads: usize) -> Provenance<String> {
+        Provenance {
+            version: "1".into(),
+            burn: burn.into(),
+            git_revision: None,
+            device: device.into(),
+            threads,
+            seed: 0,
+            data: Sides {
+                train: "a".into(),
+                held_out: "b".into(),
+            },
+            variances: [1.0, 0.5],
+        }
+    }
+
+    #[test]
+    fn differences_that_may_change_bits_are_named() {
+        let then = provenance("0.22.1", "ndarray", 2);
+        let now = provenance("0.23.0", "ndarray", 4);
+        assert_eq!(
+            then.differences(&now),
+            ["Burn 0.22.1, now Burn 0.23.0", "2 threads, now 4 threads"]
+        );
+        let cpu = |threads| provenance("0.22.1", "cpu", threads);
+        assert!(cpu(1).differences(&cpu(9)).is_empty());
+    }
+
+    #[test]
+    fn the_file_is_flat_and_keeps_its_order() {
+        let provenance = provenance("0.22.1", "cpu", 2);
+        let json = serde_json::to_string(&provenance).unwrap();
+        assert_eq!(
+            json,
+            r#"{"version":"1","burn":"0.22.1","git_revision":null,"device":"cpu","threads":2,"seed":0,"train":"a","held_out":"b","variances":[1.0,0.5]}"#
+        );
+        let read: Provenance<String> = serde_json::from_str(&json).unwrap();
+        assert_eq!(read, provenance);
+        // Evaluation needs nothing but the data of it.
+        let sides: Sides<String> =
+            serde_json::from_str(r#"{"train": "a", "held_out": "b"}"#).unwrap();
+        assert_eq!(sides, provenance.data);
+    }
+}

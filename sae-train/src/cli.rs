@@ -1,0 +1,92 @@
+//! The command line of `sae-train`.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use sae_model::{AnyArchitecture, Architecture};
+
+use crate::failure::{self, Failure};
+use crate::prepare::{self, Prepared};
+use crate::{config, output};
+
+/// Train a sparse autoencoder on activations.
+#[derive(Parser)]
+#[command(version, after_help = failure::EXIT_CODES)]
+struct Arguments {
+    /// The config, for example configs/quickstart.toml.
+    #[arg(required_unless_present = "init")]
+    config: Option<PathBuf>,
+    /// Device to train on, instead of the config's: cpu, ndarray, wgpu or wgpu:N.
+    #[arg(long)]
+    device: Option<String>,
+    /// Override a key of the config, for example --set training.lr=1e-3; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Continue the run from its last checkpoint; a run that has not begun is begun.
+    #[arg(long)]
+    resume: bool,
+    /// Plain progress lines on a terminal, too, instead of the dashboard.
+    #[arg(long)]
+    plain: bool,
+    /// Threads to compute with. Default: RAYON_NUM_THREADS, or all processors.
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// Print a config with every key that an architecture knows, its meaning and its default, and do nothing else.
+    #[arg(long, value_name = "ARCHITECTURE", num_args = 0..=1, default_missing_value = "attention", exclusive = true)]
+    init: Option<String>,
+}
+
+/// Runs the program with the command line of this process.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let Some(config) = &arguments.config else {
+        return init(arguments.init.as_deref().unwrap_or_default());
+    };
+    let (error, code) =
+        match prepare(config, &arguments).map(|prepared| prepared.train(arguments.plain)) {
+            Ok(Ok(())) => return ExitCode::SUCCESS,
+            Ok(Err(error)) => (error, 1),
+            Err(error) => (error, 2),
+        };
+    let remedy = failure::remedy_for_data(&error);
+    output::complain(format!("error: {}{remedy}", failure::chain(&*error)));
+    let mut causes = error.chain();
+    let known = causes.find_map(|cause| cause.downcast_ref::<Failure>());
+    ExitCode::from(known.map_or(code, Failure::code))
+}
+
+/// Checks everything before anything is written.
+fn prepare(config: &Path, arguments: &Arguments) -> anyhow::Result<Prepared> {
+    use_threads(arguments.threads)?;
+    let device = arguments.device.as_deref();
+    prepare::prepare(config, &arguments.set, device, arguments.resume)
+}
+
+/// Prints a config for the architecture of this name.
+fn init(name: &str) -> ExitCode {
+    if let Some(architecture) = AnyArchitecture::named(name) {
+        output::say(config::commented(&architecture).trim_end());
+        return ExitCode::SUCCESS;
+    }
+    let all = AnyArchitecture::all();
+    let names: Vec<&str> = all.iter().map(Architecture::name).collect();
+    let names = names.join(", ");
+    output::complain(format!(
+        "error: --init {name}: there is no such architecture; there are {names}"
+    ));
+    ExitCode::from(2)
+}
+
+/// Starts the threads that everything computes with.
+fn use_threads(threads: Option<NonZeroUsize>) -> anyhow::Result<()> {
+    let Some(threads) = threads else {
+        return Ok(());
+    };
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.get())
+        .build_global()
+        .with_context(|| format!("--threads {threads}: cannot be started; use fewer"))
+}

@@ -1,0 +1,56 @@
+//! The training step by itself, without a run around it.
+
+use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
+use burn::optim::ModuleOptimizer;
+use burn::tensor::Tensor;
+use burn::train::TrainStep;
+use sae_data::ActivationBatch;
+use sae_model::Sae;
+use sae_model::loss::{Coefficients, Loss};
+use sae_model::ops::Adam;
+
+use crate::learner::{SaeLearner, Settings};
+
+/// A model in training: forward, backward, Adam and counters, with a constant learning rate. Data, checkpoints and
+/// records are up to the caller.
+pub struct TrainingStep {
+    learner: SaeLearner,
+    optimizer: ModuleOptimizer,
+    lr: f64,
+}
+
+impl TrainingStep {
+    /// Starts from `sae`, on a device with autodiff, for data of `variance` `mean ||x - mean(x)||^2`.
+    pub fn new(sae: Sae, variance: f64, lr: f64) -> Self {
+        let settings = Settings {
+            loss: Loss::Fvu,
+            variance,
+            row_limit: f64::INFINITY,
+            held_out_variance: variance,
+            frequency_cutoff: 1.0,
+            dead_window: usize::MAX,
+            coefficients: Coefficients::default(),
+        };
+        let adam = Adam {
+            beta_1: 0.9,
+            beta_2: 0.999,
+            epsilon: 1e-8,
+        };
+        let device = sae.w_dec().device();
+        Self {
+            learner: SaeLearner::new(sae, settings, &device),
+            optimizer: ModuleOptimizer::from(adam),
+            lr,
+        }
+    }
+
+    /// Trains on the batch `[B, d]`; returns the mean number of active latents.
+    pub fn take(&mut self, activations: Tensor<2>) -> f64 {
+        let output = TrainStep::step(&self.learner, ActivationBatch { activations });
+        // As in Burn's trainer, the old model is kept while the new one is made.
+        let old = self.learner.clone();
+        let lr = ModuleLearningRate::from(self.lr);
+        self.learner = old.optimize(&mut self.optimizer, lr, output.grads);
+        output.item.l0.into_scalar::<f64>()
+    }
+}
