@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::error::DataError;
 use crate::selection::Selection;
+use crate::source::memory::Memory;
 use crate::source::{self, Info, Options, Source};
 
 /// Activations `[rows, width]` on disk, read as float32.
@@ -31,6 +32,15 @@ impl ActivationData {
     /// [`DataError`] if it is missing, damaged, or holds no activations.
     pub fn open(path: &Path, options: &Options) -> Result<Self, DataError> {
         Ok(Self::from_source(source::open(path, options)?))
+    }
+
+    /// Rows in memory, row-major.
+    ///
+    /// # Panics
+    /// If the values do not fill whole rows of `width`.
+    pub fn from_rows(values: Vec<f32>, width: usize) -> Self {
+        let source: Arc<dyn Source> = Arc::new(Memory::new(values, width));
+        Self::from_source(source)
     }
 
     /// All rows of a custom source.

@@ -1,7 +1,7 @@
 //! The parameters of a model, by name.
 //!
 //! A [`Parameter`] is one row of a table: name, shape, start. The tables drive how models start, how they are saved, loaded
-//! and checked, and what `docs/FORMAT.md` says. [`COMMON`] has the rows that every model may have, and each
+//! and checked. [`COMMON`] has the rows that every model may have, and each
 //! architecture adds its own.
 
 use std::sync::Arc;

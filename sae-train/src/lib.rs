@@ -1,5 +1,5 @@
-//! Trains sparse autoencoders from a TOML config. The binary `sae-train` is [`cli::main`];
-//! [`TrainingStep`] is one training step without a run around it.
+//! Trains sparse autoencoders: from a TOML config, which is what the binary `sae-train` does ([`cli::main`]), or from Rust
+//! ([`Trainer`]). [`TrainingStep`] is one training step without a loop around it.
 
 pub mod cli;
 
@@ -23,7 +23,10 @@ mod signals;
 mod steps;
 mod sys;
 mod train;
+mod trainer;
 mod training_step;
 mod whole;
 
+pub use config::ConfigError;
+pub use trainer::{TrainError, Trainer};
 pub use training_step::TrainingStep;

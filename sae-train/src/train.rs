@@ -5,16 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use burn::optim::ModuleOptimizer;
 use burn::train::{Learner, SupervisedTraining, TrainingStrategy};
 use sae_data::{ActivationLoader, Waiting};
-use sae_model::ops::{self, Adam};
+use sae_model::ops;
 use sae_model::verdict::RunFacts;
-use sae_model::{Architecture, Sae, saved};
+use sae_model::{Architecture, saved};
 
 use crate::checkpoint::{self, MODEL, OPTIMIZER, Part, SCHEDULER, Writer};
 use crate::collapse::{Streak, Watch};
-use crate::config::Resolved;
 use crate::failure::{Failure, Outcome, chain};
 use crate::json_lines::{JsonLines, MetricsFile};
 use crate::learner::{SaeLearner, Settings};
@@ -24,16 +22,10 @@ use crate::output::{self, say};
 use crate::prepare::Prepared;
 use crate::progress::PlainLines;
 use crate::run;
-use crate::schedule::{self, Factors, Schedule};
 use crate::signals::Signals;
 use crate::steps::{Cadence, Steps};
+use crate::trainer;
 use crate::whole::WholeSet;
-
-/// Multiple of the median norm beyond which a row counts as one of that norm in what training minimises. Of 218,605 rows
-/// of SmolLM2, layer 15, 43 are beyond 2 medians and 32 beyond 5; of the MiniLM tokens and sentences none.
-const ROW_LIMIT: f64 = 4.0;
-/// Adam's epsilon, torch's default (Burn's is 1e-5).
-const ADAM_EPSILON: f64 = 1e-8;
 
 /// Burn's trainer, and what is asked when it has ended.
 struct Setup {
@@ -48,7 +40,12 @@ impl Prepared {
     /// are to be `plain`.
     pub(crate) fn train(mut self, plain: bool) -> Result<()> {
         let config = &self.config;
-        let settings = self.settings();
+        let settings = trainer::settings(
+            &self.resolved,
+            &self.train_summary.typical,
+            self.validated_variance,
+            self.config.training.dead_window,
+        );
         let _lock = match self.lock.take() {
             Some(lock) => lock,
             None => run::create(&self.dir, config, &self.provenance)?,
@@ -90,19 +87,6 @@ impl Prepared {
             .newest
             .as_ref()
             .map_or(0, |position| position.step)
-    }
-
-    fn settings(&self) -> Settings {
-        let typical = &self.train_summary.typical;
-        Settings {
-            loss: self.resolved.recipe.loss,
-            variance: typical.variance,
-            row_limit: ROW_LIMIT * typical.median_norm,
-            held_out_variance: self.validated_variance,
-            frequency_cutoff: self.resolved.recipe.frequency_cutoff,
-            dead_window: self.config.training.dead_window,
-            coefficients: self.resolved.coefficients.clone(),
-        }
     }
 
     /// Says what is trained, with warnings about the data; a dashboard hides it until it is closed.
@@ -172,34 +156,12 @@ impl Prepared {
         }
     }
 
-    fn schedule(&self) -> Schedule {
-        let recipe = &self.resolved.recipe;
-        Schedule::new(
-            recipe.lr,
-            recipe.warmup_steps,
-            recipe.decay_fraction,
-            self.config.training.steps,
-        )
-    }
-
     /// Model, optimizer and schedule, as they were at the checkpoint to continue from.
     fn learner(&self, settings: Settings) -> Result<Learner<SaeLearner>> {
-        let device = self.device.clone().autodiff();
-        let typical = &self.train_summary.typical;
-        let Resolved { model, recipe, .. } = &self.resolved;
-        let sae = Sae::init(model, self.config.seed, &typical.mean, &device);
-        let adam = Adam {
-            beta_1: recipe.beta_1,
-            beta_2: recipe.beta_2,
-            epsilon: ADAM_EPSILON,
-        };
-        let factors = Factors {
-            projections: recipe.projection_lr,
-            pre_bias: self.resolved.pre_bias_lr,
-        };
-        let mut scheduler = schedule::module_scheduler(&sae, self.schedule(), factors);
-        let mut learner = SaeLearner::new(sae, settings, &device);
-        let mut optimizer = ModuleOptimizer::from(adam);
+        let (seed, steps) = (self.config.seed, self.config.training.steps);
+        let mean = &self.train_summary.typical.mean;
+        let (mut learner, mut optimizer, mut scheduler) =
+            trainer::start(&self.resolved, (seed, steps), mean, settings, &self.device);
         let done = self.steps_done();
         if done > 0 {
             let dir = self.checkpoints.path(done);
@@ -235,7 +197,10 @@ impl Prepared {
             SupervisedTraining::new(self.dir.path(), Arc::new(train), Arc::new(held_out))
                 .metric_train_numeric(Mean::loss())
                 .metrics(Mean::of_both())
-                .with_metric_logger(JsonLines::new(metrics.clone(), self.schedule()))
+                .with_metric_logger(JsonLines::new(
+                    metrics.clone(),
+                    trainer::schedule(&self.resolved, t.steps),
+                ))
                 .with_application_logger(None)
                 .with_custom_checkpointers(part(MODEL), part(OPTIMIZER), part(SCHEDULER))
                 .with_checkpointing_strategy(checkpoint::Always)

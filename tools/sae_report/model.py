@@ -1,4 +1,4 @@
-"""A saved model in numpy float64: all eight architectures (sae-model/src/sae.rs has the equations)."""
+"""A saved model in numpy float64: all architectures (sae-model/src/sae.rs has the equations)."""
 
 import json
 
@@ -78,7 +78,7 @@ class Model:
             return np.maximum(z, 0)
         if architecture == "topk":
             return topk(z, own["k"])
-        if architecture == "batch_topk":
+        if architecture in ("batch_topk", "matryoshka"):
             threshold = w["threshold"][0]  # 0: it was never measured
             return z * (z > threshold) if threshold else topk(z, own["k"])
         if architecture == "jumprelu":

@@ -11,6 +11,7 @@ mod file;
 mod format;
 mod json;
 mod matrix;
+pub(crate) mod memory;
 mod npy;
 mod parquet;
 mod saev;

@@ -6,7 +6,9 @@ use toml::{Table, Value};
 
 /// A config that cannot be run.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ConfigError {
+#[non_exhaustive]
+#[allow(missing_docs)] // the fields are what the messages say
+pub enum ConfigError {
     #[error("config {}", path.display())]
     Io {
         path: PathBuf,

@@ -24,7 +24,8 @@ use crate::nonfinite::OnNonFinite;
 
 pub(crate) use complete::{DataScale, Resolved};
 pub(crate) use document::commented;
-pub(crate) use error::{ConfigError, invalid};
+pub use error::ConfigError;
+pub(crate) use error::invalid;
 
 /// A whole run. Optional keys take the preset's value; the run directory holds them written out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -156,14 +157,19 @@ impl Config {
         if let Some(device) = device {
             table.insert("device".into(), device.into());
         }
-        keys::check_names(&table)?;
-        let mut config: Self = serde_path_to_error::deserialize(Value::Table(table.clone()))
-            .map_err(|error| error::wrong_type(&table, &error))?;
         let stem = path.file_stem().and_then(|stem| stem.to_str());
-        config.run = config.run.or(stem.map(String::from));
+        Self::of_table(&table, stem)
+    }
+
+    /// Completes and checks a config; `name` is that of a run without one.
+    pub(crate) fn of_table(table: &Table, name: Option<&str>) -> Result<Self, ConfigError> {
+        keys::check_names(table)?;
+        let mut config: Self = serde_path_to_error::deserialize(Value::Table(table.clone()))
+            .map_err(|error| error::wrong_type(table, &error))?;
+        config.run = config.run.or(name.map(String::from));
         // The data has no part in what is checked here.
         let resolved = config.resolve(DataScale::unknown(1))?;
-        keys::check_used(&table, &resolved.model)?;
+        keys::check_used(table, &resolved.model)?;
         config.check(&resolved)?;
         Ok(config)
     }

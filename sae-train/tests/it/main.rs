@@ -9,6 +9,7 @@ mod records;
 mod resume;
 mod running;
 mod threads;
+mod trainer;
 mod training;
 
 use std::path::{Path, PathBuf};

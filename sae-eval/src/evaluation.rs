@@ -1,0 +1,58 @@
+//! Evaluation from Rust: a model on rows of any source, without a run directory.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use sae_data::{ActivationData, DataError};
+use sae_model::stats::{Metric, ReconstructionStats, SparsityStats};
+use sae_model::{Mode, Sae};
+
+/// Rows that are encoded together.
+const ROWS: usize = 1024;
+
+/// The metrics of a model on some rows: those of a report that need no labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluation {
+    /// How well rows are rebuilt.
+    pub reconstruction: Vec<Metric>,
+    /// How many latents rows use, and how often latents fire.
+    pub sparsity: Vec<Metric>,
+}
+
+impl Evaluation {
+    /// Of all rows of `data`, on the CPU.
+    ///
+    /// # Errors
+    /// [`DataError`] if rows cannot be read.
+    ///
+    /// # Panics
+    /// If the rows do not have the width of the model.
+    pub fn of(sae: &Sae, data: &ActivationData) -> Result<Self, DataError> {
+        let (width, device) = (data.width(), Device::flex());
+        let mut reconstruction = ReconstructionStats::new(width);
+        let mut sparsity = SparsityStats::new(sae.config().n_latents);
+        for rows in data.blocks(ROWS) {
+            let rows = rows?;
+            let x = TensorData::new(rows.clone(), [rows.len() / width, width]);
+            let forward = sae.forward(Tensor::from_data(x, &device), &Mode::Inference);
+            let x_hat: Vec<f32> = forward.x_hat.into_data().iter().collect();
+            reconstruction.add(&rows, &x_hat);
+            let codes = forward.encoded.latents.into_codes();
+            let pattern = &codes.pattern;
+            sparsity.add(
+                pattern.indices(),
+                &codes.host_values(),
+                pattern.row_lengths(),
+            );
+        }
+        Ok(Self {
+            reconstruction: reconstruction.metrics(),
+            sparsity: sparsity.metrics(),
+        })
+    }
+
+    /// The value of the metric of this name (docs/METRICS.md), where it is defined.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        let all = self.reconstruction.iter().chain(&self.sparsity);
+        all.filter(|metric| metric.name == name)
+            .find_map(|metric| metric.value)
+    }
+}
