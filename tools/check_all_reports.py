@@ -120,6 +120,8 @@ RUNS = [
     ("topk", {"train": "cache", "drop_first_token": True}, {"architecture": "topk", "k": 16}, []),
     ("batch_topk", {"train": "saev", "layer": 7, "drop_first_token": True, "held_out": {"fraction": 0.3}},
      {"architecture": "batch_topk", "k": 16}, []),
+    ("matryoshka", {"train": "saev", "layer": 7, "drop_first_token": True},
+     {"architecture": "matryoshka", "k": 16, "parts": [0.25, 0.5]}, []),
     ("jumprelu", {"train": "parts", "labels": "by_example.npy", "drop_first_token": True, "held_out": {"rows": [7, 801]}},
      {"architecture": "jumprelu"}, ["--rank-by", "threshold", "--fire-threshold", "1.5"]),
     ("gated", {"train": "bf16.safetensors", "held_out": "held_out.npy", "labels": "labels.npy",

@@ -133,7 +133,7 @@ fn keys_that_do_nothing_are_errors() {
         let knows = |name: &&str| load(MINIMAL, &set(name).each_ref().map(String::as_str)).is_ok();
         let later: Vec<&str> = later.iter().copied().filter(knows).collect();
         let known = [known, &later].concat();
-        for architecture in listed.iter().copied() {
+        for &architecture in listed {
             let set = format!("model.architecture={architecture}");
             let found = load(MINIMAL, &[&set, &format!("{key}={value}")]);
             let Err(error) = found else {
