@@ -59,12 +59,7 @@ pub(crate) fn prepare(
         None
     };
     let device = open_device(&config.device)?;
-    let split = match config.data.open() {
-        Err(error) if resume => return Err(Failure::DataMissing(chain(&error)).into()),
-        opened => opened?,
-    };
-    let _ = config.data.class_head(&split)?; // wrong ones would be found behind training
-    let _ = config.data.truth(&split)?;
+    let split = open_data(&config, resume)?;
     let check_rows = config.data.resolved_check_rows(&split);
     let (split, limit) = within_max_norm(&config, split)?;
     let Split { train, held_out } = split;
@@ -102,6 +97,17 @@ pub(crate) fn prepare(
         asked_to_resume,
         found,
     })
+}
+
+/// Opens the data, and what evaluation will want of it: mistakes there would be found after training.
+fn open_data(config: &Config, resume: bool) -> Result<Split> {
+    let split = match config.data.open() {
+        Err(error) if resume => return Err(Failure::DataMissing(chain(&error)).into()),
+        opened => opened?,
+    };
+    let _ = config.data.class_head(&split)?;
+    let _ = config.data.truth(&split)?;
+    Ok(split)
 }
 
 /// Opens a device by its name. Where it is not compiled in, the error says how to build with it.

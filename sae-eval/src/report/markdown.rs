@@ -218,6 +218,11 @@ fn classification(out: &mut String, top_n: &TopN) {
             ),
         );
     }
+    by_n(out, top_n);
+    by_class(out, top_n);
+}
+
+fn by_n(out: &mut String, top_n: &TopN) {
     line(
         out,
         "| n | on | off | on, before training | off, before training |\n|---|---:|---:|---:|---:|",
@@ -236,6 +241,9 @@ fn classification(out: &mut String, top_n: &TopN) {
             ),
         );
     }
+}
+
+fn by_class(out: &mut String, top_n: &TopN) {
     line(
         out,
         "\n| class | held-out rows | activations | reconstructions |\n|---|---:|---:|---:|",

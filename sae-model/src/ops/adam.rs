@@ -8,7 +8,8 @@ use burn::backend::Dispatch;
 use burn::optim::{AdaptiveMomentumState, LearningRate, Optimizer};
 use burn::tensor::{Device, Tensor};
 
-use super::{AdamStep, SaeOps, is_cpu};
+use super::backend::SaeOps;
+use super::is_cpu;
 
 /// Adam:
 ///
@@ -81,4 +82,16 @@ impl Optimizer for Adam {
         }
         state.to_device(device)
     }
+}
+
+/// The constants of one step of Adam.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct AdamStep {
+    pub(crate) beta_1: f32,
+    pub(crate) beta_2: f32,
+    pub(crate) epsilon: f32,
+    /// `lr / (1 - beta_1^t)`.
+    pub(crate) lr: f32,
+    /// `1 / (1 - beta_2^t)`.
+    pub(crate) correction_2: f32,
 }

@@ -2,23 +2,23 @@
 //!
 //! A backend that is listed in `backend_extension` and implements [`Kernels`] with an empty body is correct for every
 //! operation, forward and backward; a method that it overrides makes it fast. The CPU backends hand over their memory,
-//! others copy. [`SaeOps`] is what the model calls; it is implemented for all such backends at once, and for autodiff
-//! in `autodiff/`.
+//! others copy. `backend.rs` makes the operations of them, `autodiff/` the backward passes.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::TensorData;
 use rayon::prelude::*;
 
+use super::SparseValue;
+use super::adam::AdamStep;
+use super::backend::AdamUpdate;
 use super::codes::Pattern;
 use super::cpu::rows::{self, Norm};
-use super::cpu::simd::{self, AdamStep, Simd};
-use super::cpu::{decode, encode, gradient, sparsemax};
+use super::cpu::simd::{self, Simd};
+use super::cpu::{decode, gradient, sparsemax};
 use super::selection::Selection;
-use super::{AdamUpdate, Attended, Encoding, SaeOps, SparseValue};
 
 /// The kernels of a backend, all with defaults.
 pub(crate) trait Kernels: Backend {
@@ -263,159 +263,8 @@ pub(crate) trait Kernels: Backend {
     }
 }
 
-impl<B: Kernels> SaeOps for B {
-    fn sparse_attention(
-        scores: FloatTensor<Self>,
-        value: SparseValue,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        <Self as Kernels>::sparse_attention(&scores, value)
-    }
-
-    fn encode(
-        queries: FloatTensor<Self>,
-        dictionary: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        thresholds: FloatTensor<Self>,
-        mask: Arc<Vec<f32>>,
-        selection: Selection,
-    ) -> Encoding<Self> {
-        let _span = tracing::trace_span!("encode").entered();
-        let input = encode::Input {
-            queries: &Self::read(&queries),
-            dictionary: &Self::read(&dictionary),
-            bias: &Self::read(&bias),
-            thresholds: &Self::read(&thresholds),
-            mask: &mask,
-            width: size(&queries, 1),
-        };
-        let encoded = encode::encode(&input, selection);
-        let entries = encoded.values.len();
-        Encoding {
-            values: Self::write(encoded.values, &[entries], &queries),
-            scores: Arc::new(encoded.scores),
-            pattern: Arc::new(encoded.pattern),
-        }
-    }
-
-    fn codes_times(
-        values: FloatTensor<Self>,
-        dictionary: FloatTensor<Self>,
-        pattern: Arc<Pattern>,
-    ) -> FloatTensor<Self> {
-        let _span = tracing::trace_span!("codes_times").entered();
-        let d = size(&dictionary, 1);
-        let out = decode::times(
-            &Self::read(&values),
-            &pattern,
-            &Self::read(&dictionary),
-            d,
-            Simd::detect(),
-        );
-        Self::write(out, &[pattern.rows(), d], &values)
-    }
-
-    fn codes_dots(
-        x: FloatTensor<Self>,
-        dictionary: FloatTensor<Self>,
-        pattern: Arc<Pattern>,
-    ) -> FloatTensor<Self> {
-        let _span = tracing::trace_span!("codes_dots").entered();
-        let d = size(&dictionary, 1);
-        let out = decode::dots(
-            &Self::read(&x),
-            &pattern,
-            &Self::read(&dictionary),
-            d,
-            Simd::detect(),
-        );
-        Self::write(out, &[pattern.len()], &x)
-    }
-
-    fn attend(
-        queries: FloatTensor<Self>,
-        dictionary: FloatTensor<Self>,
-        mask: Arc<Vec<f32>>,
-        value: SparseValue,
-    ) -> Attended<Self> {
-        let none = Self::write(Vec::new(), &[0], &queries);
-        let selection = Selection::Sparsemax(value);
-        let codes = Self::encode(
-            queries,
-            dictionary.clone(),
-            none.clone(),
-            none,
-            mask,
-            selection,
-        );
-        let output = Self::codes_times(codes.values.clone(), dictionary, codes.pattern.clone());
-        Attended {
-            output,
-            values: codes.values,
-            pattern: codes.pattern,
-        }
-    }
-
-    fn normalize(
-        x: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        norm: Norm,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (b, d) = (size(&x, 0), size(&x, 1));
-        let (u, norms) = rows::normalize(&Self::read(&x), &Self::read(&bias), d, norm);
-        (Self::write(u, &[b, d], &x), Self::write(norms, &[b, 1], &x))
-    }
-
-    fn project(
-        u: FloatTensor<Self>,
-        _bias: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        _norms: FloatTensor<Self>,
-        _norm: Norm,
-    ) -> FloatTensor<Self> {
-        Self::float_matmul(u, weight)
-    }
-
-    fn restore(
-        y: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        _u: FloatTensor<Self>,
-        norms: FloatTensor<Self>,
-        factor: f32,
-        _norm: Norm,
-    ) -> FloatTensor<Self> {
-        let (b, d) = (size(&y, 0), size(&y, 1));
-        let out = rows::restore(
-            &Self::read(&y),
-            &Self::read(&bias),
-            &Self::read(&norms),
-            d,
-            factor,
-        );
-        Self::write(out, &[b, d], &y)
-    }
-
-    fn squared_error(x_hat: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
-        let sum = rows::squared_error(&Self::read(&x_hat), &Self::read(&x));
-        Self::write(vec![sum as f32], &[1], &x)
-    }
-
-    fn squared_norm(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::write(vec![rows::squared_norm(&Self::read(&x)) as f32], &[1], &x)
-    }
-
-    fn adam(
-        param: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        moment_1: FloatTensor<Self>,
-        moment_2: FloatTensor<Self>,
-        step: AdamStep,
-    ) -> AdamUpdate<Self> {
-        <Self as Kernels>::adam(param, grad, moment_1, moment_2, step)
-    }
-}
-
 /// Size of dimension `i`.
-fn size<T: TensorMetadata>(tensor: &T, i: usize) -> usize {
+pub(super) fn size<T: TensorMetadata>(tensor: &T, i: usize) -> usize {
     tensor.shape()[i]
 }
 

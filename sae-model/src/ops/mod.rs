@@ -20,6 +20,7 @@
 
 mod adam;
 mod autodiff;
+mod backend;
 mod codes;
 pub(crate) mod cpu;
 #[cfg(feature = "wgpu")]
@@ -30,8 +31,7 @@ mod selection;
 
 use std::sync::Arc;
 
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, ExtensionType, backend_extension};
+use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
@@ -39,8 +39,8 @@ pub use adam::Adam;
 pub use codes::{Latents, Pattern, SparseCodes};
 pub use selection::Selection;
 
+use backend::SaeOps;
 pub(crate) use cpu::rows::Norm;
-pub(crate) use cpu::simd::AdamStep;
 
 /// Squared norms below this count as zero, so that a row equal to the pre-bias has a gradient.
 pub(crate) const TINY: f64 = 1e-24;
@@ -80,124 +80,6 @@ pub enum SparseValue {
     /// The score, with the support as a gate: `a = z * 1[sparsemax(z) > 0]` (the authors' code).
     /// The support is a constant of the backward pass.
     Score,
-}
-
-/// What [`SaeOps::encode`] returns.
-#[derive(Clone, Debug, ExtensionType)]
-pub(crate) struct Encoding<B: Backend> {
-    /// Activations `[entries]`.
-    pub(crate) values: FloatTensor<B>,
-    /// Scores of the entries, where the backward pass needs them (JumpReLU), else empty.
-    pub(crate) scores: Arc<Vec<f32>>,
-    pub(crate) pattern: Arc<Pattern>,
-}
-
-/// What [`SaeOps::attend`] returns.
-#[derive(Clone, Debug, ExtensionType)]
-pub(crate) struct Attended<B: Backend> {
-    /// `y [B, d]`.
-    pub(crate) output: FloatTensor<B>,
-    /// Activations `[entries]`, without gradient.
-    pub(crate) values: FloatTensor<B>,
-    pub(crate) pattern: Arc<Pattern>,
-}
-
-/// What [`SaeOps::adam`] returns.
-#[derive(Clone, Debug, ExtensionType)]
-pub(crate) struct AdamUpdate<B: Backend> {
-    pub(crate) param: FloatTensor<B>,
-    pub(crate) moment_1: FloatTensor<B>,
-    pub(crate) moment_2: FloatTensor<B>,
-}
-
-/// The operations that Burn's backends are extended with; all tensors are float32. `kernels.rs` implements them for every
-/// backend that is listed, `autodiff/` adds the gradients.
-#[backend_extension(Flex, NdArray: cfg(feature = "ndarray"), Cube: cfg(feature = "wgpu"), Autodiff)]
-pub(crate) trait SaeOps: Backend {
-    /// `scores [B, M] -> (weights [B, M], threshold [B, 2])`.
-    ///
-    /// The threshold holds, for each row, its maximum `m` and `tau - m`: kept apart, because their sum would
-    /// lose the small part when scores are large. It carries no gradient.
-    fn sparse_attention(
-        scores: FloatTensor<Self>,
-        value: SparseValue,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
-
-    /// Codes of `z = q E^T + bias` where the mask is not 0: queries `[B, d]`, dictionary `[M, d]`; bias, JumpReLU's
-    /// thresholds and mask are `[M]`, or empty where there are none.
-    fn encode(
-        queries: FloatTensor<Self>,
-        dictionary: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        thresholds: FloatTensor<Self>,
-        mask: Arc<Vec<f32>>,
-        selection: Selection,
-    ) -> Encoding<Self>;
-
-    /// Codes A times a dictionary, `A D`: values `[entries]`, dictionary `[M, d]` -> `[B, d]`.
-    fn codes_times(
-        values: FloatTensor<Self>,
-        dictionary: FloatTensor<Self>,
-        pattern: Arc<Pattern>,
-    ) -> FloatTensor<Self>;
-
-    /// `x_i . d_j` at every entry (i, j): x `[B, d]`, dictionary `[M, d]` -> `[entries]`.
-    fn codes_dots(
-        x: FloatTensor<Self>,
-        dictionary: FloatTensor<Self>,
-        pattern: Arc<Pattern>,
-    ) -> FloatTensor<Self>;
-
-    /// Codes a of sparsemax on `z = q C^T` where the mask is not 0, and `y = a C`: queries `[B, d]`, dictionary `[M, d]`.
-    fn attend(
-        queries: FloatTensor<Self>,
-        dictionary: FloatTensor<Self>,
-        mask: Arc<Vec<f32>>,
-        value: SparseValue,
-    ) -> Attended<Self>;
-
-    /// `(u [B, d], n [B, 1])`: `u = (x - b) / n`; bias `[d]` or empty. u carries a gradient for the bias
-    /// alone, n none (see `restore`).
-    fn normalize(
-        x: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        norm: Norm,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
-
-    /// `q = u W [B, d]` with u and n of `normalize`; carries gradients for W `[d, d]` and, past u, for the bias.
-    fn project(
-        u: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        norms: FloatTensor<Self>,
-        norm: Norm,
-    ) -> FloatTensor<Self>;
-
-    /// `x_hat = b + factor * n * y [B, d]`; carries gradients for y, and for the bias with what reaches it
-    /// through n.
-    fn restore(
-        y: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        u: FloatTensor<Self>,
-        norms: FloatTensor<Self>,
-        factor: f32,
-        norm: Norm,
-    ) -> FloatTensor<Self>;
-
-    /// `sum (x_hat - x)^2 [1]`; carries a gradient for x_hat alone.
-    fn squared_error(x_hat: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self>;
-
-    /// `sum x^2 [1]` of a tensor of any shape; carries no gradient.
-    fn squared_norm(x: FloatTensor<Self>) -> FloatTensor<Self>;
-
-    /// One step of Adam on tensors of one shape, in one pass over memory.
-    fn adam(
-        param: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        moment_1: FloatTensor<Self>,
-        moment_2: FloatTensor<Self>,
-        step: AdamStep,
-    ) -> AdamUpdate<Self>;
 }
 
 /// What the scores of [`encode`] are made of, beside queries and dictionary.

@@ -170,33 +170,39 @@ fn reference() -> String {
         }
     }
     for architecture in AnyArchitecture::all() {
-        let _ = writeln!(
-            out,
-            "\n## `{}`\n\n{}.",
-            architecture.name(),
-            architecture.source()
-        );
-        let own = ["model", "training"].map(|section| (section, own_keys(section, &architecture)));
-        if own.iter().all(|(_, keys)| keys.is_empty()) {
-            continue;
-        }
-        let _ = writeln!(out, "\n| key | default | meaning |\n|---|---|---|");
-        for (section, keys) in own {
-            for Own {
-                name,
-                default,
-                meaning,
-            } in keys
-            {
-                let _ = writeln!(
-                    out,
-                    "| `{section}.{name}` | `{default}` | {} |",
-                    cell(meaning)
-                );
-            }
-        }
+        of_architecture(&mut out, &architecture);
     }
     out
+}
+
+/// The section of one architecture.
+#[cfg(test)]
+fn of_architecture(out: &mut String, architecture: &AnyArchitecture) {
+    let _ = writeln!(
+        out,
+        "\n## `{}`\n\n{}.",
+        architecture.name(),
+        architecture.source()
+    );
+    let own = ["model", "training"].map(|section| (section, own_keys(section, architecture)));
+    if own.iter().all(|(_, keys)| keys.is_empty()) {
+        return;
+    }
+    let _ = writeln!(out, "\n| key | default | meaning |\n|---|---|---|");
+    for (section, keys) in own {
+        for Own {
+            name,
+            default,
+            meaning,
+        } in keys
+        {
+            let _ = writeln!(
+                out,
+                "| `{section}.{name}` | `{default}` | {} |",
+                cell(meaning)
+            );
+        }
+    }
 }
 
 /// Text of a cell of a Markdown table.

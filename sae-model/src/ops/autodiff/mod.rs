@@ -14,10 +14,10 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::ops::{Backward, OpsKind};
 use burn::backend::tensor::FloatTensor;
 
+use super::adam::AdamStep;
+use super::backend::{AdamUpdate, Attended, Encoding, SaeOps};
 use super::kernels::Kernels;
-use super::{
-    AdamStep, AdamUpdate, Attended, Encoding, Norm, Pattern, SaeOps, Selection, SparseValue,
-};
+use super::{Norm, Pattern, Selection, SparseValue};
 use nodes::{
     AttendBackward, AttendState, DecodeBackward, EncodeBackward, EncodeState, NormalizeBackward,
     ProjectBackward, ProjectState, RestoreBackward, SparseAttentionBackward, SquaredErrorBackward,

@@ -7,8 +7,9 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
 
+use crate::ops::backend::SaeOps;
 use crate::ops::kernels::Kernels;
-use crate::ops::{Norm, Pattern, SaeOps, Selection, SparseValue};
+use crate::ops::{Norm, Pattern, Selection, SparseValue};
 
 #[derive(Debug)]
 pub(super) struct SparseAttentionBackward;

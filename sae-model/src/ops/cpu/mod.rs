@@ -18,9 +18,9 @@ use burn::backend::TensorMetadata;
 use burn::backend::flex::{Flex, FlexTensor};
 use burn::tensor::TensorData;
 
-use super::AdamUpdate;
+use super::adam::AdamStep;
+use super::backend::AdamUpdate;
 use super::kernels::{self, Kernels};
-use simd::AdamStep;
 
 /// Flex hands over its memory.
 impl Kernels for Flex {

@@ -5,6 +5,8 @@
 //! made only by [`Simd::available`], after asking the processor; and two loads in the one loop written with
 //! intrinsics.
 
+use crate::ops::adam::AdamStep;
+
 /// The instruction set that the loops run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Simd(Isa);
@@ -297,18 +299,6 @@ vectorised! {
         }
         (sum.iter().sum(), count.iter().sum())
     }
-}
-
-/// The constants of one step of Adam.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct AdamStep {
-    pub(crate) beta_1: f32,
-    pub(crate) beta_2: f32,
-    pub(crate) epsilon: f32,
-    /// `lr / (1 - beta_1^t)`.
-    pub(crate) lr: f32,
-    /// `1 / (1 - beta_2^t)`.
-    pub(crate) correction_2: f32,
 }
 
 vectorised! {

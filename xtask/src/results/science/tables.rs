@@ -40,58 +40,16 @@ fn by_grid<'a, 'b>(cells: &'b [Cell<'a>]) -> Vec<&'b [Cell<'a>]> {
     cells.chunk_by(|a, b| a.rank == b.rank).collect()
 }
 
-/// A number at equal L0: a row a length, width and L0, a column a method, and how far the first is from the others.
+/// A number at equal L0: one row per length, width and L0, one column per method, and how far the first is from the others.
 fn compared(results: &Results, cells: &[Cell], compare: &Compare) -> String {
     let methods = &results.plan.methods;
     let first = &methods[0];
     let others: Vec<&str> = families(methods.iter().map(|method| method.family()), first.family());
-    let mut rows = String::new();
-    for cells in by_grid(cells) {
-        let grid = cells[0].grid;
-        for l0 in &compare.at_l0 {
-            let of = |name: &str| {
-                cells
-                    .iter()
-                    .find(|cell| cell.method.name == name)
-                    .map(|cell| at(results, cell, compare, *l0))
-            };
-            let found: Vec<BySeed> = methods
-                .iter()
-                .map(|method| of(&method.name).unwrap_or_default())
-                .collect();
-            if found.iter().all(BySeed::is_empty) {
-                continue;
-            }
-            let _ = write!(
-                rows,
-                "| {} | {} | {l0} |",
-                thousands(grid.steps),
-                thousands(grid.n_latents)
-            );
-            for values in &found {
-                let _ = write!(
-                    rows,
-                    " {} |",
-                    cell_text(values, grid.seeds.len(), compare.column.form)
-                );
-            }
-            for family in &others {
-                let variants = methods
-                    .iter()
-                    .zip(&found)
-                    .filter(|(method, _)| method.family() == *family);
-                let better = better(variants.map(|(_, values)| values), compare.more);
-                let (difference, form) =
-                    difference(&found[0], better, compare.more, compare.column.form);
-                let _ = write!(
-                    rows,
-                    " {} |",
-                    cell_text(&difference, grid.seeds.len(), form)
-                );
-            }
-            rows.push('\n');
-        }
-    }
+    let grids = by_grid(cells).into_iter();
+    let rows: String = grids
+        .flat_map(|cells| compare.at_l0.iter().map(move |l0| (cells, *l0)))
+        .filter_map(|(cells, l0)| compared_row(results, cells, compare, (l0, &others)))
+        .collect();
     if rows.is_empty() {
         return rows;
     }
@@ -103,6 +61,38 @@ fn compared(results: &Results, cells: &[Cell], compare: &Compare) -> String {
         &titles.iter().map(String::as_str).collect::<Vec<_>>(),
     );
     out + &rows + "\n"
+}
+
+/// The row of these cells, which are of one grid, at this L0; none where no method has a number.
+fn compared_row(
+    results: &Results,
+    cells: &[Cell],
+    compare: &Compare,
+    (l0, others): (f64, &[&str]),
+) -> Option<String> {
+    let (methods, grid, form) = (&results.plan.methods, cells[0].grid, compare.column.form);
+    let of = |method: &Method| {
+        let cell = cells.iter().find(|cell| cell.method.name == method.name);
+        cell.map(|cell| at(results, cell, compare, l0))
+            .unwrap_or_default()
+    };
+    let found: Vec<BySeed> = methods.iter().map(of).collect();
+    if found.iter().all(BySeed::is_empty) {
+        return None;
+    }
+    let (steps, latents) = (thousands(grid.steps), thousands(grid.n_latents));
+    let mut row = format!("| {steps} | {latents} | {l0} |");
+    for values in &found {
+        let _ = write!(row, " {} |", cell_text(values, grid.seeds.len(), form));
+    }
+    for family in others {
+        let all = methods.iter().zip(&found);
+        let variants = all.filter(|(method, _)| method.family() == *family);
+        let better = better(variants.map(|(_, values)| values), compare.more);
+        let (difference, form) = difference(&found[0], better, compare.more, form);
+        let _ = write!(row, " {} |", cell_text(&difference, grid.seeds.len(), form));
+    }
+    Some(row + "\n")
 }
 
 /// M, L0, each method, and the comparison of the first with each family of others.
@@ -233,59 +223,16 @@ fn rates(results: &Results, cells: &[Cell]) -> String {
     format!("| steps | M | method | learning rate: FVU |\n|---:|---:|---|---|\n{rows}")
 }
 
-/// A row a setting, a column a number.
+/// One row per setting, one column per number.
 fn runs(results: &Results, cells: &[Cell]) -> String {
     let columns = &results.plan.columns;
-    let mut rows = String::new();
-    for cell in cells {
-        let Some(lr) = results.chosen(cell) else {
-            continue;
-        };
-        for (i, own) in cell.method.runs.iter().enumerate() {
-            let runs = cell
-                .grid
-                .seeds
-                .iter()
-                .map(|seed| cell.run_at(results.plan, *seed, i, lr));
-            let records: Vec<_> = runs
-                .filter_map(|run| Some((run.seed, results.get(&run)?)))
-                .collect();
-            if records.is_empty() {
-                continue;
-            }
-            let (steps, m) = (thousands(cell.grid.steps), thousands(cell.grid.n_latents));
-            let own: Vec<&str> = own
-                .iter()
-                .map(|own| own.rsplit_once('.').map_or(own.as_str(), |_| short(own)))
-                .collect();
-            let lr = lr.map_or("rule".into(), |lr| lr.to_string());
-            let _ = write!(
-                rows,
-                "| {steps} | {m} | {} | {} | {lr} |",
-                cell.method.label,
-                own.join(", ")
-            );
-            for Column { at, form, .. } in columns {
-                let found = records
-                    .iter()
-                    .filter_map(|(seed, record)| Some((*seed, *record.metrics.get(at)?)));
-                let _ = write!(
-                    rows,
-                    " {} |",
-                    cell_text(&found.collect(), cell.grid.seeds.len(), *form)
-                );
-            }
-            let failed = records
-                .iter()
-                .filter(|(_, record)| record.failed.is_some())
-                .count();
-            rows += &if failed > 0 {
-                format!(" {failed} diverged |\n")
-            } else {
-                "  |\n".into()
-            };
-        }
-    }
+    let settings = cells.iter().flat_map(|cell| {
+        let own = cell.method.runs.iter().enumerate();
+        own.map(move |(i, own)| (cell, i, own))
+    });
+    let rows: String = settings
+        .filter_map(|(cell, i, own)| runs_row(results, cell, (i, own)))
+        .collect();
     if rows.is_empty() {
         return rows;
     }
@@ -295,6 +242,44 @@ fn runs(results: &Results, cells: &[Cell]) -> String {
         "| steps | M | method | set | lr | {} |  |\n|---:|---:|---|---|---:|{numbers}---|\n{rows}",
         titles.join(" | ")
     )
+}
+
+/// The row of one setting of a cell; none where it has no runs.
+fn runs_row(results: &Results, cell: &Cell, (i, own): (usize, &[String])) -> Option<String> {
+    let lr = results.chosen(cell)?;
+    let seeds = &cell.grid.seeds;
+    let runs = seeds
+        .iter()
+        .map(|seed| cell.run_at(results.plan, *seed, i, lr));
+    let records: Vec<_> = runs
+        .filter_map(|run| Some((run.seed, results.get(&run)?)))
+        .collect();
+    if records.is_empty() {
+        return None;
+    }
+    let (steps, m) = (thousands(cell.grid.steps), thousands(cell.grid.n_latents));
+    let own = own
+        .iter()
+        .map(|own| own.rsplit_once('.').map_or(own.as_str(), |_| short(own)));
+    let own: Vec<&str> = own.collect();
+    let lr = lr.map_or("rule".into(), |lr| lr.to_string());
+    let (label, own) = (&cell.method.label, own.join(", "));
+    let mut row = format!("| {steps} | {m} | {label} | {own} | {lr} |");
+    for Column { at, form, .. } in &results.plan.columns {
+        let found = records.iter();
+        let found = found.filter_map(|(seed, record)| Some((*seed, *record.metrics.get(at)?)));
+        let _ = write!(
+            row,
+            " {} |",
+            cell_text(&found.collect(), seeds.len(), *form)
+        );
+    }
+    let failed = records.iter().filter(|(_, record)| record.failed.is_some());
+    row += &match failed.count() {
+        0 => "  |\n".into(),
+        failed => format!(" {failed} diverged |\n"),
+    };
+    Some(row)
 }
 
 /// `k=32` of `model.k=32`.
