@@ -63,6 +63,7 @@ pub struct InitConfig {
 /// How the dictionary C `[M, d]` starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ConceptInit {
     /// Rows of length one in random directions.
     Unit,
@@ -73,6 +74,7 @@ pub enum ConceptInit {
 /// How W_Q, W_K and W_V `[d, d]` start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ProjectionInit {
     /// The identity: concepts start as their own keys and values.
     Identity,
@@ -83,6 +85,7 @@ pub enum ProjectionInit {
 /// How the pre-bias `[d]` starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum PreBiasInit {
     /// The mean of the training data.
     Mean,

@@ -11,6 +11,7 @@ use crate::sae::{Forward, Sae};
 /// The reconstruction losses of the presets. Sparsity needs no term of its own: sparsemax brings it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Loss {
     /// `mean((x_hat - x)^2)` over all elements: the paper.
     Mse,

@@ -32,6 +32,7 @@ pub struct Parameter {
 
 /// The shape of a parameter, in terms of the width d and the number of latents M.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Shape {
     /// `[M, d]`
     Dictionary,
@@ -47,6 +48,7 @@ pub enum Shape {
 
 /// Where a parameter starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Start {
     /// As the rows of the decoder, which start as `init.concepts` says.
     Decoder,

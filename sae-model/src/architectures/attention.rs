@@ -29,6 +29,7 @@ pub(super) const PRE_BIAS_FROM: f64 = 1.0 / 3.0;
 /// Named starting points; every switch can be overridden.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Preset {
     /// arXiv 2604.14925 as written: W_Q, W_K, W_V, scale 1/sqrt(d), attention weights, no pre-bias.
     Paper,

@@ -65,7 +65,7 @@ pub(crate) trait Kernels: Backend {
         }
     }
 
-    /// See [`SaeOps::sparse_attention`].
+    /// See [`SaeOps::sparse_attention`](super::backend::SaeOps::sparse_attention).
     fn sparse_attention(
         scores: &FloatTensor<Self>,
         value: SparseValue,
@@ -190,7 +190,7 @@ pub(crate) trait Kernels: Backend {
         )
     }
 
-    /// `db [d]` of [`SaeOps::normalize`], from the gradient with respect to u.
+    /// `db [d]` of [`SaeOps::normalize`](super::backend::SaeOps::normalize), from the gradient with respect to u.
     fn normalize_backward(
         u: &FloatTensor<Self>,
         norms: &FloatTensor<Self>,
@@ -208,7 +208,7 @@ pub(crate) trait Kernels: Backend {
         Self::write(out, &[d], u)
     }
 
-    /// `db [d]` of [`SaeOps::project`].
+    /// `db [d]` of [`SaeOps::project`](super::backend::SaeOps::project).
     fn project_backward(
         (u, q, norms): (&FloatTensor<Self>, &FloatTensor<Self>, &FloatTensor<Self>),
         weight: &FloatTensor<Self>,
@@ -231,7 +231,7 @@ pub(crate) trait Kernels: Backend {
         Self::write(bias, &[d], u)
     }
 
-    /// `(dy [B, d], db [d])` of [`SaeOps::restore`].
+    /// `(dy [B, d], db [d])` of [`SaeOps::restore`](super::backend::SaeOps::restore).
     fn restore_backward(
         y: &FloatTensor<Self>,
         u: &FloatTensor<Self>,

@@ -74,6 +74,7 @@ impl Norm {
 /// What the latents in the support of sparsemax contribute to the reconstruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum SparseValue {
     /// The attention weight itself: `a = sparsemax(z)` (the paper).
     Probability,

@@ -4,6 +4,7 @@ use super::SparseValue;
 
 /// How latent activations `a` come from scores `z`.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Selection {
     /// `S = { j : sparsemax(z)_j > 0 }`; `a` is the attention weight or the score on S.
     Sparsemax(SparseValue),

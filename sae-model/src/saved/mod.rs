@@ -80,6 +80,7 @@ struct Header {
 /// error's `source`.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the fields are what the messages say
+#[non_exhaustive]
 pub enum SavedModelError {
     #[error("{}", path.display())]
     Io { path: PathBuf, source: io::Error },
