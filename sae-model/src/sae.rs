@@ -234,7 +234,7 @@ impl Sae {
         gradient - w_dec * along
     }
 
-    /// The model behind an update of the optimizer; `observed` is what the architecture observed of the batch.
+    /// The model after an update of the optimizer; `observed` is what the architecture observed of the batch.
     pub fn after_update(self, observed: Option<Tensor<1>>) -> Self {
         let Self { parameters, config } = self;
         let parameters = config.architecture.after_update(parameters, observed);

@@ -16,7 +16,7 @@ use crate::learner::{SaeLearner, Settings};
 use crate::schedule::{self, Factors, Schedule};
 
 /// Adam's epsilon, torch's default (Burn's is 1e-5).
-const ADAM_EPSILON: f64 = 1e-8;
+pub(crate) const ADAM_EPSILON: f64 = 1e-8;
 /// Multiple of the median norm beyond which a row counts as one of that norm in what training minimises. Of 218,605 rows
 /// of SmolLM2, layer 15, 43 are beyond 2 medians and 32 beyond 5; of the MiniLM tokens and sentences none.
 const ROW_LIMIT: f64 = 4.0;

@@ -10,6 +10,7 @@ use sae_model::loss::{Coefficients, Loss};
 use sae_model::ops::Adam;
 
 use crate::learner::{SaeLearner, Settings};
+use crate::trainer::ADAM_EPSILON;
 
 /// A model in training: forward, backward, Adam and counters, with a constant learning rate. Data, checkpoints and
 /// records are up to the caller.
@@ -34,7 +35,7 @@ impl TrainingStep {
         let adam = Adam {
             beta_1: 0.9,
             beta_2: 0.999,
-            epsilon: 1e-8,
+            epsilon: ADAM_EPSILON,
         };
         let device = sae.w_dec().device();
         Self {

@@ -1,4 +1,4 @@
-"""The model as it was before training (sae-model/src/init.rs): ChaCha8 and the ziggurat of rand_distr, in numpy.
+"""The model as it was before training (sae-model/src/parameters.rs): ChaCha8 and the ziggurat of rand_distr, in numpy.
 
 The tables of the ziggurat are computed from its two constants, and the stream is the one of RFC 8439 with 8 rounds, so
 that nothing is taken over from the Rust side but the order in which numbers are drawn.

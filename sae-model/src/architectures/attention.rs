@@ -10,6 +10,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::shared::REFINEMENT_STEPS;
 use super::{Architecture, ENCODER_BIAS, switches_of};
 use crate::config::{ConceptInit, ProjectionInit, SaeConfig};
 use crate::loss::Loss;
@@ -131,10 +132,7 @@ impl Architecture for Attention {
                 "value",
                 "what a selected latent contributes: its score, or its probability",
             ),
-            (
-                "refinement",
-                "steps by which inference refines the values of the selected latents",
-            ),
+            REFINEMENT_STEPS,
         ]
     }
 

@@ -1,13 +1,12 @@
-//! Ablation of arXiv 2604.14925: attention with ReLU and an L1 penalty instead of sparsemax. The encoder is the dictionary.
+//! Ablation of arXiv 2604.14925: attention with ReLU and an L1 penalty instead of sparsemax. It is `relu` whose encoder is the
+//! dictionary.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::relu::L1;
-use super::shared::{self, LOW_ENCODER_BIAS, SPARSITY_WARMUP_STEPS};
-use super::{Architecture, SPARSITY};
+use super::shared::LOW_ENCODER_BIAS;
+use super::{Architecture, Relu};
 use crate::loss::{Coefficient, Step, Term};
-use crate::ops::Selection;
 use crate::parameters::Parameter;
 use crate::scores::{Scores, Selected};
 
@@ -34,18 +33,18 @@ impl Architecture for AttentionRelu {
     }
 
     fn coefficients(&self) -> &'static [Coefficient] {
-        &[L1, SPARSITY_WARMUP_STEPS]
+        Relu {}.coefficients()
     }
 
     fn select(&self, scores: &Scores<'_>) -> Selected {
-        scores.select(Selection::Threshold(0.0))
+        Relu {}.select(scores)
     }
 
     fn terms(&self) -> &'static [&'static str] {
-        &[SPARSITY]
+        Relu {}.terms()
     }
 
     fn losses(&self, step: &Step<'_>) -> Vec<Term> {
-        shared::l1(step, step.codes())
+        Relu {}.losses(step)
     }
 }

@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::shared::{self, AUX_COEFFICIENT, AUX_K, AUXILIARY};
+use super::shared::{self, AUX_COEFFICIENT, AUX_K, AUXILIARY, REFINEMENT_STEPS};
 use super::{Architecture, ENCODER, ENCODER_BIAS, switches_of};
 use crate::config::{InvalidConfig, SaeConfig};
 use crate::loss::{Coefficient, Step, Term};
@@ -61,10 +61,6 @@ impl Architecture for BatchTopK {
         "arXiv 2412.06410, section 3"
     }
 
-    fn describe(&self) -> String {
-        format!("batch_topk (k = {})", self.k)
-    }
-
     fn switches(&self) -> Map<String, Value> {
         switches_of(self)
     }
@@ -72,10 +68,7 @@ impl Architecture for BatchTopK {
     fn meanings(&self) -> &'static [(&'static str, &'static str)] {
         &[
             ("k", "active latents per row, on average over a batch"),
-            (
-                "refinement",
-                "steps by which inference refines the values of the selected latents",
-            ),
+            REFINEMENT_STEPS,
         ]
     }
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::batch_topk::{self, BatchTopK, THRESHOLD};
-use super::shared::{self, AUX_COEFFICIENT, AUX_K, AUXILIARY};
+use super::shared::{self, AUX_COEFFICIENT, AUX_K, AUXILIARY, REFINEMENT_STEPS};
 use super::{Architecture, ENCODER, ENCODER_BIAS, switches_of};
 use crate::config::{InvalidConfig, SaeConfig};
 use crate::loss::{Coefficient, Step, Term};
@@ -68,10 +68,6 @@ impl Architecture for Matryoshka {
         "arXiv 2503.17547, section 3, on BatchTopK (arXiv 2412.06410)"
     }
 
-    fn describe(&self) -> String {
-        format!("matryoshka (k = {})", self.k)
-    }
-
     fn switches(&self) -> Map<String, Value> {
         switches_of(self)
     }
@@ -83,10 +79,7 @@ impl Architecture for Matryoshka {
                 "parts",
                 "sizes of the smaller dictionaries, as parts of n_latents",
             ),
-            (
-                "refinement",
-                "steps by which inference refines the values of the selected latents",
-            ),
+            REFINEMENT_STEPS,
         ]
     }
 

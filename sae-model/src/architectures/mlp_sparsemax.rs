@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::attention::{PRE_BIAS_FROM, best_found};
+use super::shared::REFINEMENT_STEPS;
 use super::{Architecture, Attention, ENCODER, ENCODER_BIAS, switches_of};
 use crate::config::SaeConfig;
 use crate::ops::SparseValue;
@@ -49,10 +50,7 @@ impl Architecture for MlpSparsemax {
                 "value",
                 "what a selected latent contributes: its score, or its probability",
             ),
-            (
-                "refinement",
-                "steps by which inference refines the values of the selected latents",
-            ),
+            REFINEMENT_STEPS,
         ]
     }
 

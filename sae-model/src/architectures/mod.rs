@@ -1,7 +1,7 @@
 //! Architectures: how latents come from scores, and what training adds for it. One file each.
 //!
 //! A file holds all that an architecture is: its switches, its parameters, its selection, its terms of the loss, what
-//! happens behind an update, its recipe and its source. The list in this file is the only one; configs, saved models,
+//! happens after an update, its recipe and its source. The list in this file is the only one; configs, saved models,
 //! help texts, reports and the tests that loop over all architectures come from it. A crate that uses this one adds
 //! its own architectures with [`register`].
 
@@ -47,7 +47,10 @@ pub trait Architecture: Debug + Send + Sync {
 
     /// In words, with the switch that matters most: `topk (k = 32)`.
     fn describe(&self) -> String {
-        self.name().into()
+        match self.asked_l0() {
+            Some(k) => format!("{} (k = {k})", self.name()),
+            None => self.name().into(),
+        }
     }
 
     /// Its own switches and their values, as configs write them.
@@ -113,7 +116,7 @@ pub trait Architecture: Debug + Send + Sync {
         0
     }
 
-    /// L0 that it was asked for, where it was.
+    /// k: the L0 that it was asked for, where it was.
     fn asked_l0(&self) -> Option<usize> {
         None
     }
@@ -133,7 +136,7 @@ pub trait Architecture: Debug + Send + Sync {
         None
     }
 
-    /// The parameters behind an update of the optimizer; `observed` is the batch's [`Architecture::observe`].
+    /// The parameters after an update of the optimizer; `observed` is the batch's [`Architecture::observe`].
     fn after_update(&self, parameters: Parameters, _observed: Option<Tensor<1>>) -> Parameters {
         parameters
     }

@@ -11,7 +11,7 @@ use crate::parameters::Parameter;
 use crate::scores::{Scores, Selected};
 
 /// Weight of the L1 penalty.
-pub(super) const L1: Coefficient = Coefficient {
+const L1: Coefficient = Coefficient {
     name: "sparsity_coefficient",
     meaning: "weight of the L1 penalty",
     default: |_| 2.0,

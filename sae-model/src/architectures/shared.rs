@@ -60,6 +60,12 @@ pub(super) const AUX_K: Coefficient = Coefficient {
     ..Coefficient::COUNT
 };
 
+/// The meaning of the switch `refinement`.
+pub(super) const REFINEMENT_STEPS: (&str, &str) = (
+    "refinement",
+    "steps by which inference refines the values of the selected latents",
+);
+
 /// Fails unless k is a number of latents.
 pub(super) fn check_k(k: usize, config: &SaeConfig) -> Result<(), InvalidConfig> {
     match (1..=config.n_latents).contains(&k) {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::shared::{self, AUX_COEFFICIENT, AUX_K, AUXILIARY};
+use super::shared::{self, AUX_COEFFICIENT, AUX_K, AUXILIARY, REFINEMENT_STEPS};
 use super::{Architecture, ENCODER, ENCODER_BIAS, switches_of};
 use crate::config::{InvalidConfig, SaeConfig};
 use crate::loss::{Coefficient, Step, Term};
@@ -39,22 +39,12 @@ impl Architecture for TopK {
         "arXiv 2406.04093, section 2.3 and appendix A.2"
     }
 
-    fn describe(&self) -> String {
-        format!("topk (k = {})", self.k)
-    }
-
     fn switches(&self) -> Map<String, Value> {
         switches_of(self)
     }
 
     fn meanings(&self) -> &'static [(&'static str, &'static str)] {
-        &[
-            ("k", "active latents per row"),
-            (
-                "refinement",
-                "steps by which inference refines the values of the selected latents",
-            ),
-        ]
+        &[("k", "active latents per row"), REFINEMENT_STEPS]
     }
 
     fn check(&self, config: &SaeConfig) -> Result<(), InvalidConfig> {

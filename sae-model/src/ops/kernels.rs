@@ -1,7 +1,7 @@
 //! What a backend has to bring: nothing. Every kernel has a default that runs on the host, on slices.
 //!
 //! A backend that is listed in `backend_extension` and implements [`Kernels`] with an empty body is correct for every
-//! operation, forward and backward; a method that it overrides makes it fast. The CPU backends hand over their memory,
+//! operation, forward and backward; a method that it overrides makes it fast. Flex hands over its memory,
 //! others copy. `backend.rs` makes the operations of them, `autodiff/` the backward passes.
 
 use std::borrow::Cow;

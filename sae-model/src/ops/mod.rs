@@ -2,8 +2,8 @@
 //!
 //! *Sparse codes* (`codes`): [`encode`] scores a batch against a dictionary and keeps what a [`Selection`]
 //! wants, without ever storing `[B, M]`; [`decode`] multiplies codes by a dictionary. Their backward passes
-//! are products of the same kind (`cpu/decode.rs`). They run on the CPU, for every backend: Flex and NdArray
-//! hand over their memory, a GPU copies (correct, but no way to train).
+//! are products of the same kind (`cpu/decode.rs`). They run on the CPU, for every backend: Flex hands
+//! over its memory, others copy (correct, but no way to train on a GPU).
 //!
 //! *Sparse attention weights* ([`sparse_attention`]) are the dense form, `[B, M] -> [B, M]`, that GPUs use.
 //! Sparsemax projects a row of scores onto the probability simplex (Martins & Astudillo 2016):
@@ -13,8 +13,8 @@
 //! ```
 //!
 //! From primitives this takes a sort and a cumulative sum of every row, each stored for the backward
-//! pass. Here it is one kernel a device: an exact tau without sorting (`cpu`, `cube`), a closed-form
-//! backward pass (`autodiff`), and the sort-based version (`reference`, tests only) as the oracle.
+//! pass. Here it is one kernel per kind of device: an exact tau without sorting (`cpu`, `cube`), a closed-form
+//! backward pass (`autodiff`), and the sort-based version (`reference`) as the oracle of the tests.
 //!
 //! A row that holds NaN or infinity gets NaN weights (and NaN gradients) and leaves its neighbours alone.
 

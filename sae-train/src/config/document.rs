@@ -3,7 +3,6 @@
 use std::fmt::Write;
 
 use sae_model::loss::{Coefficient, RunSize};
-use sae_model::recipe::Recipe;
 use sae_model::{AnyArchitecture, Architecture, SaeConfig};
 use toml::{Table, Value};
 
@@ -78,12 +77,11 @@ fn default_of(key: &Key, architecture: &AnyArchitecture) -> Shown {
 fn of_recipe(name: &str, architecture: &AnyArchitecture) -> Option<Value> {
     let model = usual(architecture);
     let recipe = architecture.recipe(EXAMPLE.steps, EXAMPLE_WIDTH);
-    let Recipe { warmup_steps, .. } = recipe;
     let text = |value: serde_json::Value| Value::try_from(value).ok();
     match name {
         "loss" => text(serde_json::to_value(recipe.loss).ok()?),
         "lr" => Some(Value::Float((recipe.lr * 1e6).round() / 1e6)),
-        "warmup_steps" => Some(Value::Integer(warmup_steps as i64)),
+        "warmup_steps" => Some(Value::Integer(recipe.warmup_steps as i64)),
         "decay_fraction" => Some(recipe.decay_fraction.into()),
         "beta_1" => Some(recipe.beta_1.into()),
         "beta_2" => Some(recipe.beta_2.into()),

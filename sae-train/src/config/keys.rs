@@ -55,35 +55,22 @@ const fn key(
     }
 }
 
-const fn of_projections(
-    section: &'static str,
-    name: &'static str,
-    default: Default,
-    meaning: &'static str,
-) -> Key {
-    let needs = Needs {
-        has: |m| m.query_projection || m.key_projection || m.value_projection,
-        words: "query_projection, key_projection or value_projection",
-    };
-    Key {
-        needs: Some(needs),
-        ..key(section, name, default, meaning)
-    }
-}
+const A_PROJECTION: Needs = Needs {
+    has: |m| m.query_projection || m.key_projection || m.value_projection,
+    words: "query_projection, key_projection or value_projection",
+};
+const A_PRE_BIAS: Needs = Needs {
+    has: |m| m.pre_bias,
+    words: "pre_bias",
+};
 
-const fn of_pre_bias(
-    section: &'static str,
-    name: &'static str,
-    default: Default,
-    meaning: &'static str,
-) -> Key {
-    let needs = Needs {
-        has: |m| m.pre_bias,
-        words: "pre_bias",
-    };
-    Key {
-        needs: Some(needs),
-        ..key(section, name, default, meaning)
+impl Key {
+    /// The same, for models that have something.
+    const fn needing(self, needs: Needs) -> Self {
+        Self {
+            needs: Some(needs),
+            ..self
+        }
     }
 }
 
@@ -123,14 +110,14 @@ pub(crate) const KEYS: [Key; 55] = [
     key("model", "encoder_bias", Recipe, "whether there is a b_enc [M], added to the scores"),
     key("model", "unit_norm_decoder", Recipe, "whether training keeps the rows of W_dec at length one"),
     key("model", "init_concepts", Recipe, "how W_dec starts: unit or kaiming"),
-    of_projections("model", "init_projections", Recipe, "how W_Q, W_K and W_V start: identity or kaiming"),
-    of_pre_bias("model", "init_pre_bias", Is("\"mean\""), "where b_dec starts: mean (of the data) or zero"),
+    key("model", "init_projections", Recipe, "how W_Q, W_K and W_V start: identity or kaiming").needing(A_PROJECTION),
+    key("model", "init_pre_bias", Is("\"mean\""), "where b_dec starts: mean (of the data) or zero").needing(A_PRE_BIAS),
     key("training", "steps", Required("2000"), "optimizer steps"),
     key("training", "batch_size", Required("1024"), "rows per step"),
     key("training", "loss", Recipe, "the reconstruction loss: mse, fvu or norm_weighted"),
     key("training", "lr", Recipe, "peak learning rate of Adam"),
-    of_projections("training", "projection_lr", Follows("2 / sqrt(d), at most 1"), "factor on lr for W_Q, W_K and W_V"),
-    of_pre_bias("training", "pre_bias_lr", Follows("the root mean square of a number of a centred row"), "factor on lr for b_dec"),
+    key("training", "projection_lr", Follows("2 / sqrt(d), at most 1"), "factor on lr for W_Q, W_K and W_V").needing(A_PROJECTION),
+    key("training", "pre_bias_lr", Follows("the root mean square of a number of a centred row"), "factor on lr for b_dec").needing(A_PRE_BIAS),
     key("training", "warmup_steps", Recipe, "steps of linear warm-up"),
     key("training", "decay_fraction", Recipe, "part of the steps, at the end, over which lr falls linearly to zero"),
     key("training", "beta_1", Recipe, "Adam's beta_1"),
