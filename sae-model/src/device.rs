@@ -135,6 +135,25 @@ fn open_wgpu(device: DeviceName, index: Option<usize>) -> Result<Device, DeviceE
 mod tests {
     use super::*;
 
+    /// The list "Add a device" of CONTRIBUTING.md.
+    #[test]
+    fn every_device_has_a_feature_of_every_program_and_stands_in_the_docs() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let read = |path: &str| std::fs::read_to_string(root.join(path)).expect("a file");
+        let config = read("docs/CONFIG.md");
+        for device in [DeviceName::Cpu, DeviceName::NdArray, DeviceName::Wgpu(None)] {
+            let key = config.lines().find(|line| line.starts_with("| `device`"));
+            let name = device.to_string();
+            assert!(key.is_some_and(|key| key.contains(&name)), "docs/CONFIG.md: {name}");
+            for program in ["sae-train", "sae-eval"] {
+                let manifest = read(&format!("{program}/Cargo.toml"));
+                let feature = format!("\n{name} = [");
+                let has = device == DeviceName::Cpu || manifest.contains(&feature);
+                assert!(has, "{program}: no feature {name}");
+            }
+        }
+    }
+
     #[test]
     fn names_round_trip() {
         for name in ["cpu", "ndarray", "wgpu", "wgpu:3"] {

@@ -1,5 +1,7 @@
 //! Recipes: how an architecture is trained where nothing else is asked for. Functions of the run, not numbers of one run.
 
+use serde::{Deserialize, Serialize};
+
 use crate::loss::Loss;
 
 /// Steps up to which the learning rate of sparse attention is [`SHORT_RUN_LR`].
@@ -7,7 +9,8 @@ const SHORT_RUN: f64 = 600.0;
 const SHORT_RUN_LR: f64 = 6e-3;
 
 /// The loss and the optimizer's numbers.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// The reconstruction loss.
     pub loss: Loss,

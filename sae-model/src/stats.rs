@@ -52,9 +52,16 @@ impl Definition {
     }
 }
 
+/// FVU of reconstructions, given `sum ||x - x_hat||^2` of them and of the mean in their place.
+pub fn fvu(squared_error: f64, of_mean: f64) -> f64 {
+    squared_error / of_mean
+}
+
 macro_rules! definitions {
     ($($(#[$doc:meta])* $id:ident = $name:literal : $formula:literal;)*) => {
         $($(#[$doc])* pub const $id: Definition = Definition { name: $name, formula: $formula };)*
+        #[cfg(test)]
+        const ALL: &[Definition] = &[$($id),*];
     };
 }
 
@@ -100,6 +107,18 @@ mod tests {
     pub(super) fn value(metrics: &[Metric], of: Definition) -> f64 {
         let metric = metrics.iter().find(|m| m.name == of.name);
         metric.and_then(|m| m.value).unwrap_or(f64::NAN)
+    }
+
+    /// The list "Add a metric" of CONTRIBUTING.md.
+    #[test]
+    fn every_metric_is_described_and_computed_again_in_python() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let read = |path: &str| std::fs::read_to_string(root.join(path)).expect("a file");
+        let (described, computed) = (read("docs/METRICS.md"), read("tools/sae_report/metrics.py"));
+        for Definition { name, .. } in ALL {
+            assert!(described.contains(&format!("`{name}`")), "docs/METRICS.md: {name}");
+            assert!(computed.contains(&format!("\"{name}\"")), "metrics.py: {name}");
+        }
     }
 
     pub(super) fn assert_close(actual: f64, expected: f64) {

@@ -13,7 +13,7 @@ use burn::tensor::{Device, ExecutionError, Int, Tensor};
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use sae_data::ActivationBatch;
 use sae_model::loss::{self, Coefficients, Loss, Step, Term};
-use sae_model::{Architecture, Forward, Mode, Sae, ops, parameters};
+use sae_model::{Architecture, Forward, Mode, Sae, ops, parameters, stats};
 
 use crate::collapse::Seen;
 
@@ -58,9 +58,10 @@ pub(crate) struct StepOutput {
     pub(crate) reconstruction_loss: Tensor<1>,
     /// The terms that the architecture adds in training.
     pub(crate) terms: Vec<Term>,
-    /// `sum ||x - x_hat||^2 / (B sigma^2)` `[1]`: averaged over the held-out rows it is their FVU. In training rows
-    /// beyond [`Settings::row_limit`] count as rows at it.
-    pub(crate) fvu: Tensor<1>,
+    /// `sum ||x - x_hat||^2` `[1]`. In training rows beyond [`Settings::row_limit`] count as rows at it.
+    pub(crate) squared_error: Tensor<1>,
+    /// `B sigma^2`: the same with the mean of the data in place of x_hat.
+    of_mean: f64,
     /// Mean number of active latents `[1]`.
     pub(crate) l0: Tensor<1>,
     /// Latents that have not fired within the window, before this batch `[1]`.
@@ -83,9 +84,14 @@ impl StepOutput {
         let number = |tensor: &Tensor<1>| tensor.clone().into_scalar::<f64>();
         Seen {
             l0: number(&self.l0),
-            fvu: number(&self.fvu),
+            fvu: self.fvu(number(&self.squared_error)),
             dead: number(&self.dead),
         }
+    }
+
+    /// FVU of the batch, by the variance of the whole data: averaged over the held-out rows it is their FVU.
+    pub(crate) fn fvu(&self, squared_error: f64) -> f64 {
+        stats::fvu(squared_error, self.of_mean)
     }
 
     /// For a message: `the loss is NaN`.
@@ -119,7 +125,7 @@ struct TrainingLoss {
     /// The terms that the architecture adds.
     terms: Vec<Term>,
     /// Of the batch, without gradient.
-    fvu: Tensor<1>,
+    squared_error: Tensor<1>,
 }
 
 impl TrainingLoss {
@@ -149,9 +155,14 @@ impl SaeLearner {
         }
     }
 
-    /// sigma^2 of the rows that a validation looks at.
-    pub(crate) fn held_out_variance(&self) -> f64 {
-        self.settings.held_out_variance
+    /// The reconstruction loss of held-out rows, and without gradient `sum ||x_hat - x||^2`, both `[1]`.
+    pub(crate) fn held_out_loss(&self, x: Tensor<2>, x_hat: Tensor<2>) -> (Tensor<1>, Tensor<1>) {
+        let Settings {
+            loss,
+            held_out_variance,
+            ..
+        } = self.settings;
+        loss.with_squared_error(x, x_hat, held_out_variance)
     }
 
     /// Batches counted so far.
@@ -180,8 +191,8 @@ impl SaeLearner {
     /// The numbers of a batch of `rows` rows, whose loss is its reconstruction's alone.
     fn measure(
         &self,
-        reconstruction_loss: Tensor<1>,
-        fvu: Tensor<1>,
+        (reconstruction_loss, squared_error): (Tensor<1>, Tensor<1>),
+        variance: f64,
         fired: &Tensor<1>,
         rows: usize,
     ) -> StepOutput {
@@ -191,7 +202,8 @@ impl SaeLearner {
             loss: reconstruction_loss.clone(),
             reconstruction_loss,
             terms: Vec::new(),
-            fvu,
+            squared_error,
+            of_mean: rows as f64 * variance,
             l0: fired.clone().sum(),
             dead: dead.float().sum(),
             squared_gradients: Tensor::zeros([1], &self.silent.val().inner().device()),
@@ -206,10 +218,9 @@ impl SaeLearner {
         visitor.sum
     }
 
-    /// What training minimises, term by term, and the batch's FVU.
+    /// The terms of what training minimises, and the batch's squared error.
     fn loss(&self, x: &Tensor<2>, forward: &Forward, mask: &[f32]) -> TrainingLoss {
         let Settings { loss, variance, .. } = self.settings;
-        let [rows, _] = x.dims();
         let factors = loss::row_factors(x.clone(), self.settings.row_limit);
         let bounded = |x: Tensor<2>| match &factors {
             Some(factors) => x * factors.clone(),
@@ -229,7 +240,7 @@ impl SaeLearner {
         TrainingLoss {
             reconstruction,
             terms: self.sae.config().architecture.losses(&step),
-            fvu: squared_error / (rows as f64 * variance),
+            squared_error,
         }
     }
 
@@ -271,8 +282,8 @@ impl TrainStep for SaeLearner {
             loss: loss.clone().inner(),
             terms: losses.terms.into_iter().map(without_gradient).collect(),
             ..self.measure(
-                losses.reconstruction.inner(),
-                losses.fvu,
+                (losses.reconstruction.inner(), losses.squared_error),
+                self.settings.variance,
                 &fired,
                 x.dims()[0],
             )
@@ -324,15 +335,11 @@ impl InferenceStep for SaeLearner {
 
     fn step(&self, batch: ActivationBatch) -> StepOutput {
         let x = batch.activations;
-        let variance = self.settings.held_out_variance;
         let forward = self.sae.forward(x.clone(), &Mode::Inference);
         let fired = forward.encoded.latents.firing_frequency();
         let [rows, _] = x.dims();
-        let (loss, squared_error) =
-            self.settings
-                .loss
-                .with_squared_error(x, forward.x_hat, variance);
-        self.measure(loss, squared_error / (rows as f64 * variance), &fired, rows)
+        let losses = self.held_out_loss(x, forward.x_hat);
+        self.measure(losses, self.settings.held_out_variance, &fired, rows)
     }
 }
 

@@ -12,8 +12,10 @@ use burn::train::metric::{
 
 use crate::learner::StepOutput;
 
-/// A number of a [`StepOutput`]; a term of the loss that a batch does not have counts as zero.
+/// A number of a [`StepOutput`] on the device; a term of the loss that a batch does not have counts as zero.
 type Quantity = fn(&StepOutput, name: &str) -> Option<Tensor<1>>;
+/// The metric that it stands for.
+type Finish = fn(&StepOutput, f64) -> f64;
 
 /// Mean of a quantity over the rows seen since the last validation.
 #[derive(Clone)]
@@ -22,6 +24,7 @@ pub(crate) struct Mean {
     name: MetricName,
     state: NumericMetricState,
     quantity: Quantity,
+    finish: Finish,
 }
 
 impl Mean {
@@ -30,6 +33,14 @@ impl Mean {
             name: Arc::new(name.into()),
             state: NumericMetricState::default(),
             quantity,
+            finish: |_, value| value,
+        }
+    }
+
+    fn fvu() -> Self {
+        Self {
+            finish: StepOutput::fvu,
+            ..Self::new("fvu", |output, _| Some(output.squared_error.clone()))
         }
     }
 
@@ -43,7 +54,7 @@ impl Mean {
             Self::new("reconstruction_loss", |output, _| {
                 Some(output.reconstruction_loss.clone())
             }),
-            Self::new("fvu", |output, _| Some(output.fvu.clone())),
+            Self::fvu(),
             Self::new("l0", |output, _| Some(output.l0.clone())),
             Self::new("dead", |output, _| Some(output.dead.clone())),
         )
@@ -90,7 +101,7 @@ impl Metric for Mean {
         _metadata: &MetricMetadata,
     ) -> Result<SerializedEntry, TensorReadError> {
         let value = match (self.quantity)(output, &self.name) {
-            Some(value) => value.try_into_scalar::<f64>()?,
+            Some(value) => (self.finish)(output, value.try_into_scalar::<f64>()?),
             None => 0.0,
         };
         self.state.update(value, output.rows);

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
-use burn::tensor::Device;
-use burn::train::InferenceStep;
+use burn::tensor::{Device, Tensor};
 use sae_data::{ActivationBatch, ActivationData, ActivationLoader};
-use sae_model::stats::MomentStats;
+use sae_model::stats::{ReconstructionStats, SparsityStats};
+use sae_model::{Mode, SaeConfig};
 use serde_json::{Map, Value, json};
 
-use crate::learner::{SaeLearner, StepOutput};
+use crate::learner::SaeLearner;
 
 /// All held-out rows.
 pub(crate) struct WholeSet {
@@ -23,12 +23,12 @@ pub(crate) struct Judged {
     rows: usize,
     /// Mean reconstruction loss.
     reconstruction_loss: f64,
-    /// `sum ||x - x_hat||^2 / sum ||x - mean(x)||^2`.
+    /// As in a report.
     fvu: f64,
-    /// Mean number of active latents.
+    /// As in a report.
     l0: f64,
-    /// Latents that have not fired within the window.
-    dead: f64,
+    /// Latents that have not fired within the window of training.
+    dead: usize,
 }
 
 impl WholeSet {
@@ -46,41 +46,50 @@ impl WholeSet {
         model: &SaeLearner,
         stop: impl Fn() -> bool,
     ) -> Result<Option<Judged>, DatasetError> {
-        let mut moments = MomentStats::default();
-        let (mut rows, mut loss, mut error, mut l0, mut dead) = (0, 0.0, 0.0, 0.0, 0.0);
+        let SaeConfig {
+            d_in, n_latents, ..
+        } = *model.sae.config();
+        let mut reconstruction = ReconstructionStats::new(d_in);
+        let mut sparsity = SparsityStats::new(n_latents);
+        let (mut rows, mut loss) = (0, 0.0);
         for batch in self.loader.iter() {
-            let batch = batch?;
-            let [n, width] = batch.activations.dims();
-            let x: Vec<f32> = batch.activations.clone().into_data().iter().collect();
-            moments.add(&x, width);
-            let output: StepOutput = InferenceStep::step(model, batch);
-            let weight = n as f64;
+            let x = batch?.activations;
+            let forward = model.sae.forward(x.clone(), &Mode::Inference);
+            let [n, _] = x.dims();
+            let (of_batch, _) = model.held_out_loss(x.clone(), forward.x_hat.clone());
             rows += n;
-            loss += weight * output.reconstruction_loss.into_scalar::<f64>();
-            error += weight * output.fvu.into_scalar::<f64>();
-            l0 += weight * output.l0.into_scalar::<f64>();
-            dead = output.dead.into_scalar::<f64>();
+            loss += n as f64 * of_batch.into_scalar::<f64>();
+            reconstruction.add(&host(x), &host(forward.x_hat));
+            let codes = forward.encoded.latents.into_codes();
+            let pattern = &codes.pattern;
+            sparsity.add(
+                pattern.indices(),
+                &codes.host_values(),
+                pattern.row_lengths(),
+            );
             if stop() {
                 return Ok(None);
             }
         }
-        let n = rows as f64;
         Ok(Some(Judged {
             rows,
-            reconstruction_loss: loss / n,
-            // a batch's FVU is in units of the variance of the rows that validations look at
-            fvu: error / n * model.held_out_variance() / moments.variance(),
-            l0: l0 / n,
-            dead,
+            reconstruction_loss: loss / rows as f64,
+            fvu: reconstruction.fvu(),
+            l0: sparsity.l0_mean(),
+            dead: model.dead().len(),
         }))
     }
+}
+
+fn host(x: Tensor<2>) -> Vec<f32> {
+    x.into_data().iter().collect()
 }
 
 impl Judged {
     /// A progress line.
     pub(crate) fn line(&self, step: usize) -> String {
         format!(
-            "held out (all {} rows) at step {step}: reconstruction_loss {:.4}  FVU {:.4}  L0 {:.1}  dead {:.0}",
+            "held out (all {} rows) at step {step}: reconstruction_loss {:.4}  FVU {:.4}  L0 {:.1}  dead {}",
             self.rows, self.reconstruction_loss, self.fvu, self.l0, self.dead
         )
     }

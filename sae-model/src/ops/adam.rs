@@ -9,7 +9,6 @@ use burn::optim::{AdaptiveMomentumState, LearningRate, Optimizer};
 use burn::tensor::{Device, Tensor};
 
 use super::backend::SaeOps;
-use super::is_cpu;
 
 /// Adam:
 ///
@@ -43,35 +42,24 @@ impl Optimizer for Adam {
             None => (1, grad.zeros_like(), grad.zeros_like()),
         };
         let corrected = |beta: f64| 1.0 - beta.powi(time as i32);
-        let (lr, correction_2) = (lr / corrected(self.beta_1), 1.0 / corrected(self.beta_2));
-        let (tensor, moment_1, moment_2) = if is_cpu(&tensor.device()) {
-            let step = AdamStep {
-                beta_1: self.beta_1 as f32,
-                beta_2: self.beta_2 as f32,
-                epsilon: self.epsilon as f32,
-                lr: lr as f32,
-                correction_2: correction_2 as f32,
-            };
-            let new = Dispatch::adam(
-                tensor.into_dispatch(),
-                grad.into_dispatch(),
-                moment_1.into_dispatch(),
-                moment_2.into_dispatch(),
-                step,
-            );
-            (
-                Tensor::from_dispatch(new.param),
-                Tensor::from_dispatch(new.moment_1),
-                Tensor::from_dispatch(new.moment_2),
-            )
-        } else {
-            let moment_1 = moment_1 * self.beta_1 + grad.clone() * (1.0 - self.beta_1);
-            let moment_2 = moment_2 * self.beta_2 + grad.square() * (1.0 - self.beta_2);
-            let root = (moment_2.clone() * correction_2).sqrt() + self.epsilon;
-            (tensor - moment_1.clone() / root * lr, moment_1, moment_2)
+        let step = AdamStep {
+            beta_1: self.beta_1 as f32,
+            beta_2: self.beta_2 as f32,
+            epsilon: self.epsilon as f32,
+            lr: (lr / corrected(self.beta_1)) as f32,
+            correction_2: (1.0 / corrected(self.beta_2)) as f32,
         };
+        let new = Dispatch::adam(
+            tensor.into_dispatch(),
+            grad.into_dispatch(),
+            moment_1.into_dispatch(),
+            moment_2.into_dispatch(),
+            step,
+        );
+        let moment_1 = Tensor::from_dispatch(new.moment_1);
+        let moment_2 = Tensor::from_dispatch(new.moment_2);
         (
-            tensor,
+            Tensor::from_dispatch(new.param),
             Some(AdaptiveMomentumState::new(time, moment_1, moment_2)),
         )
     }

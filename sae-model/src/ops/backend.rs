@@ -1,18 +1,73 @@
-//! What Burn dispatches: the operations as a backend has them. The functions in `mod.rs` are what the model calls.
+//! The operations as Burn dispatches them to a backend. The functions in `mod.rs` are what the model calls.
+//!
+//! Every operation has a default body: the steps on rows and Adam from Burn's primitives (`primitives.rs`), the products with
+//! codes by the CPU's kernels on the host, because codes lie there. So a backend is correct with an empty `impl` of
+//! [`Host`], [`SaeOps`] and [`Gradients`](super::gradients::Gradients), and every method that it overrides makes it faster.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, ExtensionType, backend_extension};
+use burn::backend::{
+    Autodiff, Backend, Dispatch, ExtensionType, TensorMetadata, backend_extension,
+};
+use burn::tensor::TensorData;
 
 use super::SparseValue;
 use super::adam::AdamStep;
 use super::codes::Pattern;
-use super::cpu::rows::{self, Norm};
+use super::cpu::rows::Norm;
 use super::cpu::simd::Simd;
-use super::cpu::{decode, encode};
-use super::kernels::{Kernels, size};
+use super::cpu::{decode, encode, sparsemax};
+use super::primitives;
 use super::selection::Selection;
+
+/// A backend's tensors as slices, for kernels that run on the host.
+pub(crate) trait Host: Backend {
+    /// Whether sparsemax gives latents as `[B, M]`, which is the fast way on a GPU, and not as codes.
+    const DENSE: bool = false;
+
+    /// The values of a float32 tensor, row by row.
+    fn read(tensor: &FloatTensor<Self>) -> Cow<'_, [f32]> {
+        let data = burn::tensor::read_sync(Self::float_into_data(tensor.clone()));
+        let data = data.expect("reading a tensor of this device");
+        let values: Vec<f32> = data.try_to_vec().expect("a float32 tensor");
+        let bytes = size_of_val(values.as_slice());
+        tracing::trace!(target: "sae_model::host", bytes, "read from the device");
+        Cow::Owned(values)
+    }
+
+    /// A tensor on the device of `like`.
+    fn write(values: Vec<f32>, shape: &[usize], like: &FloatTensor<Self>) -> FloatTensor<Self> {
+        let data = TensorData::new(values, shape.to_vec());
+        Self::float_from_data(data, &like.device())
+    }
+}
+
+impl Host for Dispatch {}
+
+impl<B: Host, C: CheckpointStrategy> Host for Autodiff<B, C> {
+    const DENSE: bool = B::DENSE;
+}
+
+/// Size of dimension `i`.
+pub(super) fn size<T: TensorMetadata>(tensor: &T, i: usize) -> usize {
+    tensor.shape()[i]
+}
+
+/// Latents of sparsemax.
+#[derive(Clone, Debug, ExtensionType)]
+pub(crate) enum SparsemaxLatents<B: Backend> {
+    /// As codes.
+    Sparse {
+        /// Activations `[entries]`.
+        values: FloatTensor<B>,
+        pattern: Arc<Pattern>,
+    },
+    /// As `[B, M]`.
+    Dense(FloatTensor<B>),
+}
 
 /// What [`SaeOps::encode`] returns.
 #[derive(Clone, Debug, ExtensionType)]
@@ -29,9 +84,9 @@ pub(crate) struct Encoding<B: Backend> {
 pub(crate) struct Attended<B: Backend> {
     /// `y [B, d]`.
     pub(crate) output: FloatTensor<B>,
-    /// Activations `[entries]`, without gradient.
-    pub(crate) values: FloatTensor<B>,
-    pub(crate) pattern: Arc<Pattern>,
+    /// Codes carry no gradient.
+    #[extension_type]
+    pub(crate) latents: SparsemaxLatents<B>,
 }
 
 /// What [`SaeOps::adam`] returns.
@@ -42,10 +97,9 @@ pub(crate) struct AdamUpdate<B: Backend> {
     pub(crate) moment_2: FloatTensor<B>,
 }
 
-/// The operations that Burn's backends are extended with; all tensors are float32. `kernels.rs` implements them for every
-/// backend that is listed, `autodiff/` adds the gradients.
+/// The operations that Burn's backends are extended with; all tensors are float32. `autodiff/` adds the gradients.
 #[backend_extension(Flex, NdArray: cfg(feature = "ndarray"), Cube: cfg(feature = "wgpu"), Autodiff)]
-pub(crate) trait SaeOps: Backend {
+pub(crate) trait SaeOps: Host {
     /// `scores [B, M] -> (weights [B, M], threshold [B, 2])`.
     ///
     /// The threshold holds, for each row, its maximum `m` and `tau - m`: kept apart, because their sum would
@@ -53,94 +107,20 @@ pub(crate) trait SaeOps: Backend {
     fn sparse_attention(
         scores: FloatTensor<Self>,
         value: SparseValue,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (rows, latents) = (size(&scores, 0), size(&scores, 1));
+        let mut weights = vec![0.0; rows * latents];
+        let mut thresholds = vec![0.0; rows * 2];
+        let (z, a, t) = (Self::read(&scores), &mut weights, &mut thresholds);
+        sparsemax::forward(&z, latents, value, a, t);
+        (
+            Self::write(weights, &[rows, latents], &scores),
+            Self::write(thresholds, &[rows, 2], &scores),
+        )
+    }
 
     /// Codes of `z = q E^T + bias` where the mask is not 0: queries `[B, d]`, dictionary `[M, d]`; bias, JumpReLU's
     /// thresholds and mask are `[M]`, or empty where there are none.
-    fn encode(
-        queries: FloatTensor<Self>,
-        dictionary: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        thresholds: FloatTensor<Self>,
-        mask: Arc<Vec<f32>>,
-        selection: Selection,
-    ) -> Encoding<Self>;
-
-    /// Codes A times a dictionary, `A D`: values `[entries]`, dictionary `[M, d]` -> `[B, d]`.
-    fn codes_times(
-        values: FloatTensor<Self>,
-        dictionary: FloatTensor<Self>,
-        pattern: Arc<Pattern>,
-    ) -> FloatTensor<Self>;
-
-    /// `x_i . d_j` at every entry (i, j): x `[B, d]`, dictionary `[M, d]` -> `[entries]`.
-    fn codes_dots(
-        x: FloatTensor<Self>,
-        dictionary: FloatTensor<Self>,
-        pattern: Arc<Pattern>,
-    ) -> FloatTensor<Self>;
-
-    /// Codes a of sparsemax on `z = q C^T` where the mask is not 0, and `y = a C`: queries `[B, d]`, dictionary `[M, d]`.
-    fn attend(
-        queries: FloatTensor<Self>,
-        dictionary: FloatTensor<Self>,
-        mask: Arc<Vec<f32>>,
-        value: SparseValue,
-    ) -> Attended<Self>;
-
-    /// `(u [B, d], n [B, 1])`: `u = (x - b) / n`; bias `[d]` or empty. u carries a gradient for the bias
-    /// alone, n none (see `restore`).
-    fn normalize(
-        x: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        norm: Norm,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
-
-    /// `q = u W [B, d]` with u and n of `normalize`; carries gradients for W `[d, d]` and, past u, for the bias.
-    fn project(
-        u: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        norms: FloatTensor<Self>,
-        norm: Norm,
-    ) -> FloatTensor<Self>;
-
-    /// `x_hat = b + factor * n * y [B, d]`; carries gradients for y, and for the bias with what reaches it
-    /// through n.
-    fn restore(
-        y: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        u: FloatTensor<Self>,
-        norms: FloatTensor<Self>,
-        factor: f32,
-        norm: Norm,
-    ) -> FloatTensor<Self>;
-
-    /// `sum (x_hat - x)^2 [1]`; carries a gradient for x_hat alone.
-    fn squared_error(x_hat: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self>;
-
-    /// `sum x^2 [1]` of a tensor of any shape; carries no gradient.
-    fn squared_norm(x: FloatTensor<Self>) -> FloatTensor<Self>;
-
-    /// One step of Adam on tensors of one shape, in one pass over memory.
-    fn adam(
-        param: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        moment_1: FloatTensor<Self>,
-        moment_2: FloatTensor<Self>,
-        step: AdamStep,
-    ) -> AdamUpdate<Self>;
-}
-
-/// For every backend, from its kernels.
-impl<B: Kernels> SaeOps for B {
-    fn sparse_attention(
-        scores: FloatTensor<Self>,
-        value: SparseValue,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        <Self as Kernels>::sparse_attention(&scores, value)
-    }
-
     fn encode(
         queries: FloatTensor<Self>,
         dictionary: FloatTensor<Self>,
@@ -167,6 +147,7 @@ impl<B: Kernels> SaeOps for B {
         }
     }
 
+    /// Codes A times a dictionary, `A D`: values `[entries]`, dictionary `[M, d]` -> `[B, d]`.
     fn codes_times(
         values: FloatTensor<Self>,
         dictionary: FloatTensor<Self>,
@@ -184,6 +165,7 @@ impl<B: Kernels> SaeOps for B {
         Self::write(out, &[pattern.rows(), d], &values)
     }
 
+    /// `x_i . d_j` at every entry (i, j): x `[B, d]`, dictionary `[M, d]` -> `[entries]`.
     fn codes_dots(
         x: FloatTensor<Self>,
         dictionary: FloatTensor<Self>,
@@ -201,78 +183,85 @@ impl<B: Kernels> SaeOps for B {
         Self::write(out, &[pattern.len()], &x)
     }
 
+    /// Latents of sparsemax on `z = q E^T + bias` where the mask is not 0; see `encode`.
+    fn sparsemax(
+        queries: FloatTensor<Self>,
+        dictionary: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        mask: Arc<Vec<f32>>,
+        value: SparseValue,
+    ) -> SparsemaxLatents<Self> {
+        if Self::DENSE {
+            let mut scores = Self::float_matmul(queries, Self::float_transpose(dictionary)); // [B, d] [d, M] -> [B, M]
+            if size(&bias, 0) > 0 {
+                scores = Self::float_add(scores, primitives::row::<Self>(bias));
+            }
+            return SparsemaxLatents::Dense(primitives::masked::<Self>(scores, &mask, value));
+        }
+        let thresholds = Self::write(Vec::new(), &[0], &queries);
+        let selection = Selection::Sparsemax(value);
+        let codes = Self::encode(queries, dictionary, bias, thresholds, mask, selection);
+        SparsemaxLatents::Sparse {
+            values: codes.values,
+            pattern: codes.pattern,
+        }
+    }
+
+    /// Latents a of sparsemax on `z = q C^T` where the mask is not 0, and `y = a C`: queries `[B, d]`, dictionary `[M, d]`.
     fn attend(
         queries: FloatTensor<Self>,
         dictionary: FloatTensor<Self>,
         mask: Arc<Vec<f32>>,
         value: SparseValue,
     ) -> Attended<Self> {
-        let none = Self::write(Vec::new(), &[0], &queries);
-        let selection = Selection::Sparsemax(value);
-        let codes = Self::encode(
-            queries,
-            dictionary.clone(),
-            none.clone(),
-            none,
-            mask,
-            selection,
-        );
-        let output = Self::codes_times(codes.values.clone(), dictionary, codes.pattern.clone());
-        Attended {
-            output,
-            values: codes.values,
-            pattern: codes.pattern,
-        }
+        attended::<Self>(queries, dictionary, mask, value)
     }
 
+    /// `(u [B, d], n [B, 1])`: `u = (x - b) / n`; bias `[d]` or empty. u carries a gradient for the bias
+    /// alone, n none (see `restore`).
     fn normalize(
         x: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         norm: Norm,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (b, d) = (size(&x, 0), size(&x, 1));
-        let (u, norms) = rows::normalize(&Self::read(&x), &Self::read(&bias), d, norm);
-        (Self::write(u, &[b, d], &x), Self::write(norms, &[b, 1], &x))
+        primitives::normalize::<Self>(x, bias, norm)
     }
 
+    /// `q = u W [B, d]` with u and n of `normalize`; carries gradients for W `[d, d]` and, past u, for the bias.
     fn project(
         u: FloatTensor<Self>,
-        _bias: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        _norms: FloatTensor<Self>,
-        _norm: Norm,
+        norms: FloatTensor<Self>,
+        norm: Norm,
     ) -> FloatTensor<Self> {
         Self::float_matmul(u, weight)
     }
 
+    /// `x_hat = b + factor * n * y [B, d]`; carries gradients for y, and for the bias with what reaches it
+    /// through n.
     fn restore(
         y: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        _u: FloatTensor<Self>,
+        u: FloatTensor<Self>,
         norms: FloatTensor<Self>,
         factor: f32,
-        _norm: Norm,
+        norm: Norm,
     ) -> FloatTensor<Self> {
-        let (b, d) = (size(&y, 0), size(&y, 1));
-        let out = rows::restore(
-            &Self::read(&y),
-            &Self::read(&bias),
-            &Self::read(&norms),
-            d,
-            factor,
-        );
-        Self::write(out, &[b, d], &y)
+        primitives::restore::<Self>(y, bias, norms, factor)
     }
 
+    /// `sum (x_hat - x)^2 [1]`; carries a gradient for x_hat alone.
     fn squared_error(x_hat: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
-        let sum = rows::squared_error(&Self::read(&x_hat), &Self::read(&x));
-        Self::write(vec![sum as f32], &[1], &x)
+        Self::squared_norm(Self::float_sub(x_hat, x))
     }
 
+    /// `sum x^2 [1]` of a tensor of any shape; carries no gradient.
     fn squared_norm(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::write(vec![rows::squared_norm(&Self::read(&x)) as f32], &[1], &x)
+        Self::float_sum(primitives::square::<Self>(x))
     }
 
+    /// One step of Adam on tensors of one shape, in one pass over memory.
     fn adam(
         param: FloatTensor<Self>,
         grad: FloatTensor<Self>,
@@ -280,6 +269,22 @@ impl<B: Kernels> SaeOps for B {
         moment_2: FloatTensor<Self>,
         step: AdamStep,
     ) -> AdamUpdate<Self> {
-        <Self as Kernels>::adam(param, grad, moment_1, moment_2, step)
+        primitives::adam::<Self>(param, grad, moment_1, moment_2, step)
     }
+}
+
+/// [`SaeOps::attend`], one operation after the other.
+pub(super) fn attended<B: SaeOps>(
+    queries: FloatTensor<B>,
+    dictionary: FloatTensor<B>,
+    mask: Arc<Vec<f32>>,
+    value: SparseValue,
+) -> Attended<B> {
+    let no_bias = B::write(Vec::new(), &[0], &queries);
+    let latents = B::sparsemax(queries, dictionary.clone(), no_bias, mask, value);
+    let output = match latents.clone() {
+        SparsemaxLatents::Sparse { values, pattern } => B::codes_times(values, dictionary, pattern),
+        SparsemaxLatents::Dense(a) => B::float_matmul(a, dictionary), // [B, M] [M, d] -> [B, d]
+    };
+    Attended { output, latents }
 }

@@ -25,50 +25,28 @@ mod codes;
 pub(crate) mod cpu;
 #[cfg(feature = "wgpu")]
 mod cube;
-mod kernels;
+mod gradients;
+mod primitives;
 pub mod reference;
 mod selection;
 
 use std::sync::Arc;
 
 use burn::backend::Dispatch;
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 pub use adam::Adam;
 pub use codes::{Latents, Pattern, SparseCodes};
 pub use selection::Selection;
 
-use backend::SaeOps;
+use backend::{SaeOps, SparsemaxLatents};
 pub(crate) use cpu::rows::Norm;
-
-/// Squared norms below this count as zero, so that a row equal to the pre-bias has a gradient.
-pub(crate) const TINY: f64 = 1e-24;
-
-/// How far below zero the dense kernels, which read minus infinity as a fault, see a masked score.
-const FAR: f64 = 1e30;
 
 /// `||x||` of every row, `[B, d] -> [B, 1]`.
 pub(crate) fn row_norms(x: Tensor<2>) -> Tensor<2> {
-    x.square().sum_dim(1).clamp_min(TINY).sqrt()
-}
-
-impl Norm {
-    /// n of rows of these lengths `[B, 1]`.
-    fn of_lengths(self, lengths: Tensor<2>) -> Tensor<2> {
-        let Self {
-            exponent,
-            scale,
-            range,
-        } = self;
-        let ratios = lengths / scale;
-        if range.is_finite() {
-            let near = ratios.clone().clamp(1.0 / range, range);
-            near.powf_scalar(exponent - 1.0) * ratios * scale
-        } else {
-            ratios.powf_scalar(exponent) * scale
-        }
-    }
+    x.square().sum_dim(1).clamp_min(cpu::rows::TINY).sqrt()
 }
 
 /// What the latents in the support of sparsemax contribute to the reconstruction.
@@ -114,16 +92,12 @@ pub fn encode(
     let [latents, d] = dictionary.dims();
     assert_eq!(queries.dims()[1], d, "queries as wide as the dictionary");
     let device = queries.device();
-    let per_latent = |vector: Option<Tensor<1>>| match vector {
-        Some(vector) => {
-            assert_eq!(vector.dims(), [latents], "one number a latent");
-            vector
-        }
-        None => Tensor::zeros([0], &device),
-    };
+    for vector in [&options.bias, &options.thresholds].into_iter().flatten() {
+        assert_eq!(vector.dims(), [latents], "one number per latent");
+    }
     assert!(
         options.thresholds.is_some() || !matches!(selection, Selection::JumpRelu { .. }),
-        "JumpReLU has a threshold a latent"
+        "JumpReLU has one threshold per latent"
     );
     assert!(
         options.mask.is_empty() || options.mask.len() == latents,
@@ -132,8 +106,8 @@ pub fn encode(
     let encoding = Dispatch::encode(
         queries.into_dispatch(),
         dictionary.into_dispatch(),
-        per_latent(options.bias).into_dispatch(),
-        per_latent(options.thresholds).into_dispatch(),
+        or_empty(options.bias, &device),
+        or_empty(options.thresholds, &device),
         options.mask,
         selection,
     );
@@ -186,23 +160,14 @@ pub fn sparsemax_latents(
     options: EncodeOptions,
     value: SparseValue,
 ) -> Latents {
-    if is_cpu(&queries.device()) {
-        let selection = Selection::Sparsemax(value);
-        return Latents::Sparse(encode(queries, dictionary, options, selection));
-    }
-    let device = queries.device();
-    let mut scores = queries.matmul(dictionary.transpose()); // [B, d] [d, M] -> [B, M]
-    if let Some(bias) = options.bias {
-        scores = scores + bias.unsqueeze::<2>();
-    }
-    if options.mask.is_empty() {
-        return Latents::Dense(sparse_attention(scores, value));
-    }
-    let mask = TensorData::new(options.mask.to_vec(), [1, options.mask.len()]);
-    let mask = Tensor::<2>::from_data(mask, &device);
-    scores = scores * mask.clone() + (mask.clone() - 1.0) * FAR;
-    // Where all latents are masked, sparsemax would choose among them.
-    Latents::Dense(sparse_attention(scores, value) * mask)
+    let bias = or_empty(options.bias, &queries.device());
+    Latents::from(Dispatch::sparsemax(
+        queries.into_dispatch(),
+        dictionary.into_dispatch(),
+        bias,
+        options.mask,
+        value,
+    ))
 }
 
 /// Sparse attention: latents a of sparsemax on `z = q C^T` where the mask is not 0, and `y = a C`.
@@ -220,51 +185,40 @@ pub fn attend(
         dictionary.dims()[1],
         "queries as wide as the dictionary"
     );
-    if !is_cpu(&queries.device()) {
-        let options = EncodeOptions {
-            mask,
-            ..EncodeOptions::default()
-        };
-        let latents = sparsemax_latents(queries, dictionary.clone(), options, value);
-        let Latents::Dense(a) = &latents else {
-            unreachable!("latents of a GPU are dense");
-        };
-        return (a.clone().matmul(dictionary), latents); // [B, M] [M, d] -> [B, d]
-    }
-    let attended = Dispatch::attend(
-        queries.into_dispatch(),
-        dictionary.into_dispatch(),
-        mask,
-        value,
-    );
-    let codes = SparseCodes {
-        values: Tensor::from_dispatch(attended.values),
-        pattern: attended.pattern,
-        scores: Arc::default(),
-    };
-    (
-        Tensor::from_dispatch(attended.output),
-        Latents::Sparse(codes),
-    )
+    let (queries, dictionary) = (queries.into_dispatch(), dictionary.into_dispatch());
+    let attended = Dispatch::attend(queries, dictionary, mask, value);
+    let y = Tensor::from_dispatch(attended.output);
+    (y, attended.latents.into())
 }
 
-/// `(u [B, d], n [B, 1])` of `x [B, d]`: `u = (x - b) / n`, `n = s (||x - b|| / s)^p`. On the CPU with a gradient for the
-/// bias alone: x is data. See [`restore`].
+impl From<SparsemaxLatents<Dispatch>> for Latents {
+    fn from(latents: SparsemaxLatents<Dispatch>) -> Self {
+        match latents {
+            SparsemaxLatents::Sparse { values, pattern } => Self::Sparse(SparseCodes {
+                values: Tensor::from_dispatch(values),
+                pattern,
+                scores: Arc::default(),
+            }),
+            SparsemaxLatents::Dense(a) => Self::Dense(Tensor::from_dispatch(a)),
+        }
+    }
+}
+
+/// A vector as operations take it: empty where there is none.
+fn or_empty(vector: Option<Tensor<1>>, device: &Device) -> FloatTensor<Dispatch> {
+    let vector = vector.unwrap_or_else(|| Tensor::zeros([0], device));
+    vector.into_dispatch()
+}
+
+/// `(u [B, d], n [B, 1])` of `x [B, d]`: `u = (x - b) / n`, `n = s (||x - b|| / s)^p`, with a gradient for the bias alone: x is
+/// data. See [`restore`].
 pub(crate) fn normalize(
     x: Tensor<2>,
     bias: Option<Tensor<1>>,
     norm: Norm,
 ) -> (Tensor<2>, Tensor<2>) {
-    if !is_cpu(&x.device()) {
-        let x0 = match bias {
-            Some(b) => x - b.unsqueeze::<2>(), // [B, d]
-            None => x,
-        };
-        let norms = norm.of_lengths(row_norms(x0.clone()));
-        return (x0 / norms.clone(), norms);
-    }
-    let bias = bias.unwrap_or_else(|| Tensor::zeros([0], &x.device()));
-    let (u, norms) = Dispatch::normalize(x.into_dispatch(), bias.into_dispatch(), norm);
+    let bias = or_empty(bias, &x.device());
+    let (u, norms) = Dispatch::normalize(x.into_dispatch(), bias, norm);
     (Tensor::from_dispatch(u), Tensor::from_dispatch(norms))
 }
 
@@ -276,17 +230,13 @@ pub(crate) fn project(
     weight: Tensor<2>,
     norm: Norm,
 ) -> Tensor<2> {
-    if !is_cpu(&u.device()) {
-        return u.matmul(weight);
-    }
-    let bias = bias.unwrap_or_else(|| Tensor::zeros([0], &u.device()));
-    Tensor::from_dispatch(Dispatch::project(
+    let bias = or_empty(bias, &u.device());
+    let (u, weight, norms) = (
         u.into_dispatch(),
-        bias.into_dispatch(),
         weight.into_dispatch(),
         norms.into_dispatch(),
-        norm,
-    ))
+    );
+    Tensor::from_dispatch(Dispatch::project(u, bias, weight, norms, norm))
 }
 
 /// `x_hat = b + factor * n * y`, with u and n of [`normalize`]; the bias has a gradient through n, too.
@@ -297,42 +247,20 @@ pub(crate) fn restore(
     factor: f64,
     norm: Norm,
 ) -> Tensor<2> {
-    if !is_cpu(&y.device()) {
-        let y = if factor == 1.0 { y } else { y * factor };
-        let x_hat = y * norms;
-        return match bias {
-            Some(b) => x_hat + b.unsqueeze::<2>(),
-            None => x_hat,
-        };
-    }
-    let bias = bias.unwrap_or_else(|| Tensor::zeros([0], &y.device()));
-    Tensor::from_dispatch(Dispatch::restore(
-        y.into_dispatch(),
-        bias.into_dispatch(),
-        u.into_dispatch(),
-        norms.into_dispatch(),
-        factor as f32,
-        norm,
-    ))
+    let bias = or_empty(bias, &y.device());
+    let (y, u, norms) = (y.into_dispatch(), u.into_dispatch(), norms.into_dispatch());
+    Tensor::from_dispatch(Dispatch::restore(y, bias, u, norms, factor as f32, norm))
 }
 
 /// `sum (x_hat - x)^2`, `[B, d] -> [1]`; differentiable in x_hat alone.
 pub(crate) fn squared_error(x_hat: Tensor<2>, x: Tensor<2>) -> Tensor<1> {
-    if !is_cpu(&x.device()) {
-        return (x_hat - x).square().sum();
-    }
-    Tensor::from_dispatch(Dispatch::squared_error(
-        x_hat.into_dispatch(),
-        x.into_dispatch(),
-    ))
+    let sum = Dispatch::squared_error(x_hat.into_dispatch(), x.into_dispatch());
+    Tensor::from_dispatch(sum)
 }
 
 /// `sum x^2 [1]` of a tensor of any shape, in float32 and without gradient: NaN or infinite exactly if a number is,
 /// or if the sum does not fit, and then Adam's second moment may not either.
 pub fn squared_norm<const D: usize>(x: Tensor<D>) -> Tensor<1> {
-    if !is_cpu(&x.device()) {
-        return x.square().sum();
-    }
     Tensor::from_dispatch(Dispatch::squared_norm(x.into_dispatch()))
 }
 

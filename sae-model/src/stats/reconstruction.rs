@@ -1,7 +1,7 @@
 //! Reconstruction error and moments, in one pass and in f64.
 
 use super::{
-    COSINE, EXPLAINED_VARIANCE, FVU, MSE, Metric, NMSE_ROWWISE, NMSE_UNCENTRED, ZERO_ROWS,
+    COSINE, EXPLAINED_VARIANCE, FVU, MSE, Metric, NMSE_ROWWISE, NMSE_UNCENTRED, ZERO_ROWS, fvu,
 };
 
 /// Reconstruction error of a data set, accumulated in f64.
@@ -114,7 +114,7 @@ impl ReconstructionStats {
 
     /// FVU of all rows added.
     pub fn fvu(&self) -> f64 {
-        self.squared_error / self.centre.total()
+        fvu(self.squared_error, self.centre.total())
     }
 
     /// The metrics of all rows added.

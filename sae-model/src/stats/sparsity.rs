@@ -69,18 +69,19 @@ impl SparsityStats {
         assert_eq!(start, latents.len(), "every entry belongs to a row");
     }
 
+    /// Mean over rows of the number of active latents.
+    pub fn l0_mean(&self) -> f64 {
+        let by_l0 = self.by_l0.iter().enumerate();
+        let active: f64 = by_l0.map(|(k, n)| k as f64 * *n as f64).sum();
+        active / self.rows as f64
+    }
+
     /// The metrics of all rows added.
     pub fn metrics(&self) -> Vec<Metric> {
-        let active: f64 = self
-            .by_l0
-            .iter()
-            .enumerate()
-            .map(|(k, n)| k as f64 * *n as f64)
-            .sum();
         let dead = self.fired.iter().filter(|n| **n == 0).count() as f64;
         let n = self.rows as f64;
         vec![
-            L0_MEAN.measured(active / n),
+            L0_MEAN.measured(self.l0_mean()),
             L0_MEDIAN.measured(self.l0_percentile(0.5)),
             L0_P5.measured(self.l0_percentile(0.05)),
             L0_P95.measured(self.l0_percentile(0.95)),

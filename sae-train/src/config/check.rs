@@ -1,5 +1,7 @@
 //! Checks everything about a config that does not need the data.
 
+use sae_model::recipe::Recipe;
+
 use super::{Config, ConfigError, Resolved, TrainingConfig, invalid};
 
 impl Config {
@@ -7,7 +9,8 @@ impl Config {
     pub(super) fn check(&self, resolved: &Resolved) -> Result<(), ConfigError> {
         self.check_run_name()?;
         self.training.check_counts()?;
-        self.training.check_numbers()?;
+        self.training.check_minutes()?;
+        resolved.check_recipe()?;
         resolved
             .model
             .validate()
@@ -58,53 +61,65 @@ impl TrainingConfig {
         Ok(())
     }
 
-    fn check_numbers(&self) -> Result<(), ConfigError> {
-        let t = self;
-        if let Some(lr) = t.lr.filter(|lr| !(*lr > 0.0 && lr.is_finite())) {
-            return Err(invalid(
-                "training.lr",
-                lr,
-                "the learning rate must be a positive number, such as 1e-3",
-            ));
-        }
-        if !(0.0..=1e6).contains(&t.checkpoint_minutes) {
-            return Err(invalid(
-                "training.checkpoint_minutes",
-                t.checkpoint_minutes,
-                "must be zero (none) or a number of minutes",
-            ));
-        }
-        let part = 0.0..=1.0;
-        for (key, value) in [
-            ("training.decay_fraction", t.decay_fraction),
-            ("training.frequency_cutoff", t.frequency_cutoff),
+    fn check_minutes(&self) -> Result<(), ConfigError> {
+        let minutes = self.checkpoint_minutes;
+        let remedy = "must be zero (none) or a number of minutes";
+        within(
+            "checkpoint_minutes",
+            minutes,
+            (0.0..=1e6).contains(&minutes),
+            remedy,
+        )
+    }
+}
+
+impl Resolved {
+    fn check_recipe(&self) -> Result<(), ConfigError> {
+        let Recipe {
+            lr,
+            projection_lr,
+            decay_fraction,
+            beta_1,
+            beta_2,
+            frequency_cutoff,
+            ..
+        } = self.recipe;
+        let remedy = "the learning rate must be a positive number, such as 1e-3";
+        within("lr", lr, lr > 0.0 && lr.is_finite(), remedy)?;
+        for (key, part) in [
+            ("decay_fraction", decay_fraction),
+            ("frequency_cutoff", frequency_cutoff),
         ] {
-            if value.is_some_and(|value| !part.contains(&value)) {
-                return Err(invalid(
-                    key,
-                    value.unwrap_or_default(),
-                    "must lie between 0 and 1",
-                ));
-            }
+            within(
+                key,
+                part,
+                (0.0..=1.0).contains(&part),
+                "must lie between 0 and 1",
+            )?;
         }
-        for (key, value) in [
-            ("training.projection_lr", t.projection_lr),
-            ("training.pre_bias_lr", t.pre_bias_lr),
+        for (key, factor) in [
+            ("projection_lr", projection_lr),
+            ("pre_bias_lr", self.pre_bias_lr),
         ] {
-            if value.is_some_and(|value| !(value.is_finite() && value >= 0.0)) {
-                let value = value.unwrap_or_default();
-                return Err(invalid(key, value, "must be zero or a positive number"));
-            }
+            let good = factor.is_finite() && factor >= 0.0;
+            within(key, factor, good, "must be zero or a positive number")?;
         }
-        for (key, value) in [("training.beta_1", t.beta_1), ("training.beta_2", t.beta_2)] {
-            if value.is_some_and(|value| !(0.0..1.0).contains(&value)) {
-                return Err(invalid(
-                    key,
-                    value.unwrap_or_default(),
-                    "must be at least 0 and below 1",
-                ));
-            }
+        for (key, beta) in [("beta_1", beta_1), ("beta_2", beta_2)] {
+            within(
+                key,
+                beta,
+                (0.0..1.0).contains(&beta),
+                "must be at least 0 and below 1",
+            )?;
         }
         Ok(())
+    }
+}
+
+/// Fails if a number of `[training]` is not `good`.
+fn within(key: &str, value: f64, good: bool, remedy: &str) -> Result<(), ConfigError> {
+    match good {
+        true => Ok(()),
+        false => Err(invalid(&format!("training.{key}"), value, remedy)),
     }
 }

@@ -4,10 +4,13 @@ use sae_data::{ActivationData, Statistics};
 use sae_model::loss::{Coefficient, Coefficients, RunSize};
 use sae_model::recipe::{Recipe, pre_bias_lr};
 use sae_model::{AnyArchitecture, Architecture, SaeConfig};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Map;
 use toml::{Table, Value};
 
-use super::{Config, ConfigError, ModelConfig, invalid, keys};
+use super::keys::{self, KEYS};
+use super::{Config, ConfigError, invalid};
 
 /// A run's numbers, none of them left out.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,27 +58,16 @@ impl Config {
     /// # Errors
     /// If a switch or a coefficient has a value that it cannot have; whether it has does not depend on the data.
     pub(crate) fn resolve(&self, data: DataScale) -> Result<Resolved, ConfigError> {
-        let DataScale { d_in, variance, .. } = data;
         let model = self.sae_config(data)?;
-        let usual = model.architecture.recipe(self.training.steps, d_in);
-        let t = &self.training;
-        let recipe = Recipe {
-            loss: t.loss.unwrap_or(usual.loss),
-            lr: t.lr.unwrap_or(usual.lr),
-            projection_lr: t.projection_lr.unwrap_or(usual.projection_lr),
-            warmup_steps: t.warmup_steps.unwrap_or(usual.warmup_steps),
-            decay_fraction: t.decay_fraction.unwrap_or(usual.decay_fraction),
-            beta_1: t.beta_1.unwrap_or(usual.beta_1),
-            beta_2: t.beta_2.unwrap_or(usual.beta_2),
-            frequency_cutoff: t.frequency_cutoff.unwrap_or(usual.frequency_cutoff),
-        };
+        let DataScale { d_in, variance, .. } = data;
+        let recipe = model.architecture.recipe(self.training.steps, d_in);
         Ok(Resolved {
             coefficients: self.coefficients(&model)?,
-            pre_bias_lr: match model.pre_bias {
-                true => t.pre_bias_lr.unwrap_or(pre_bias_lr(d_in, variance)),
-                false => 1.0,
+            pre_bias_lr: match (model.pre_bias, self.training.pre_bias_lr) {
+                (true, written) => written.unwrap_or(pre_bias_lr(d_in, variance)),
+                (false, _) => 1.0,
             },
-            recipe,
+            recipe: departing("training", recipe, &self.training.recipe)?,
             model,
         })
     }
@@ -95,7 +87,7 @@ impl Config {
         let own = architecture.switches();
         let mut given: Vec<_> = self
             .model
-            .own
+            .switches
             .iter()
             .filter(|(key, _)| own.contains_key(*key))
             .collect();
@@ -113,32 +105,18 @@ impl Config {
 
     /// The model for activations like these.
     fn sae_config(&self, data: DataScale) -> Result<SaeConfig, ConfigError> {
-        let (m, DataScale { d_in, variance, .. }) = (&self.model, data);
-        let mut config = SaeConfig::new(self.architecture()?, d_in, m.n_latents);
-        let set = |field: &mut bool, value: Option<bool>| *field = value.unwrap_or(*field);
-        set(&mut config.query_projection, m.query_projection);
-        set(&mut config.key_projection, m.key_projection);
-        set(&mut config.value_projection, m.value_projection);
-        config.pre_bias = self.pre_bias(&config.architecture, data);
-        set(&mut config.encoder_bias, m.encoder_bias);
-        set(&mut config.unit_norm_decoder, m.unit_norm_decoder);
-        config.scale = m.scale.unwrap_or(config.scale);
-        config.norm_exponent = m.norm_exponent.unwrap_or(config.norm_exponent);
-        config.norm_range = m.norm_range.or(config.norm_range);
-        let usual = config.architecture.input_scale(d_in, variance);
-        config.input_scale = m.input_scale.unwrap_or(usual);
-        config.init.concepts = m.init_concepts.unwrap_or(config.init.concepts);
-        config.init.projections = m.init_projections.unwrap_or(config.init.projections);
-        config.init.pre_bias = m.init_pre_bias.unwrap_or(config.init.pre_bias);
-        Ok(config)
+        let mut usual = SaeConfig::new(self.architecture()?, data.d_in, self.model.n_latents);
+        usual.input_scale = usual.architecture.input_scale(data.d_in, data.variance);
+        usual.pre_bias = self.usual_pre_bias(&usual.architecture, data);
+        departing("model", usual, &self.model.switches)
     }
 
-    /// Whether the model has a pre-bias: who sets one of its keys wants one, where there may be one.
-    fn pre_bias(&self, architecture: &AnyArchitecture, data: DataScale) -> bool {
+    /// Whether the model has a pre-bias if nothing is said: who sets one of its keys wants one, where there may be one.
+    fn usual_pre_bias(&self, architecture: &AnyArchitecture, data: DataScale) -> bool {
         let usual = |ratio| architecture.pre_bias(ratio);
-        let asked = self.model.init_pre_bias.is_some() || self.training.pre_bias_lr.is_some();
-        let unless_told = usual(data.mean_over_sigma) || (asked && usual(f64::INFINITY));
-        self.model.pre_bias.unwrap_or(unless_told)
+        let asked = self.model.switches.contains_key("init_pre_bias")
+            || self.training.pre_bias_lr.is_some();
+        usual(data.mean_over_sigma) || (asked && usual(f64::INFINITY))
     }
 
     /// The coefficients of the architecture's terms of the loss.
@@ -149,7 +127,7 @@ impl Config {
         };
         let mut all = Coefficients::default();
         for coefficient in model.architecture.coefficients() {
-            let value = match self.training.own.get(coefficient.name) {
+            let value = match self.training.recipe.get(coefficient.name) {
                 Some(written) => number(coefficient, written, &run)?,
                 None => (coefficient.default)(&run),
             };
@@ -177,49 +155,78 @@ impl Config {
     }
 
     pub(super) fn with_defaults(&self, resolved: &Resolved) -> Self {
-        let Resolved {
-            model: sae, recipe, ..
-        } = resolved;
+        let Resolved { model, recipe, .. } = resolved;
         let mut config = self.clone();
-        config.model = ModelConfig {
-            architecture: sae.architecture.name().into(),
-            n_latents: sae.n_latents,
-            scale: Some(sae.scale),
-            norm_exponent: Some(sae.norm_exponent),
-            input_scale: Some(sae.input_scale),
-            norm_range: sae.norm_range,
-            query_projection: Some(sae.query_projection),
-            key_projection: Some(sae.key_projection),
-            value_projection: Some(sae.value_projection),
-            pre_bias: Some(sae.pre_bias),
-            encoder_bias: Some(sae.encoder_bias),
-            unit_norm_decoder: Some(sae.unit_norm_decoder),
-            init_concepts: Some(sae.init.concepts),
-            init_projections: Some(sae.init.projections),
-            init_pre_bias: Some(sae.init.pre_bias),
-            own: Table::try_from(sae.architecture.switches()).expect("switches are plain values"),
-        };
+        let mut switches = common(&flat(model));
+        switches.extend(as_table(&model.architecture.switches()));
+        config.model.switches = switches;
         let training = &mut config.training;
-        training.loss = Some(recipe.loss);
-        training.lr = Some(recipe.lr);
-        training.projection_lr = Some(recipe.projection_lr);
+        training.recipe = common(&flat(recipe));
         training.pre_bias_lr = Some(resolved.pre_bias_lr);
-        training.warmup_steps = Some(recipe.warmup_steps);
-        training.decay_fraction = Some(recipe.decay_fraction);
-        training.beta_1 = Some(recipe.beta_1);
-        training.beta_2 = Some(recipe.beta_2);
-        training.frequency_cutoff = Some(recipe.frequency_cutoff);
         training.checkpoint_every = Some(training.checkpoint_every());
-        let coefficients = sae.architecture.coefficients().iter();
-        let written = |c: &Coefficient| {
-            (
-                c.name.to_string(),
-                as_toml(c, resolved.coefficients.get(c.name)),
-            )
-        };
-        training.own = coefficients.map(written).collect();
-        keys::without_unused(&config, sae)
+        for c in model.architecture.coefficients() {
+            let value = as_toml(c, resolved.coefficients.get(c.name));
+            training.recipe.insert(c.name.into(), value);
+        }
+        keys::without_unused(&config, model)
     }
+}
+
+/// `usual` with the keys of a config's section that belong to it.
+fn departing<T: Serialize + DeserializeOwned>(
+    section: &str,
+    usual: T,
+    written: &Table,
+) -> Result<T, ConfigError> {
+    let mut departing = usual;
+    for (name, value) in common(written) {
+        let mut all = flat(&departing);
+        all.insert(name.clone(), value.clone());
+        departing = nested(all).try_into().map_err(|error: toml::de::Error| {
+            invalid(&format!("{section}.{name}"), value, error.message().trim())
+        })?;
+    }
+    Ok(departing)
+}
+
+/// The keys that belong to no architecture.
+fn common(table: &Table) -> Table {
+    let is_common = |name: &str| KEYS.iter().any(|key| key.name == name);
+    let all = table.iter().filter(|(name, _)| is_common(name));
+    all.map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+fn as_table(of: &impl Serialize) -> Table {
+    Table::try_from(of).expect("a config is plain data")
+}
+
+/// As keys of a config's section: `init.concepts` is `init_concepts` there.
+pub(super) fn flat(of: &impl Serialize) -> Table {
+    let mut flat = as_table(of);
+    if let Some(Value::Table(init)) = flat.remove("init") {
+        flat.extend(
+            init.into_iter()
+                .map(|(name, value)| (format!("init_{name}"), value)),
+        );
+    }
+    flat
+}
+
+/// The inverse of [`flat`].
+fn nested(flat: Table) -> Table {
+    let mut nested = Table::new();
+    let mut init = Table::new();
+    for (name, value) in flat {
+        match name.strip_prefix("init_") {
+            Some(name) => init.insert(name.into(), value),
+            None => nested.insert(name, value),
+        };
+    }
+    if !init.is_empty() {
+        nested.insert("init".into(), Value::Table(init));
+    }
+    nested
 }
 
 /// The value of a coefficient, as it was written.

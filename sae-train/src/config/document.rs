@@ -6,6 +6,7 @@ use sae_model::loss::{Coefficient, RunSize};
 use sae_model::{AnyArchitecture, Architecture, SaeConfig};
 use toml::{Table, Value};
 
+use super::complete::flat;
 use super::keys::{Default, KEYS, Key, SECTIONS};
 
 /// The run whose defaults are shown, where they depend on one.
@@ -75,21 +76,11 @@ fn default_of(key: &Key, architecture: &AnyArchitecture) -> Shown {
 
 /// The value that the recipe or the usual model of an architecture has for a key.
 fn of_recipe(name: &str, architecture: &AnyArchitecture) -> Option<Value> {
-    let model = usual(architecture);
-    let recipe = architecture.recipe(EXAMPLE.steps, EXAMPLE_WIDTH);
-    let text = |value: serde_json::Value| Value::try_from(value).ok();
-    match name {
-        "loss" => text(serde_json::to_value(recipe.loss).ok()?),
-        "lr" => Some(Value::Float((recipe.lr * 1e6).round() / 1e6)),
-        "warmup_steps" => Some(Value::Integer(recipe.warmup_steps as i64)),
-        "decay_fraction" => Some(recipe.decay_fraction.into()),
-        "beta_1" => Some(recipe.beta_1.into()),
-        "beta_2" => Some(recipe.beta_2.into()),
-        "frequency_cutoff" => Some(recipe.frequency_cutoff.into()),
-        "init_concepts" => text(serde_json::to_value(model.init.concepts).ok()?),
-        "init_projections" => text(serde_json::to_value(model.init.projections).ok()?),
-        name => text(serde_json::to_value(model).ok()?.get(name)?.clone()),
-    }
+    let mut recipe = architecture.recipe(EXAMPLE.steps, EXAMPLE_WIDTH);
+    recipe.lr = (recipe.lr * 1e6).round() / 1e6;
+    let mut all = flat(&usual(architecture));
+    all.extend(flat(&recipe));
+    all.remove(name)
 }
 
 /// A key that belongs to one architecture.

@@ -185,6 +185,26 @@ fn architecture_of(written: &Table) -> Option<AnyArchitecture> {
     }
 }
 
+/// `written` with the defaults that do not depend on the model or the data; `[data]` has its own.
+pub(super) fn with_defaults(written: &Table) -> Table {
+    let mut table = written.clone();
+    for key in KEYS
+        .iter()
+        .filter(|key| key.section != "data" && key.needs.is_none())
+    {
+        let Is(default) = key.default else { continue };
+        let section = match key.section {
+            "" => Some(&mut table),
+            name => table.get_mut(name).and_then(Value::as_table_mut),
+        };
+        if let Some(section) = section {
+            let default = || default.parse().expect("defaults are TOML");
+            section.entry(key.name).or_insert_with(default);
+        }
+    }
+    table
+}
+
 /// Fails if `written`, the config as the user wrote it, has a key that does not exist or lacks one that must be there.
 pub(super) fn check_names(written: &Table) -> Result<(), ConfigError> {
     for (name, value) in written {

@@ -13,9 +13,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sae_data::DataConfig;
-use sae_model::config::{ConceptInit, PreBiasInit, ProjectionInit};
-use sae_model::loss::Loss;
-use sae_model::{AnyArchitecture, Architecture};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -27,20 +24,17 @@ pub(crate) use document::commented;
 pub use error::ConfigError;
 pub(crate) use error::invalid;
 
-/// A whole run. Optional keys take the preset's value; the run directory holds them written out.
+/// A whole run, as written; [`Resolved`] is what it comes to. The run directory holds it with every key written out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
     /// Name of the run; its directory is `<runs_dir>/<run>`. Default: the config's file name.
     pub(crate) run: Option<String>,
     /// Where run directories are made.
-    #[serde(default = "default_runs_dir")]
     pub(crate) runs_dir: PathBuf,
     /// Every random choice derives from it.
-    #[serde(default)]
     pub(crate) seed: u64,
     /// `cpu`, `ndarray`, `wgpu` or `wgpu:N`.
-    #[serde(default = "default_device")]
     pub(crate) device: String,
     pub(crate) data: DataConfig,
     pub(crate) model: ModelConfig,
@@ -50,25 +44,11 @@ pub(crate) struct Config {
 /// `[model]`: the architecture, and what departs from its usual model. [`keys::KEYS`] says what each key means.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ModelConfig {
-    #[serde(default = "default_architecture")]
     pub(crate) architecture: String,
     pub(crate) n_latents: usize,
-    pub(crate) scale: Option<f64>,
-    pub(crate) norm_exponent: Option<f64>,
-    pub(crate) input_scale: Option<f64>,
-    pub(crate) norm_range: Option<f64>,
-    pub(crate) query_projection: Option<bool>,
-    pub(crate) key_projection: Option<bool>,
-    pub(crate) value_projection: Option<bool>,
-    pub(crate) pre_bias: Option<bool>,
-    pub(crate) encoder_bias: Option<bool>,
-    pub(crate) unit_norm_decoder: Option<bool>,
-    pub(crate) init_concepts: Option<ConceptInit>,
-    pub(crate) init_projections: Option<ProjectionInit>,
-    pub(crate) init_pre_bias: Option<PreBiasInit>,
-    /// The architecture's own switches.
+    /// The switches of [`SaeConfig`](sae_model::SaeConfig) and of the architecture that were written.
     #[serde(flatten)]
-    pub(crate) own: Table,
+    pub(crate) switches: Table,
 }
 
 /// `[training]`: what departs from the recipe. [`keys::KEYS`] says what each key means.
@@ -76,63 +56,19 @@ pub(crate) struct ModelConfig {
 pub(crate) struct TrainingConfig {
     pub(crate) steps: usize,
     pub(crate) batch_size: usize,
-    pub(crate) loss: Option<Loss>,
-    pub(crate) lr: Option<f64>,
-    pub(crate) projection_lr: Option<f64>,
     pub(crate) pre_bias_lr: Option<f64>,
-    pub(crate) warmup_steps: Option<usize>,
-    pub(crate) decay_fraction: Option<f64>,
-    pub(crate) beta_1: Option<f64>,
-    pub(crate) beta_2: Option<f64>,
-    pub(crate) frequency_cutoff: Option<f64>,
-    #[serde(default = "default_dead_window")]
     pub(crate) dead_window: usize,
-    #[serde(default = "default_validate_every")]
     pub(crate) validate_every: usize,
-    #[serde(default = "default_validate_rows")]
     pub(crate) validate_rows: usize,
-    #[serde(default = "default_log_every")]
     pub(crate) log_every: usize,
     pub(crate) checkpoint_every: Option<usize>,
-    #[serde(default = "default_checkpoint_minutes")]
     pub(crate) checkpoint_minutes: f64,
-    #[serde(default = "default_keep_checkpoints")]
     pub(crate) keep_checkpoints: usize,
-    #[serde(default)]
     pub(crate) on_nonfinite: OnNonFinite,
-    #[serde(default)]
     pub(crate) on_collapse: OnCollapse,
-    /// The coefficients of the architecture's terms of the loss.
+    /// The numbers of [`Recipe`](sae_model::recipe::Recipe) and the coefficients of the architecture that were written.
     #[serde(flatten)]
-    pub(crate) own: Table,
-}
-
-fn default_runs_dir() -> PathBuf {
-    "runs".into()
-}
-fn default_device() -> String {
-    "cpu".into()
-}
-fn default_architecture() -> String {
-    AnyArchitecture::default().name().into()
-}
-fn default_dead_window() -> usize {
-    100
-}
-fn default_validate_every() -> usize {
-    100
-}
-fn default_validate_rows() -> usize {
-    16_384
-}
-fn default_log_every() -> usize {
-    20
-}
-fn default_checkpoint_minutes() -> f64 {
-    10.0
-}
-fn default_keep_checkpoints() -> usize {
-    2
+    pub(crate) recipe: Table,
 }
 
 impl Config {
@@ -164,7 +100,8 @@ impl Config {
     /// Completes and checks a config; `name` is that of a run without one.
     pub(crate) fn of_table(table: &Table, name: Option<&str>) -> Result<Self, ConfigError> {
         keys::check_names(table)?;
-        let mut config: Self = serde_path_to_error::deserialize(Value::Table(table.clone()))
+        let complete = Value::Table(keys::with_defaults(table));
+        let mut config: Self = serde_path_to_error::deserialize(complete)
             .map_err(|error| error::wrong_type(table, &error))?;
         config.run = config.run.or(name.map(String::from));
         // The data has no part in what is checked here.

@@ -3,7 +3,8 @@
 //!
 //! Sparse codes: with `dz` the gradient at the entries of the codes, `z = q E^T + bias` gives
 //! `dq = dz E`, `dE = dz^T q` and `dbias = column sums of dz`; `y = a D` gives `da = g . d_j` at each entry and
-//! `dD = a^T g`. First derivatives only: gradients are computed outside the graph.
+//! `dD = a^T g`. First derivatives only: gradients are computed outside the graph. Operations that carry no gradient (dots, Adam,
+//! the squared norm) are not here.
 
 mod nodes;
 
@@ -14,32 +15,34 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::ops::{Backward, OpsKind};
 use burn::backend::tensor::FloatTensor;
 
-use super::adam::AdamStep;
-use super::backend::{AdamUpdate, Attended, Encoding, SaeOps};
-use super::kernels::Kernels;
+use super::backend::{self, Attended, Encoding, SaeOps, SparsemaxLatents};
+use super::gradients::Gradients;
 use super::{Norm, Pattern, Selection, SparseValue};
 use nodes::{
     AttendBackward, AttendState, DecodeBackward, EncodeBackward, EncodeState, NormalizeBackward,
     ProjectBackward, ProjectState, RestoreBackward, SparseAttentionBackward, SquaredErrorBackward,
 };
 
-impl<B: Kernels, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
+impl<B: Gradients, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
     fn attend(
         queries: FloatTensor<Self>,
         dictionary: FloatTensor<Self>,
         mask: Arc<Vec<f32>>,
         value: SparseValue,
     ) -> Attended<Self> {
+        if B::DENSE {
+            return backend::attended::<Self>(queries, dictionary, mask, value);
+        }
         let prep = AttendBackward
             .prepare::<C>([queries.node(), dictionary.node()])
             .compute_bound()
             .stateful();
         let (queries, dictionary) = (queries.into_primitive(), dictionary.into_primitive());
-        let Attended {
-            output,
-            values,
-            pattern,
-        } = B::attend(queries.clone(), dictionary.clone(), mask, value);
+        let Attended { output, latents } =
+            B::attend(queries.clone(), dictionary.clone(), mask, value);
+        let SparsemaxLatents::Sparse { values, pattern } = latents else {
+            unreachable!("a backend that is not DENSE gives codes");
+        };
         let output = match prep {
             OpsKind::Tracked(prep) => {
                 let state = AttendState {
@@ -53,10 +56,10 @@ impl<B: Kernels, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
             }
             OpsKind::UnTracked(prep) => prep.finish(output),
         };
+        let values = <FloatTensor<Self>>::new(values);
         Attended {
             output,
-            values: <FloatTensor<Self>>::new(values),
-            pattern,
+            latents: SparsemaxLatents::Sparse { values, pattern },
         }
     }
 
@@ -140,10 +143,6 @@ impl<B: Kernels, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
         }
     }
 
-    fn squared_norm(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        <FloatTensor<Self>>::new(B::squared_norm(x.into_primitive()))
-    }
-
     fn sparse_attention(
         scores: FloatTensor<Self>,
         value: SparseValue,
@@ -153,7 +152,7 @@ impl<B: Kernels, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
             .compute_bound()
             .stateful();
         let scores = scores.into_primitive();
-        let (weights, threshold) = <B as SaeOps>::sparse_attention(scores.clone(), value);
+        let (weights, threshold) = B::sparse_attention(scores.clone(), value);
         let weights = match prep {
             OpsKind::Tracked(prep) => prep.finish((scores, threshold.clone(), value), weights),
             OpsKind::UnTracked(prep) => prep.finish(weights),
@@ -227,36 +226,6 @@ impl<B: Kernels, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
         match prep {
             OpsKind::Tracked(prep) => prep.finish((values, dictionary, pattern), out),
             OpsKind::UnTracked(prep) => prep.finish(out),
-        }
-    }
-
-    fn codes_dots(
-        x: FloatTensor<Self>,
-        dictionary: FloatTensor<Self>,
-        pattern: Arc<Pattern>,
-    ) -> FloatTensor<Self> {
-        let (x, dictionary) = (x.into_primitive(), dictionary.into_primitive());
-        <FloatTensor<Self>>::new(B::codes_dots(x, dictionary, pattern))
-    }
-
-    fn adam(
-        param: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        moment_1: FloatTensor<Self>,
-        moment_2: FloatTensor<Self>,
-        step: AdamStep,
-    ) -> AdamUpdate<Self> {
-        let new = <B as SaeOps>::adam(
-            param.into_primitive(),
-            grad.into_primitive(),
-            moment_1.into_primitive(),
-            moment_2.into_primitive(),
-            step,
-        );
-        AdamUpdate {
-            param: <FloatTensor<Self>>::new(new.param),
-            moment_1: <FloatTensor<Self>>::new(new.moment_1),
-            moment_2: <FloatTensor<Self>>::new(new.moment_2),
         }
     }
 }

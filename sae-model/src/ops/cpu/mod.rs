@@ -1,9 +1,10 @@
-//! The CPU kernels: slices in, vectors out. `ops/kernels.rs` makes operations of them.
+//! The CPU kernels: slices in, vectors out. `flex.rs` makes operations of Burn's CPU backend of them.
 
 mod batch_topk;
 mod blocking;
 pub(crate) mod decode;
 pub(crate) mod encode;
+mod flex;
 pub(crate) mod gradient;
 mod product;
 pub(crate) mod rows;
@@ -11,75 +12,3 @@ mod select;
 pub(crate) mod simd;
 pub(crate) mod sparsemax;
 mod tau;
-
-use std::borrow::Cow;
-
-use burn::backend::TensorMetadata;
-use burn::backend::flex::{Flex, FlexTensor};
-use burn::tensor::TensorData;
-
-use super::adam::AdamStep;
-use super::backend::AdamUpdate;
-use super::kernels::{self, Kernels};
-
-/// Flex hands over its memory.
-impl Kernels for Flex {
-    fn read(tensor: &FlexTensor) -> Cow<'_, [f32]> {
-        match tensor.as_slice() {
-            Some(values) => Cow::Borrowed(values),
-            None => {
-                let laid_out = tensor.to_contiguous();
-                Cow::Owned(laid_out.as_slice().expect("a float32 tensor").to_vec())
-            }
-        }
-    }
-
-    fn write(values: Vec<f32>, shape: &[usize], _like: &FlexTensor) -> FlexTensor {
-        FlexTensor::from_data(TensorData::new(values, shape.to_vec()))
-    }
-
-    /// The moments are updated where they lie, if nobody else holds them (copied first, if somebody does).
-    fn adam(
-        param: FlexTensor,
-        grad: FlexTensor,
-        moment_1: FlexTensor,
-        moment_2: FlexTensor,
-        step: AdamStep,
-    ) -> AdamUpdate<Self> {
-        let shape: Vec<usize> = param.shape().iter().copied().collect();
-        let (mut moment_1, mut moment_2) = (
-            moment_1.to_contiguous_owned(),
-            moment_2.to_contiguous_owned(),
-        );
-        let new = kernels::adam(
-            step,
-            &Self::read(&param),
-            &Self::read(&grad),
-            moment_1.storage_mut(),
-            moment_2.storage_mut(),
-        );
-        AdamUpdate {
-            param: Self::write(new, &shape, &param),
-            moment_1,
-            moment_2,
-        }
-    }
-}
-
-/// A tensor laid out row by row from the start of its memory, without a second handle on it.
-trait ContiguousOwned {
-    fn to_contiguous_owned(self) -> Self;
-}
-
-impl ContiguousOwned for FlexTensor {
-    fn to_contiguous_owned(self) -> Self {
-        if self.is_contiguous() && self.layout().start_offset() == 0 {
-            return self;
-        }
-        self.to_contiguous()
-    }
-}
-
-/// NdArray stays as a second opinion until Burn removes it: all defaults.
-#[cfg(feature = "ndarray")]
-impl Kernels for burn::backend::NdArray {}

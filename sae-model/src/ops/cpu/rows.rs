@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 /// Squared norms below this count as zero, so that a row equal to the pre-bias has a gradient.
-const TINY: f64 = 1e-24;
+pub(crate) const TINY: f64 = 1e-24;
 /// Rows that one task takes at least.
 const GRAIN: usize = 64;
 
@@ -100,15 +100,15 @@ pub(crate) fn normalize_backward(
     })
 }
 
-/// What the bias gradient of `q = u W` needs of `grad [B, d]` with respect to q, without `du = dq W^T`:
-/// `db = sum_i p (q_i . dq_i) u_i / (||u_i||^2 n_i) - (sum_i dq_i / n_i) W^T`, because `u . du = q . dq`. Returns
-/// both sums, `[d]`.
+/// The bias gradient of `q = u W` from `grad [B, d]` with respect to q, without `du = dq W^T`, because `u . du = q . dq`:
+/// `db = sum_i p (q_i . dq_i) u_i / (||u_i||^2 n_i) - (sum_i dq_i / n_i) W^T`.
 pub(crate) fn project_backward(
     (u, q, norms): (&[f32], &[f32], &[f32]),
+    weight: &[f32],
     grad: &[f32],
     d: usize,
     norm: Norm,
-) -> (Vec<f32>, Vec<f32>) {
+) -> Vec<f32> {
     let along = sum_rows(norms.len(), d, |row, sums| {
         let range = row * d..(row + 1) * d;
         let (u, q, g) = (&u[range.clone()], &q[range.clone()], &grad[range]);
@@ -122,7 +122,11 @@ pub(crate) fn project_backward(
             .zip(&grad[row * d..][..d])
             .for_each(|(s, g)| *s += g * inverse);
     });
-    (along, scaled)
+    let through = weight
+        .chunks_exact(d)
+        .map(|row| row.iter().zip(&scaled).map(|(w, s)| w * s).sum());
+    let pairs = along.iter().zip(through);
+    pairs.map(|(a, t): (&f32, f32)| a - t).collect()
 }
 
 /// `||u||^2`, which is not zero even where u is.

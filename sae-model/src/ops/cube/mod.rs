@@ -9,7 +9,8 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::{CubeCount, CubeDim};
 
 use super::SparseValue;
-use super::kernels::Kernels;
+use super::backend::{Host, SaeOps};
+use super::gradients::Gradients;
 
 /// Most cubes along one axis of a launch (WebGPU's limit).
 const MAX_CUBES: u32 = 65_535;
@@ -41,11 +42,15 @@ fn empty_like(tensor: &CubeTensor, dims: [usize; 2]) -> CubeTensor {
     )
 }
 
-/// Sparse codes are made on the host: correct for every architecture, but a GPU waits for it. Sparse attention
-/// does not come this way (`ops::attend` takes the dense kernels).
-impl Kernels for Cube {
-    fn sparse_attention(scores: &CubeTensor, value: SparseValue) -> (CubeTensor, CubeTensor) {
-        let scores = into_contiguous(scores.clone());
+/// Codes are made on the host: correct for every architecture, but a GPU waits for it. Sparse attention stays on the GPU, as
+/// `[B, M]`.
+impl Host for Cube {
+    const DENSE: bool = true;
+}
+
+impl SaeOps for Cube {
+    fn sparse_attention(scores: CubeTensor, value: SparseValue) -> (CubeTensor, CubeTensor) {
+        let scores = into_contiguous(scores);
         let [rows, latents] = dims(&scores);
         let weights = empty_like(&scores, [rows, latents]);
         let threshold = empty_like(&scores, [rows, 2]);
@@ -65,7 +70,9 @@ impl Kernels for Cube {
         }
         (weights, threshold)
     }
+}
 
+impl Gradients for Cube {
     fn sparse_attention_backward(
         scores: &CubeTensor,
         threshold: &CubeTensor,
