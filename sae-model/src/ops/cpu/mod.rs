@@ -1,4 +1,4 @@
-//! The CPU kernels: slices in, vectors out. `ops/kernels.rs` makes operations of them.
+//! The CPU kernels, which take slices and return vectors. `ops/kernels.rs` makes operations of them.
 
 mod batch_topk;
 mod blocking;
@@ -22,7 +22,7 @@ use super::adam::AdamStep;
 use super::backend::AdamUpdate;
 use super::kernels::{self, Kernels};
 
-/// Flex hands over its memory.
+/// Flex lends its memory, without a copy if it is contiguous.
 impl Kernels for Flex {
     fn read(tensor: &FlexTensor) -> Cow<'_, [f32]> {
         match tensor.as_slice() {
@@ -38,7 +38,7 @@ impl Kernels for Flex {
         FlexTensor::from_data(TensorData::new(values, shape.to_vec()))
     }
 
-    /// The moments are updated where they lie, if nobody else holds them (copied first, if somebody does).
+    /// Updates the moments in place, or in a copy if another handle on them exists.
     fn adam(
         param: FlexTensor,
         grad: FlexTensor,
@@ -66,7 +66,7 @@ impl Kernels for Flex {
     }
 }
 
-/// A tensor laid out row by row from the start of its memory, without a second handle on it.
+/// Makes a tensor contiguous from the start of its memory, without a second handle on it.
 trait ContiguousOwned {
     fn to_contiguous_owned(self) -> Self;
 }
@@ -80,6 +80,6 @@ impl ContiguousOwned for FlexTensor {
     }
 }
 
-/// NdArray stays as a second opinion until Burn removes it: all defaults.
+/// NdArray uses all defaults. It stays as a check of Flex until Burn removes it.
 #[cfg(feature = "ndarray")]
 impl Kernels for burn::backend::NdArray {}

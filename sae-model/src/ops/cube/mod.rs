@@ -1,4 +1,4 @@
-//! The CubeCL kernels behind Burn's GPU backends: tensors in, launches out.
+//! Launches the CubeCL kernels of Burn's GPU backends.
 
 mod sparsemax;
 
@@ -11,10 +11,10 @@ use cubecl::prelude::{CubeCount, CubeDim};
 use super::SparseValue;
 use super::kernels::Kernels;
 
-/// Most cubes along one axis of a launch (WebGPU's limit).
+/// Maximum number of cubes along one axis of a launch (WebGPU's limit).
 const MAX_CUBES: u32 = 65_535;
 
-/// A grid with at least one cube a row.
+/// A grid with at least one cube per row.
 fn one_cube_a_row(rows: usize) -> CubeCount {
     let rows = u32::try_from(rows)
         .expect("a batch has fewer than 2^32 rows")
@@ -22,7 +22,7 @@ fn one_cube_a_row(rows: usize) -> CubeCount {
     CubeCount::Static(rows.min(MAX_CUBES), rows.div_ceil(MAX_CUBES), 1)
 }
 
-/// `[B, M]`, checked against the kernels' 32-bit indices.
+/// The shape `[B, M]`, checked against the kernels' 32-bit indices.
 fn dims(tensor: &CubeTensor) -> [usize; 2] {
     let [rows, latents] = tensor.shape().dims();
     assert!(
@@ -41,8 +41,8 @@ fn empty_like(tensor: &CubeTensor, dims: [usize; 2]) -> CubeTensor {
     )
 }
 
-/// Sparse codes are made on the host: correct for every architecture, but a GPU waits for it. Sparse attention
-/// does not come this way (`ops::attend` takes the dense kernels).
+/// Sparse codes are computed on the host. This is correct for every architecture, but the GPU waits. Sparse attention
+/// does not need them: `ops::attend` uses the dense kernels.
 impl Kernels for Cube {
     fn sparse_attention(scores: &CubeTensor, value: SparseValue) -> (CubeTensor, CubeTensor) {
         let scores = into_contiguous(scores.clone());
