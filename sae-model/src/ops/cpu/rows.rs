@@ -100,8 +100,9 @@ pub(crate) fn normalize_backward(
     })
 }
 
-/// The two sums `[d]` of the bias gradient of `q = u W`, from `grad [B, d]` with respect to q and without
-/// `du = dq W^T`: `db = sum_i p (q_i . dq_i) u_i / (||u_i||^2 n_i) - (sum_i dq_i / n_i) W^T`, because `u . du = q . dq`.
+/// The two sums `[d]` (the second without W^T) in the bias gradient of `q = u W`, from `grad [B, d]` with respect to q
+/// and without `du = dq W^T`: `db = sum_i p (q_i . dq_i) u_i / (||u_i||^2 n_i) - (sum_i dq_i / n_i) W^T`, because
+/// `u . du = q . dq`.
 pub(crate) fn project_backward(
     (u, q, norms): (&[f32], &[f32], &[f32]),
     grad: &[f32],
