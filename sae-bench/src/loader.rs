@@ -1,4 +1,4 @@
-//! The data loader, and the plain conversion of the same bytes in memory.
+//! Workers for the data loader and for a plain conversion of the same bytes in memory.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -15,14 +15,14 @@ use serde_json::{Value, json};
 
 use crate::protocol::Job;
 
-/// The work of a turn.
+/// The work of one turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Work {
-    /// Takes as many shuffled batches as an epoch has from the loader.
+    /// Takes one epoch of shuffled batches from the loader.
     Stream,
-    /// Converts all elements from one place in memory to another, on every core, as `half` does: the yardstick.
+    /// Converts all elements in memory on every core, with `half`: the yardstick.
     Copy,
-    /// The same with the loader's own conversion, which writes past the cache.
+    /// The same with the loader's own conversion, whose writes bypass the cache.
     CopyOwn,
 }
 
@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
     window_mb: usize,
 }
 
-/// The work that is asked for, on f16 rows.
+/// Builds the job for the arguments, on a file of f16 rows.
 pub(crate) fn job(arguments: &Arguments) -> Result<Job> {
     let (path, batch) = (&arguments.path, arguments.batch);
     let data = ActivationData::open(path, &Options::default())?;
@@ -50,12 +50,12 @@ pub(crate) fn job(arguments: &Arguments) -> Result<Job> {
     }
 }
 
-/// A turn that began at `start` and delivered `rows`.
+/// Reports a turn that began at `start` and delivered `rows`.
 fn turn(start: Instant, rows: usize) -> Result<Value> {
     Ok(json!({ "seconds": start.elapsed().as_secs_f64(), "rows": rows }))
 }
 
-/// An epoch of batches. Those prepared while others took their turns are taken first and not timed.
+/// Takes one epoch of batches. Batches that were prepared during the others' turns are taken first and not timed.
 fn stream(data: &ActivationData, batch: usize, window_mb: usize) -> Job {
     let streaming = Streaming {
         window_mb,
@@ -88,7 +88,7 @@ fn stream(data: &ActivationData, batch: usize, window_mb: usize) -> Job {
     })
 }
 
-/// Converts all elements, in pieces of a megabyte.
+/// Converts all elements in pieces of 1 MiB.
 fn copy(
     path: &Path,
     [rows, width]: [usize; 2],
@@ -97,7 +97,7 @@ fn copy(
     const PIECE: usize = 1 << 19;
     let elements = rows * width;
     let bytes = std::fs::read(path).with_context(|| format!("{}", path.display()))?;
-    let source = bytes[bytes.len() - 2 * elements..].to_vec(); // behind the header, and aligned
+    let source = bytes[bytes.len() - 2 * elements..].to_vec(); // without the header, and aligned
     let mut destination = vec![1.0f32; elements];
     Ok(Box::new(move || {
         let start = Instant::now();

@@ -1,5 +1,5 @@
-//! The workers that `cargo xtask bench` measures. Each is a process that does one thing per line on stdin, so that
-//! peak memory is its own and the contestants, ours and others', can take turns.
+//! The workers that `cargo xtask bench` measures. Each is a process that takes one turn per line on stdin: its peak
+//! memory is its own, and the contestants (ours and others) can alternate.
 
 mod loader;
 mod protocol;
@@ -8,7 +8,7 @@ mod step;
 use anyhow::Result;
 use clap::Parser;
 
-/// Be a worker of `cargo xtask bench`.
+/// A worker of `cargo xtask bench`.
 #[derive(Parser)]
 enum Arguments {
     /// The training step and its parts.

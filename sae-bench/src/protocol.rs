@@ -1,5 +1,5 @@
-//! How a worker talks to `cargo xtask bench`: it prints a line when it is ready, then takes a turn for each line on
-//! stdin and prints one JSON object about it.
+//! The protocol between a worker and `cargo xtask bench`: the worker prints one line when it is ready, then takes one
+//! turn per line on stdin and prints one JSON object about it.
 
 use std::io::{BufRead, Write};
 use std::time::Instant;
@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-/// Takes a turn; returns its numbers: `seconds`, and what else there is to say.
+/// Takes one turn and returns its numbers: `seconds`, and others that depend on the worker.
 pub(crate) type Job = Box<dyn FnMut() -> Result<Value>>;
 
 /// Takes turns until stdin ends.
@@ -22,7 +22,7 @@ pub(crate) fn serve(mut job: Job) -> Result<()> {
     Ok(())
 }
 
-/// Times `work`, which returns the mean number of active latents, if it has latents.
+/// Times `work`, which returns the mean number of active latents per row (L0) if it has latents.
 pub(crate) fn timed(work: impl FnOnce() -> Option<f64>) -> Result<Value> {
     let start = Instant::now();
     let l0 = work();
@@ -36,7 +36,7 @@ fn print(line: &Value) -> Result<()> {
         .context("writing to stdout")
 }
 
-/// Peak resident memory of this process, where the system tells.
+/// Peak resident memory of this process, if the system reports it.
 fn peak_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status

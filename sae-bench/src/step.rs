@@ -1,4 +1,4 @@
-//! The training step, its forward pass, and the dense product that a step is measured in.
+//! Workers for the training step, for its forward pass, and for the dense product that is the unit of their times.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::ValueEnum;
@@ -10,7 +10,7 @@ use sae_train::TrainingStep;
 
 use crate::protocol::{Job, timed};
 
-/// The work of a turn.
+/// The work of one turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Work {
     /// One plain product `q C^T`, `[B, d] [d, M]`, on every core: the yardstick.
@@ -31,13 +31,13 @@ pub(crate) struct Arguments {
     latents: usize,
 }
 
-/// Batches that a worker cycles through.
+/// Number of batches that a worker cycles through.
 const BATCHES: usize = 4;
-/// Steps before the first measurement, so that about as many latents are active as in a trained model.
+/// Number of steps before the first measurement, so that about as many latents are active as in a trained model.
 const WARM_UP: usize = 40;
 const LEARNING_RATE: f64 = 1e-3;
 
-/// The work that is asked for.
+/// Builds the job for the arguments.
 pub(crate) fn job(arguments: &Arguments) -> Job {
     let shape = [arguments.batch, arguments.width, arguments.latents];
     match arguments.work {
@@ -81,7 +81,7 @@ fn dense_product(a: &[f32], b: &[f32], d: usize, out: &mut [f32]) {
     }
 }
 
-/// Batches `[B, d]` of sparse sums of concepts, their mean and their variance.
+/// Batches `[B, d]` of sparse sums of concepts, with their mean and variance.
 struct Data {
     batches: Vec<Tensor<2>>,
     mean: Vec<f32>,
@@ -109,7 +109,7 @@ impl Data {
         }
     }
 
-    /// An untrained model for this data.
+    /// Creates an untrained model for this data.
     fn model(
         &self,
         [_, d, latents]: [usize; 3],
@@ -121,7 +121,7 @@ impl Data {
         Sae::init(&config, 0, &self.mean, device)
     }
 
-    /// The batches, over and over.
+    /// Yields the batches in an endless cycle.
     fn cycle(self) -> impl FnMut() -> Tensor<2> {
         let mut turns = (0..self.batches.len()).cycle();
         move || self.batches[turns.next().unwrap_or(0)].clone()
@@ -135,7 +135,7 @@ fn forward(shape: [usize; 3]) -> Job {
     let mut next = data.cycle();
     Box::new(move || {
         timed(|| {
-            // as in training: refinement is for inference
+            // as in training, without the refinement of inference
             let r = sae.forward(next(), &Mode::training());
             let fired = r.encoded.latents.firing_frequency();
             Some(fired.sum().into_scalar::<f64>())

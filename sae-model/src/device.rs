@@ -1,40 +1,40 @@
-//! The device to compute on, by its name in configs and on command lines.
+//! Devices, by the names that configs and command lines use.
 
 use std::fmt;
 use std::str::FromStr;
 
 use burn::tensor::Device;
 
-/// A device by name: `cpu`, `ndarray`, `wgpu` or `wgpu:1`.
+/// The name of a device: `cpu`, `ndarray`, `wgpu` or `wgpu:1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceName {
     /// Burn's Flex backend: the CPU, always compiled in.
     Cpu,
-    /// Burn's NdArray backend: the CPU, a second opinion. Cargo feature `ndarray`.
+    /// Burn's NdArray backend: the CPU, to check Flex against. Cargo feature `ndarray`.
     NdArray,
-    /// A GPU through wgpu (Vulkan, Metal, DirectX): the best one, or the one of this index. Software
-    /// rasterizers (llvmpipe) serve where there is no GPU. Cargo feature `wgpu`.
+    /// A GPU through wgpu (Vulkan, Metal, DirectX): the best one, or the one with this index. A software rasterizer
+    /// (llvmpipe) is used if there is no GPU. Cargo feature `wgpu`.
     Wgpu(Option<usize>),
 }
 
-/// Why a device cannot be used.
+/// The reason why a device cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeviceError {
-    /// No such name.
+    /// No device has this name.
     #[error(
         "device = \"{name}\" is not a device; use \"cpu\", \"ndarray\", \"wgpu\" or \"wgpu:N\""
     )]
     Unknown {
-        /// The name given.
+        /// The name.
         name: String,
     },
-    /// Known, but built without it.
+    /// The device is known, but this build does not include it.
     #[error("device = \"{device}\" is not compiled in: it needs the Cargo feature `{feature}`")]
     NotCompiled {
-        /// The device asked for.
+        /// The requested device.
         device: DeviceName,
-        /// The Cargo feature that brings it.
+        /// The Cargo feature that adds it.
         feature: &'static str,
     },
     /// The machine has no such adapter.
@@ -44,9 +44,9 @@ pub enum DeviceError {
          device = \"cpu\""
     )]
     NoAdapter {
-        /// The device asked for.
+        /// The requested device.
         device: DeviceName,
-        /// How many adapters there are.
+        /// Number of adapters found.
         found: usize,
     },
 }
@@ -112,10 +112,10 @@ impl DeviceName {
 fn open_wgpu(device: DeviceName, index: Option<usize>) -> Result<Device, DeviceError> {
     use burn::tensor::{DeviceKind, DeviceType};
     if index.is_none() && std::env::var_os("CUBECL_WGPU_DEFAULT_DEVICE").is_some() {
-        return Ok(Device::wgpu(DeviceKind::DefaultDevice)); // the user's own choice, made elsewhere
+        return Ok(Device::wgpu(DeviceKind::DefaultDevice)); // the user has chosen with this variable
     }
     let available = Device::enumerate(DeviceType::Wgpu);
-    // Best first; a software rasterizer (`Cpu`) only where there is nothing else.
+    // Best first; a software rasterizer (`Cpu`) comes last.
     let adapters: Vec<Device> = (0..16)
         .map(DeviceKind::DiscreteGpu)
         .chain((0..16).map(DeviceKind::IntegratedGpu))
@@ -144,7 +144,10 @@ mod tests {
         for device in [DeviceName::Cpu, DeviceName::NdArray, DeviceName::Wgpu(None)] {
             let key = config.lines().find(|line| line.starts_with("| `device`"));
             let name = device.to_string();
-            assert!(key.is_some_and(|key| key.contains(&name)), "docs/CONFIG.md: {name}");
+            assert!(
+                key.is_some_and(|key| key.contains(&name)),
+                "docs/CONFIG.md: {name}"
+            );
             for program in ["sae-train", "sae-eval"] {
                 let manifest = read(&format!("{program}/Cargo.toml"));
                 let feature = format!("\n{name} = [");

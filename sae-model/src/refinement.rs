@@ -1,18 +1,20 @@
-//! A second look at the selected latents: their values move along what the first look left unexplained.
+//! Refinement of the selected latents at inference: gradient steps move their values so that less of the input stays
+//! unexplained.
 //!
 //! ```text
-//! r = u - a V                        [B, d]   what is left of the normalised input; V = W_dec W_V
-//! g = r V^T at the support of a      [B, M]   how the squared error falls with each value
-//! a <- a + (|g|^2 / |g V|^2) g                the step, per row, after which |r| is least along g
+//! r = u - a V                        [B, d]   residual of the normalised input u; V = W_dec W_V
+//! g = r V^T at the support of a      [B, M]   direction in which the squared error falls
+//! a <- a + (|g|^2 / |g V|^2) g                per row, the step that minimises |r| along g
 //! ```
 //!
-//! One score per latent sees the row alone; it does not know which other latents were selected, so concepts that overlap
-//! explain the same part twice. Steepest descent with an exact step never raises a row's squared error, selects nothing
-//! new, and on the CPU reads the support alone: `L0 d` numbers per row and product. It belongs to inference: models that were trained with
-//! it became worse or collapsed (docs/SCIENCE.md).
+//! The score of a latent depends on the row alone, not on which other latents are selected, so overlapping concepts
+//! explain the same part twice. Steepest descent with an exact step never raises a row's squared error and selects no
+//! new latent. On the CPU, it reads only the support: `L0 d` numbers per row and product. Models that were trained with
+//! refinement became worse or collapsed (docs/SCIENCE.md).
 //!
-//! Known as inference-time optimisation of the codes of a sparse autoencoder (Smith 2024, "Replacing SAE encoders
-//! with inference-time optimisation"), there with a non-negative solver run to its end; here a fixed number of steps of the model.
+//! Source: inference-time optimisation of the codes of a sparse autoencoder (Smith 2024, "Replacing SAE encoders with
+//! inference-time optimisation"). There, a non-negative solver runs until it converges; here, the model's config sets
+//! the number of steps.
 
 use burn::tensor::Tensor;
 
@@ -21,7 +23,7 @@ use crate::ops::{self, Latents, TINY};
 use crate::sae::{Input, Sae};
 
 impl Sae {
-    /// `latents` of rows that came as `input`, after the config's number of steps. Carries no gradient.
+    /// Refines the `latents` of `input` by the number of steps in the config. Carries no gradient.
     pub(crate) fn refined(&self, latents: Latents, input: &Input) -> Latents {
         let mut a = latents;
         let mut residual = input.u.clone() - self.explained(&a); // [B, d]
@@ -62,7 +64,7 @@ impl Sae {
 }
 
 impl Latents {
-    /// `a + factors * b` with one factor a row, `[B, 1]`; both have one support.
+    /// `a + factors * b` with one factor per row, `[B, 1]`; a and b have the same support.
     fn plus(self, b: Self, factors: Tensor<2>) -> Self {
         match (self, b) {
             (Self::Sparse(mut a), Self::Sparse(b)) => {
@@ -70,7 +72,7 @@ impl Latents {
                 Self::Sparse(a)
             }
             (Self::Dense(a), Self::Dense(b)) => Self::Dense(a + b * factors),
-            _ => unreachable!("a slope is made like the activations that it is of"),
+            _ => unreachable!("a slope is sparse or dense like its activations"),
         }
     }
 }

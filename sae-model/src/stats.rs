@@ -116,8 +116,14 @@ mod tests {
         let read = |path: &str| std::fs::read_to_string(root.join(path)).expect("a file");
         let (described, computed) = (read("docs/METRICS.md"), read("tools/sae_report/metrics.py"));
         for Definition { name, .. } in ALL {
-            assert!(described.contains(&format!("`{name}`")), "docs/METRICS.md: {name}");
-            assert!(computed.contains(&format!("\"{name}\"")), "metrics.py: {name}");
+            assert!(
+                described.contains(&format!("`{name}`")),
+                "docs/METRICS.md: {name}"
+            );
+            assert!(
+                computed.contains(&format!("\"{name}\"")),
+                "metrics.py: {name}"
+            );
         }
     }
 

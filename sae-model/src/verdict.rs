@@ -1,38 +1,38 @@
-//! What a user must be told about a run that went wrong without failing: the trainer says it when a run ends, the report
-//! says it again.
+//! Warnings about a run that went wrong without an error. The trainer prints them at the end of a run, and the report
+//! repeats them.
 
 use crate::architectures::Architecture;
 use crate::config::SaeConfig;
 
-/// Part of the latents that may be dead before it is worth a sentence.
+/// A larger fraction of dead latents is worth a note.
 const MOST: f64 = 0.5;
-/// L0 below which a model has collapsed, unless it was asked for few latents.
+/// A model with a lower L0 has collapsed, unless few latents were asked for.
 const LEAST_L0: f64 = 2.0;
-/// Part of the latents that are dead when a model has collapsed.
+/// A model with a larger fraction of dead latents has collapsed.
 const MOST_DEAD: f64 = 0.9;
-/// Times that a latent would have fired, had all fired equally often, for silence to mean something.
+/// Dead latents are a sign only if each latent would have fired this often, had all fired equally often.
 const CHANCES: f64 = 10.0;
 
-/// Numbers that may be those of a model that has collapsed: of a training step, or of an evaluation.
+/// The numbers of a training step or an evaluation that can show a collapse.
 #[derive(Clone, Debug)]
 pub struct Signs<'a> {
     /// The model.
     pub model: &'a SaeConfig,
-    /// The L0 that training aims at, where it aims at one and the model does not say so.
+    /// The target L0 of the training, if there is one outside the model's config.
     pub target_l0: Option<f64>,
     /// Mean number of active latents per row.
     pub l0: f64,
-    /// Fraction of variance unexplained, where it says something.
+    /// Fraction of variance unexplained, if it is meaningful.
     pub fvu: Option<f64>,
-    /// Latents that count as dead.
+    /// Number of dead latents.
     pub dead: u64,
-    /// Rows on which these have not fired.
+    /// Number of rows on which they have not fired.
     pub dead_rows: usize,
 }
 
 impl Signs<'_> {
-    /// L0 below which the model has collapsed: 2, or less where few latents are asked for (half of k or of the target)
-    /// or there are few (M / 16).
+    /// L0 below which the model has collapsed: 2, or the smallest of k / 2, half the target L0 and M / 16 if this is
+    /// less.
     pub fn least_l0(&self) -> f64 {
         let k = self.model.architecture.asked_l0().map(|k| k as f64);
         let wanted = [k, self.target_l0].into_iter().flatten().map(|l0| l0 / 2.0);
@@ -40,8 +40,8 @@ impl Signs<'_> {
         wanted.fold(LEAST_L0.min(few), f64::min)
     }
 
-    /// What the numbers have of a collapse, in words: L0 below [`Signs::least_l0`], more than nine tenths of the latents
-    /// dead (if the rows had been enough for each to fire ten times), FVU above 1, which the mean row alone reaches.
+    /// The signs of a collapse, in words: L0 below [`Signs::least_l0`]; more than nine tenths of the latents dead, on
+    /// enough rows for each to fire ten times; FVU above 1, which is the FVU of the mean row.
     pub fn seen(&self) -> Vec<String> {
         let (least, latents) = (self.least_l0(), self.model.n_latents);
         let mut seen = Vec::new();
@@ -53,33 +53,33 @@ impl Signs<'_> {
             seen.push(format!("{} of {latents} latents are dead", self.dead));
         }
         if let Some(fvu) = self.fvu.filter(|fvu| *fvu > 1.0) {
-            seen.push(format!("FVU is {fvu:.4}, above the 1 of the mean row"));
+            seen.push(format!("FVU is {fvu:.4}, above that of the mean row (1)"));
         }
         seen
     }
 }
 
-/// What is known at the end of a run.
+/// The facts about a finished run.
 #[derive(Clone, Debug)]
 pub struct RunFacts<'a> {
     /// The model.
     pub model: &'a SaeConfig,
-    /// Optimizer steps taken.
+    /// Number of optimizer steps taken.
     pub steps: usize,
-    /// Steps of linear warm-up that were asked for.
+    /// Number of steps of linear warm-up in the config.
     pub warmup_steps: usize,
     /// Mean number of active latents per held-out row.
     pub l0_mean: f64,
-    /// FVU over the held-out rows, where it is known.
+    /// FVU over the held-out rows, if it is known.
     pub fvu: Option<f64>,
-    /// Latents that count as dead.
+    /// Number of dead latents.
     pub dead: u64,
-    /// Rows on which these have not fired.
+    /// Number of rows on which they have not fired.
     pub dead_rows: usize,
 }
 
 impl RunFacts<'_> {
-    /// One sentence for each thing that makes the numbers of this run mean less than they seem to.
+    /// One sentence for each reason why the numbers of this run mean less than they seem to.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         let (steps, warmup) = (self.steps, self.warmup_steps);
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(seen(None, 4608, 3.1, 3662.0, 4197, 100_000), 2);
         // few rows, so that most latents had no chance
         assert_eq!(seen(None, 4608, 4.0, 0.5, 4500, 1000), 0);
-        // what was asked for is no collapse
+        // few latents were asked for or exist: no collapse
         assert_eq!(seen(Some(1), 4608, 1.0, 0.5, 0, 100_000), 0);
         assert_eq!(seen(Some(2), 4608, 1.5, 0.5, 0, 100_000), 0);
         assert_eq!(seen(Some(2), 4608, 0.5, 0.5, 0, 100_000), 1);

@@ -10,10 +10,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How many temporary files a writer creates if others keep removing them as a dead process's.
+/// How many temporary files a writer tries to create while other processes remove them as stale.
 const TRIES: usize = 16;
 
-/// Whether a write failed because the disk or a quota is full.
+/// Returns true if a write failed because the disk or a quota is full.
 pub fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
@@ -22,7 +22,7 @@ pub fn is_full(error: &io::Error) -> bool {
 /// Writes `bytes` to `path` so that a reader finds the old file or the new one, never a part.
 ///
 /// # Errors
-/// Whatever the file system answers; the temporary file is removed, and `path` is left as it was.
+/// Any error of the file system; the temporary file is removed, and `path` is left as it was.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = AtomicFile::create(path)?;
     file.write_all(bytes)?;
@@ -42,14 +42,14 @@ impl AtomicFile {
     /// Creates the temporary file beside `path`.
     ///
     /// # Errors
-    /// Whatever the file system answers.
+    /// Any error of the file system.
     pub fn create(path: &Path) -> io::Result<Self> {
         remove_stale(path);
         for _ in 0..TRIES {
             let temporary = temporary(path);
             let file = File::create_new(&temporary)?;
-            // Another process may have taken the file for a dead one's before it was locked. Some file systems have no
-            // locks; there nothing is taken for stale.
+            // Another process may have removed the file as stale before it was locked. Some file systems have no locks;
+            // there no file counts as stale.
             let is_taken = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
             if !is_taken && temporary.exists() {
                 return Ok(Self {
@@ -68,7 +68,7 @@ impl AtomicFile {
     /// Syncs the file and gives it its name.
     ///
     /// # Errors
-    /// Whatever the file system answers; the temporary file is removed.
+    /// Any error of the file system; the temporary file is removed.
     pub fn commit(mut self) -> io::Result<()> {
         self.file.sync_all()?;
         fs::rename(&self.temporary, &self.path)?;
@@ -104,7 +104,7 @@ fn temporary(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Whether `name` is one that [`temporary`] gives for the file `of`.
+/// Returns true if `name` is one that [`temporary`] gives for the file `of`.
 fn is_temporary(name: &OsStr, of: &OsStr) -> bool {
     let rest = name.as_encoded_bytes().strip_prefix(of.as_encoded_bytes());
     let numbers = rest.and_then(|rest| rest.strip_prefix(b".")?.strip_suffix(b".tmp"));
@@ -113,7 +113,7 @@ fn is_temporary(name: &OsStr, of: &OsStr) -> bool {
     numbers.is_some_and(|(process, call)| is_number(process) && is_number(call))
 }
 
-/// Removes temporary files of `path` that nobody holds.
+/// Removes temporary files of `path` that no process holds locked.
 fn remove_stale(path: &Path) {
     let name = path.file_name().unwrap_or_default();
     let parent = parent(path).unwrap_or(Path::new("."));
@@ -136,7 +136,7 @@ fn parent(path: &Path) -> Option<&Path> {
 /// Makes the name `path` durable: a rename is durable once its directory is synced.
 ///
 /// # Errors
-/// Whatever the file system answers.
+/// Any error of the file system.
 pub fn sync_parent(path: &Path) -> io::Result<()> {
     parent(path).map_or(Ok(()), sync_directory)
 }

@@ -32,7 +32,7 @@ pub struct Provenance<D> {
     pub git_revision: Option<String>,
     /// Name of the device.
     pub device: String,
-    /// Threads that compute.
+    /// Number of compute threads.
     pub threads: usize,
     /// Seed of the run.
     pub seed: u64,
@@ -44,7 +44,7 @@ pub struct Provenance<D> {
 }
 
 impl<D> Provenance<D> {
-    /// The differences that may change the last bits of a run, though it is the same run.
+    /// The differences to `now` that may change the last bits of the numbers, though the run is the same.
     pub fn differences(&self, now: &Self) -> Vec<String> {
         let facts = |of: &Self| {
             let threads = match of.device.as_str() {
@@ -106,7 +106,7 @@ mod tests {
         );
         let read: Provenance<String> = serde_json::from_str(&json).unwrap();
         assert_eq!(read, provenance);
-        // Evaluation needs nothing but the data of it.
+        // Evaluation reads only the data.
         let sides: Sides<String> =
             serde_json::from_str(r#"{"train": "a", "held_out": "b"}"#).unwrap();
         assert_eq!(sides, provenance.data);

@@ -22,7 +22,7 @@ use crate::Provenance;
 use crate::atomic_file;
 use crate::sealed::STAGING_SUFFIX;
 
-/// Longest config or provenance that is read.
+/// Length in bytes of the longest config or provenance that is read.
 const MAX_TEXT: u64 = 16 << 20;
 
 /// A file of a run directory that cannot be read or written.
@@ -82,12 +82,12 @@ impl RunDir {
         &self.0
     }
 
-    /// Whether a run has begun here.
+    /// Returns true if a run has begun here.
     pub fn has_begun(&self) -> bool {
         self.config().exists()
     }
 
-    /// The name of an entry that cannot be left from a process that died before its run had begun.
+    /// The name of an entry that is not a leftover of a process that died before its run had begun.
     pub fn foreign_entry(&self) -> Option<String> {
         let ours = [self.lock(), self.provenance()];
         let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
@@ -99,7 +99,7 @@ impl RunDir {
     /// Reads the config.
     ///
     /// # Errors
-    /// [`FileError`] if the file cannot be read, is no UTF-8, or is far longer than a config can be.
+    /// [`FileError`] if the file cannot be read, is not UTF-8, or is far longer than a config can be.
     pub fn read_config(&self) -> Result<String, FileError> {
         read(self.config(), Ok)
     }
@@ -119,7 +119,7 @@ impl RunDir {
     /// Reads the provenance, or a part of it: [`Provenance`] or [`Sides`](crate::Sides).
     ///
     /// # Errors
-    /// [`FileError`] if the file cannot be read, is far too long, or is no such provenance.
+    /// [`FileError`] if the file cannot be read, is far too long, or does not parse as `P`.
     pub fn read_provenance<P: DeserializeOwned>(&self) -> Result<P, FileError> {
         read(self.provenance(), |text| Ok(serde_json::from_str(&text)?))
     }
@@ -140,7 +140,7 @@ impl RunDir {
 /// Reads a text file. One that is longer than `most` bytes is refused before it fills the memory.
 ///
 /// # Errors
-/// Whatever the file system answers; that the file is too long, or no UTF-8.
+/// Any error of the file system; also if the file is too long or not UTF-8.
 pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
     let mut bytes = Vec::new();
     File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;

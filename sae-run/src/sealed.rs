@@ -19,7 +19,7 @@ use crate::{atomic_file, read_text};
 pub const SUMS_FILE: &str = "BLAKE3SUMS";
 /// Suffix of a directory that has not been sealed yet.
 pub const STAGING_SUFFIX: &str = ".tmp";
-/// More than any of our directories needs: a longer file was not written by us.
+/// Longer than any `BLAKE3SUMS` of ours.
 const MAX_SUMS_BYTES: u64 = 1 << 20;
 
 /// One variant per way a sealed directory can be wrong.
@@ -165,7 +165,7 @@ fn file_names(dir: &Path) -> Result<Vec<String>, SealError> {
 /// BLAKE3 of a file, in hexadecimal.
 ///
 /// # Errors
-/// Whatever the file system answers.
+/// Any error of the file system.
 pub fn checksum(path: &Path) -> io::Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(File::open(path)?)?;

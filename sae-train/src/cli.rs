@@ -25,13 +25,13 @@ struct Arguments {
     /// Override a key of the config, for example --set training.lr=1e-3; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Continue the run from its last checkpoint; a run that has not begun is begun.
+    /// Continue the run from its last checkpoint, or start it if it has not begun.
     #[arg(long)]
     resume: bool,
-    /// Plain progress lines on a terminal, too, instead of the dashboard.
+    /// Print plain progress lines on a terminal, too, instead of the dashboard.
     #[arg(long)]
     plain: bool,
-    /// Threads to compute with. Default: RAYON_NUM_THREADS, or all processors.
+    /// Number of compute threads. Default: RAYON_NUM_THREADS, or all processors.
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
     /// Print a config with every key that an architecture knows, its meaning and its default, and do nothing else.
@@ -75,12 +75,12 @@ fn init(name: &str) -> ExitCode {
     let names: Vec<&str> = all.iter().map(Architecture::name).collect();
     let names = names.join(", ");
     output::complain(format!(
-        "error: --init {name}: there is no such architecture; there are {names}"
+        "error: --init {name}: there is no such architecture; use one of {names}"
     ));
     ExitCode::from(2)
 }
 
-/// Starts the threads that everything computes with.
+/// Starts the pool of compute threads.
 fn use_threads(threads: Option<NonZeroUsize>) -> anyhow::Result<()> {
     let Some(threads) = threads else {
         return Ok(());

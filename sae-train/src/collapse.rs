@@ -1,8 +1,8 @@
-//! Collapse: numbers that stay as those of a model that explains nothing end a run long before its last step.
+//! Ends a run early if its numbers stay those of a model that explains nothing.
 //!
-//! What collapse looks like is `sae_model::verdict`'s to say, for the trainer and the report alike; here it is counted how
-//! long it lasts. The count is a pure function of the steps and is kept in checkpoints, so a run that was interrupted
-//! ends at the same step.
+//! `sae_model::verdict` defines what collapse looks like, for the trainer and for the report; this module counts how
+//! long it lasts. The count is a pure function of the steps and is kept in checkpoints, so an interrupted run ends at
+//! the same step.
 
 use sae_model::SaeConfig;
 use sae_model::verdict::Signs;
@@ -11,17 +11,17 @@ use serde::{Deserialize, Serialize};
 use crate::failure::Failure;
 use crate::nonfinite::last_good;
 
-/// Steps in a row that must look like collapse.
+/// Number of consecutive steps that must look like collapse.
 const PATIENCE: usize = 100;
-/// Steps at the start that are not looked at, at least: latents and L0 find their places.
+/// Least number of steps at the start that are not judged: L0 and the firing of latents settle there.
 const GRACE: usize = 200;
-/// The same as a part of the run.
+/// The same, as a fraction of the run.
 const GRACE_PART: f64 = 0.2;
-/// Steps in a row that must look like divergence, from the first step on.
+/// Number of consecutive steps that must look like divergence; counted from the first step on.
 const DIVERGED_PATIENCE: usize = 25;
-/// Divergence: an FVU so many times that of reconstructing every row as zeros.
+/// Divergence is an FVU above this many times that of reconstructing every row as zeros.
 const DIVERGED: f64 = 1000.0;
-/// An FVU above 1 that falls to this part of what it was is a model that still learns.
+/// If an FVU above 1 falls below this fraction of its earlier value, the model still learns.
 const FALLS: f32 = 0.99;
 
 /// What to do about a run that has collapsed.
@@ -31,18 +31,18 @@ pub(crate) enum OnCollapse {
     /// End the run.
     #[default]
     Stop,
-    /// Say it in the log, and go on.
+    /// Log a warning and go on.
     GoOn,
 }
 
 /// How long the numbers have looked like collapse; part of a checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Streak {
-    /// Steps in a row.
+    /// Number of consecutive steps that look like collapse.
     steps: usize,
-    /// The last so many of them looked like divergence.
+    /// Number of consecutive steps that look like divergence.
     diverged: usize,
-    /// FVU when they began, or when it last was so much less that the model still learns.
+    /// FVU when the streak began, or when it last fell below [`FALLS`] times this value.
     from_fvu: Option<f32>,
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct Seen {
     pub(crate) dead: f64,
 }
 
-/// Looks at every step of a run.
+/// Judges every step of a run.
 #[derive(Debug)]
 pub(crate) struct Watch {
     pub(crate) policy: OnCollapse,
@@ -62,26 +62,26 @@ pub(crate) struct Watch {
     /// Optimizer steps of the run, and steps of warm-up.
     pub(crate) steps: usize,
     pub(crate) warmup_steps: usize,
-    /// Rows of the steps in which a latent must fire not to count as dead.
+    /// A latent that does not fire within this many rows is dead.
     pub(crate) dead_rows: usize,
-    /// The L0 that is aimed at, where it is a setting of the training.
+    /// The target L0, if training has one.
     pub(crate) target_l0: Option<f64>,
     /// FVU of reconstructing every row as zeros, `1 + ||mean||^2 / sigma^2`.
     pub(crate) zero_fvu: f64,
-    /// Whether the FVU of a batch says something: no rows of huge norm are left in the data.
+    /// True if the FVU of a batch is meaningful: no rows of huge norm are left in the data.
     pub(crate) judge_fvu: bool,
     /// Peak learning rate, for the message.
     pub(crate) lr: f64,
 }
 
 impl Watch {
-    /// Steps at the start that are not looked at.
+    /// Number of steps at the start that are not judged.
     fn grace(&self) -> usize {
         let part = (GRACE_PART * self.steps as f64) as usize;
         self.warmup_steps.max(GRACE).max(part)
     }
 
-    /// What the numbers of a step look like, in words; none if they do not look like collapse.
+    /// The signs of collapse in the numbers of a step, in words; empty if there are none.
     fn signs(&self, seen: Seen) -> Vec<String> {
         let signs = Signs {
             model: &self.model,
@@ -94,7 +94,7 @@ impl Watch {
         signs.seen()
     }
 
-    /// The streak behind step `step` (counted from 1).
+    /// The streak after step `step` (counted from 1).
     fn next(&self, streak: Streak, step: usize, seen: Seen) -> Streak {
         let diverged = seen.fvu > DIVERGED * self.zero_fvu;
         let collapsed = step > self.grace() && !self.signs(seen).is_empty();
@@ -117,7 +117,7 @@ impl Watch {
         }
     }
 
-    /// What a streak says that has lasted long enough, in words.
+    /// Describes a streak that has lasted long enough; `None` for a shorter one.
     fn found(&self, streak: Streak, seen: Seen) -> Option<String> {
         let Streak {
             steps, diverged, ..
@@ -132,10 +132,10 @@ impl Watch {
         (steps >= PATIENCE).then(|| format!("has collapsed, for {steps} steps now: {}", signs()))
     }
 
-    /// The streak behind step `step` of which `last_saved` is the last checkpoint before.
+    /// The streak after step `step`; `last_saved` is the step of the last checkpoint.
     ///
     /// # Errors
-    /// [`Failure::Collapsed`] when it has lasted long enough, unless the run is to go on.
+    /// [`Failure::Collapsed`] if the streak has lasted long enough, unless the policy is to go on.
     pub(crate) fn look(
         &self,
         streak: Streak,
@@ -255,7 +255,7 @@ mod tests {
         let rising = |step: usize| at(1.5f64.powi(step as i32));
         // above 2,000 from step 19 on
         assert_eq!(ends(&watch(2000), rising), Some(43));
-        // a bad start from which it recovers, with hardly a latent
+        // a bad start, with hardly any active latent, from which the run recovers
         let recovers = |step: usize| Seen {
             l0: 1.0,
             ..at(1e5 * 0.9f64.powi(step as i32))

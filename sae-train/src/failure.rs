@@ -90,7 +90,7 @@ impl Failure {
         move |source| Self::Write { path, source }
     }
 
-    /// For errors that have lost their [`io::Error`] on the way: its number stands in the message.
+    /// For errors that have lost their [`io::Error`]: takes its number from the message.
     pub(crate) fn write_message(path: &Path, message: &str) -> Self {
         let number = message.rsplit_once("(os error ").and_then(|(_, rest)| {
             let digits = rest.split(')').next()?;
@@ -100,7 +100,7 @@ impl Failure {
         Self::write(path)(source)
     }
 
-    /// For a model that cannot be saved, with an exit code where it has one.
+    /// For a model that cannot be saved; I/O errors get an exit code of their own.
     pub(crate) fn saving(model: &Path, error: SavedModelError) -> anyhow::Error {
         match error {
             SavedModelError::Io { path, source }
@@ -133,8 +133,8 @@ impl Failure {
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0    trained
-  1    something that has no code of its own
-  2    the config, the data or the device is not right; nothing has been written
+  1    any other error
+  2    the config, the data or the device cannot be used; nothing has been written
   3    --resume: the config differs from the run's in a key that may not change
   4    --resume: the data is not what the run was started with
   5    the data can no longer be read
@@ -143,11 +143,11 @@ Exit codes:
   8    the run directory cannot be written
   9    --resume: there are checkpoints, but none that can be used
   10   NaN or infinity
-  11   the run has collapsed: hardly a latent is active, most are dead, or FVU stays above 1
+  11   the run has collapsed: hardly any latent is active, most are dead, or FVU stays above 1
   130  stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP (the terminal is gone); a checkpoint is kept
-  141  whoever read the standard output has gone (`| head`); a checkpoint is kept";
+  141  the reader of standard output has gone (`| head`); a checkpoint is kept";
 
-/// The first failure of a run, told by whichever thread meets it.
+/// The first failure of a run; any thread may report it.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome(Mutex<Option<Failure>>);
 
@@ -171,7 +171,7 @@ impl Outcome {
     }
 }
 
-/// The build option that is missing where data cannot be read for want of a feature; empty otherwise.
+/// The build option to add if the data cannot be read because a feature is missing; empty otherwise.
 pub(crate) fn remedy_for_data(error: &anyhow::Error) -> String {
     let data = error
         .chain()

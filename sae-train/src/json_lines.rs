@@ -1,9 +1,9 @@
-//! `metrics.jsonl`: one object a step (`split` = `train`), one a validation (`split` = `held_out`, means over the
-//! held-out rows that a validation looks at) and, where these are not all, one for all of them when training ends
-//! (`split` = `held_out_all`); each once, however often the run was interrupted.
+//! `metrics.jsonl`: one object per step (`split` = `train`), one per validation (`split` = `held_out`, means over the
+//! held-out rows that a validation uses) and, if these are not all held-out rows, one for all of them when training
+//! ends (`split` = `held_out_all`). Each object appears once, however often the run was interrupted.
 //!
-//! Burn's metrics arrive on a thread of their own, behind training. A checkpoint waits until the records of its
-//! step are there and notes the file's length and checksum; resuming cuts the file off at that length.
+//! Burn delivers metrics later than the step, on a thread of its own. A checkpoint waits until the records of its step
+//! are written and notes the file's length and checksum; resuming truncates the file to that length.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -22,9 +22,9 @@ use crate::failure::Failure;
 use crate::metrics::Names;
 use crate::schedule::Schedule;
 
-/// Bytes at the end of the file in which the last record is looked for.
+/// The last record is searched for in this many bytes at the end of the file.
 const TAIL: u64 = 1 << 14;
-/// How long a checkpoint waits for the records of its step.
+/// Longest time that a checkpoint waits for the records of its step.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The file, shared by the logger that writes it and the checkpoints that note its position.
@@ -43,7 +43,7 @@ struct State {
     file: File,
     bytes: u64,
     hasher: blake3::Hasher,
-    /// Steps recorded.
+    /// Number of steps recorded.
     step: usize,
     /// The last validation: its step and held-out FVU.
     validated: Option<(usize, Option<f64>)>,
@@ -51,8 +51,8 @@ struct State {
 }
 
 impl MetricsFile {
-    /// Opens `path` behind the records of the first `step` steps; later ones, left by an interrupted stretch that
-    /// will be run again, are dropped.
+    /// Opens `path` to append after the records of the first `step` steps. Later records are dropped: their steps will
+    /// run again.
     pub(crate) fn open(
         path: &Path,
         step: usize,
@@ -104,7 +104,8 @@ impl MetricsFile {
         self.seconds_before + self.started.elapsed().as_secs_f64()
     }
 
-    /// Where the file stands behind the records of `step` steps, durably, and the held-out FVU if `validated`.
+    /// Waits until `step` steps are recorded and syncs the file; returns its position, and the held-out FVU if
+    /// `validated`.
     pub(crate) fn position(
         &self,
         step: usize,
@@ -138,19 +139,19 @@ impl MetricsFile {
         Ok((position, fvu))
     }
 
-    /// A failure to write a record, if there was one.
+    /// Takes the error of a failed write, if there was one.
     pub(crate) fn failure(&self) -> Option<Failure> {
         self.state().failure.take()
     }
 
-    /// Appends the record of the whole held-out set, behind all others of the run.
+    /// Appends the record of the whole held-out set, after all other records of the run.
     pub(crate) fn append_whole(&self, record: Map<String, Value>) -> Result<(), Failure> {
         let mut state = self.state();
         self.append_line(&mut state, record, "held_out_all");
         state.failure.take().map_or(Ok(()), Err)
     }
 
-    /// Mean L0 and FVU of the last validation that is recorded; of all held-out rows where there is such a record.
+    /// Mean L0 and FVU of the last recorded validation, or of all held-out rows if there is such a record.
     pub(crate) fn last_validation(&self) -> Option<(f64, Option<f64>)> {
         let mut file = File::open(&self.path).ok()?;
         let length = file.metadata().ok()?.len();
@@ -167,7 +168,7 @@ impl MetricsFile {
         Some((record["l0"].as_f64()?, record["fvu"].as_f64()))
     }
 
-    /// Appends a record; its step is counted here.
+    /// Appends a record; a record of training counts one step.
     fn append(&self, mut record: Map<String, Value>, training: bool, schedule: Schedule) {
         let mut state = self.state();
         if training {
@@ -197,7 +198,7 @@ impl MetricsFile {
     }
 }
 
-/// Hashes the first `bytes` bytes of a file; how many there are.
+/// Hashes the first `bytes` bytes of a file; returns how many there were.
 fn hash_prefix(path: &Path, bytes: u64, hasher: &mut blake3::Hasher) -> io::Result<u64> {
     match File::open(path) {
         Ok(file) => hasher
@@ -208,7 +209,7 @@ fn hash_prefix(path: &Path, bytes: u64, hasher: &mut blake3::Hasher) -> io::Resu
     }
 }
 
-/// The lines of the first `step` steps that can still be read, each step and split once.
+/// The readable lines of the first `step` steps, one per step and split.
 fn rescue(path: &Path, step: usize) -> io::Result<String> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
@@ -233,7 +234,7 @@ fn rescue(path: &Path, step: usize) -> io::Result<String> {
     Ok(kept)
 }
 
-/// What Burn hands its metrics to.
+/// The logger that gets Burn's metrics.
 pub(crate) struct JsonLines {
     file: Arc<MetricsFile>,
     names: Names,
@@ -249,7 +250,7 @@ impl JsonLines {
         }
     }
 
-    /// Values of an update by name: those of one batch, or (`of_pass`) their means over a whole pass.
+    /// The values of an update by name: of one batch, or their means over a whole pass (`of_pass`).
     fn values(&self, update: &MetricsUpdate, of_pass: bool) -> Map<String, Value> {
         let entries = update.entries_numeric.iter().filter_map(|numeric| {
             let value = numeric.numeric_entry.as_ref()?;
@@ -265,7 +266,7 @@ impl MetricLogger for JsonLines {
     fn log(&mut self, update: MetricsUpdate, _epoch: usize, split: &Split) {
         let training = matches!(split, Split::Train);
         let record = self.values(&update, !training);
-        // else the end of a stretch of training, or one batch of a validation
+        // empty: the end of a stretch of training, or one batch of a validation
         if !record.is_empty() {
             self.file.append(record, training, self.schedule);
         }

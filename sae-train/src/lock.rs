@@ -1,4 +1,4 @@
-//! One process per run directory. The lock goes with the process, however it ends.
+//! One process per run directory. The system releases the lock when the process ends, however it ends.
 
 use std::fs::{File, TryLockError};
 use std::io::Write;
@@ -10,9 +10,9 @@ use sae_run::{RunDir, read_text};
 use crate::failure::Failure;
 use crate::output;
 
-/// How long a holder that was killed may take to die: the system releases its files after its memory.
+/// Longest wait for a killed holder to die: the system releases its files after its memory.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// After this time a message says that another process is waited for.
+/// Time after which a message says which process we wait for.
 const SILENCE: Duration = Duration::from_secs(1);
 /// The time between two attempts.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -25,7 +25,7 @@ pub(crate) struct RunLock {
 
 impl RunLock {
     /// Takes the lock of the run directory `dir`, which must exist; waits for a holder that is about to end. The text
-    /// in the file only serves messages.
+    /// in the file is only for messages.
     pub(crate) fn take(dir: &RunDir) -> Result<Self, Failure> {
         let (run, path) = (dir.path(), dir.lock());
         let mut options = File::options();
@@ -38,7 +38,7 @@ impl RunLock {
                 Err(TryLockError::WouldBlock) if started.elapsed() < PATIENCE => {
                     if !told && started.elapsed() > SILENCE {
                         let (run, holder) = (run.display(), holder(&path));
-                        output::complain(format!("waiting for {holder} to let go of {run}"));
+                        output::complain(format!("waiting for {holder} to release {run}"));
                         told = true;
                     }
                     std::thread::sleep(PAUSE);
@@ -57,7 +57,7 @@ impl RunLock {
     }
 }
 
-/// The holder of the lock, as far as the file tells.
+/// The holder of the lock, as the file names it.
 fn holder(path: &Path) -> String {
     let text = read_text(path, 1 << 20).unwrap_or_default(); // only for a message
     match text.trim() {

@@ -1,4 +1,4 @@
-//! `tracing` to `train.log` and to standard error (see [`crate::output`]); `RUST_LOG` sets the level.
+//! Sends `tracing` events to `train.log` and to standard error (see [`crate::output`]); `RUST_LOG` sets the level.
 
 use std::fs::File;
 use std::path::Path;
@@ -11,9 +11,10 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 use crate::failure::Failure;
 use crate::output::Stderr;
 
-/// What goes to `train.log` unless `RUST_LOG` says otherwise.
+/// Filter for `train.log`, unless `RUST_LOG` sets another.
 const FILE_DEFAULT: &str = "info,burn_train=warn,wgpu=warn,naga=warn,cubecl=warn";
-/// What goes to standard error unless `RUST_LOG` says otherwise. What ends the run is printed by `main`, once.
+/// Filter for standard error, unless `RUST_LOG` sets another. `sae_train::failure` is off: `main` prints what ends the
+/// run.
 const STDERR_DEFAULT: &str = "warn,wgpu_hal=error,burn_train=off,sae_train::failure=off";
 
 /// Starts logging. Spans (`forward`, `backward`, `optimize`; level debug) report their times when they close.

@@ -1,7 +1,7 @@
-//! Whether training can fit into memory, before anything is written.
+//! Checks that training fits into memory, before anything is written.
 //!
-//! What is counted is what training holds at least, whatever the data: a run that is refused here could not have
-//! taken a step. Sizes are saturating `u128`, so that no number that a config can hold makes them wrap.
+//! It counts only what training always holds, whatever the data: a run that is refused here could not have taken a
+//! step. Sizes are saturating `u128`, so that no number in a config makes them wrap.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,19 +14,19 @@ use crate::config::{Config, ConfigError, DataScale, invalid};
 
 /// Bytes of a float.
 const FLOAT: u128 = 4;
-/// Bytes of an active latent in codes: its number and its value.
+/// Bytes of an active latent in codes: its index and its value.
 const ENTRY: u128 = 8;
-/// More than any machine has: refused where it is not known what can be had.
+/// More than any machine has: the limit if the available memory is unknown.
 const ABSURD: u128 = 1 << 44;
 
 /// Bytes that training holds at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Estimate {
-    /// Of each: parameters, gradients, and Adam's two moments.
+    /// The parameters; the gradients and each of Adam's two moments need as much.
     parameters: u128,
-    /// Whether gradients and moments lie in this memory, too (not on a GPU).
+    /// True if gradients and moments lie in this memory, too (not on a GPU).
     trained_here: bool,
-    /// Rows of a batch as they come, as queries and as reconstructions.
+    /// The rows of a batch: as loaded, as queries and as reconstructions.
     batch: u128,
     /// Active latents of a batch, values and gradients.
     codes: u128,
@@ -70,7 +70,7 @@ impl Estimate {
             .fold(self.parameters.saturating_mul(copies), u128::saturating_add)
     }
 
-    /// The key to change: of the largest part.
+    /// The config key of the largest part, its value, and what to use instead.
     fn key(&self, config: &Config) -> (&'static str, usize, &'static str) {
         let dictionary = self.total() - self.batch.saturating_add(self.codes).min(self.total());
         let dictionary = dictionary.saturating_sub(self.windows);
@@ -81,7 +81,7 @@ impl Estimate {
             (
                 "training.batch_size",
                 config.training.batch_size,
-                "fewer rows a step",
+                "fewer rows per step",
             )
         } else {
             ("model.n_latents", config.model.n_latents, "fewer latents")
@@ -120,17 +120,17 @@ fn judge(config: &Config, estimate: &Estimate, available: Option<u128>) -> Resul
     }
     let (key, value, remedy) = estimate.key(config);
     let there = match available {
-        Some(bytes) => format!("{} can be had", size(bytes)),
-        None => format!("that is more than {}", size(ABSURD)),
+        Some(bytes) => format!("only {} is available", size(bytes)),
+        None => format!("no machine has more than {}", size(ABSURD)),
     };
     let needed = size(needed);
     let message = format!(
-        "training needs at least {needed} of memory ({estimate}), and {there}; use {remedy}"
+        "training needs at least {needed} of memory ({estimate}), but {there}; use {remedy}"
     );
     Err(invalid(key, value, message))
 }
 
-/// `16.0 GB`, decimal, as the documents have it.
+/// `16.0 GB`, in decimal units, like the documentation.
 fn size(bytes: u128) -> String {
     const UNITS: [&str; 7] = ["bytes", "kB", "MB", "GB", "TB", "PB", "EB"];
     let (mut value, mut unit) = (bytes as f64, 0);
@@ -144,7 +144,7 @@ fn size(bytes: u128) -> String {
     }
 }
 
-/// Bytes of memory that this process may still have, where the system tells (Linux).
+/// Bytes of memory that this process can still get, if the system tells (Linux).
 fn available() -> Option<u128> {
     available_in(Path::new("/"))
 }
@@ -162,7 +162,7 @@ fn available_in(root: &Path) -> Option<u128> {
     Some(limits.fold(machine, u128::min))
 }
 
-/// Memory limits of a line of `/proc/self/cgroup`: of the group and of those that it is in.
+/// The memory limits behind one line of `/proc/self/cgroup`: of the group and of all groups that contain it.
 fn group_limits(root: &Path, line: &str) -> Vec<u128> {
     let mut parts = line.splitn(3, ':').skip(1);
     let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {

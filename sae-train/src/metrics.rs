@@ -1,4 +1,4 @@
-//! The numbers of each step, as Burn metrics: what the dashboard, the progress lines and `metrics.jsonl` show.
+//! The numbers of each step, as Burn metrics for the dashboard, the progress lines and `metrics.jsonl`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ type Finish = fn(&StepOutput, f64) -> f64;
 /// Mean of a quantity over the rows seen since the last validation.
 #[derive(Clone)]
 pub(crate) struct Mean {
-    /// The same in the dashboard, in the progress lines and in `metrics.jsonl`.
+    /// Its name in the dashboard, the progress lines and `metrics.jsonl`.
     name: MetricName,
     state: NumericMetricState,
     quantity: Quantity,
@@ -48,7 +48,7 @@ impl Mean {
         Self::new("loss", |output, _| Some(output.loss.clone()))
     }
 
-    /// Numbers of training and validation alike.
+    /// The metrics of both training and validation.
     pub(crate) fn of_both() -> (Self, Self, Self, Self) {
         (
             Self::new("reconstruction_loss", |output, _| {

@@ -1,4 +1,4 @@
-//! NaN and infinity: found before they reach the parameters, and told with the rows that brought them.
+//! Finds NaN and infinity before they reach the parameters, and names the rows that they came from.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -10,9 +10,9 @@ use sae_model::Mode;
 
 use crate::learner::{SaeLearner, StepOutput};
 
-/// Row numbers that a message lists; the log has all of them.
+/// Number of rows that a message lists; the log lists all.
 const LISTED: usize = 8;
-/// Steps passed over in a row after which it is not the data.
+/// If this many consecutive steps are not finite, the data is not the cause.
 const MAX_IN_A_ROW: usize = 10;
 
 /// What to do about a step whose loss or gradients are not finite.
@@ -26,7 +26,7 @@ pub(crate) enum OnNonFinite {
     Skip,
 }
 
-/// Knows which rows a step saw.
+/// Describes such steps by their rows, and applies the policy.
 #[derive(Debug)]
 pub(crate) struct NonFinite {
     pub(crate) policy: OnNonFinite,
@@ -36,7 +36,7 @@ pub(crate) struct NonFinite {
 }
 
 impl NonFinite {
-    /// What is to be said of step `step` (steps before it), which saw `x [B, d]`.
+    /// Describes what is not finite in a step that saw `x [B, d]`; `step` is the number of steps before it.
     pub(crate) fn found(
         &self,
         step: usize,
@@ -79,7 +79,7 @@ impl NonFinite {
         format!("step {}: {what}; {told}; {last}", step + 1)
     }
 
-    /// Passes over the step, or fails.
+    /// Skips the step, or fails, as the policy says.
     pub(crate) fn pass_over(&self, found: String, in_a_row: usize) -> Result<(), Failure> {
         let remedy = match self.policy {
             OnNonFinite::Skip if in_a_row < MAX_IN_A_ROW => {
@@ -99,7 +99,7 @@ impl NonFinite {
     }
 }
 
-/// For a message: which checkpoint can be trusted, if `saved` is the step of the last.
+/// For a message: which checkpoint can be trusted. `saved` is the step of the last one, 0 for none.
 pub(crate) fn last_good(saved: usize) -> String {
     match saved {
         0 => "there is no checkpoint yet".into(),

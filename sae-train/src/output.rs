@@ -1,14 +1,14 @@
-//! Everything that is printed goes through here, for three reasons: a reader that goes away (`| head`) must stop
-//! training behind a checkpoint instead of a panic in whichever thread prints next; nothing may be printed into
-//! the dashboard; and what could not be printed there must be seen afterwards.
+//! All printing is here, for three reasons: if the reader goes away (`| head`), training must stop with a checkpoint,
+//! not with a panic in the thread that prints next; nothing may be printed into the dashboard; and messages held back
+//! while the dashboard is open must appear afterwards.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Whether the reader of standard output has gone.
+/// True once the reader of standard output has gone.
 static CLOSED: AtomicBool = AtomicBool::new(false);
-/// What waits until the dashboard is closed; none where there is none.
+/// Output held back until the dashboard closes; `None` without a dashboard.
 static HELD: Mutex<Option<Vec<u8>>> = Mutex::new(None);
 
 fn held() -> MutexGuard<'static, Option<Vec<u8>>> {
@@ -23,7 +23,7 @@ pub(crate) fn say(line: impl AsRef<str>) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
             CLOSED.store(true, Ordering::Relaxed);
         }
-        // a full disk under a log, say: the run is worth more than its lines
+        // for example a full disk under a log: the run matters more than its lines
         Err(error) => tracing::debug!("standard output: {error}"),
         Ok(()) => {}
     }
@@ -34,17 +34,17 @@ pub(crate) fn complain(line: impl AsRef<str>) {
     let _ = writeln!(Stderr, "{}", line.as_ref());
 }
 
-/// Whether the reader of standard output has gone.
+/// Returns true if the reader of standard output has gone.
 pub(crate) fn is_closed() -> bool {
     CLOSED.load(Ordering::Relaxed)
 }
 
-/// From now on the dashboard has the terminal.
+/// Holds standard error back from now on: the dashboard has the terminal.
 pub(crate) fn hold() {
     held().get_or_insert_default();
 }
 
-/// The dashboard is closed: prints what has waited.
+/// Prints what was held back, after the dashboard has closed.
 pub(crate) fn release() {
     if let Some(waiting) = held().take() {
         let _ = io::stderr().write_all(&waiting);

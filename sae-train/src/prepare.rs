@@ -1,4 +1,4 @@
-//! Everything that is checked before anything is written: config, device, data, memory, and the run directory.
+//! All checks that come before anything is written: config, device, data, memory, and the run directory.
 
 use std::path::Path;
 
@@ -20,22 +20,22 @@ use crate::run::{self, Provenance};
 /// A run that can start: config, device and data fit together. Nothing has been written.
 pub(crate) struct Prepared {
     pub(crate) config: Config,
-    /// What the config and the data come to.
+    /// The config, resolved by the recipe and the data.
     pub(crate) resolved: Resolved,
     pub(crate) device: Device,
     pub(crate) train: ActivationData,
     pub(crate) held_out: ActivationData,
     pub(crate) train_summary: Summary,
     pub(crate) held_out_summary: Summary,
-    /// The held-out rows that a validation looks at, and their variance `mean ||x - mean(x)||^2`.
+    /// The held-out rows that validations use, and their variance `mean ||x - mean(x)||^2`.
     pub(crate) validated: ActivationData,
     pub(crate) validated_variance: f64,
     pub(crate) provenance: Provenance,
     pub(crate) dir: RunDir,
-    /// Held if there is a run to continue; a new one is locked when its directory is made.
+    /// Held if there is a run to continue; a new run is locked when its directory is made.
     pub(crate) lock: Option<RunLock>,
     pub(crate) checkpoints: Checkpoints,
-    /// Whether `--resume` was given.
+    /// True if `--resume` was given.
     pub(crate) asked_to_resume: bool,
     /// The checkpoint to continue from, if any.
     pub(crate) found: Found,
@@ -99,7 +99,8 @@ pub(crate) fn prepare(
     })
 }
 
-/// Opens the data, and what evaluation will want of it: mistakes there would be found after training.
+/// Opens the data. Also opens the classes and the true concepts, so that evaluation does not find their mistakes after
+/// training.
 fn open_data(config: &Config, resume: bool) -> Result<Split> {
     let split = match config.data.open() {
         Err(error) if resume => return Err(Failure::DataMissing(chain(&error)).into()),
@@ -110,7 +111,7 @@ fn open_data(config: &Config, resume: bool) -> Result<Split> {
     Ok(split)
 }
 
-/// Opens a device by its name. Where it is not compiled in, the error says how to build with it.
+/// Opens a device by its name. If it is not compiled in, the error says how to build with it.
 fn open_device(name: &str) -> Result<Device> {
     let opened = name.parse().and_then(DeviceName::open);
     opened.map_err(|error| match error {
@@ -130,7 +131,7 @@ fn check_batch(batch: usize, rows: usize) -> Result<()> {
     Ok(())
 }
 
-/// The rows within `data.max_norm`, and what it comes to.
+/// The rows within `data.max_norm`, and the limit that applies.
 fn within_max_norm(config: &Config, split: Split) -> Result<(Split, MaxNorm)> {
     let rows = split.train.rows() + split.held_out.rows();
     let bar = bar(rows, "measuring norms".into());
@@ -149,7 +150,7 @@ fn bar(rows: usize, what: String) -> ProgressBar {
     bar
 }
 
-/// The sample of the held-out rows that a validation looks at (`rows` of them, 0 for all), and its variance.
+/// The sample of held-out rows that validations use (`rows` of them, 0 for all), and its variance.
 fn validation(
     held_out: &ActivationData,
     of_all: &Summary,
@@ -164,7 +165,7 @@ fn validation(
     Ok((validated, variance))
 }
 
-/// The summary of a data set before training, from about `sample` rows; 0 for all.
+/// The summary of a data set, from about `sample` rows (0 for all). Fails if training cannot use them.
 fn summary(data: &ActivationData, sample: usize) -> Result<Summary> {
     let rows = match sample {
         0 => data.rows(),

@@ -13,13 +13,13 @@ use burn::train::renderer::{
 use crate::metrics::Names;
 use crate::output::say;
 
-/// Prints a line every so many steps, and one a validation.
+/// Prints one line per `log_every` steps, and one per validation.
 pub(crate) struct PlainLines {
     names: Names,
     /// Latest value of each metric, by name.
     latest: BTreeMap<String, f64>,
     in_training: bool,
-    /// Rows of a validation, in words.
+    /// Number of rows of a validation, in words; empty for all.
     validated: String,
     log_every: usize,
     batch_size: usize,
@@ -30,7 +30,7 @@ pub(crate) struct PlainLines {
 }
 
 impl PlainLines {
-    /// For a run of `total_steps` of which `step` are done; `validated` is what a validation looks at.
+    /// For a run of `total_steps` of which `step` are done; `validated` describes the rows of a validation.
     pub(crate) fn new(
         log_every: usize,
         batch_size: usize,
@@ -63,7 +63,7 @@ impl PlainLines {
         self.latest.get(name).copied().unwrap_or(f64::NAN)
     }
 
-    /// `loss 0.3123  FVU 0.3123  L0 45.1  dead 12`; the loss in its terms where it has several.
+    /// `loss 0.3123  FVU 0.3123  L0 45.1  dead 12`; a loss of several terms is followed by each of them.
     fn values(&self) -> String {
         let terms = ["reconstruction_loss", "sparsity_loss", "auxiliary_loss"];
         let there = terms.into_iter().filter(|t| self.latest.contains_key(*t));
@@ -164,7 +164,7 @@ impl MetricsRenderer for PlainLines {
     }
 }
 
-// Burn asks a renderer for both; evaluation has its own binary here.
+// Burn requires this of a renderer, too; evaluation has a binary of its own.
 impl MetricsRendererEvaluation for PlainLines {
     fn update_test(&mut self, _name: EvaluationName, _state: MetricState) {}
 }

@@ -1,4 +1,4 @@
-//! How training begins a run directory and goes on in one.
+//! Starts a new run directory, or continues in an existing one.
 
 use anyhow::{Context, Result, bail};
 use sae_data::{ActivationData, Fingerprint, Summary};
@@ -11,8 +11,8 @@ use crate::failure::Failure;
 use crate::lock::RunLock;
 use crate::output;
 
-/// Keys that may differ between a run and its continuation: they change no number of the result, except where the run
-/// would otherwise end (`on_nonfinite`, `on_collapse`). Data may have moved; the fingerprint tells whether it is the same.
+/// Keys that may differ between a run and its continuation: they change no number of the result, except if the run
+/// would otherwise end (`on_nonfinite`, `on_collapse`). Data may have moved; its fingerprint identifies it.
 const FREE_TO_CHANGE: [&str; 17] = [
     "run",
     "runs_dir",
@@ -36,7 +36,7 @@ const FREE_TO_CHANGE: [&str; 17] = [
 /// Where the numbers of a run come from.
 pub(crate) type Provenance = sae_run::Provenance<Fingerprint>;
 
-/// The provenance of the run of `config`, by this program and on these threads.
+/// The provenance of the run of `config` by this process.
 pub(crate) fn provenance(
     config: &Config,
     [train, held_out]: [&ActivationData; 2],
@@ -79,8 +79,7 @@ pub(crate) fn checkpoints(dir: &RunDir, config: &Config, provenance: &Provenance
     Checkpoints::new(dir.checkpoints(), identity(config, provenance), keep)
 }
 
-/// Fails if there is something where a new run would go. Leftovers of a process that died before its run had begun do
-/// not count.
+/// Fails if the directory of a new run holds anything but leftovers of a process that died before its run had begun.
 pub(crate) fn check_new(dir: &RunDir) -> Result<()> {
     let path = dir.path().display();
     if dir.has_begun() {
@@ -108,7 +107,8 @@ pub(crate) fn check_resumable(
         .parse()
         .with_context(|| format!("{}", dir.config().display()))?;
     let differences = differences(&old, &config.to_table());
-    // Values derived from the data differ with it, so other data is named first, unless the config asks for it.
+    // Other data also changes the values derived from it, so a change of the data is reported first, unless the config
+    // asks for it.
     let asks = |difference: &String| match difference.strip_prefix("data.") {
         Some(rest) if rest.starts_with("max_norm") => has_files_of(dir, provenance),
         rest => rest.is_some(),
@@ -127,7 +127,7 @@ pub(crate) fn check_resumable(
     Ok(())
 }
 
-/// Whether the training data has the files that it had, so that another limit of its norms was asked for.
+/// Returns true if the training data has the same files as before; then a different limit of norms was asked for.
 fn has_files_of(dir: &RunDir, now: &Provenance) -> bool {
     let then = dir.read_provenance::<Provenance>();
     then.is_ok_and(|then| then.data.train.same_files(&now.data.train))
@@ -170,8 +170,8 @@ pub(crate) fn write_config(dir: &RunDir, config: &Config) -> Result<()> {
     Ok(dir.write_config(&toml).map_err(Failure::from)?)
 }
 
-/// Whether two variances are of the same data: serde_json may read a number that is one unit in the last place off the
-/// one that it wrote.
+/// Returns true if two variances are of the same data: serde_json may read a number one unit in the last place off the
+/// number that it wrote.
 fn same_variance(was: f64, is: f64) -> bool {
     (was - is).abs() <= 1e-12 * is.abs()
 }

@@ -8,7 +8,7 @@ use sae_model::parameters::{B_DEC, W_K, W_Q, W_V};
 
 /// Names of [`module_scheduler`]'s groups in its record: all parameters, the projections, the pre-bias.
 pub(crate) const GROUPS: [&str; 3] = ["0", "1", "2"];
-/// Parameters with a learning rate of their own.
+/// The projections, which have a learning rate of their own.
 const PROJECTIONS: [&str; 3] = [W_Q.name, W_K.name, W_V.name];
 
 /// Linear warm-up, a plateau, linear decay to zero.
@@ -21,7 +21,7 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// `peak` after `warmup` steps; down to zero over the last `decay_fraction` of `total` steps.
+    /// Reaches `peak` after `warmup` steps, and falls to zero over the last `decay_fraction` of `total` steps.
     pub(crate) fn new(peak: f64, warmup: usize, decay_fraction: f64, total: usize) -> Self {
         let decay = (decay_fraction * total as f64).round() as usize;
         Self {
@@ -32,7 +32,7 @@ impl Schedule {
         }
     }
 
-    /// The same with another peak.
+    /// The same schedule with `factor` times its peak.
     fn times(self, factor: f64) -> Self {
         Self {
             peak: factor * self.peak,
@@ -56,7 +56,7 @@ pub(crate) struct Factors {
     pub(crate) pre_bias: f64,
 }
 
-/// `schedule` for every parameter of a learner of `sae`, times its factor where it has one.
+/// `schedule` for every parameter of a learner of `sae`, times the parameter's factor if it has one.
 pub(crate) fn module_scheduler(
     sae: &Sae,
     schedule: Schedule,
@@ -73,7 +73,7 @@ pub(crate) fn module_scheduler(
         .with_group(group(&[B_DEC.name]), scheduler(factors.pre_bias))
 }
 
-/// [`Schedule`] with the counter that Burn's learner asks for.
+/// [`Schedule`] with the counter that Burn's learner needs.
 #[derive(Clone, Debug)]
 struct Scheduler {
     schedule: Schedule,

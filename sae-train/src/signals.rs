@@ -1,4 +1,5 @@
-//! Ctrl-C, SIGTERM and SIGHUP: the first asks training to stop behind a checkpoint, the second ends the process.
+//! Ctrl-C, SIGTERM and SIGHUP: the first signal asks training to save a checkpoint and stop, the second ends the
+//! process.
 
 use std::io;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use signal_hook::flag;
 
 use crate::sys;
 
-/// Which signal has been caught.
+/// The signal that was caught, if any.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Signals {
     caught: Arc<AtomicUsize>,
@@ -16,7 +17,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Catches them from now on.
+    /// Starts to catch the signals.
     pub(crate) fn watch() -> io::Result<Self> {
         let signals = Self {
             caught: Arc::default(),
@@ -31,7 +32,7 @@ impl Signals {
         Ok(signals)
     }
 
-    /// What is to be said of the caught signal, and the exit code that goes with it.
+    /// Message and exit code of the caught signal.
     pub(crate) fn caught(&self) -> Option<(&'static str, u8)> {
         let caught = self.caught.load(Ordering::Relaxed) as i32;
         let ending = self.watched.iter().find(|(signal, _)| *signal == caught);

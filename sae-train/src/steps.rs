@@ -1,8 +1,8 @@
-//! The training loop, as a strategy of Burn's trainer: what its own loop does, and what makes a run safe.
+//! The training loop, as a strategy of Burn's trainer. It does what Burn's own loop does, and makes a run safe.
 //!
-//! Burn's loop saves where a virtual epoch ends, and an interrupted one is lost. This one looks after every
-//! step whether a checkpoint is due, whether it was asked to stop, and whether the numbers are still numbers;
-//! virtual epochs (stretches between validations) remain what Burn's metrics and dashboard are organised by.
+//! Burn's loop saves only at the end of a virtual epoch and loses an interrupted one. This loop checks after every step
+//! whether a checkpoint is due, whether it was asked to stop, and whether the numbers are finite. Burn's metrics and
+//! dashboard are still organised by virtual epochs (the steps between two validations).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,37 +30,37 @@ use crate::signals::Signals;
 use crate::sys;
 use crate::whole::WholeSet;
 
-/// Why training stops when nobody reads its lines any more.
-const READER_GONE: &str = "stopped, as whoever read the standard output has gone,";
+/// The message when nobody reads standard output any more.
+const READER_GONE: &str = "stopped (the reader of standard output has gone)";
 
-/// When something is done beside stepping; counted in steps from the beginning of the run.
+/// When to validate, to save and to end, in steps from the beginning of the run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cadence {
     pub(crate) steps: usize,
     pub(crate) validate_every: usize,
     pub(crate) checkpoint_every: usize,
-    /// Time after which a checkpoint is due whatever the step.
+    /// Time after which a checkpoint is due at any step.
     pub(crate) checkpoint_interval: Option<Duration>,
 }
 
-/// The loop, and whom it reports to.
+/// The settings of the loop, and where it reports.
 pub(crate) struct Steps {
     pub(crate) device: Device,
     pub(crate) cadence: Cadence,
-    /// Steps done before, and whether the validation due there is done, too.
+    /// Number of steps done before, and true if the validation due there is done, too.
     pub(crate) first: (usize, bool),
     pub(crate) checkpoints: Checkpoints,
     pub(crate) writer: Arc<Writer>,
     pub(crate) metrics: Arc<MetricsFile>,
     pub(crate) nonfinite: NonFinite,
     pub(crate) watch: Watch,
-    /// How long the numbers had looked like collapse before.
+    /// How long the numbers had looked like collapse before this process.
     pub(crate) streak: Streak,
-    /// All held-out rows, where a validation looks at fewer.
+    /// All held-out rows, if validations use fewer.
     pub(crate) whole: Option<WholeSet>,
     pub(crate) signals: Signals,
     pub(crate) outcome: Arc<Outcome>,
-    /// Whether Burn's dashboard has the terminal.
+    /// True if Burn's dashboard has the terminal.
     pub(crate) use_tui: bool,
 }
 
@@ -95,12 +95,12 @@ impl SupervisedLearningStrategy<SaeLearner> for Steps {
         if let Err(failure) = session.run(&train, &held_out) {
             self.outcome.fail(failure);
         }
-        drop(session.checkpointer); // waits until what it writes is written
+        drop(session.checkpointer); // waits until its checkpoints are written
         (session.learner.model(), session.events)
     }
 }
 
-/// What changes from step to step.
+/// The state that changes from step to step.
 struct Session<'a> {
     steps: &'a Steps,
     learner: Learner<SaeLearner>,
@@ -108,9 +108,9 @@ struct Session<'a> {
     checkpointer: Option<LearningCheckpointer<SaeLearner>>,
     store: Arc<EventStoreClient>,
     interrupter: Interrupter,
-    /// Steps done.
+    /// Number of steps done.
     step: usize,
-    /// Whether the validation due at this step is done.
+    /// True if the validation due at this step is done.
     validated: bool,
     /// Step and time of the last checkpoint.
     saved: (usize, Instant),
@@ -163,7 +163,7 @@ impl Session<'_> {
         self.step / self.steps.cadence.validate_every + 1
     }
 
-    /// Whether this step is the last of a virtual epoch.
+    /// Returns true if this step is the last of a virtual epoch.
     fn ends_epoch(&self) -> bool {
         let Cadence {
             steps,
@@ -180,7 +180,7 @@ impl Session<'_> {
             || self.steps.outcome.has_failed()
     }
 
-    /// Steps to the end of the virtual epoch, or until asked to stop.
+    /// Takes steps to the end of the virtual epoch, or until asked to stop.
     fn train(&mut self, loader: &TrainLoader<SaeLearner>) -> Result<(), Failure> {
         let epoch_number = self.epoch();
         self.tell_train(LearnerEvent::StartSplit {
@@ -197,8 +197,8 @@ impl Session<'_> {
             if self.asked_to_stop() {
                 break;
             }
-            // at the end of the virtual epoch behind the validation; and the loader wants to be asked once more, to
-            // keep what it has prepared for the next
+            // At the end of a virtual epoch the checkpoint follows the validation. The loop goes on even there: the
+            // loader must be asked once more, to keep the batches that it has prepared for the next epoch.
             if !self.ends_epoch() {
                 self.save_if_due()?;
             }
@@ -240,8 +240,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// One pass over the held-out rows that a validation looks at, and when training ends over all of them; given
-    /// up if asked to stop, and done again after a resume.
+    /// Makes one pass over the held-out rows that validations use and, when training ends, one over all held-out rows.
+    /// Gives up if asked to stop; a resumed run then validates again.
     fn validate(&mut self, loader: &ValidLoader<SaeLearner>) -> Result<(), Failure> {
         let whole = match &self.steps.whole {
             Some(whole) if self.step == self.steps.cadence.steps => {
@@ -277,7 +277,7 @@ impl Session<'_> {
         }
         self.tell_valid(LearnerEvent::EndSplit(epoch_number));
         self.tell_train(LearnerEvent::EndEpoch(epoch_number));
-        // From here on nothing interrupts, so either both records are there or none.
+        // Nothing interrupts from here on, so either both records are written or neither.
         if let Some(record) = whole {
             self.interrupter.fail_on_error(self.events.flush());
             say(record.line(self.step));
@@ -287,7 +287,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Saves what can be saved, for when the data is back.
+    /// Saves a checkpoint to continue from when the data is back.
     fn data_lost(&mut self, reason: String) -> Failure {
         match self.save() {
             Ok(()) => Failure::DataLost {
@@ -336,7 +336,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Gradients were finite, and so are the moments made of them; a step along them may still leave float32.
+    /// Fails if a parameter is not finite. Gradients and moments are finite, but a step along them may still overflow
+    /// float32.
     fn check_finite(&self) -> Result<(), Failure> {
         let mut parameters = Parameters(Vec::new());
         self.learner.model().visit(&mut parameters);

@@ -1,4 +1,4 @@
-//! One run that has been checked: trained through Burn's Learner, then saved.
+//! Trains a checked run through Burn's Learner and saves the model.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::steps::{Cadence, Steps};
 use crate::trainer;
 use crate::whole::WholeSet;
 
-/// Burn's trainer, and what is asked when it has ended.
+/// Burn's trainer, and what is read when it has ended.
 struct Setup {
     builder: SupervisedTraining<SaeLearner>,
     waiting: Waiting,
@@ -36,8 +36,8 @@ struct Setup {
 }
 
 impl Prepared {
-    /// Trains to the end, or as far as it gets, and saves the model. On a terminal it shows a dashboard, unless lines
-    /// are to be `plain`.
+    /// Trains to the last step and saves the model. Shows a dashboard on a terminal, unless `plain`. A run that stops
+    /// early is an error.
     pub(crate) fn train(mut self, plain: bool) -> Result<()> {
         let config = &self.config;
         let settings = trainer::settings(
@@ -69,7 +69,7 @@ impl Prepared {
         drop(result.renderer); // gives the terminal back
         if use_tui {
             output::release();
-            self.say_notes(); // the dashboard has hidden them
+            self.say_notes(); // the dashboard hid them
         }
         if let Some(failure) = outcome.take() {
             return Err(failure.into());
@@ -81,7 +81,7 @@ impl Prepared {
         self.finish(&result.model, &setup.metrics, elapsed, held_up)
     }
 
-    /// Steps behind the checkpoint to continue from.
+    /// Steps done at the checkpoint to continue from; 0 without one.
     fn steps_done(&self) -> usize {
         self.found
             .newest
@@ -89,7 +89,7 @@ impl Prepared {
             .map_or(0, |position| position.step)
     }
 
-    /// Says what is trained, with warnings about the data; a dashboard hides it until it is closed.
+    /// Prints what is trained, with warnings about the data. A dashboard hides this until it closes.
     fn announce(&self, done: usize) {
         let c = &self.config;
         say(format!(
@@ -108,11 +108,11 @@ impl Prepared {
         if done > 0 {
             say(format!("continuing after step {done}"));
         } else if self.asked_to_resume {
-            say("there is no checkpoint to continue from: beginning");
+            say("there is no checkpoint to continue from; starting from the beginning");
         }
     }
 
-    /// That there is no pre-bias where there might be one, and what of.
+    /// Prints why there is no pre-bias, if the architecture could have one.
     fn say_pre_bias(&self) {
         let model = &self.resolved.model;
         if !model.pre_bias && model.architecture.pre_bias(f64::INFINITY) {
@@ -123,7 +123,7 @@ impl Prepared {
         }
     }
 
-    /// How many rows were left out for their norm.
+    /// Prints how many rows were left out because of their norm.
     fn say_left_out(&self) {
         let Some(limit) = self.config.data.max_norm.number() else {
             return;
@@ -144,7 +144,7 @@ impl Prepared {
         ));
     }
 
-    /// Says the warnings about both sides of the data.
+    /// Prints the warnings about both sides of the data.
     fn say_notes(&self) {
         let train = self.train_summary.warnings();
         let held_out = self.held_out_summary.warnings();
@@ -156,7 +156,7 @@ impl Prepared {
         }
     }
 
-    /// Model, optimizer and schedule, as they were at the checkpoint to continue from.
+    /// Model, optimizer and schedule, from the checkpoint to continue from if there is one.
     fn learner(&self, settings: Settings) -> Result<Learner<SaeLearner>> {
         let (seed, steps) = (self.config.seed, self.config.training.steps);
         let mean = &self.train_summary.typical.mean;
@@ -171,7 +171,7 @@ impl Prepared {
         Ok(Learner::new(learner, optimizer, scheduler))
     }
 
-    /// Burn's trainer, set up for what is left of this run.
+    /// Burn's trainer, set up for the remaining steps of this run.
     fn supervised(&self, use_tui: bool, outcome: &Arc<Outcome>) -> Result<Setup> {
         let (t, done) = (&self.config.training, self.steps_done());
         let train = ActivationLoader::training(
@@ -293,7 +293,7 @@ impl Prepared {
     fn verdict(&self, learner: &SaeLearner, metrics: &MetricsFile) -> Vec<String> {
         let t = &self.config.training;
         let Some((l0_mean, fvu)) = metrics.last_validation() else {
-            return Vec::new(); // the file was damaged since
+            return Vec::new(); // the file has been damaged since
         };
         let facts = RunFacts {
             model: learner.sae.config(),
@@ -307,7 +307,7 @@ impl Prepared {
         facts.notes()
     }
 
-    /// Saves the model and says how it went.
+    /// Saves the model and prints how training went.
     fn finish(
         &self,
         learner: &SaeLearner,

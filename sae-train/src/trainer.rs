@@ -17,8 +17,8 @@ use crate::schedule::{self, Factors, Schedule};
 
 /// Adam's epsilon, torch's default (Burn's is 1e-5).
 pub(crate) const ADAM_EPSILON: f64 = 1e-8;
-/// Multiple of the median norm beyond which a row counts as one of that norm in what training minimises. Of 218,605 rows
-/// of SmolLM2, layer 15, 43 are beyond 2 medians and 32 beyond 5; of the MiniLM tokens and sentences none.
+/// In the training loss, a row whose norm is more than this many times the median counts as a row of that norm. Of
+/// 218,605 rows of SmolLM2, layer 15, 43 are beyond 2 medians and 32 beyond 5; of the MiniLM rows, none are.
 const ROW_LIMIT: f64 = 4.0;
 
 /// Trains sparse autoencoders on rows of any source.
@@ -41,7 +41,7 @@ pub struct Trainer {
     config: Table,
 }
 
-/// Why there is no model.
+/// The reason why [`Trainer::fit`] returns no model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
@@ -105,7 +105,7 @@ impl Trainer {
     /// Trains on all rows of `data`, on the CPU, and returns the model.
     ///
     /// # Errors
-    /// [`TrainError`] for the first thing that goes wrong.
+    /// [`TrainError`], for the first problem found.
     pub fn fit(&self, data: &ActivationData) -> Result<Sae, TrainError> {
         let config = Config::of_table(&self.config, None)?;
         let typical = Summary::of(data, Some(0), |_| {})?.typical;
@@ -142,7 +142,7 @@ impl Trainer {
     }
 }
 
-/// What a step needs to know, for training data like this and held-out rows of this variance.
+/// The settings of a step, for training data with these statistics and held-out rows of this variance.
 pub(crate) fn settings(
     resolved: &Resolved,
     typical: &Statistics,
@@ -160,13 +160,13 @@ pub(crate) fn settings(
     }
 }
 
-/// Linear warm-up, a plateau, and decay, as the recipe says.
+/// The learning rate over `steps` steps: linear warm-up, a plateau and decay, as the recipe says.
 pub(crate) fn schedule(resolved: &Resolved, steps: usize) -> Schedule {
     let recipe = &resolved.recipe;
     Schedule::new(recipe.lr, recipe.warmup_steps, recipe.decay_fraction, steps)
 }
 
-/// Model, optimizer and schedule at the first of `steps` steps.
+/// Model, optimizer and schedule before the first of `steps` steps.
 pub(crate) fn start(
     resolved: &Resolved,
     (seed, steps): (u64, usize),

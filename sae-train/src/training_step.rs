@@ -21,7 +21,7 @@ pub struct TrainingStep {
 }
 
 impl TrainingStep {
-    /// Starts from `sae`, on a device with autodiff, for data of `variance` `mean ||x - mean(x)||^2`.
+    /// Starts from `sae`, on a device with autodiff. The `variance` of the data is `mean ||x - mean(x)||^2`.
     pub fn new(sae: Sae, variance: f64, lr: f64) -> Self {
         let settings = Settings {
             loss: Loss::Fvu,
@@ -45,7 +45,7 @@ impl TrainingStep {
         }
     }
 
-    /// Trains on the batch `[B, d]`; returns the mean number of active latents.
+    /// Trains on the batch `[B, d]`; returns its mean L0.
     pub fn take(&mut self, activations: Tensor<2>) -> f64 {
         let output = TrainStep::step(&self.learner, ActivationBatch { activations });
         // As in Burn's trainer, the old model is kept while the new one is made.

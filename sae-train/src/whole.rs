@@ -1,4 +1,4 @@
-//! The whole held-out set, looked at once, when training ends: validations look at a sample of it.
+//! One pass over all held-out rows when training ends; validations use a sample of them.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub(crate) struct WholeSet {
     loader: Arc<dyn DataLoader<ActivationBatch>>,
 }
 
-/// What the model makes of all held-out rows.
+/// The numbers of the model on all held-out rows.
 #[derive(Debug)]
 pub(crate) struct Judged {
     rows: usize,
@@ -40,7 +40,7 @@ impl WholeSet {
         }
     }
 
-    /// One pass; none if it is told to `stop`.
+    /// Makes one pass; returns `None` if `stop` says so.
     pub(crate) fn judge(
         &self,
         model: &SaeLearner,
@@ -94,7 +94,7 @@ impl Judged {
         )
     }
 
-    /// What is recorded of it.
+    /// The fields of its record in `metrics.jsonl`.
     pub(crate) fn into_map(self) -> Map<String, Value> {
         let fields = [
             ("rows", json!(self.rows)),

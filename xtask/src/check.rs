@@ -32,7 +32,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     }
     if violations.is_empty() {
         println!(
-            "dependency arrows: {} crates, none astray; every file that CONTRIBUTING.md names is there",
+            "dependency arrows: {} crates, all as allowed; every file that CONTRIBUTING.md names is there",
             ARROWS.len()
         );
         return Ok(ExitCode::SUCCESS);
@@ -40,7 +40,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// The arrows that are not allowed, and the crates that are missing in the table.
+/// The arrows that are not allowed, and the crates that the table lacks.
 fn violations(metadata: &Value) -> Vec<String> {
     let packages = metadata["packages"]
         .as_array()
@@ -72,13 +72,14 @@ fn violations(metadata: &Value) -> Vec<String> {
     violations
 }
 
-/// Files that CONTRIBUTING.md names and that do not exist: paths in backticks, but those with a NAME to be filled in.
+/// Files that CONTRIBUTING.md names and that do not exist: paths in backticks, except those with a NAME to be filled
+/// in.
 fn missing_files(root: &Path) -> Result<Vec<String>> {
     let text = fs::read_to_string(root.join("CONTRIBUTING.md")).context("CONTRIBUTING.md")?;
     let quoted = text.split('`').skip(1).step_by(2);
     let is_path =
         |name: &&str| name.contains('/') && !name.contains([' ', '<']) && !name.contains("NAME");
-    // Lists go on from the folder that they have named: `source/format.rs` in `sae-data/src`.
+    // Paths may be relative to a folder that the text has named: `source/format.rs` is in `sae-data/src`.
     let folders = ["", "sae-model/src", "sae-data/src", "sae-data"];
     let missing = |name: &&str| {
         !folders

@@ -1,8 +1,8 @@
 //! Adam (Kingma & Ba 2015, arXiv 1412.6980) in one pass over memory.
 //!
-//! Burn's own is made of tensor operations, each of which walks over all of `M d` numbers and leaves a copy;
-//! with a dictionary of 100 MB that costs more than the model. On a GPU this one is made of the same
-//! operations, where they cost little.
+//! Burn's Adam consists of tensor operations; each of them reads all `M d` numbers and writes a copy. With a dictionary
+//! of 100 MB, this takes longer than the model itself. On a GPU, where they cost little, this Adam uses the same
+//! operations.
 
 use burn::backend::Dispatch;
 use burn::optim::{AdaptiveMomentumState, LearningRate, Optimizer};
@@ -27,7 +27,7 @@ pub struct Adam {
 }
 
 impl Optimizer for Adam {
-    /// Burn's own: the same numbers, the same checkpoints.
+    /// The state of Burn's Adam, with the same numbers and the same checkpoints.
     type State<const D: usize> = AdaptiveMomentumState<D>;
 
     fn step<const D: usize>(
@@ -66,7 +66,7 @@ impl Optimizer for Adam {
 
     fn to_device<const D: usize>(state: Self::State<D>, device: &Device) -> Self::State<D> {
         if state.moment_1.device() == *device {
-            return state; // and with it the only handle on the moments
+            return state; // remains the only handle on the moments
         }
         state.to_device(device)
     }

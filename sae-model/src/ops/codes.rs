@@ -1,11 +1,11 @@
-//! Sparse codes: which latents are active on which row, and how strongly. Never a `[B, M]` matrix.
+//! Sparse codes store the active latents of each row and their values, without a `[B, M]` matrix.
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-/// Where the entries of a sparse `[B, M]` matrix are: row by row, ascending by latent within a row.
+/// The positions of the entries of a sparse `[B, M]` matrix: row by row, in ascending order of latents within each row.
 #[derive(Debug, Default)]
 pub struct Pattern {
     latents: usize,
@@ -16,7 +16,7 @@ pub struct Pattern {
     by_latent: OnceLock<ByLatent>,
 }
 
-/// The same entries, latent by latent, ascending by row within a latent.
+/// The same entries: latent by latent, in ascending order of rows within each latent.
 #[derive(Debug)]
 pub(crate) struct ByLatent {
     /// Entries of latent j are `offsets[j]..offsets[j + 1]` of the two lists below.
@@ -28,19 +28,19 @@ pub(crate) struct ByLatent {
 }
 
 impl Pattern {
-    /// From row offsets and latents.
+    /// Creates a pattern from the row offsets and the latent of each entry.
     ///
     /// # Panics
     /// If the offsets do not ascend from 0 to the number of entries, or a latent is not below `latents`.
     pub fn new(latents: usize, offsets: Vec<usize>, indices: Vec<u32>) -> Self {
         assert!(
             offsets.first() == Some(&0) && offsets.last() == Some(&indices.len()),
-            "row offsets from 0 to the number of entries"
+            "row offsets must go from 0 to the number of entries"
         );
-        assert!(offsets.is_sorted(), "row offsets ascend");
+        assert!(offsets.is_sorted(), "row offsets must ascend");
         assert!(
             indices.iter().all(|j| (*j as usize) < latents),
-            "latents below {latents}"
+            "latents must be below {latents}"
         );
         Self {
             latents,
@@ -65,7 +65,7 @@ impl Pattern {
         self.indices.len()
     }
 
-    /// Whether there are no entries at all.
+    /// True if there are no entries.
     pub fn is_empty(&self) -> bool {
         self.indices.is_empty()
     }
@@ -85,7 +85,7 @@ impl Pattern {
         self.offsets.windows(2).map(|pair| pair[1] - pair[0])
     }
 
-    /// A number per row, `[B, 1]`, at the entries of each row, `[entries]`. Carries no gradient.
+    /// Repeats one number per row, `[B, 1]`, for each entry of the row, `[entries]`. Carries no gradient.
     pub(crate) fn at_entries(&self, per_row: Tensor<2>) -> Tensor<1> {
         let device = per_row.device();
         let per_row: Vec<f32> = per_row.into_data().iter().collect();
@@ -98,7 +98,7 @@ impl Pattern {
         Tensor::from_data(TensorData::new(values, shape), &device)
     }
 
-    /// The entries latent by latent; computed once, when first asked for.
+    /// The entries latent by latent, computed at the first call.
     pub(crate) fn by_latent(&self) -> &ByLatent {
         self.by_latent.get_or_init(|| {
             let mut offsets = vec![0; self.latents + 1];
@@ -135,23 +135,23 @@ impl Pattern {
 pub struct SparseCodes {
     /// Activation of each entry, in the order of the pattern.
     pub values: Tensor<1>,
-    /// Where the entries are.
+    /// The positions of the entries.
     pub pattern: Arc<Pattern>,
     /// Score of each entry, for JumpReLU; else empty.
     pub(crate) scores: Arc<Vec<f32>>,
 }
 
-/// Latents a of a batch.
+/// The latents a of a batch.
 #[derive(Clone, Debug)]
 pub enum Latents {
-    /// As codes.
+    /// Sparse codes.
     Sparse(SparseCodes),
-    /// As `[B, M]`: what sparsemax chooses on a GPU.
+    /// A dense `[B, M]` tensor: the result of sparsemax on a GPU.
     Dense(Tensor<2>),
 }
 
 impl Latents {
-    /// Part of the rows on which each latent is active `[M]`, without gradient.
+    /// Firing frequency: the fraction of rows on which each latent is active, `[M]`. Carries no gradient.
     pub fn firing_frequency(&self) -> Tensor<1> {
         match self {
             Self::Sparse(codes) => {
@@ -170,7 +170,7 @@ impl Latents {
         }
     }
 
-    /// As codes, on the host.
+    /// Converts to sparse codes; a dense tensor is copied to the host.
     pub fn into_codes(self) -> SparseCodes {
         match self {
             Self::Sparse(codes) => codes,
@@ -183,7 +183,7 @@ impl Latents {
         }
     }
 
-    /// Each divided by the same number.
+    /// Divides every activation by the same number.
     pub(crate) fn divided(self, by: f64) -> Self {
         match self {
             latents if by == 1.0 => latents,
@@ -197,7 +197,7 @@ impl Latents {
 }
 
 impl SparseCodes {
-    /// `vector [M]` at the latent of each entry, `[entries]`.
+    /// Gathers `vector [M]` at the latent of each entry, `[entries]`.
     pub fn at_entries(&self, vector: Tensor<1>) -> Tensor<1> {
         let ids: Vec<i32> = self.pattern.indices().iter().map(|j| *j as i32).collect();
         let ids = TensorData::new(ids, [self.pattern.len()]);
@@ -205,7 +205,7 @@ impl SparseCodes {
         vector.select(0, Tensor::<1, Int>::from_data(ids, &device))
     }
 
-    /// From a dense `[B, M]` row-major matrix; zeros are left out.
+    /// Creates codes from a dense row-major `[B, M]` matrix; zeros are left out.
     pub fn from_dense(dense: &[f32], latents: usize, device: &Device) -> Self {
         let (mut offsets, mut indices, mut values) = (vec![0], Vec::new(), Vec::new());
         for row in dense.chunks_exact(latents) {
@@ -219,9 +219,12 @@ impl SparseCodes {
         Self::new(values, Pattern::new(latents, offsets, indices), device)
     }
 
-    /// From values in the order of `pattern`.
+    /// Creates codes from values in the order of `pattern`.
+    ///
+    /// # Panics
+    /// If there is not exactly one value per entry.
     pub fn new(values: Vec<f32>, pattern: Pattern, device: &Device) -> Self {
-        assert_eq!(values.len(), pattern.len(), "a value an entry");
+        assert_eq!(values.len(), pattern.len(), "one value per entry");
         let shape = [values.len()];
         Self {
             values: Tensor::from_data(TensorData::new(values, shape), device),
@@ -230,13 +233,13 @@ impl SparseCodes {
         }
     }
 
-    /// The values, on the host.
+    /// Copies the values to the host.
     pub fn host_values(&self) -> Vec<f32> {
         let data = self.values.clone().inner().into_data();
         data.try_to_vec().expect("values are float32")
     }
 
-    /// Rows of the batch on which each latent is active (not zero), `[M]`.
+    /// Number of rows on which each latent is active (not zero), `[M]`.
     pub fn firing_counts(&self) -> Vec<u32> {
         let mut counts = vec![0; self.pattern.latents()];
         for (j, a) in self.pattern.indices().iter().zip(self.host_values()) {
@@ -245,7 +248,7 @@ impl SparseCodes {
         counts
     }
 
-    /// As a dense `[B, M]` tensor on `device`; for devices without sparse kernels.
+    /// Converts to a dense `[B, M]` tensor on `device`.
     pub fn to_dense(&self, device: &Device) -> Tensor<2> {
         let [rows, latents] = [self.pattern.rows(), self.pattern.latents()];
         let mut dense = vec![0.0; rows * latents];

@@ -1,6 +1,6 @@
-//! Sparsemax from Burn's primitives, by sorting: slow and plain, to read, and the oracle of the tests.
+//! Sparsemax by sorting, made of Burn's primitives: slow, easy to read, and the oracle of the tests.
 //!
-//! Every step is an ordinary tensor operation, so autodiff derives its backward pass on its own.
+//! Every step is an ordinary tensor operation, so autodiff derives the backward pass.
 
 use burn::tensor::{Bool, Tensor};
 
@@ -30,7 +30,7 @@ pub fn sparse_attention(z: Tensor<2>, value: SparseValue) -> Tensor<2> {
     }
 }
 
-/// 1 where true and 0 where false, of the type of `like`, without a gradient.
+/// 1 where true and 0 where false, with the float type of `like` and without gradient.
 fn mask(condition: Tensor<2, Bool>, like: &Tensor<2>) -> Tensor<2> {
     condition.float().cast(like.dtype()).detach()
 }

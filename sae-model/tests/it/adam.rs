@@ -1,4 +1,4 @@
-//! Adam against a reference in float64 that is written from the paper (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1).
+//! Compares Adam with a float64 reference written from the paper (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1).
 
 use burn::module::{Module, Param};
 use burn::optim::{GradientsParams, ModuleOptimizer, Optimizer, OptimizerRecord};
@@ -9,7 +9,7 @@ use sae_model::ops::Adam;
 use crate::{devices, values};
 
 const STEPS: usize = 50;
-/// Not a multiple of a vector.
+/// Not a multiple of the vector length.
 const N: usize = 37;
 const ADAM: Adam = Adam {
     beta_1: 0.9,
@@ -17,12 +17,12 @@ const ADAM: Adam = Adam {
     epsilon: 1e-3,
 };
 
-/// The learning rate rises and falls, so that a step with another's would be seen.
+/// The learning rate rises and falls, so that a step with the rate of another step would be noticed.
 fn lr(step: usize) -> f64 {
     0.03 * (1.0 + (step % 7) as f64)
 }
 
-/// Gradients from 1e-6, where epsilon is all, to 1e4, and a zero.
+/// Gradients from 1e-6, where epsilon dominates, to 1e4, and one zero.
 fn gradient(step: usize, i: usize) -> f32 {
     let size = 10f32.powi((i % 11) as i32 - 6);
     let turn = ((step * 31 + i * 17) % 23) as f32 / 11.0 - 0.9;
@@ -52,7 +52,7 @@ fn reference() -> Vec<Vec<f64>> {
     after
 }
 
-/// A step is at most about `lr / (1 - beta_1)`: what fifty of them may be off by rounding.
+/// The rounding error allowed after fifty steps, each of at most about `lr / (1 - beta_1)`.
 const TOLERANCE: f64 = 2e-5;
 
 fn assert_close(actual: &[f32], expected: &[f64], what: &str) {
@@ -94,7 +94,7 @@ struct Line {
     theta: Param<Tensor<1>>,
 }
 
-/// As the trainer does: gradients from autodiff, and moments and time that go through a checkpoint's bytes.
+/// As in the trainer, gradients come from autodiff, and the moments and the time pass through the bytes of checkpoints.
 #[test]
 fn fifty_steps_of_a_module_with_a_checkpoint_now_and_then() {
     let device = Device::flex().autodiff();

@@ -1,4 +1,4 @@
-//! Every architecture of the list against central differences and through its files, and each by hand.
+//! Checks every architecture of the list against central differences and through saved files, and some by hand.
 
 use std::cell::RefCell;
 
@@ -39,7 +39,7 @@ fn matrix(values: Vec<f32>, width: usize, device: &Device) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-/// A model whose parameters are all away from their start.
+/// A model whose biases and projections differ from their initial values.
 fn moved_from_start(config: &SaeConfig, device: &Device) -> Sae {
     let mut sae = Sae::init(config, 3, &noise(WIDTH, 2), device);
     for (name, seed) in [("b_enc", 4), ("b_gate", 4), ("r_mag", 5), ("b_mag", 6)] {
@@ -48,7 +48,7 @@ fn moved_from_start(config: &SaeConfig, device: &Device) -> Sae {
             sae.parameters.set_vector(name, vector(small, device));
         }
     }
-    // About the identity: large activations would drown the slope in their rounding.
+    // Close to the identity, because the rounding of large activations would hide the slope.
     for (name, seed) in [("W_Q", 11), ("W_K", 12), ("W_V", 13)] {
         if sae.parameters.matrix(name).is_some() {
             let noise = matrix(noise(WIDTH * WIDTH, seed), WIDTH, device);
@@ -71,13 +71,13 @@ fn terms(
     sae.config().architecture.losses(&step)
 }
 
-/// What is differentiated.
+/// The model and loss to differentiate.
 #[derive(Clone, Debug)]
 struct Case {
     architecture: AnyArchitecture,
     /// With W_Q, W_K and W_V.
     projections: bool,
-    /// With the auxiliary loss, where there is one.
+    /// With the auxiliary loss, if there is one.
     auxiliary: bool,
 }
 
@@ -95,9 +95,9 @@ impl Case {
         moved_from_start(&self.config(), device)
     }
 
-    /// Everything that training minimises, with weights of order one, and what must stay for it to be smooth: which
-    /// latents are active. Targets of reconstructions are constants of the backward pass, and so they are `constants`,
-    /// unless these are to be found out; they are returned.
+    /// The loss that training minimises, with weights of order one, and the support, which must not change for the loss
+    /// to be smooth. The targets of reconstructions are constants of the backward pass. They are taken from
+    /// `constants`, or computed if there are none, and returned.
     fn objective(&self, sae: &Sae, device: &Device, constants: Option<Vec<Vec<f32>>>) -> Objective {
         let coefficients = Coefficients::default()
             .with("sparsity_coefficient", 0.7)
@@ -168,7 +168,7 @@ impl Case {
             let there = self.objective(&sae, &Device::flex(), Some(here.targets.clone()));
             assert_eq!(
                 there.support, here.support,
-                "{self:?} {name}: the support must stay for the slope to mean anything"
+                "{self:?} {name}: the support must not change, or the slope means nothing"
             );
             there.value
         };
@@ -180,7 +180,7 @@ impl Case {
     }
 }
 
-/// The FVU of rows of variance 2, added up in float64.
+/// The FVU of rows with variance 2, added up in float64.
 fn fvu(x: Tensor<2>, x_hat: Tensor<2>) -> f64 {
     let (x, x_hat) = (values(x), values(x_hat));
     let errors = x.iter().zip(x_hat).map(|(x, y)| f64::from(y - x).powi(2));
@@ -195,7 +195,7 @@ struct Objective {
     targets: Vec<Vec<f32>>,
 }
 
-/// All but attention, whose gradients `gradients.rs` checks.
+/// All architectures but attention, whose gradients `gradients.rs` checks.
 fn baselines() -> Vec<AnyArchitecture> {
     let mut all = AnyArchitecture::all();
     all.retain(|architecture| architecture.name() != "attention");
@@ -213,14 +213,14 @@ fn gradients_against_central_differences() {
             projections,
             auxiliary: true,
         };
-        // Gated: the auxiliary loss has no gradient for the decoder, which its slope would show (see below).
+        // The auxiliary loss of Gated has no gradient for the decoder, but it has a slope (see below).
         let decoder = Case {
             auxiliary: case.architecture.name() != "gated",
             ..case.clone()
         };
         for parameter in parameters::table(&case.config()) {
             let name = parameter.name;
-            // JumpReLU's learn by a gradient that is no slope.
+            // The thresholds of JumpReLU learn from a gradient that is not a slope.
             if !parameter.trained || name == "threshold" {
                 continue;
             }
@@ -284,7 +284,7 @@ fn names_of_parameters_and_terms_are_those_of_the_tables() {
     }
 }
 
-/// The keys that are explained, of those that there are; both must be the same.
+/// The explained keys that exist; there must be as many explanations as keys.
 fn explained_order<'a>(
     meanings: &'a [(&str, &str)],
     own: &'a serde_json::Map<String, serde_json::Value>,
@@ -333,7 +333,7 @@ fn dense(latents: Latents) -> Vec<f32> {
     values(latents.into_codes().to_dense(&Device::flex()))
 }
 
-/// Targets and reconstructions of the auxiliary loss of a row, where there is one, and the terms.
+/// The (target, reconstruction) pairs of the auxiliary loss of a row, if there is one, and the terms.
 fn auxiliary(sae: &Sae, forward: &Forward, x: f32, dead: &[u32]) -> (Vec<(f32, f32)>, Vec<Term>) {
     let coefficients = Coefficients::default()
         .with("sparsity_coefficient", 1.0)
@@ -366,7 +366,7 @@ fn gated_by_hand() {
         let value = vector(of_latents.to_vec(), &device);
         sae.parameters.set_vector(name, value);
     }
-    // x = 1: gates 1.5, -1, -1, so latent 0 alone is open, with magnitude 2 * 1 + 0.25
+    // x = 1: gates 1.5, -1, -1, so only latent 0 is open, with magnitude 2 * 1 + 0.25
     let forward = of_one_row(&sae, 1.0);
     assert_eq!(dense(forward.encoded.latents.clone()), [2.25, 0.0, 0.0]);
     let (seen, terms) = auxiliary(&sae, &forward, 1.0, &[]);
@@ -385,7 +385,7 @@ fn jumprelu_penalty_counts_and_pulls_at_thresholds() {
     let mut sae = tiny(jumprelu(), &device);
     let thresholds = vector(vec![0.9, 1.0, 0.5], &device);
     sae.parameters.set_vector("threshold", thresholds);
-    // x = 1: scores 1, 2, -1; active: 0 and 1; within a quarter of its threshold: 0 alone
+    // x = 1: scores 1, 2, -1; active: 0 and 1; within a quarter of its threshold: only 0
     let x = matrix(vec![1.0], 1, &device);
     let forward = sae.forward(x.clone(), &Mode::training());
     assert_eq!(dense(forward.encoded.latents.clone()), [1.0, 2.0, 0.0]);
@@ -413,7 +413,7 @@ fn jumprelu_thresholds_stay_at_zero_or_above() {
     sae.parameters.set_vector("threshold", below);
     let sae = sae.after_update(None);
     let thresholds = sae.parameters.vector("threshold").expect("thresholds");
-    assert!(thresholds.is_require_grad(), "and go on learning");
+    assert!(thresholds.is_require_grad(), "they must stay trainable");
     assert_eq!(values(thresholds), [0.0, 0.0, 0.25]);
 }
 
@@ -434,7 +434,7 @@ fn batch_topk() -> BatchTopK {
 #[test]
 fn topk_explains_what_is_left_with_dead_latents_alone() {
     let sae = tiny(topk(), &Device::flex());
-    // scores 3, 6, -3: the model takes latent 1 and says 6; of the dead (0 and 2), 0 scores 3
+    // scores 3, 6, -3: the model selects latent 1 and reconstructs 6; of the dead (0 and 2), 0 has score 3
     let forward = of_one_row(&sae, 3.0);
     assert_eq!(dense(forward.encoded.latents.clone()), [0.0, 6.0, 0.0]);
     assert!(auxiliary(&sae, &forward, 3.0, &[]).1.is_empty());
@@ -460,7 +460,7 @@ fn batch_topk_learns_the_threshold_that_it_uses_at_inference() {
     assert_eq!(
         dense(at_inference),
         [0.0, 0.0, 0.0, 0.0, 6.0, 0.0],
-        "above 3 alone"
+        "only above 3"
     );
     sae = sae.after_update(Some(vector(vec![2.0], &device)));
     let threshold = sae.parameters.vector("threshold").expect("a threshold");
@@ -490,7 +490,7 @@ fn auxiliary_losses_decode_through_w_v() {
         }
         auxiliary(&sae, &of_one_row(&sae, x), x, &[0, 2]).0
     };
-    // scores 3, 6, -3: the model takes latent 1 and says 12; of the dead (0 and 2), 0 scores 3
+    // scores 3, 6, -3: the model selects latent 1 and reconstructs 12; of the dead (0 and 2), 0 has score 3
     assert_eq!(seen(topk().into(), 3.0), [(-9.0, 6.0)]);
     assert_eq!(seen(batch_topk().into(), 3.0), [(-9.0, 6.0)]);
     // gates 1, 2, -1
@@ -526,7 +526,7 @@ fn every_architecture_reads_back_as_itself() {
         let dir = tempfile::tempdir().unwrap();
         let sae = moved_from_start(&config(&architecture), &Device::flex());
         let quarter = vector(vec![0.25], &Device::flex());
-        let sae = sae.after_update(Some(quarter)); // what BatchTopK has measured
+        let sae = sae.after_update(Some(quarter)); // the threshold of BatchTopK
         sae_model::saved::save(&sae, 1, dir.path()).unwrap();
         let again = sae_model::saved::load(dir.path(), &Device::flex()).unwrap();
         let x = || matrix(noise(ROWS * WIDTH, 1), WIDTH, &Device::flex());

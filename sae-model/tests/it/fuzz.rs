@@ -1,9 +1,9 @@
-//! Damaged saved models: whatever the bytes, there is a model that works or an error, never a panic.
+//! Damaged saved models: whatever the bytes, loading gives a model that works or an error, never a panic.
 //!
-//! A fuzzer for the stable toolchain: models of every architecture are saved, damaged at random in one of their
-//! files, and loaded. Each group of architectures gets half a second, or SAE_FUZZ_SECONDS of them
+//! A fuzzer for the stable toolchain: it saves models of every architecture, damages one of their files at random, and
+//! loads them. Each group of architectures gets half a second, or SAE_FUZZ_SECONDS seconds
 //! (`SAE_FUZZ_SECONDS=200 cargo test -p sae-model fuzz`). A model that makes `load` panic is kept under
-//! `target/fuzz/model`, and its path printed; put it into `tests/corpus/refused`. Memory is bounded from outside:
+//! `target/fuzz/model`, and its path is printed; put it into `tests/corpus/refused`. Limit the memory from outside:
 //! `ulimit -v 4000000`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,10 +23,10 @@ use serde_json::Value;
 
 pub(crate) const WIDTH: usize = 4;
 const LATENTS: usize = 6;
-/// What stands for something that is no JSON, until it is written.
+/// A placeholder for text that is not JSON, replaced before the file is written.
 pub(crate) const RAW: &str = "@raw@";
 
-/// Numbers, and what may stand in their place, at which things go wrong.
+/// Numbers, and other values in their place, that are likely to cause faults.
 const INTERESTING: [&str; 24] = [
     "0",
     "1",
@@ -58,7 +58,7 @@ pub(crate) fn config(architecture: impl Into<AnyArchitecture>) -> SaeConfig {
     SaeConfig::new(with(&architecture.into(), "k", 2), WIDTH, LATENTS)
 }
 
-/// Loads what is in `dir` and has it reconstruct a batch of zeros, and another.
+/// Loads the model in `dir` and reconstructs two batches with it: zeros, and threes.
 pub(crate) fn load(dir: &Path) -> Result<(), SavedModelError> {
     let config = saved::load_config(dir)?.model;
     let sae = saved::load(dir, &Device::flex())?;
@@ -101,7 +101,7 @@ fn damage_bytes(bytes: &mut Vec<u8>, rng: &mut impl Rng) {
     }
 }
 
-/// Weights that a model may have and at which arithmetic goes wrong.
+/// Valid weights that are likely to break arithmetic.
 const EXTREME: [f32; 7] = [0.0, -0.0, f32::MAX, f32::MIN, 1e-38, 1e-45, -1e20];
 
 /// Changes some numbers of `tensors`.
@@ -114,7 +114,7 @@ fn damage_values(tensors: &mut [u8], rng: &mut impl Rng) {
     }
 }
 
-/// Every place in `value`.
+/// The JSON pointer of every place in `value`.
 fn places(value: &Value) -> Vec<String> {
     let mut places = vec![String::new()];
     let below = |name: String, value| places_below(name, value);
@@ -144,7 +144,7 @@ fn places_below(name: String, value: &Value) -> Vec<String> {
     below.map(|place| format!("/{name}{place}")).collect()
 }
 
-/// Changes something in `json`, and returns it as text.
+/// Changes one place in `json` and returns the text.
 fn damage_json(mut json: Value, rng: &mut impl Rng) -> String {
     let places = places(&json);
     let place = &places[rng.random_range(0..places.len())];
@@ -227,7 +227,7 @@ fn fuzz(group: &str, configs: &[SaeConfig]) {
     for (config, dir) in configs.iter().zip(&models) {
         let sae = Sae::init(config, 7, &[0.5; WIDTH], &Device::flex());
         saved::save(&sae, 7, dir).unwrap();
-        // with its checksums, no damage would get as far as the parsers
+        // with checksums, no damage would reach the parsers
         std::fs::remove_file(dir.join(sealed::SUMS_FILE)).unwrap();
         load(dir).unwrap();
     }
@@ -236,7 +236,7 @@ fn fuzz(group: &str, configs: &[SaeConfig]) {
         .join(group);
     let (start, mut inputs, mut refused) = (Instant::now(), 0, 0);
     while start.elapsed() < budget {
-        // where it can be found if the process dies of it
+        // on disk, where it can be found if the process dies
         let dir = kept.join(format!("current-{}", std::process::id()));
         copy(&models[rng.random_range(0..models.len())], &dir);
         damage(&dir, &mut rng);
@@ -256,7 +256,7 @@ fn fuzz(group: &str, configs: &[SaeConfig]) {
     }
     let _ = std::fs::remove_dir_all(kept.join(format!("current-{}", std::process::id())));
     println!("{group}: {inputs} inputs, {refused} refused");
-    // a fuzzer whose inputs are all refused, or none, damages the wrong things
+    // a fuzzer whose inputs are all refused, or all accepted, damages the wrong things
     assert!(
         inputs > 20 && refused > inputs / 2 && refused < inputs,
         "{inputs} inputs, {refused} refused"
@@ -270,7 +270,7 @@ fn attention() {
     fuzz("attention", &configs);
 }
 
-/// The others, some at a time.
+/// Fuzzes those of the other architectures that are `wanted`.
 fn others(group: &str, wanted: impl Fn(&AnyArchitecture) -> bool) {
     let all = AnyArchitecture::all().into_iter();
     let others = all.filter(|architecture| architecture.name() != "attention");

@@ -1,4 +1,4 @@
-//! The operation and the model against float64 reference values from torch (`tests/golden/README.md`).
+//! Compares sparsemax and the model with float64 reference values from torch (`tests/golden/README.md`).
 
 use burn::tensor::{Device, Tensor, TensorData};
 use sae_model::architectures::Attention;
@@ -8,9 +8,9 @@ use safetensors::SafeTensors;
 
 use crate::{devices, values};
 
-/// Forward values: absolute, against entries of order one.
+/// Absolute tolerance of forward values, which are of order one.
 const FORWARD: f64 = 1e-5;
-/// Gradients: relative to the largest entry of the tensor.
+/// Tolerance of gradients, relative to the largest entry of the tensor.
 const GRADIENT: f64 = 1e-4;
 
 struct Golden(Vec<u8>);
@@ -89,7 +89,7 @@ fn sparsemax() {
     }
 }
 
-/// Names of the golden parameters, and of ours.
+/// The names of parameters in the golden files and in saved models.
 const NAMES: [(&str, &str); 4] = [
     ("concepts", "W_dec"),
     ("w_q", "W_Q"),
@@ -97,7 +97,7 @@ const NAMES: [(&str, &str); 4] = [
     ("w_v", "W_V"),
 ];
 
-/// The golden model of `form` and `shape`, through the saved-model format: the way users bring weights.
+/// Loads the golden model at `prefix` through the saved-model format, as users do with their own weights.
 fn model(golden: &Golden, preset: Preset, prefix: &str, device: &Device) -> Sae {
     let shape = |name: &str| {
         golden
@@ -109,7 +109,7 @@ fn model(golden: &Golden, preset: Preset, prefix: &str, device: &Device) -> Sae 
     let dir = tempfile::tempdir().expect("a temporary directory");
     let fresh = Sae::init(&config, 0, &vec![0.0; config.d_in], &Device::flex());
     saved::save(&fresh, 0, dir.path()).expect("saved");
-    // other weights follow: a model without checksums is one from elsewhere
+    // other weights follow, which the checksums would refuse
     std::fs::remove_file(dir.path().join(sae_run::sealed::SUMS_FILE)).expect("removed");
     let mut tensors = Vec::new();
     for (name, now) in NAMES {

@@ -1,5 +1,5 @@
-//! Gradients of the parts that the golden values leave out (pre-bias, a scale, a unit norm with W_Q), against
-//! central differences.
+//! Compares the gradients of parts that the golden values do not cover (pre-bias, scale, norms with W_Q) with central
+//! differences.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
@@ -14,7 +14,7 @@ use crate::values;
 const WIDTH: usize = 6;
 const ROWS: usize = 4;
 
-/// The kind of value, the exponent of the norm, and the range in which it holds.
+/// The kind of value, the exponent of the norm, and the range in which the exponent applies.
 type Kind = (SparseValue, f64, Option<f64>);
 
 fn config((value, norm_exponent, norm_range): Kind) -> SaeConfig {
@@ -51,7 +51,7 @@ fn model(kind: Kind, device: &Device) -> Sae {
     Sae::init(&config(kind), 3, &noise(WIDTH, 2), device)
 }
 
-/// Loss in float64, and which latents are active.
+/// The loss in float64, and whether each latent is active.
 fn loss(sae: &Sae) -> (f64, Vec<bool>) {
     let x = batch(&Device::flex());
     let r = sae.forward(x.clone(), &Mode::Inference);
@@ -76,7 +76,7 @@ fn check<const D: usize>(
     get: impl Fn(&Sae) -> Tensor<D>,
     set: impl Fn(&mut Sae, Tensor<D>),
 ) {
-    // Shorter ones show the rounding of x_hat: its part of the slope doubles where the step is halved.
+    // Shorter steps show the rounding of x_hat: its part of the slope doubles when the step is halved.
     const STEP: f64 = 2e-3;
     let differentiable = model(kind, &Device::flex().autodiff());
     let x = batch(&Device::flex().autodiff());
@@ -98,7 +98,7 @@ fn check<const D: usize>(
     let ((above, active_above), (below, active_below)) = (at(STEP), at(-STEP));
     assert_eq!(
         active_above, active_below,
-        "{name}: the support must stay for the slope to mean anything"
+        "{name}: the support must not change, or the slope means nothing"
     );
     let slope = (above - below) / (2.0 * STEP);
     let tolerance = 2e-3 * expected.abs().max(0.05);
@@ -117,7 +117,7 @@ fn every_parameter_against_central_differences() {
         (Probability, 0.0, None),
         (Score, 2.0, None),
         (Score, 2.0, Some(4.0)),
-        (Score, 2.0, Some(1.3)), // some rows lie beyond it
+        (Score, 2.0, Some(1.3)), // some rows lie outside the range
         (Probability, 0.0, Some(1.3)),
     ] {
         for name in ["W_dec", "W_Q", "W_K", "W_V"] {

@@ -1,5 +1,5 @@
 //! Integration tests of `sae-model`, one binary.
-#![allow(clippy::unwrap_used)] // a test may
+#![allow(clippy::unwrap_used)] // tests may unwrap
 
 mod adam;
 mod architectures;
@@ -19,7 +19,7 @@ use sae_model::Architecture;
 use sae_model::device::{DeviceError, DeviceName};
 use serde_json::{Map, Value};
 
-/// Every device that this build and machine have; says loudly which it had to leave out.
+/// Every device that this build and machine have. Reports each device that is skipped.
 fn devices() -> Vec<(DeviceName, Device)> {
     [DeviceName::Cpu, DeviceName::NdArray, DeviceName::Wgpu(None)]
         .into_iter()
@@ -47,7 +47,7 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().iter().collect()
 }
 
-/// The architecture with this switch, where it has it.
+/// The architecture with this switch set, if it has the switch.
 fn with(architecture: &AnyArchitecture, key: &str, value: impl Into<Value>) -> AnyArchitecture {
     match architecture.switches().contains_key(key) {
         true => architecture

@@ -1,4 +1,4 @@
-//! Latents that training leaves out (the mask of `Mode::Training`): not selected, whatever their score would be.
+//! Masked latents (`Mode::Training`) are not selected, whatever their score.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ fn x(device: &Device) -> Tensor<2> {
     pattern_rows([ROWS, WIDTH], device)
 }
 
-/// Attention with and without a bias, as codes and dense, and every baseline.
+/// Every architecture with each kind of value, with and without an encoder bias.
 fn models(device: &Device) -> Vec<(String, Sae)> {
     let mut all = Vec::new();
     for architecture in AnyArchitecture::all() {

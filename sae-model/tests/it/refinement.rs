@@ -1,4 +1,4 @@
-//! Refined codes (`refinement.rs`) beside the equations in float64.
+//! Compares refined codes (`refinement.rs`) with the equations in float64.
 
 use burn::tensor::{Device, Tensor};
 use sae_model::{AnyArchitecture, Architecture, Mode, Sae, SaeConfig};

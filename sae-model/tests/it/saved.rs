@@ -1,4 +1,4 @@
-//! Saved models: what is written reads back, and every way a file can be wrong has its own message.
+//! Saved models read back as they were written, and every fault of a file has its own message.
 
 use std::error::Error;
 use std::path::Path;
@@ -37,7 +37,7 @@ fn models_read_back_as_themselves_and_bytes_repeat() {
     }
 }
 
-/// `tests/v2`: models of a build that wrote version 2, and what numpy made of them in float64.
+/// `tests/v2` has models in format version 2, and their results from numpy in float64.
 #[test]
 fn models_of_version_2_still_load() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/v2");
@@ -73,7 +73,7 @@ fn models_of_version_2_still_load() {
                 );
             }
         }
-        // and what it is saved as again is the same model
+        // saved again, it is the same model
         let again = tempfile::tempdir().unwrap();
         saved::save(&sae, 0, again.path()).unwrap();
         let now = saved::load(again.path(), &Device::flex()).unwrap();

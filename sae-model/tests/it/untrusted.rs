@@ -1,4 +1,4 @@
-//! Saved models from elsewhere: no number in them is believed.
+//! Saved models from elsewhere: no number in them is trusted.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,19 +12,19 @@ use serde_json::{Value, json};
 
 use crate::fuzz::{RAW, WIDTH, config, join, load, split};
 
-/// A saved model, and what `load` says after `damage`.
+/// Damages a saved model and returns the error of `load`.
 fn refusal(damage: impl Fn(&Path)) -> SavedModelError {
     let dir = tempfile::tempdir().unwrap();
     let config = config(TopK::default());
     let sae = Sae::init(&config, 7, &[0.5; WIDTH], &Device::flex());
     saved::save(&sae, 7, dir.path()).unwrap();
-    // as from elsewhere: with its checksums, any damage would be told as such
+    // checksums would report any damage first
     std::fs::remove_file(dir.path().join(sealed::SUMS_FILE)).unwrap();
     damage(dir.path());
     load(dir.path()).unwrap_err()
 }
 
-/// Models made by hand, and whatever once made `load` panic.
+/// The corpus has models made by hand and models that once made `load` panic.
 #[test]
 fn models_that_claim_what_is_not_there_are_refused() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/refused");
@@ -84,7 +84,7 @@ fn no_number_of_a_config_is_believed() {
                 let text = json.to_string().replace(&format!("\"{RAW}\""), value);
                 std::fs::write(path, text).unwrap();
             });
-            // where the numbers agree with one another, the weights have the last word
+            // if the numbers agree with one another, only the weights show the fault
             let expected = match error {
                 SavedModelError::Json { .. } | SavedModelError::Config { .. } => true,
                 SavedModelError::WrongTensor { .. } => matches!(key, "n_latents" | "d_in"),

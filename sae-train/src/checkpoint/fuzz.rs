@@ -1,9 +1,9 @@
-//! Checkpoints from elsewhere: with checksums that are right and contents that are anything, restoring one is an error
-//! or gives a learner that can go on, never a panic.
+//! Fuzzes checkpoints with correct checksums and arbitrary contents: restoring one returns an error or a learner that
+//! can go on, and never panics.
 //!
-//! Half a second, or SAE_FUZZ_SECONDS of them; memory is bounded from outside (`ulimit -v 4000000`). What makes
-//! restoring panic is kept under `target/fuzz/checkpoint`; put it into `sae-train/tests/corpus/checkpoint`, where it is
-//! tried for ever.
+//! Runs for half a second, or for SAE_FUZZ_SECONDS; limit the memory from outside (`ulimit -v 4000000`). A file that
+//! makes restoring panic is kept under `target/fuzz/checkpoint`; move it to `sae-train/tests/corpus/checkpoint`, where
+//! every test run tries it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -80,7 +80,7 @@ fn write(dir: &Path) {
     scheduler.to_record().save(dir.join(SCHEDULER)).unwrap();
 }
 
-/// Whether the checkpoint was taken; a learner made of it must be able to go on.
+/// Returns true if the checkpoint was restored; then checks that its learner can go on.
 fn try_restore(dir: &Path) -> bool {
     let (learner, optimizer, scheduler) = fresh();
     match restore(dir, 1, learner, optimizer, scheduler) {
@@ -101,7 +101,7 @@ fn damage(bytes: &mut Vec<u8>, rng: &mut fastrand::Rng) {
         if bytes.is_empty() {
             return;
         }
-        // mostly in front, where the descriptions are
+        // mostly at the front, where the headers are
         let in_front = rng.u8(..4) > 0;
         let at = rng.usize(..bytes.len().min(if in_front { 700 } else { usize::MAX }));
         match rng.u8(..6) {

@@ -1,4 +1,4 @@
-//! Checkpoints: all that the next step depends on, whole or absent.
+//! Checkpoints: everything that the next step depends on, whole or absent.
 //!
 //! ```text
 //! checkpoint/step-00000300/  model.bpk        parameters and the counters of the learner  } Burn's
@@ -8,9 +8,9 @@
 //!                            BLAKE3SUMS       checksums of the four (sae_run::sealed)
 //! ```
 //!
-//! It is written under the name `step-00000300.tmp`, synced, sealed and renamed. The loader's position is the
-//! step: its order is a function of (seed, position). The newest `training.keep_checkpoints` are
-//! kept, and the one with the least held-out FVU.
+//! A checkpoint is written under the name `step-00000300.tmp`, synced, sealed and renamed. The loader's position is the
+//! step: its order is a function of (seed, position). The newest `training.keep_checkpoints` are kept, and the one with
+//! the least held-out FVU.
 
 mod read;
 mod write;
@@ -36,7 +36,7 @@ const FORMAT: &str = "sae-train-checkpoint";
 const FORMAT_VERSION: u32 = 1;
 /// Damaged checkpoints are moved aside under this name.
 const DAMAGED: &str = "damaged-";
-/// More than any `checkpoint.json` of ours has.
+/// Longer than any `checkpoint.json` of ours.
 const MAX_POSITION_BYTES: u64 = 1 << 20;
 
 /// Where a run stands: the content of `checkpoint.json`.
@@ -45,13 +45,13 @@ const MAX_POSITION_BYTES: u64 = 1 << 20;
 pub(crate) struct Position {
     format: String,
     format_version: u32,
-    /// Which run: `identity` in `run.rs`.
+    /// Identity of the run (`identity` in `run.rs`).
     run: String,
-    /// Steps done.
+    /// Number of steps done.
     pub(crate) step: usize,
     /// Held-out FVU at this step; absent if it has not been validated.
     pub(crate) held_out_fvu: Option<f64>,
-    /// Whether the validation due at this step is done.
+    /// True if the validation due at this step is done.
     pub(crate) validated: bool,
     /// Where `metrics.jsonl` stood.
     pub(crate) metrics: MetricsPosition,
@@ -64,7 +64,7 @@ pub(crate) struct Position {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct MetricsPosition {
-    /// Its length.
+    /// Length of the file.
     pub(crate) bytes: u64,
     /// BLAKE3 of these bytes.
     pub(crate) blake3: String,
@@ -76,18 +76,18 @@ pub(crate) struct MetricsPosition {
 #[derive(Clone, Debug)]
 pub(crate) struct Checkpoints {
     dir: PathBuf,
-    /// Which run: `identity` in `run.rs`.
+    /// Identity of the run (`identity` in `run.rs`).
     run: String,
-    /// How many of the newest are kept.
+    /// Number of newest checkpoints to keep.
     keep: usize,
 }
 
-/// What [`Checkpoints::look`] finds.
+/// The result of [`Checkpoints::look`].
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    /// The newest that is whole.
+    /// The newest whole checkpoint.
     pub(crate) newest: Option<Position>,
-    /// Newer ones, and why they cannot be used.
+    /// Newer checkpoints, and why they cannot be used.
     pub(crate) damaged: Vec<(PathBuf, String)>,
 }
 
@@ -122,7 +122,7 @@ impl Checkpoints {
         }
     }
 
-    /// Steps of the checkpoints that there are, newest first.
+    /// Steps of the existing checkpoints, newest first.
     fn steps(&self) -> Vec<usize> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let step = |entry: fs::DirEntry| {
@@ -138,7 +138,7 @@ impl Checkpoints {
     /// Looks for the newest checkpoint that is whole. Changes nothing.
     ///
     /// # Errors
-    /// [`Failure::NoCheckpoint`] if there are some and none is whole.
+    /// [`Failure::NoCheckpoint`] if there are checkpoints and none is whole.
     pub(crate) fn look(&self) -> Result<Found, Failure> {
         let mut found = Found::default();
         for step in self.steps() {
@@ -160,7 +160,7 @@ impl Checkpoints {
         })
     }
 
-    /// The position of the checkpoint of `step`, if every byte of it is as it was written.
+    /// The position of the checkpoint of `step`, if every byte is as it was written.
     fn check(&self, step: usize) -> Result<Position, String> {
         let dir = self.path(step);
         sealed::verify(&dir).map_err(|error| chain(&error))?;
@@ -173,7 +173,7 @@ impl Checkpoints {
         Ok(position)
     }
 
-    /// `checkpoint.json` of `step`.
+    /// Reads `checkpoint.json` of `step`.
     fn read(&self, step: usize) -> Result<Position, String> {
         let path = self.path(step).join(POSITION);
         let wrong = |what: String| format!("{}: {what}", path.display());
@@ -192,7 +192,7 @@ impl Checkpoints {
         }
     }
 
-    /// Prepares for going on: removes half-written checkpoints of a dead process, and moves `damaged` ones aside.
+    /// Prepares to continue: removes half-written checkpoints of a dead process, and moves `damaged` ones aside.
     pub(crate) fn tidy(&self, damaged: &[(PathBuf, String)]) -> Result<(), Failure> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         for path in entries.map(|entry| entry.path()) {

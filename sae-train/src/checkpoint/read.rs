@@ -1,5 +1,5 @@
-//! Reading: every record is checked against the model before Burn sees it, which would panic, or silently leave
-//! out what does not fit.
+//! Reads checkpoints. Every record is checked against the model first, because Burn would panic or silently leave out
+//! what does not fit.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,7 @@ use super::{MODEL, OPTIMIZER, SCHEDULER};
 use crate::learner::SaeLearner;
 use crate::schedule;
 
-/// A checkpoint whose checksums are right and whose content is not of this model: from elsewhere, then.
+/// A checkpoint that cannot be read, or whose checksums are right but whose content is not of this model.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RestoreError {
     #[error("{}", path.display())]
@@ -29,7 +29,7 @@ pub(crate) enum RestoreError {
     Record { path: PathBuf, reason: String },
 }
 
-/// Puts the state saved in the checkpoint `dir`, of step `step`, into a learner's parts.
+/// Loads the state in the checkpoint `dir`, of step `step`, into the parts of a learner.
 pub(crate) fn restore(
     dir: &Path,
     step: usize,
@@ -81,8 +81,8 @@ fn part<T>(
     load(bytes).map_err(|reason| RestoreError::Record { path, reason })
 }
 
-/// Fails unless the optimizer's state is two moments a parameter, of its shape, and says so: Burn believes the rank
-/// that the record names.
+/// Fails unless the optimizer's state has two moments per parameter, with the parameter's shape. The rank is checked on
+/// its own because Burn believes the one that the record names.
 fn check_moments(bytes: &Bytes, learner: &SaeLearner) -> Result<(), String> {
     let reader = burn_pack::Reader::from_bytes(bytes.clone()).map_err(|error| error.to_string())?;
     let mut wanted = Shapes::default();

@@ -1,4 +1,4 @@
-//! Every state that a process can leave behind when it dies while it writes, and what is found then.
+//! Tests every state that a process can leave behind when it dies while writing, and what is found then.
 
 use std::fs;
 use std::path::Path;
@@ -49,7 +49,7 @@ fn whatever_a_dead_process_left_the_one_before_is_found() {
             let dir = tempfile::tempdir().unwrap();
             let checkpoints = checkpoints(dir.path(), 2);
             save(&checkpoints, 10, None);
-            // died behind `written` files, the last of them perhaps cut short
+            // the process died after `written` files, of which the last may be truncated
             save(&checkpoints, 20, None);
             let staging = dir.path().join("step-00000020.tmp");
             fs::rename(checkpoints.path(20), &staging).unwrap();
@@ -86,7 +86,7 @@ fn damaged_ones_are_named_moved_aside_and_passed_over() {
         ),
         (
             |c| {
-                // one under the other's name
+                // one checkpoint under the name of another
                 fs::remove_dir_all(c.path(20)).unwrap();
                 save(c, 15, None);
                 fs::rename(c.path(15), c.path(20)).unwrap();

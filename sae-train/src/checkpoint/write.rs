@@ -1,7 +1,7 @@
-//! Writing: Burn hands over three records, each on a thread of its own; the last to come seals the checkpoint.
+//! Writes checkpoints. Burn hands over three records, each on a thread of its own; the last one seals the checkpoint.
 //!
-//! The records of a GPU are promises: their bytes are fetched when they are looked at, and a step taken in the meantime
-//! changes Adam's moments under them. So training waits until all bytes are here, if not until they are on the disk.
+//! The records of a GPU are promises: their bytes are fetched when they are read, and a step taken in the meantime
+//! changes Adam's moments under them. So training waits until all bytes are fetched, but not until they are on disk.
 
 use std::collections::HashMap;
 use std::fs;
@@ -19,20 +19,20 @@ use sae_run::sealed;
 use super::{Checkpoints, POSITION, Position};
 use crate::failure::{Failure, Outcome};
 
-/// Records of a checkpoint.
+/// Number of records in a checkpoint.
 const PARTS: usize = 3;
 
 /// Puts checkpoints together while training goes on.
 #[derive(Debug)]
 pub(crate) struct Writer {
     checkpoints: Checkpoints,
-    /// Checkpoints of which records are still to come, by step.
+    /// Unfinished checkpoints, by step.
     pending: Mutex<HashMap<usize, Pending>>,
-    /// Told when a record has been fetched.
+    /// Notified when a record has been fetched.
     fetched: Condvar,
-    /// Whether records are promises.
+    /// True if records are promises.
     on_gpu: bool,
-    /// Nanoseconds that training has been held up.
+    /// Nanoseconds for which checkpoints have held training up.
     held_up: AtomicU64,
     outcome: Arc<Outcome>,
 }
@@ -41,7 +41,7 @@ pub(crate) struct Writer {
 struct Pending {
     staging: PathBuf,
     missing: usize,
-    /// Records whose bytes are not here yet.
+    /// Number of records whose bytes are not fetched yet.
     promised: usize,
     failed: bool,
 }
@@ -85,12 +85,12 @@ impl Writer {
             .fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
     }
 
-    /// For how long training has been held up.
+    /// The time for which checkpoints have held training up.
     pub(crate) fn held_up(&self) -> Duration {
         Duration::from_nanos(self.held_up.load(Ordering::Relaxed))
     }
 
-    /// Returns when training may change what the records of `step` are made of.
+    /// Waits until the records of `step` are fetched, so that training may change the tensors behind them.
     pub(crate) fn wait_until_fetched(&self, step: usize) {
         let promised =
             |all: &mut HashMap<usize, Pending>| all.get(&step).is_some_and(|p| p.promised > 0);
@@ -105,7 +105,7 @@ impl Writer {
         path: PathBuf,
     ) -> Result<(), CheckpointerError> {
         if !self.on_gpu {
-            return record.save(path); // streams, which needs no memory
+            return record.save(path); // streams, without a copy in memory
         }
         let bytes = record.checkpoint_into_bytes();
         if let Some(pending) = self.pending().get_mut(&step) {
@@ -120,7 +120,7 @@ impl Writer {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes one record by `save`; seals the checkpoint if it was the last.
+    /// Writes one record with `save`; seals the checkpoint if it was the last.
     fn write(
         &self,
         step: usize,
@@ -152,7 +152,7 @@ impl Writer {
             Some(true) => saved.and_then(|()| self.seal(&staging, step)),
             _ => saved,
         };
-        // Of a checkpoint that failed, the last record to come may be a good one.
+        // The last record of a checkpoint that failed may itself be good.
         if whole == Some(false) || (whole.is_some() && done.is_err()) {
             let _ = fs::remove_dir_all(&staging);
         }
@@ -168,7 +168,7 @@ impl Writer {
 }
 
 impl Drop for Writer {
-    /// What could not be finished is of no use.
+    /// Removes unfinished checkpoints, which are of no use.
     fn drop(&mut self) {
         for (_, pending) in self.pending().drain() {
             let _ = fs::remove_dir_all(pending.staging);
@@ -203,7 +203,7 @@ impl<R: Checkpoint> Checkpointer<R> for Part {
     }
 
     fn delete(&self, _step: usize) -> Result<(), CheckpointerError> {
-        Ok(()) // `Checkpoints::prune` does
+        Ok(()) // `Checkpoints::prune` does this
     }
 
     fn restore(&self, _step: usize) -> Result<R, CheckpointerError> {
@@ -212,7 +212,7 @@ impl<R: Checkpoint> Checkpointer<R> for Part {
     }
 }
 
-/// Saves whenever it is asked: when, is for the training loop to say.
+/// Saves whenever it is asked; the training loop decides when.
 pub(crate) struct Always;
 
 impl CheckpointingStrategy for Always {

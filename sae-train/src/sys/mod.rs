@@ -1,4 +1,4 @@
-//! What is not the same on every system, so that nothing else asks which one it is.
+//! The code that differs between systems, so that no other module asks which one it runs on.
 
 #[cfg_attr(unix, path = "unix.rs")]
 #[cfg_attr(not(unix), path = "other.rs")]

@@ -2,7 +2,7 @@
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-/// A signal that ends training behind a checkpoint, and what is said of it.
+/// A signal that stops training with a checkpoint, and its message.
 pub(crate) type Ending = (i32, &'static str);
 
 /// The signals to catch.
@@ -13,5 +13,5 @@ pub(crate) fn endings() -> Vec<Ending> {
     ]
 }
 
-/// In the dashboard Ctrl-C is a key here, and `q` stops.
+/// Does nothing: here Ctrl-C stays a key in the dashboard; `q` stops training.
 pub(crate) fn let_ctrl_c_through() {}

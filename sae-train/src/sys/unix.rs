@@ -2,10 +2,10 @@
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-/// A signal that ends training behind a checkpoint, and what is said of it.
+/// A signal that stops training with a checkpoint, and its message.
 pub(crate) type Ending = (i32, &'static str);
 
-/// The signals to catch: all but those that whoever started the process wants ignored (`nohup`).
+/// The signals to catch, without SIGHUP if the process was started to ignore it (`nohup`).
 pub(crate) fn endings() -> Vec<Ending> {
     let mut endings = vec![
         (SIGINT, "stopped by Ctrl-C"),
@@ -18,8 +18,8 @@ pub(crate) fn endings() -> Vec<Ending> {
 }
 
 fn is_ignored(signal: i32) -> bool {
-    // SAFETY: all zeros is a valid `sigaction`; the call gets a valid pointer to it, changes no disposition (its new
-    // one is null) and has filled it in where it answers 0.
+    // SAFETY: all zeros is a valid `sigaction`; the call gets a valid pointer to it, changes no disposition (the new
+    // one is null), and has filled it in if it returns 0.
     unsafe {
         let mut now: libc::sigaction = std::mem::zeroed();
         libc::sigaction(signal, std::ptr::null(), &mut now) == 0
@@ -27,8 +27,7 @@ fn is_ignored(signal: i32) -> bool {
     }
 }
 
-/// Burn's dashboard puts the terminal into raw mode, where Ctrl-C is a key that it ignores: makes it a signal
-/// again.
+/// Makes Ctrl-C a signal again: Burn's dashboard puts the terminal into raw mode, where it is a key that Burn ignores.
 pub(crate) fn let_ctrl_c_through() {
     use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
     let terminal = rustix::stdio::stdin();

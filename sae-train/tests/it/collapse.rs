@@ -1,4 +1,4 @@
-//! Runs that collapse end early, at the same step however often they were interrupted.
+//! Runs that collapse end early, and at the same step however often they were interrupted.
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ fn a_collapsed_run_ends_long_before_its_last_step() {
     let w = Workspace::new();
     let (code, message) = ends(&w, &DYING);
     assert_eq!(code, Some(11), "{message}");
-    // a fifth of the run is not looked at, then it must last a hundred steps
+    // a fifth of the run is not judged, then the collapse must last a hundred steps
     for part in [
         "step 500 of 2000: the run has collapsed, for 100 steps now: L0 is ",
         "64 of 64 latents are dead",
@@ -40,7 +40,7 @@ fn a_collapsed_run_ends_long_before_its_last_step() {
     assert!(!run.join("model").exists());
     assert_eq!(checkpoints(&run).last(), Some(&490));
     assert_eq!(recorded(&run, "train", "step").len(), 500);
-    // the count is in the checkpoint: again at the same step, from wherever
+    // the count is in the checkpoint, so a resumed run ends at the same step
     let resume = [&DYING[..], &["--resume"]].concat();
     for lost in [None, Some(490)] {
         lost.into_iter().for_each(|step| forget(&run, step));

@@ -2,7 +2,7 @@
 
 use crate::{WIDTH, Workspace};
 
-/// Runs with `arguments` and checks that it fails properly with each of `expected` in the message.
+/// Runs with `arguments`; checks that this is refused, in one message that contains each of `expected`.
 fn refused(workspace: &Workspace, arguments: &[&str], expected: &[&str]) {
     let output = workspace.train(arguments);
     let message = String::from_utf8_lossy(&output.stderr);
@@ -62,7 +62,7 @@ fn wrong_values() {
             &[
                 "model.n_latents = 10000000000000",
                 "training needs at least 3.8 PB",
-                "can be had",
+                "is available",
                 "fewer latents",
             ],
         ),
@@ -158,7 +158,7 @@ fn widths_must_agree() {
 #[test]
 fn the_two_sides_may_not_share_files() {
     let w = Workspace::new();
-    // by another name, in a directory
+    // the same file under another name, in a directory
     std::fs::create_dir(w.path("all")).unwrap();
     std::os::unix::fs::symlink(w.path("train.safetensors"), w.path("all/a.safetensors")).unwrap();
     let set = format!("data.held_out={:?}", w.path("all").display().to_string());

@@ -1,4 +1,4 @@
-//! Faults: each ends with a message and an exit code of its own, and takes nothing with it.
+//! Faults: each ends the run with a message and an exit code of its own, and loses nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use crate::{
     wait_for_steps,
 };
 
-/// Runs with `arguments`, expects this exit code and these parts of the message, which it returns.
+/// Runs with `arguments`; expects this exit code and these parts of the message. Returns the message.
 fn fails(w: &Workspace, arguments: &[&str], code: i32, expected: &[&str]) -> String {
     let output = w.train(arguments);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -25,10 +25,11 @@ fn fails(w: &Workspace, arguments: &[&str], code: i32, expected: &[&str]) -> Str
     message
 }
 
-/// A small file system of its own; unmounted when dropped. None without the right to mount.
+/// A small file system of its own, unmounted when dropped.
 struct Tmpfs(PathBuf);
 
 impl Tmpfs {
+    /// Returns `None` without the right to mount.
     fn mount(path: PathBuf, size: &str) -> Option<Self> {
         fs::create_dir_all(&path).unwrap();
         let options = format!("size={size}");
@@ -96,7 +97,7 @@ fn a_full_disk_ends_the_run_and_costs_nothing() {
         let loss = |run: &Path| recorded(run, "train", "loss");
         assert_eq!(loss(&whole), loss(&run));
     }
-    // it was full before the config was there, at the first checkpoint, at a later one, and later still
+    // the disks were full before the config was written, at the first checkpoint, and at later ones
     assert!(kept[5].is_empty() && !kept[7].is_empty(), "{kept:?}");
 }
 
@@ -193,7 +194,7 @@ fn two_processes_do_not_work_on_one_run() {
     assert!(first.try_wait().unwrap().is_none(), "the first goes on");
     first.kill().unwrap();
     first.wait().unwrap();
-    // the lock went with the process
+    // the lock ended with the process
     let mut second = w.start(&again);
     wait_for_steps(&w.path("runs/small"), 15);
     second.kill().unwrap();
@@ -225,7 +226,7 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_is_used() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("continuing after step 20"));
     same_model(&whole, &run);
     assert!(run.join("checkpoint/damaged-step-00000030-0").is_dir());
-    // all of them
+    // damage all of them
     for step in [20, 30] {
         fs::write(
             run.join(format!("checkpoint/step-{step:08}/model.bpk")),
@@ -242,7 +243,7 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_is_used() {
     assert_eq!(checkpoints(&run), [20, 30], "nothing is moved");
 }
 
-/// Data of which row 9777, which a check of a few rows does not see, holds a NaN.
+/// Data with a NaN in row 9777, which a check of a few rows does not see.
 fn with_a_hidden_nan(w: &Workspace) -> String {
     let mut rows = SOURCE.rows(12_000);
     rows[9777 * WIDTH + 3] = f32::NAN;
@@ -297,7 +298,7 @@ fn nan_stops_the_run_before_it_reaches_a_checkpoint() {
         (step > 1).then_some(step - 1)
     );
     assert!(!run.join("model").exists());
-    // passing over such steps
+    // skipping such steps
     let skip = [&set[..], &["--set", "training.on_nonfinite=skip"]].concat();
     let resumed = w.trained(
         "small",

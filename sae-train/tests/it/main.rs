@@ -1,4 +1,4 @@
-//! `sae-train` from the outside: the real binary on small synthetic data.
+//! Tests `sae-train` from the outside: the real binary on small synthetic data.
 #![allow(clippy::unwrap_used)] // a test may
 
 mod collapse;
@@ -25,7 +25,7 @@ const WEIGHTS: &str = "model/sae.safetensors";
 /// Width of the synthetic activations.
 const WIDTH: usize = 24;
 
-/// W_Q and W_K that learn as fast as the dictionary: what makes attention diverge at learning rates that the default preset
+/// Lets W_Q and W_K learn as fast as the dictionary. Attention then diverges at learning rates that the default preset
 /// survives on this data.
 const TURNING_AT_FULL_RATE: [&str; 6] = [
     "--set",
@@ -36,7 +36,7 @@ const TURNING_AT_FULL_RATE: [&str; 6] = [
     "model.key_projection=true",
 ];
 
-/// Where the data comes from: sums of three of these concepts.
+/// The source of the data: each row is a sum of three of these concepts.
 const SOURCE: Synthetic = Synthetic {
     width: WIDTH,
     concepts: 40,
@@ -91,7 +91,7 @@ impl Workspace {
             .expect("sae-train runs")
     }
 
-    /// Starts it without waiting.
+    /// Starts `sae-train small.toml` with more arguments, without waiting.
     fn start(&self, arguments: &[&str]) -> Child {
         Command::new(env!("CARGO_BIN_EXE_sae-train"))
             .arg(self.path("small.toml"))
@@ -102,7 +102,7 @@ impl Workspace {
             .expect("sae-train starts")
     }
 
-    /// Runs it and expects success; returns the run directory.
+    /// Trains the run `run` and expects success; returns the run directory.
     fn trained(&self, run: &str, arguments: &[&str]) -> PathBuf {
         let run_argument = format!("run={run}");
         let output = self.train(&[&["--set", &run_argument], arguments].concat());
@@ -121,7 +121,7 @@ fn same_model(a: &Path, b: &Path) {
     assert!(a == b, "other bytes");
 }
 
-/// As if a run had died before the checkpoint of `step`.
+/// Removes the checkpoint of `step`, as if the run had died before it.
 fn forget(run: &Path, step: usize) {
     std::fs::remove_dir_all(run.join(format!("checkpoint/step-{step:08}"))).expect("a checkpoint");
 }
@@ -142,7 +142,7 @@ fn wait_for_steps(run: &Path, steps: usize) {
     }
 }
 
-/// Steps of the checkpoints that there are.
+/// Steps of the existing checkpoints.
 fn checkpoints(run: &Path) -> Vec<usize> {
     let entries = std::fs::read_dir(run.join("checkpoint"))
         .into_iter()
@@ -156,7 +156,7 @@ fn checkpoints(run: &Path) -> Vec<usize> {
     steps
 }
 
-/// Whether there is a Vulkan device; says loudly if not.
+/// Returns true if there is a Vulkan device; prints a note if not.
 #[cfg(feature = "wgpu")]
 fn has_wgpu() -> bool {
     let opened = sae_model::device::DeviceName::Wgpu(None).open();
@@ -168,7 +168,7 @@ fn has_wgpu() -> bool {
     opened.is_ok()
 }
 
-/// The exit code and standard error of a process that was started.
+/// Waits for a started process; returns its exit code and standard error.
 fn ended(child: Child) -> (Option<i32>, String) {
     let output = child.wait_with_output().expect("it ends");
     (
@@ -177,7 +177,7 @@ fn ended(child: Child) -> (Option<i32>, String) {
     )
 }
 
-/// The same rows as `.npy` files in a directory, in three parts.
+/// Writes rows as `.npy` files into a new directory, at most 5000 rows per file.
 fn as_npy(dir: &Path, rows: &[f32]) {
     std::fs::create_dir(dir).unwrap();
     for (i, part) in rows.chunks(5000 * WIDTH).enumerate() {

@@ -1,8 +1,9 @@
-//! Rows of huge norm: with the limit a run is as without such rows, without it they set no scale.
+//! Rows of huge norm: with the limit, a run is the same as without these rows; without the limit, they do not change
+//! the scale.
 
 use crate::{SOURCE, WEIGHTS, WIDTH, Workspace, forget, recorded, same_model};
 
-/// The usual data with three rows of a thousand times their norm, and without these rows.
+/// The usual data with three rows scaled by a thousand, and the data without these rows.
 fn workspaces() -> [Workspace; 2] {
     let huge = [5, 400, 999];
     let rows = SOURCE.rows(1200);
@@ -54,16 +55,16 @@ fn rows_of_huge_norm_are_left_out_said_and_recorded() {
     let provenance = std::fs::read_to_string(one.join("provenance.json")).unwrap();
     let provenance: serde_json::Value = serde_json::from_str(&provenance).unwrap();
     assert_eq!(provenance["train"]["left_out"], 3);
-    // the same bytes as on the other rows alone; the limit, of all training rows, is a hair larger there
+    // the same bytes as on the other rows alone, if these get the same limit
     let set = format!("data.max_norm={limit}");
     let other = without.trained("one", &["--set", &set]);
     assert!(weights(&one) == weights(&other), "other bytes");
-    // and exactly the same after an interruption
+    // and the same after an interruption
     forget(&one, 30);
     std::fs::remove_dir_all(one.join("model")).unwrap();
     let again = with.trained("one", &["--resume"]);
     same_model(&other, &again);
-    // another limit is another run
+    // a different limit makes a different run
     let output = with.train(&[
         "--set",
         "run=one",
@@ -84,7 +85,7 @@ fn without_a_limit_huge_rows_set_no_scale() {
     let scale = |run| config(run)["model"]["input_scale"].as_float().unwrap();
     assert!((scale(&with) / scale(&without) - 1.0).abs() < 1e-12);
     assert_eq!(config(&with)["data"]["max_norm"].as_str(), Some("none"));
-    // what is recorded of validations is the true FVU of the same held-out rows
+    // both runs record the same number of validations
     let fvu = |run: &std::path::Path| recorded(run, "held_out", "fvu");
     assert_eq!(fvu(&with).len(), fvu(&without).len());
 }

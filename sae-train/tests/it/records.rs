@@ -1,4 +1,5 @@
-//! What is recorded, and what of the data a run needs to know: validations, terms of the loss, labels, classes, paths.
+//! What a run records, and what it needs to know about the data: validations, terms of the loss, labels, classes,
+//! paths.
 
 use std::process::Command;
 
@@ -87,12 +88,12 @@ fn a_validation_looks_at_a_fixed_sample_and_the_end_at_everything() {
     );
     assert!((all[0] / of_all - 1.0).abs() < 1e-5, "{} {of_all}", all[0]);
     assert_eq!(recorded(&run, "held_out_all", "step"), [30.0]);
-    // the last record again, after a resume, and once
+    // after a resume, the last records are there again, once
     std::fs::remove_dir_all(run.join("checkpoint/step-00000030")).unwrap();
     w.trained("small", &with(&set, &["--resume"]));
     assert_eq!(recorded(&run, "held_out_all", "fvu"), all);
     assert_eq!(recorded(&run, "held_out", "fvu"), fvu);
-    // where the sample is everything there is one record
+    // if validations use all rows, there is no second record
     let run = w.trained("all", &["--set", "training.validate_rows=0"]);
     assert!(recorded(&run, "held_out_all", "fvu").is_empty());
     let last = recorded(&run, "held_out", "fvu")[2];
@@ -151,7 +152,7 @@ fn each_term_of_the_loss_has_its_own_name() {
     }
 }
 
-/// A file of labels, one a row.
+/// Writes a file of labels, one per row.
 fn write_labels(w: &Workspace, name: &str, labels: &[i64]) {
     use safetensors::Dtype;
     use safetensors::tensor::TensorView;
@@ -231,7 +232,7 @@ fn a_run_can_be_read_from_anywhere() {
         let line = format!("{key} = {:?}", w.path(file).display().to_string());
         assert!(config.contains(&line), "{config}");
     }
-    // and goes on from another place
+    // and the run continues from another directory
     let resolved = w.path("runs/small/config.toml");
     let output = Command::new(env!("CARGO_BIN_EXE_sae-train"))
         .arg(&resolved)

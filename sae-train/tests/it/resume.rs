@@ -1,4 +1,4 @@
-//! Exact resume: whatever ends a run, `--resume` ends it as if nothing had happened.
+//! Exact resume: whatever interrupts a run, `--resume` finishes it as if nothing had happened.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +8,7 @@ use crate::{
     wait_for_steps,
 };
 
-/// Long enough to be met in the middle, with checkpoints at odd places.
+/// Long enough to be interrupted in the middle, with checkpoints at odd steps.
 const LONG: [&str; 4] = [
     "--set",
     "training.steps=400",
@@ -16,7 +16,7 @@ const LONG: [&str; 4] = [
     "training.checkpoint_every=7",
 ];
 
-/// Fails unless the two runs are one: model, records, configs.
+/// Fails unless two runs have the same model, records and config.
 fn assert_same(whole: &Path, resumed: &Path) {
     same_model(whole, resumed);
     for (split, keys) in [
@@ -39,7 +39,7 @@ fn with<'a>(arguments: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
     [arguments, more].concat()
 }
 
-/// Kills a run again and again, lets it end, and compares.
+/// Kills a run several times, lets it finish, and compares it with an uninterrupted one.
 fn killed_on(device: &str) {
     let w = Workspace::new();
     for preset in ["default", "released"] {
@@ -131,7 +131,7 @@ fn checkpoints_are_written_by_the_clock_too() {
     ];
     let run = w.trained("clock", &clock);
     assert_eq!(checkpoints(&run), (1..=30).collect::<Vec<_>>());
-    // and each of them is as good as any other
+    // a run can continue from any of them
     let whole = w.trained("whole", &[]);
     for last in [1, 10, 19] {
         for step in last + 1..=30 {
@@ -180,13 +180,13 @@ fn a_run_that_has_not_begun_is_begun() {
     let w = Workspace::new();
     let whole = w.trained("whole", &[]);
     assert_same(&whole, &w.trained("absent", &["--resume"]));
-    // died before the config was there
+    // the process died before it wrote the config
     let early = w.path("runs/early");
     std::fs::create_dir(&early).unwrap();
     std::fs::write(early.join("lock"), "process 1").unwrap();
     std::fs::write(early.join("config.toml.tmp"), "see").unwrap();
     assert_same(&whole, &w.trained("early", &["--resume"]));
-    // somebody else's directory is none of ours
+    // a directory of something else is refused
     std::fs::create_dir(w.path("runs/theirs")).unwrap();
     std::fs::write(w.path("runs/theirs/notes.txt"), "x").unwrap();
     let output = w.train(&["--set", "run=theirs", "--resume"]);

@@ -1,11 +1,11 @@
-//! What is around training: terminals that go away, lines, notes, threads, memory.
+//! Everything around training: terminals that go away, lines, notes, threads, memory.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use crate::{SOURCE, WIDTH, Workspace, checkpoints, ended, recorded, same_model, wait_for_steps};
 
-/// Long enough to be met in the middle, without checkpoints of its own.
+/// Long enough to be interrupted in the middle, without checkpoints of its own.
 const LONG: [&str; 6] = [
     "--set",
     "training.steps=400",
@@ -31,7 +31,7 @@ fn a_reader_that_goes_away_leaves_a_checkpoint() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // as `| head -n 20`
+    // like `| head -n 20`
     let lines = BufReader::new(running.stdout.take().unwrap()).lines();
     assert_eq!(lines.take(20).count(), 20);
     let (code, message) = ended(running);
@@ -69,7 +69,7 @@ fn a_terminal_that_goes_away_leaves_a_checkpoint() {
     assert_eq!(code, Some(129), "{message}");
     assert!(message.contains("stopped by SIGHUP"), "{message}");
     assert_eq!(checkpoints(&w.path("runs/small")).len(), 1);
-    // `nohup` asks for something else
+    // under `nohup`, SIGHUP is ignored
     let arguments = with(&LONG, &["--set", "run=nohup"]);
     let running = Command::new("nohup")
         .arg(env!("CARGO_BIN_EXE_sae-train"))
@@ -86,7 +86,7 @@ fn a_terminal_that_goes_away_leaves_a_checkpoint() {
     assert!(w.path("runs/nohup/model").is_dir());
 }
 
-/// Runs in a pseudo-terminal; its exit code and what was shown. None without `script` (util-linux).
+/// Runs in a pseudo-terminal; returns the exit code and the output, or `None` without `script` (util-linux).
 fn on_a_terminal(w: &Workspace, arguments: &[&str]) -> Option<(Option<i32>, String)> {
     let quoted: Vec<String> = arguments.iter().map(|a| format!("'{a}'")).collect();
     let (program, config) = (env!("CARGO_BIN_EXE_sae-train"), w.path("small.toml"));
@@ -110,7 +110,7 @@ fn on_a_terminal(w: &Workspace, arguments: &[&str]) -> Option<(Option<i32>, Stri
     Some((output.status.code(), text))
 }
 
-/// Training and held-out rows with something to say of each.
+/// Writes training and held-out rows that each cause a note.
 fn with_notes(w: &Workspace) {
     let mut rows = SOURCE.rows(1200);
     rows.chunks_exact_mut(WIDTH).for_each(|row| row[5] = 0.25);
@@ -122,7 +122,7 @@ fn with_notes(w: &Workspace) {
     w.write_rows("heldout.safetensors", held_out, WIDTH);
 }
 
-/// The dashboard begins with the alternate screen.
+/// Enter and leave the alternate screen, which the dashboard uses.
 const ALTERNATE_SCREEN: [&str; 2] = ["\x1b[?1049h", "\x1b[?1049l"];
 
 #[test]
@@ -144,7 +144,7 @@ fn a_dashboard_hides_no_note() {
         assert!(after.contains(note), "after: {after}");
     }
     assert!(after.contains("trained 30 steps"), "{after}");
-    // a warning from before the dashboard
+    // a warning that came before the dashboard
     std::fs::write(w.path("runs/small/checkpoint/step-00000030/model.bpk"), "x").unwrap();
     let (code, text) = on_a_terminal(&w, &["--resume"]).unwrap();
     assert_eq!(code, Some(0), "{text}");
@@ -186,7 +186,7 @@ fn lines_and_notes_without_a_terminal() {
     }
     let log = std::fs::read_to_string(w.path("runs/small/train.log")).unwrap();
     assert!(log.contains("the warm-up of 30 steps"), "{log}");
-    // a finished run says it again
+    // resuming a finished run prints it again
     let output = w.train(&with(&set, &["--resume"]));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("the warm-up of 30 steps"), "{text}");

@@ -9,7 +9,7 @@ use sae_model::{AnyArchitecture, Architecture};
 
 use crate::{WEIGHTS, Workspace};
 
-/// What is trained: latents, width, batch, whether there are projections, and for how many steps.
+/// A run: latents, width, batch size, true with projections, steps.
 struct Shape(usize, usize, usize, bool, usize);
 
 const SHAPES: [Shape; 8] = [
@@ -23,7 +23,7 @@ const SHAPES: [Shape; 8] = [
     Shape(200, 96, 1, false, 6),
 ];
 
-/// What an architecture is told: as many active latents, and as many dead ones that help out, as fit.
+/// The settings of an architecture: at most five active latents, and as many dead ones in the auxiliary loss.
 fn settings_of(architecture: &AnyArchitecture, latents: usize) -> Vec<String> {
     let k = latents.min(5);
     let mut settings = vec![format!("model.architecture={}", architecture.name())];
@@ -41,7 +41,7 @@ fn settings_of(architecture: &AnyArchitecture, latents: usize) -> Vec<String> {
 }
 
 impl Workspace {
-    /// Rows of a width, and few of them to hold out.
+    /// Writes data of this width, with few held-out rows.
     fn with_width(&self, width: usize) {
         let source = Synthetic {
             width,
@@ -72,7 +72,7 @@ impl Workspace {
     }
 }
 
-/// `metrics.jsonl` without what a clock says.
+/// The records of `metrics.jsonl` without their times.
 fn metrics(run: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("metrics.jsonl");
     let record = |line: &str| {

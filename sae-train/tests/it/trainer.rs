@@ -1,4 +1,4 @@
-//! `Trainer`: what a run of the binary does, from Rust.
+//! `Trainer` does from Rust what a run of the binary does.
 
 use burn::tensor::Device;
 use sae_data::{ActivationData, Options};

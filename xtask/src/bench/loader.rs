@@ -1,5 +1,5 @@
-//! `cargo xtask bench --loader`: shuffled batches of f16 rows as float32, beside the plain conversion of the
-//! same bytes in memory, and beside torch's DataLoader.
+//! `cargo xtask bench --loader`: measures our loader (shuffled batches of f16 rows as float32), the plain conversion of
+//! the same bytes in memory, and torch's DataLoader.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -14,7 +14,7 @@ use super::{Arguments, take_turns};
 
 const WIDTH: usize = 768;
 const BATCH: usize = 4096;
-/// Batches that a peer delivers in a turn; ours delivers an epoch.
+/// Number of batches that a peer delivers per turn; ours delivers an epoch.
 const PEER_BATCHES: &str = "40";
 
 const OURS: [(&str, &str); 3] = [
@@ -54,7 +54,7 @@ pub(super) fn run(arguments: &Arguments, binary: &Path, python: Option<&Path>) -
     Ok(ExitCode::SUCCESS)
 }
 
-/// Markdown: medians with their range, in rows and bytes of the file a second.
+/// The results in Markdown: medians with their range, in rows and bytes of the file per second.
 fn table(arguments: &Arguments, measured: &[Measured]) -> String {
     let gigabytes = |seconds: f64| (2 * WIDTH) as f64 / seconds / 1e9;
     let ours = measured[OURS.len() - 1].median();
@@ -82,7 +82,7 @@ fn table(arguments: &Arguments, measured: &[Measured]) -> String {
     out
 }
 
-/// A `.npy` file of `rows` rows under target/, made once; reading it once puts it into the page cache.
+/// A `.npy` file of `rows` rows under target/, made once. An existing one is read, to put it into the page cache.
 fn data(rows: usize) -> Result<PathBuf> {
     let path = PathBuf::from(format!("target/bench-loader-{rows}x{WIDTH}.npy"));
     let mut header =

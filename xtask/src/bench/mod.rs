@@ -1,9 +1,9 @@
-//! `cargo xtask bench`: how long a training step takes, in units of the one dense product that it cannot avoid,
-//! and beside others'.
+//! `cargo xtask bench`: measures a training step, in multiples of the one dense product that it cannot avoid, and
+//! beside the steps of other libraries.
 //!
-//! Each contestant is a process of its own (`worker.rs`; ours are in the crate `sae-bench`) that does one thing per
-//! line on stdin. Its peak memory is therefore its own, and the contestants take turns, so that a machine that is
-//! slower for a while is slower for all.
+//! Each contestant is a process of its own (`worker.rs`; ours are in the crate `sae-bench`) that does its work once per
+//! line on stdin. So its peak memory is its own. The contestants take turns, so that a machine that is slower for a
+//! while is slower for all.
 
 mod loader;
 pub(crate) use report::processor;
@@ -56,7 +56,7 @@ pub(crate) struct Arguments {
     /// Shapes to measure, BATCHxWIDTHxLATENTS.
     #[arg(long, value_delimiter = ',', default_values = ["2048x384x6144", "4096x768x24576"])]
     shapes: Vec<Shape>,
-    /// Turns that each contestant takes.
+    /// Number of turns that each contestant takes.
     #[arg(long, default_value_t = 7)]
     rounds: usize,
     /// Measure dense torch and SAELens too, in a Python environment that this makes under target/.
@@ -74,7 +74,7 @@ pub(crate) struct Arguments {
     /// Memory of the loader, as data.window_mb.
     #[arg(long, default_value_t = 256, requires = "loader")]
     window_mb: usize,
-    /// Leave the forward pass and the TopK step out: less memory in use at once.
+    /// Leave out the forward pass and the TopK step, to use less memory at once.
     #[arg(long)]
     step_only: bool,
     /// Write the measurements here as JSON, too.
@@ -182,7 +182,7 @@ fn measure(
     Ok(ShapeReport { shape, measured })
 }
 
-/// Gives each contestant, by its id, name and process, `rounds` turns.
+/// Gives each contestant (id, name, process) `rounds` turns.
 fn take_turns(mut workers: Vec<(&str, &str, Worker)>, rounds: usize) -> Result<Vec<Measured>> {
     let mut measured: Vec<Measured> = workers
         .iter()

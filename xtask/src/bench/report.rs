@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Shape;
 use super::worker::Turn;
 
-/// Everything measured: the content of `--json`.
+/// All measurements: the content of the file that `--json` writes.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     machine: Machine,
@@ -15,7 +15,7 @@ pub(super) struct Report {
     pub(super) shapes: Vec<ShapeReport>,
 }
 
-/// Where it was measured.
+/// The machine that the measurements are of.
 #[derive(Debug, Serialize)]
 struct Machine {
     processor: String,
@@ -48,7 +48,7 @@ fn first(file: &str, key: &str) -> String {
     line.map_or("unknown".into(), value)
 }
 
-/// The processor's name, and how many there are.
+/// The processor's name and the number of cores.
 pub(crate) fn processor() -> (String, usize) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     (first("/proc/cpuinfo", "model name"), cores)
@@ -83,7 +83,7 @@ impl Measured {
     }
 
     pub(super) fn add(&mut self, turn: &Turn) {
-        // of a loader the seconds per row, so that turns of different lengths compare
+        // for a loader, seconds per row, so that turns of different lengths compare
         self.seconds.push(turn.seconds / turn.rows.unwrap_or(1.0));
         self.l0 = turn.l0.or(self.l0);
         self.peak_bytes = turn.peak_bytes.max(self.peak_bytes);
@@ -114,8 +114,8 @@ impl ShapeReport {
             .map(Measured::median)
     }
 
-    /// Markdown: medians with their range, multiples of one sgemm, rows a second, memory, and how many times
-    /// our step fits into a peer's.
+    /// The results in Markdown: medians with their range, multiples of one sgemm, rows per second, memory, and
+    /// multiples of our step.
     pub(super) fn table(&self) -> String {
         let Shape {
             batch,

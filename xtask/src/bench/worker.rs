@@ -10,9 +10,9 @@ use serde::Deserialize;
 #[derive(Debug, Deserialize)]
 pub(super) struct Turn {
     pub(super) seconds: f64,
-    /// Rows that were delivered, by a loader.
+    /// Number of rows delivered; only loaders have it.
     pub(super) rows: Option<f64>,
-    /// Mean number of active latents, of a model.
+    /// Mean L0; only models have it.
     pub(super) l0: Option<f64>,
     /// Peak resident memory of the process so far.
     pub(super) peak_bytes: Option<u64>,
@@ -45,7 +45,7 @@ impl Worker {
         Ok(worker)
     }
 
-    /// One turn.
+    /// Asks for one turn and waits for its numbers.
     pub(super) fn turn(&mut self) -> Result<Turn> {
         let input = self.input.as_mut().context("a worker has an input")?;
         input
@@ -73,7 +73,7 @@ impl Worker {
 }
 
 impl Drop for Worker {
-    /// Without input a worker ends by itself; one that hangs is ended.
+    /// Ends the process, which may hang.
     fn drop(&mut self) {
         self.input = None;
         let _ = self.process.kill();

@@ -1,7 +1,7 @@
-//! Damage to what a run left: every file, every way that chance thinks of, one at a time.
+//! Damages run directories: one random file of each, in a random way.
 //!
-//! A damaged run directory must be refused with a message, or continued to the same bytes; and evaluated to the same
-//! numbers, or refused.
+//! Training must refuse a damaged run directory with a message, or continue it to the same bytes. Evaluation must
+//! refuse it, or give the same numbers.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -41,9 +41,9 @@ const DAMAGE: [Damage; 6] = [
 enum Fate {
     /// Refused with a message.
     Refused,
-    /// Said so and went on from what was good.
+    /// Training warned, and went on from what was good.
     Repaired,
-    /// Nothing that matters was hit.
+    /// The damage hit nothing that matters.
     Harmless,
     Wrong,
 }
@@ -56,7 +56,7 @@ pub(super) fn run(bench: &Bench, count: usize, mut rng: fastrand::Rng) -> Result
     let report = numbers(&reference, &report).context("the reference cannot be evaluated")?;
     let unfinished = interrupted(bench)?;
     for of in [&unfinished, &reference] {
-        // what is not damaged must go through, or the rest would say nothing
+        // undamaged copies must pass, or the rest would prove nothing
         let run = bench.dir.join("undamaged/run");
         copy(of, &run)?;
         let output = bench
@@ -74,7 +74,7 @@ pub(super) fn run(bench: &Bench, count: usize, mut rng: fastrand::Rng) -> Result
     let mut fates: BTreeMap<(Damage, Fate), usize> = BTreeMap::new();
     let mut wrong = Vec::new();
     for i in 0..count {
-        // half of them while it trained, half behind its end
+        // half of the copies are of an interrupted run, half of a finished one
         let of = if i % 2 == 0 { &unfinished } else { &reference };
         let runs = bench.dir.join("damaged");
         let run = runs.join(format!("run-{i}"));
@@ -123,7 +123,7 @@ fn print(fates: &BTreeMap<(Damage, Fate), usize>, count: usize, elapsed: Duratio
     }
 }
 
-/// A run that was killed behind its middle.
+/// A run that was killed after its middle.
 fn interrupted(bench: &Bench) -> Result<PathBuf> {
     let runs = bench.dir.join("interrupted");
     let run = runs.join("run");
@@ -170,7 +170,7 @@ fn files(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Damages one file of `run`; what was done, in words.
+/// Damages one file of `run`; returns what was done, in words.
 fn damage(run: &Path, rng: &mut fastrand::Rng) -> Result<(Damage, String)> {
     let mut all = Vec::new();
     files(run, &mut all)?;
@@ -205,7 +205,7 @@ fn damage(run: &Path, rng: &mut fastrand::Rng) -> Result<(Damage, String)> {
     Ok((damage, what))
 }
 
-/// Whether a process ended as a process should: through, or with a message and a code of its own.
+/// Returns true if a process ended as it should: with success, or with a message and an exit code, and without a panic.
 fn has_its_wits(output: &Output) -> bool {
     let text = String::from_utf8_lossy(&output.stderr);
     let told = output.status.success() || text.lines().any(|line| line.starts_with("error: "));
@@ -226,7 +226,7 @@ fn evaluate(bench: &Bench, run: &Path) -> Result<Output> {
     programs::run(Command::new(&bench.eval).arg(run))
 }
 
-/// The numbers of a report that was just written.
+/// The numbers of a report that was just written; `None` if evaluation failed.
 fn numbers(run: &Path, output: &Output) -> Option<[serde_json::Value; 2]> {
     if !output.status.success() {
         return None;

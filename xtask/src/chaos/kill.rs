@@ -1,4 +1,4 @@
-//! SIGKILL, at a moment of the harness's choosing, again and again until the run is through.
+//! Kills a run with SIGKILL at chosen moments, several times, before it may finish.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use sae_run::sealed::{STAGING_SUFFIX, SUMS_FILE};
 use super::variants::{VARIANTS, Variant};
 use super::{Bench, difference};
 
-/// Kills of one run before it may go through.
+/// Number of kills before a run may finish.
 const KILLS_A_RUN: usize = 6;
 
 /// When to kill.
@@ -25,9 +25,9 @@ enum Moment {
     Starting,
     /// While a checkpoint is written.
     Writing,
-    /// When its checksums are there, around the rename.
+    /// When the checksums of a checkpoint are written, around the rename.
     Renaming,
-    /// While an old one is removed.
+    /// While an old checkpoint is removed.
     Removing,
 }
 
@@ -43,9 +43,9 @@ const MOMENTS: [Moment; 5] = [
 #[derive(Default)]
 struct Tally {
     kills: [usize; MOMENTS.len()],
-    /// Processes that were through before they could be killed.
+    /// Processes that finished before they could be killed.
     missed: usize,
-    /// Kills that left a half-written checkpoint, one with its checksums but not its name, one half-removed.
+    /// Kills that left a half-written checkpoint, one with checksums but not renamed yet, or a half-removed one.
     half_written: usize,
     unnamed: usize,
     half_removed: usize,
@@ -105,7 +105,7 @@ fn kill_once(
     child.kill().context("killing sae-train")?;
     let status = child.wait()?;
     if status.code().is_some() {
-        tally.missed += 1; // it was through already
+        tally.missed += 1; // it had finished already
         return Ok(());
     }
     tally.kills[which] += 1;
@@ -113,7 +113,7 @@ fn kill_once(
     Ok(())
 }
 
-/// Returns when it is time to kill, or when the process is through.
+/// Returns when it is time to kill, or when the process has finished.
 fn await_moment(
     moment: Moment,
     checkpoints: &Path,
@@ -125,7 +125,7 @@ fn await_moment(
         Moment::Anytime => sleep(micros(rng, 1_500_000)),
         Moment::Starting => sleep(micros(rng, 120_000)),
         _ => {
-            // not the first that comes
+            // skip some, so that kills hit different checkpoints
             let passed_over = rng.usize(1..12);
             for round in 0..=passed_over {
                 while !is_there(moment, checkpoints) && child.try_wait()?.is_none() {
@@ -145,7 +145,7 @@ fn await_moment(
     Ok(())
 }
 
-/// Whether the directory of checkpoints shows that the moment has come.
+/// Returns true if the directory of checkpoints shows that the moment has come.
 fn is_there(moment: Moment, checkpoints: &Path) -> bool {
     states(checkpoints).any(|state| match moment {
         Moment::Writing => matches!(state, Some(Moment::Writing | Moment::Renaming)),

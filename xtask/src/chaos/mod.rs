@@ -1,9 +1,9 @@
 //! `cargo xtask chaos`: does a run survive what happens to processes and disks?
 //!
 //! Real training processes on a small data set of their own are killed with SIGKILL while they start, step, write a
-//! checkpoint, rename it or remove an old one, and are started again (`kill.rs`); run directories are damaged in
-//! every way that chance thinks of (`corrupt.rs`). A run must end with the bytes of the uninterrupted one, or say why it
-//! does not. Everything is drawn from `--seed`, but for the moments, which the machine has a part in.
+//! checkpoint, rename it or remove an old one, and are started again (`kill.rs`); run directories are damaged at random
+//! (`corrupt.rs`). A run must end with the bytes of the uninterrupted one, or say why it does not. Everything is drawn
+//! from `--seed`, except the exact moments of the kills, which also depend on the machine.
 
 mod corrupt;
 mod kill;
@@ -24,16 +24,16 @@ use variants::Variant;
 /// The options of `cargo xtask chaos`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Processes to kill.
+    /// Number of processes to kill.
     #[arg(long, default_value_t = 50)]
     kills: usize,
-    /// Damaged run directories to resume and to evaluate.
+    /// Number of damaged run directories to resume and to evaluate.
     #[arg(long, default_value_t = 0)]
     corruptions: usize,
-    /// What is drawn from.
+    /// Seed of all random choices.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Where to work; removed at the end, unless something went wrong.
+    /// Working directory; removed at the end, unless something went wrong.
     #[arg(long, default_value = "target/chaos")]
     dir: PathBuf,
 }
@@ -59,7 +59,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         fs::remove_dir_all(&bench.dir).with_context(|| format!("{}", bench.dir.display()))?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("what is left of it lies in {}", bench.dir.display());
+    println!("the remains are in {}", bench.dir.display());
     Ok(ExitCode::FAILURE)
 }
 
@@ -101,7 +101,7 @@ impl Bench {
         Ok(runs.join(run))
     }
 
-    /// The run of `variant` that nothing happened to, made when it is first asked for.
+    /// The uninterrupted run of `variant`, made on first use.
     fn reference(&self, variant: &Variant) -> Result<PathBuf> {
         let run = self.dir.join("reference").join(variant.name);
         if run.exists() {
@@ -124,7 +124,7 @@ fn difference(reference: &Path, run: &Path, with_metrics: bool) -> Result<Option
     Ok((!same).then(|| format!("{}: metrics.jsonl has other records", run.display())))
 }
 
-/// The records of `metrics.jsonl`, but for the time they took.
+/// The records of `metrics.jsonl` without their times.
 fn records(run: &Path) -> Result<Vec<Value>> {
     let mut records = programs::records(run)?;
     for record in records.iter_mut().filter_map(Value::as_object_mut) {

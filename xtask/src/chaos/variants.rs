@@ -1,4 +1,4 @@
-//! What is trained: small enough to be killed often, with checkpoints close enough to be killed in.
+//! The runs of chaos: small enough to be killed often, with checkpoints so frequent that kills hit them.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ pub(super) struct Variant {
     training: &'static str,
 }
 
-/// One of each way to keep state: counters, an auxiliary loss, thresholds, a penalty that warms up.
+/// One variant per kind of state: counters, an auxiliary loss, thresholds, a penalty that warms up.
 pub(super) const VARIANTS: [Variant; 5] = [
     Variant {
         name: "attention",
@@ -65,7 +65,7 @@ impl Variant {
     }
 }
 
-/// Writes the data as `.npy`: sums of three of sixty concepts.
+/// Writes the data as `.npy`: each row is a sum of three of sixty concepts, with noise.
 pub(super) fn write_data(path: &Path) -> Result<()> {
     let mut rng = fastrand::Rng::with_seed(7);
     let mut number = || rng.f32() - 0.5;

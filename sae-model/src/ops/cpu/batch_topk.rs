@@ -1,27 +1,27 @@
-//! The n largest scores: of a row, and of a whole batch on all threads.
+//! Finds the n largest scores: of a row, and of a whole batch on all threads.
 //!
-//! The n-th largest of a batch is found by counting, without a copy of the candidates: the bits of positive floats
-//! ascend as the floats do, so three counts, of 11, 11 and 10 bits, leave one number. Counts of parts are
-//! whole numbers and can be added in any order.
+//! The n-th largest score of a batch is found by counting, without a copy of the candidates. Positive floats are in the
+//! same order as their bits, so three counts (of 11, 11 and 10 bits) determine it. The counts of parts are whole
+//! numbers, so they can be added in any order.
 
 use rayon::prelude::*;
 
 use super::select::{Candidates, Chosen, Found, Rule};
 use super::simd::{self, Simd};
 
-/// Rows that one task takes at least.
+/// Minimum number of rows per task.
 const GRAIN: usize = 16;
 
-/// The n largest of a list: all above the n-th largest, and as many of those equal to it as there is room
-/// for, first come, first served. NaN counts as infinity, so that it is seen and not lost.
+/// The n largest values of a list: all that exceed the n-th largest, and the first of those equal to it, up to n in
+/// total. NaN counts as infinity, so that it is not lost.
 pub(super) struct Largest {
     pub(super) nth: f32,
-    /// How many more of those equal to the n-th there is room for.
+    /// How many more values equal to the n-th are wanted.
     room: usize,
 }
 
 impl Largest {
-    /// Of at least `n >= 1` values, which are left in another order.
+    /// The n largest of at least `n >= 1` values, which are reordered.
     pub(super) fn of(values: &mut [f32], n: usize) -> Self {
         let (larger, nth, _) =
             values.select_nth_unstable_by(n - 1, |a, b| rank(*b).total_cmp(&rank(*a)));
@@ -33,7 +33,7 @@ impl Largest {
         }
     }
 
-    /// Of all candidates of a batch, positive or NaN, at least `n >= 1`.
+    /// The n largest candidates of a batch. There are at least `n >= 1`, and all are positive or NaN.
     fn of_batch(rows: &[Candidates], n: usize) -> Self {
         let (mut found, mut room) = (0u32, n);
         for (shift, bits) in [(21, 11), (10, 11), (0, 10)] {
@@ -51,7 +51,7 @@ impl Largest {
         }
     }
 
-    /// Whether `z` is among the largest; to be asked once for each value.
+    /// Returns whether `z` is among the largest. It must be called once for each value.
     pub(super) fn wants(&mut self, z: f32) -> bool {
         if rank(z) == self.nth && self.room > 0 {
             self.room -= 1;
@@ -61,7 +61,7 @@ impl Largest {
     }
 }
 
-/// How often each value of the `bits` bits from `shift` on occurs, among the candidates whose higher bits are
+/// Counts how often each value of the `bits` bits from `shift` on occurs among the candidates whose higher bits equal
 /// those of `found`.
 fn count(rows: &[Candidates], found: u32, shift: u32, bits: u32) -> Vec<usize> {
     let above = shift + bits;
@@ -84,7 +84,7 @@ fn count(rows: &[Candidates], found: u32, shift: u32, bits: u32) -> Vec<usize> {
     rows.fold(none, add).reduce(none, sum)
 }
 
-/// What a value is compared by.
+/// The key by which values are compared.
 fn rank(z: f32) -> f32 {
     if z.is_nan() { f32::INFINITY } else { z }
 }
@@ -96,7 +96,8 @@ pub(crate) struct BatchTopK {
 }
 
 impl Rule for BatchTopK {
-    /// So few latents that the batch's candidates, all that are positive, are not many times n.
+    /// The first round keeps every positive score. It has about 2 k latents, so that the batch has few times
+    /// `n = k B` candidates.
     fn first_round(&self) -> usize {
         (2 * self.n / self.rows.max(1))
             .next_multiple_of(64)
@@ -109,7 +110,8 @@ impl Rule for BatchTopK {
         }
     }
 
-    /// The n-th largest score so far is a lower bound of the batch's. Equal ones stay, for the end to decide.
+    /// The n-th largest score so far is a lower bound of the final one. Scores equal to it stay until the last round
+    /// decides.
     fn settle_batch(&self, rows: &mut [Candidates], last: bool) {
         let total: usize = rows.iter().map(Candidates::len).sum();
         if self.n == 0 || total <= self.n {
@@ -131,7 +133,7 @@ impl Rule for BatchTopK {
     }
 }
 
-/// Keeps the largest: of those equal to the n-th, the ones of the first rows.
+/// Keeps the largest candidates; of those equal to the n-th, it keeps the ones of the first rows.
 fn keep(rows: &mut [Candidates], largest: &Largest) {
     let nth = largest.nth;
     let equal = |row: &Candidates| row.values.iter().filter(|z| rank(**z) == nth).count();
@@ -152,7 +154,7 @@ fn keep(rows: &mut [Candidates], largest: &Largest) {
 mod tests {
     use super::*;
 
-    /// Counting finds what a selection finds, with ties, infinities and NaN.
+    /// Counting and selecting agree, with ties, infinities and NaN.
     #[test]
     fn counting_agrees_with_selecting() {
         let values = |i: usize| match i % 97 {

@@ -1,44 +1,44 @@
-//! How the scores of a batch are cut into tasks: by the shape alone, in rows and in latents.
+//! Cuts the scores of a batch into tasks, by rows and by latents. The cut depends on the shape alone.
 //!
-//! The dictionary is walked in rounds, each of as many latents as were seen before it, because what was seen bounds
-//! what can still be chosen. A round is a grid of tiles, rows by latents, and a tile is one thread's work. A tile
-//! reads its part of the dictionary once, so a round reads it once a row of tiles: few rows of tiles where the
-//! round is wide, more where it is narrow and there would be too few tiles for many threads.
+//! The dictionary is read in rounds. A round has as many latents as all rounds before it, because the scores seen so
+//! far bound which scores can still be chosen. A round is a grid of tiles (rows by latents), and one thread works on a
+//! tile. A tile reads its part of the dictionary once, so a round reads its part once per row of tiles. A wide round
+//! therefore has few rows of tiles. A narrow round has more, because there would be too few tiles for many threads.
 
 use std::ops::Range;
 
-/// Latents in a tile, at most.
+/// Maximum number of latents per tile.
 const WIDTH: usize = 512;
-/// Rows in a tile, at most: its scores, `HEIGHT * WIDTH` floats, must not leave the cache.
+/// Maximum number of rows per tile: its scores, `HEIGHT * WIDTH` floats, must stay in the cache.
 const HEIGHT: usize = 1024;
-/// Rows in a tile, at least, where there are as many: below, laying out a tile's part of the dictionary for the
-/// product costs as much as the product.
+/// Minimum number of rows per tile, if the batch has as many. With fewer rows, packing a tile's part of the dictionary
+/// for the product costs as much as the product.
 const MIN_HEIGHT: usize = 256;
-/// Tiles that a round should have.
+/// Number of tiles that a round should have.
 const TILES: usize = 16;
-/// Latents in a round, at most.
+/// Maximum number of latents per round.
 const ROUND: usize = 16 * WIDTH;
 
-/// A part of the dictionary, and how it is cut.
+/// A part of the dictionary and its grid of tiles.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Round {
     latents: Range<usize>,
-    /// Rows of the batch.
+    /// Number of rows of the batch.
     rows: usize,
-    /// Rows of tiles.
+    /// Number of rows of tiles.
     high: usize,
-    /// Columns of tiles.
+    /// Number of columns of tiles.
     wide: usize,
 }
 
-/// A part of the scores.
+/// A part of the scores: some rows by some latents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tile {
     pub(crate) rows: Range<usize>,
     pub(crate) latents: Range<usize>,
 }
 
-/// The rounds of a batch of `rows` rows, the first of at most `first` latents.
+/// The rounds of a batch of `rows` rows; the first has at most `first` latents.
 pub(crate) fn rounds(rows: usize, latents: usize, first: usize) -> impl Iterator<Item = Round> {
     let mut seen = 0;
     std::iter::from_fn(move || {
@@ -67,7 +67,7 @@ impl Round {
         self.high * self.wide
     }
 
-    /// Tile `i`; those of the same rows follow each other, by ascending latents.
+    /// Tile `i`. Tiles with the same rows are consecutive, in ascending order of latents.
     pub(crate) fn tile(&self, i: usize) -> Tile {
         let part = |n: usize, i: usize, parts: usize| n * i / parts..n * (i + 1) / parts;
         let latents = part(self.latents.len(), i % self.wide, self.wide);
@@ -78,7 +78,7 @@ impl Round {
         }
     }
 
-    /// The tiles of the same rows as tile `i * wide`, for `i` below [`Self::high`].
+    /// The numbers of the tiles with the same rows as tile `i * wide`, for `i` below [`Self::high`].
     pub(crate) fn row_of_tiles(&self, i: usize) -> Range<usize> {
         i * self.wide..(i + 1) * self.wide
     }
@@ -93,7 +93,7 @@ impl Round {
 mod tests {
     use super::*;
 
-    /// How often a batch reads the dictionary: rows of dictionary read by all tiles, by its own.
+    /// How often a batch reads the dictionary: the rows of it that all tiles read, divided by the rows that it has.
     fn passes(rows: usize, latents: usize) -> f64 {
         let tiles = rounds(rows, latents, WIDTH).flat_map(|round| {
             let tiles = 0..round.tiles();
@@ -130,8 +130,8 @@ mod tests {
         }
     }
 
-    /// The figures of docs/PERFORMANCE.md. Blocks of rows alone, two a thread and at least 16 rows, read the dictionary
-    /// twice a thread: 64 times on 32 threads.
+    /// The numbers in docs/PERFORMANCE.md. Blocks of rows alone, two per thread and of at least 16 rows, would read the
+    /// dictionary twice per thread: 64 times on 32 threads.
     #[test]
     fn the_dictionary_is_read_a_few_times_whatever_the_threads() {
         let rounded = |passes: f64| (passes * 10.0).round() / 10.0;

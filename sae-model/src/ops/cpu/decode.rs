@@ -1,16 +1,15 @@
-//! Products of sparse codes with dense rows: decoding, and every gradient of encoder and decoder.
+//! Products of sparse codes with dense rows, for decoding and for every gradient of encoder and decoder.
 //!
-//! With codes A `[B, M]` (sparse), a dictionary D `[M, d]` and rows X `[B, d]`:
-//! `A D` ([`times`]), `(X D^T)` at the entries of A ([`dots`]), `A^T X` ([`transposed_times`]) and the column
-//! sums of A ([`column_sums`]). Every output element is added up by one thread in a fixed order, so the result
-//! does not depend on the number of threads.
+//! With codes A `[B, M]` (sparse), a dictionary D `[M, d]` and rows X `[B, d]`: `A D` ([`times`]), `(X D^T)` at the
+//! entries of A ([`dots`]), `A^T X` ([`transposed_times`]) and the column sums of A ([`column_sums`]). One thread adds
+//! up each output element in a fixed order, so the result does not depend on the number of threads.
 
 use rayon::prelude::*;
 
 use super::simd::{self, Simd};
 use crate::ops::codes::Pattern;
 
-/// Rows of output that one task takes at least.
+/// Minimum number of output rows per task.
 const GRAIN: usize = 16;
 
 /// `A D`: `values` at `pattern [B, M]`, `dictionary [M, d]` -> `[B, d]`.
@@ -27,7 +26,7 @@ pub(crate) fn times(
         .enumerate()
         .for_each(|(row, out)| {
             let entries = pattern.row(row);
-            // Writing before reading: else a fresh page is mapped twice, at many times the price.
+            // Write before reading; otherwise each fresh page is mapped twice, which costs many times as much.
             out.fill(0.0);
             simd::add_weighted_rows(
                 simd,
@@ -66,8 +65,8 @@ pub(crate) fn dots(
     out
 }
 
-/// The sum of `A^T X` over the terms (A, X): values at `pattern [B, M]`, `x [B, d]` -> `[M, d]`. With two terms it is
-/// the gradient of a dictionary that both encodes and decodes, written once.
+/// The sum of `A^T X` over the terms (A, X), written once: values at `pattern [B, M]`, `x [B, d]` -> `[M, d]`. With two
+/// terms, it is the gradient of a dictionary that both encodes and decodes.
 pub(crate) fn transposed_times(
     terms: &[(&[f32], &[f32])],
     pattern: &Pattern,

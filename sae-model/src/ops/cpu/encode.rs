@@ -1,10 +1,10 @@
-//! Encoding without a `[B, M]` matrix: scores are computed a tile of rows and concepts at a time, and each tile is
-//! searched for what the selection rule may want while it is still in the cache.
+//! Encoding without a `[B, M]` matrix: scores are computed one tile (rows by concepts) at a time, and each tile is
+//! searched for candidates of the selection rule while it is still in the cache.
 //!
-//! The tiles of a round (`blocking.rs`) are shared out among the threads; between rounds each row's candidates are put
-//! together and bound what comes next. How the work is cut depends on the shape alone and scores do not depend
-//! on how they are cut (`product.rs`), so neither threads nor the other rows of a batch change a row's
-//! codes (BatchTopK, which chooses from the whole batch, aside).
+//! The threads share the tiles of a round (`blocking.rs`). After each round, the candidates of each row are merged and
+//! bound the scores of later rounds. The cut depends on the shape alone, and scores do not depend on the cut
+//! (`product.rs`). So neither the number of threads nor the other rows of a batch change a row's codes, except with
+//! BatchTopK, which chooses from the whole batch.
 
 use std::cell::{Cell, RefCell};
 
@@ -18,10 +18,10 @@ use super::simd::Simd;
 use crate::ops::codes::Pattern;
 use crate::ops::selection::Selection;
 
-/// Rows that one task finishes.
+/// Rows per task: the minimum where candidates are merged, the number where rows are finished.
 const GRAIN: usize = 64;
 
-/// What is encoded: `z = q E^T + bias` at the latents that take part.
+/// The input of the encoder, which computes `z = q E^T + bias` at the latents that are not masked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Input<'a> {
     /// Queries q `[B, d]`.
@@ -32,7 +32,7 @@ pub(crate) struct Input<'a> {
     pub(crate) bias: &'a [f32],
     /// JumpReLU's thresholds `[M]`, or empty.
     pub(crate) thresholds: &'a [f32],
-    /// 0 for latents that are not to be selected whatever their score, else 1 `[M]`; empty for none.
+    /// 0 for latents that must not be selected, else 1, `[M]`; empty if none is masked.
     pub(crate) mask: &'a [f32],
     /// Width d.
     pub(crate) width: usize,
@@ -69,17 +69,18 @@ fn encode_with(input: &Input, selection: Selection, simd: Simd) -> Encoded {
     }
 }
 
-/// Memory that is used again for the next batch.
+/// Memory that is reused for the next batch.
 #[derive(Default)]
 struct Scratch {
-    /// One a row.
+    /// One per row.
     candidates: Vec<Candidates>,
-    /// One a tile.
+    /// One per tile.
     found: Vec<Found>,
 }
 
 thread_local! {
-    /// Of the thread that asks; it is taken while in use, in case the thread is asked again while it waits.
+    /// Belongs to the calling thread. It is taken out while in use, because this thread may begin another batch while
+    /// it waits for the pool.
     static SCRATCH: Cell<Scratch> = Cell::default();
     static SCORES: RefCell<Vec<f32>> = RefCell::default();
 }
@@ -144,7 +145,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Scores of a tile, `[rows, latents]`; minus infinity, which is above no bound, where a latent is masked.
+    /// Computes the scores of a tile, `[rows, latents]`. Masked latents get minus infinity, which is above no bound.
     fn score(&self, tile: &Tile, scores: &mut [f32]) {
         let Input {
             queries,
@@ -177,7 +178,7 @@ impl Pass<'_> {
     }
 }
 
-/// Puts together what the tiles of a round have found in each row.
+/// Merges the candidates that the tiles of a round have found in each row.
 fn settle<R: Rule>(rule: &R, round: &Round, found: &[Found], candidates: &mut [Candidates]) {
     let mut rest = candidates;
     let mut by_tiles = Vec::with_capacity(round.high());
@@ -198,7 +199,7 @@ fn settle<R: Rule>(rule: &R, round: &Round, found: &[Found], candidates: &mut [C
     });
 }
 
-/// Ends every row and lays the rows out one behind the other.
+/// Finishes every row and concatenates the rows.
 fn gather<R: Rule>(rule: &R, candidates: &mut [Candidates], latents: usize) -> Encoded {
     let finish = |rows: &mut [Candidates]| {
         let mut chosen = Chosen::default();
@@ -229,7 +230,7 @@ fn gather<R: Rule>(rule: &R, candidates: &mut [Candidates], latents: usize) -> E
     }
 }
 
-/// One list of each part, one behind the other.
+/// Concatenates one list of each part.
 fn laid_out<T: Copy + Default + Send + Sync>(
     parts: &[Chosen],
     list: impl Fn(&Chosen) -> &Vec<T> + Sync,

@@ -1,12 +1,13 @@
-//! Gradients of the selection rules: from the values of entries to their scores and thresholds.
+//! Gradients of the selection rules with respect to the scores and thresholds of entries.
 
 use crate::ops::SparseValue;
 use crate::ops::codes::Pattern;
 use crate::ops::selection::Selection;
 
-/// `d loss / d z` of every entry: see [`Selection`] for the formulas.
+/// `d loss / d z` of every entry. The formulas are at [`Selection`] and
+/// [`sparse_attention`](crate::ops::sparse_attention).
 ///
-/// `scores` and `thresholds` are needed for JumpReLU alone.
+/// Only JumpReLU uses `scores` and `thresholds`.
 pub(crate) fn scores(
     grad: &[f32],
     scores: &[f32],

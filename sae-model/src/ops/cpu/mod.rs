@@ -1,4 +1,4 @@
-//! The CPU kernels: slices in, vectors out. `flex.rs` makes operations of Burn's CPU backend of them.
+//! The CPU kernels, which take slices and return vectors. `flex.rs` makes operations of Burn's CPU backend of them.
 
 mod batch_topk;
 mod blocking;

@@ -1,10 +1,10 @@
 //! The product of rows with rows, `a b^T`, with one order of additions for every shape.
 //!
-//! `gemm` 0.19 adds up an element of the output in the order of d, in stretches whose length depends on d alone,
-//! except for small outputs: up to 256 elements it adds up in lanes, with both sides at most 64 it cuts d
-//! elsewhere, and a single row or column has loops of its own. An output that is never small is therefore
-//! the same number for number however rows and columns are cut, and a row's scores do not depend on the
-//! rows that come with it. Threads cut the output, never d.
+//! `gemm` 0.19 adds up each output element in the order of d, in stretches whose length depends on d alone. Small
+//! outputs are the exception: up to 256 elements are added up in lanes, outputs with both sides at most 64 have other
+//! stretches, and a single row or column has its own loops. Outputs that are never small are therefore equal, number
+//! for number, however rows and columns are cut, and the scores of a row do not depend on the other rows. Threads cut
+//! the output, never d.
 
 use std::cell::RefCell;
 
@@ -12,17 +12,17 @@ use gemm::Parallelism;
 
 /// Outputs with both sides at most this long are small to `gemm`.
 const SMALL: usize = 64;
-/// Rows and columns that make an output with one side above [`SMALL`] exceed 256 elements.
+/// With at least this many rows and columns, an output with one side above [`SMALL`] exceeds 256 elements.
 const LEAST: usize = 4;
 
-/// A product that is not small to `gemm`, as (rows, columns), and holds one of `rows` by `columns`.
+/// The (rows, columns) of a product that is not small to `gemm` and contains one of `rows` by `columns`.
 fn enlarged(rows: usize, columns: usize) -> (usize, usize) {
     let least_columns = if rows > SMALL { LEAST } else { SMALL + 1 };
     (rows.max(LEAST), columns.max(least_columns))
 }
 
-/// `out = a b^T` on this thread: `a [rows, d]`, `b [columns, d]`, `out [rows, columns]`, all row-major. Small
-/// products are filled up with zeros and calculated as larger ones.
+/// `out = a b^T` on this thread: `a [rows, d]`, `b [columns, d]`, `out [rows, columns]`, all row-major. Small products
+/// are padded with zeros.
 pub(crate) fn product_nt(a: &[f32], b: &[f32], d: usize, out: &mut [f32]) {
     let (rows, columns) = (a.len() / d, b.len() / d);
     let large = enlarged(rows, columns);
@@ -45,14 +45,14 @@ thread_local! {
     static PADDED: RefCell<[Vec<f32>; 3]> = RefCell::default();
 }
 
-/// `source` with zeros behind it, up to `length`.
+/// Sets `target` to `source`, padded with zeros to `length`.
 fn fill(target: &mut Vec<f32>, source: &[f32], length: usize) {
     target.clear();
     target.extend_from_slice(source);
     target.resize(length, 0.0);
 }
 
-/// [`product_nt`] as `gemm` does it, on as many threads as asked for.
+/// [`product_nt`] without padding, with the given parallelism.
 fn gemm_nt(a: &[f32], b: &[f32], d: usize, out: &mut [f32], parallelism: Parallelism) {
     let (rows, columns) = (a.len() / d, b.len() / d);
     assert!(a.len() == rows * d && b.len() == columns * d && out.len() == rows * columns);
@@ -89,7 +89,7 @@ mod tests {
     use super::super::encode::tests::noise;
     use super::*;
 
-    /// Every part of a product is what it is within the whole, number for number.
+    /// Every part of a product equals that part of the whole, number for number.
     #[test]
     fn parts_of_a_product_are_those_of_the_whole() {
         for d in [1, 2, 3, 19, 384, 640, 1100] {
@@ -132,7 +132,8 @@ mod tests {
         }
     }
 
-    /// `gemm` on 1, 2, 3 and 8 threads, at shapes that it shares out and at such that it does not.
+    /// Runs `gemm` on 1, 2, 3 and 8 threads, with shapes that it splits among threads and shapes that it does not
+    /// split.
     #[test]
     fn threads_change_no_sum() {
         for (rows, columns, d) in [

@@ -1,28 +1,28 @@
 //! Row-wise steps before and after the dictionary, each in one pass over `[B, d]`.
 //!
-//! From Burn's primitives they take some thirty passes a training step, each with memory of its own, which
-//! at small dictionaries costs as much as a third of the dense product.
+//! Made of Burn's primitives, they take about thirty passes per training step, each with its own memory. With small
+//! dictionaries, this costs as much as a third of the dense product.
 
 use rayon::prelude::*;
 
-/// Squared norms below this count as zero, so that a row equal to the pre-bias has a gradient.
+/// Smallest squared norm, so that a row equal to the pre-bias has a finite gradient.
 pub(crate) const TINY: f64 = 1e-24;
-/// Rows that one task takes at least.
+/// Minimum number of rows per task.
 const GRAIN: usize = 64;
 
-/// What rows are divided by before the dictionary, and multiplied by behind it: `n = s (||x0|| / s)^p`. With
-/// exponent `p = 1` that is the row's norm (and u has length one), with `p = 0` one number for all.
+/// The divisor of a row before the dictionary, and its factor after it: `n = s (||x0|| / s)^p`. With exponent `p = 1`,
+/// n is the row's norm (and u has length one); with `p = 0`, n is s for all rows.
 ///
-/// The exponent holds for lengths from `s / range` to `s range`. Beyond, n grows with the length itself and u keeps
-/// the length that it has at that end: `n = s r'^p r / r'` with `r = ||x0|| / s` and r' the nearest number to it in the
-/// range.
+/// The exponent applies to lengths from `s / range` to `s range`. Outside, n is proportional to the length, and u keeps
+/// the length that it has at that end: `n = s r'^p r / r'` with `r = ||x0|| / s` and r' the number in the range nearest
+/// to r.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Norm {
     /// p.
     pub(crate) exponent: f32,
     /// s.
     pub(crate) scale: f32,
-    /// Infinite where the exponent holds for every length.
+    /// Infinite if the exponent applies to every length.
     pub(crate) range: f32,
 }
 
@@ -42,7 +42,7 @@ impl Norm {
         if near == ratio { n } else { n * (ratio / near) }
     }
 
-    /// The exponent that n of the row with this u and n follows.
+    /// The exponent that applies to the row with this u and n: p, or 1 outside the range.
     fn exponent_at(self, u: &[f32], n: f32) -> f32 {
         if self.range.is_infinite() {
             return self.exponent;
@@ -56,7 +56,7 @@ impl Norm {
     }
 }
 
-/// `u = (x - b) / n`: `x [B, d]` -> `(u [B, d], n [B])`. An empty bias is zero.
+/// `u = (x - b) / n`: `x [B, d]` -> `(u [B, d], n [B])`. An empty bias means zero.
 pub(crate) fn normalize(x: &[f32], bias: &[f32], d: usize, norm: Norm) -> (Vec<f32>, Vec<f32>) {
     let (mut u, mut norms) = (vec![0.0; x.len()], vec![0.0; x.len() / d]);
     let rows = (
@@ -129,7 +129,7 @@ pub(crate) fn project_backward(
     pairs.map(|(a, t): (&f32, f32)| a - t).collect()
 }
 
-/// `||u||^2`, which is not zero even where u is.
+/// `||u||^2`, but never zero.
 fn squared_length(u: &[f32]) -> f32 {
     dot(u, u).max(f32::MIN_POSITIVE)
 }
@@ -158,8 +158,8 @@ pub(crate) fn restore(y: &[f32], bias: &[f32], norms: &[f32], d: usize, factor: 
     out
 }
 
-/// The gradients of [`restore`] from `grad [B, d]`: `dy = factor * n * grad`, and the bias's, which also
-/// reaches it through n: `dn = factor * grad . y`, `dx0 = dn p u / ||u||^2`.
+/// The gradients of [`restore`] from `grad [B, d]`: `dy = factor * n * grad`, and that of the bias, which also acts
+/// through n: `dn = factor * grad . y`, `dx0 = dn p u / ||u||^2`.
 pub(crate) fn restore_backward(
     (y, u, norms): (&[f32], &[f32], &[f32]),
     grad: &[f32],
@@ -221,7 +221,8 @@ pub(crate) fn squared_error(x_hat: &[f32], x: &[f32]) -> f64 {
     partial.iter().sum()
 }
 
-/// `sum x^2`: finite exactly if every number is, and the sum fits. f32 sums of a chunk are added up in f64.
+/// `sum x^2`, which is finite exactly if every number is and the sum does not overflow. The f32 sums of chunks are
+/// added up in f64.
 pub(crate) fn squared_norm(x: &[f32]) -> f64 {
     let of_chunk = |x: &[f32]| {
         let mut sums = [0.0f32; LANES];
@@ -256,7 +257,7 @@ pub(crate) fn squared_error_backward(x_hat: &[f32], x: &[f32], scale: f32) -> Ve
     out
 }
 
-/// Floats that one task takes; f32 sums are no longer than `CHUNK / LANES` terms.
+/// Number of floats per task; f32 sums have at most `CHUNK / LANES` terms.
 const CHUNK: usize = 1 << 14;
 const LANES: usize = 16;
 
@@ -273,7 +274,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     rest + sums.iter().sum::<f32>()
 }
 
-/// Sums `[d]` over the rows, to which `add` adds one row; in blocks of a fixed size, so that the order of
+/// Sums over the rows, `[d]`; `add` adds one row. The rows are summed in blocks of a fixed size, so that the order of
 /// additions does not depend on the number of threads.
 fn sum_rows(rows: usize, d: usize, add: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
     let blocks: Vec<Vec<f32>> = (0..rows.div_ceil(GRAIN))

@@ -1,23 +1,24 @@
-//! The selection rules on streamed scores: what to keep of each tile, and what is left at the end of a row.
+//! The selection rules on streamed scores: which scores of a tile become candidates, and which candidates a row keeps
+//! in the end.
 //!
-//! A rule sees the scores of a row a stretch at a time and must come to the result it would have come to on the
-//! whole row: every candidate that it drops on the way is one that the whole row would drop too. Tiles of one
-//! round do not see each other's candidates; between rounds each row's are put together, ascending by
-//! latent, and bound what the next round may find.
+//! A rule sees the scores of a row one stretch at a time and must give the result for the whole row: it drops a
+//! candidate only if the whole row would drop it, too. The tiles of one round do not see each other's candidates. After
+//! each round, the candidates of each row are merged, in ascending order of latents, and bound the candidates of the
+//! next round.
 
 use super::batch_topk::Largest;
 use super::simd::{self, Simd};
 use super::tau::{below_largest, exact, newton, origin, rough, round_down};
 use crate::ops::SparseValue;
 
-/// What is still in the running for one row, ascending by index.
+/// The candidates of one row, in ascending order of index.
 #[derive(Debug, Default)]
 pub(crate) struct Candidates {
     pub(super) values: Vec<f32>,
     pub(super) indices: Vec<u32>,
-    /// Scores at or below this are out.
+    /// Scores at or below this are dropped.
     pub(super) bound: f32,
-    /// Candidates left by the last thinning.
+    /// Number of candidates after the last thinning.
     pub(super) thinned: usize,
 }
 
@@ -29,7 +30,7 @@ impl Candidates {
         self.thinned = 0;
     }
 
-    /// What scores of this row have to exceed.
+    /// The bound that scores of this row must exceed.
     pub(crate) fn bound(&self) -> f32 {
         self.bound
     }
@@ -39,13 +40,13 @@ impl Candidates {
         self.values.len()
     }
 
-    /// Takes up scores whose latents do not matter.
+    /// Adds scores whose latents do not matter.
     pub(super) fn extend(&mut self, scores: impl Iterator<Item = f32>) {
         self.values.extend(scores);
         self.indices.resize(self.values.len(), 0);
     }
 
-    /// Takes up what a tile has found in a row.
+    /// Adds the candidates that a tile has found in a row.
     pub(crate) fn take_up(&mut self, found: &Found, row: usize) {
         let entries = found.row(row);
         self.values
@@ -53,20 +54,20 @@ impl Candidates {
         self.indices.extend_from_slice(&found.indices[entries]);
     }
 
-    /// Keeps the candidates that `wanted` says, which sees each score once, in order.
+    /// Keeps the candidates that `wanted` accepts; `wanted` sees each score once, in order.
     pub(super) fn retain(&mut self, wanted: impl FnMut(f32) -> bool) {
         retain(&mut self.values, &mut self.indices, 0, wanted);
         self.thinned = self.values.len();
     }
 
-    /// Ends the row with its candidates as they are.
+    /// Appends the candidates to `out` as they are.
     pub(super) fn append_to(&self, out: &mut Chosen) {
         out.values.extend_from_slice(&self.values);
         out.indices.extend_from_slice(&self.indices);
     }
 }
 
-/// Keeps, from `start` on, the entries whose value is wanted.
+/// Of the entries from `start` on, keeps those whose value is wanted.
 fn retain(
     values: &mut Vec<f32>,
     indices: &mut Vec<u32>,
@@ -85,12 +86,12 @@ fn retain(
     indices.truncate(kept);
 }
 
-/// What a tile has found, row by row.
+/// The candidates that a tile has found, row by row.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     values: Vec<f32>,
     indices: Vec<u32>,
-    /// Where each row ends.
+    /// The end of each row in the lists.
     ends: Vec<usize>,
 }
 
@@ -115,41 +116,41 @@ impl Found {
         start..self.ends[row]
     }
 
-    /// Takes up the scores above a bound.
+    /// Adds the scores above a bound.
     pub(super) fn keep_above(&mut self, simd: Simd, scores: &[f32], bound: f32, first: u32) {
         let (values, indices) = (&mut self.values, &mut self.indices);
         simd::keep_above(simd, scores, bound, first, values, indices);
     }
 }
 
-/// The entries of some rows, ascending by index within each.
+/// The entries of some rows, in ascending order of index within each row.
 #[derive(Debug, Default)]
 pub(crate) struct Chosen {
     pub(crate) values: Vec<f32>,
-    /// Score of each entry, where a rule keeps it; else empty.
+    /// Score of each entry, if the rule keeps it; else empty.
     pub(crate) scores: Vec<f32>,
     pub(crate) indices: Vec<u32>,
-    /// Where each row ends.
+    /// The end of each row in the lists.
     pub(crate) ends: Vec<usize>,
 }
 
 /// A selection rule.
 pub(crate) trait Rule: Sync {
-    /// Latents after which candidates are put together for the first time.
+    /// Number of latents after which candidates are merged for the first time.
     fn first_round(&self) -> usize {
         512
     }
 
-    /// Takes the scores of latents `first..` of a row, where those at or below `bound` are out already.
+    /// Adds the candidates among the scores of latents `first..` of a row. Scores at or below `bound` are not needed.
     fn feed(&self, simd: Simd, scores: &[f32], first: u32, bound: f32, found: &mut Found);
 
     /// Called for every row at the end of a round.
     fn settle(&self, _row: &mut Candidates) {}
 
-    /// Called for all rows at the end of a round; the last one, if `last`.
+    /// Called once for all rows at the end of a round; `last` marks the last round.
     fn settle_batch(&self, _rows: &mut [Candidates], _last: bool) {}
 
-    /// Appends what of a row is active (but not the row's end).
+    /// Appends the active entries of a row (but not the row's end).
     fn finish_row(&self, row: &mut Candidates, out: &mut Chosen);
 }
 
@@ -166,7 +167,7 @@ impl Rule for Threshold {
     }
 }
 
-/// `a = z 1[z > theta]` with entries down to `theta - bandwidth / 2`, of value zero.
+/// `a = z 1[z > theta]`. Scores between `theta - bandwidth / 2` and theta become entries of value zero.
 pub(crate) struct JumpRelu<'a> {
     thresholds: &'a [f32],
     bounds: Vec<f32>,
@@ -212,13 +213,13 @@ impl Rule for JumpRelu<'_> {
 pub(crate) struct TopK(pub(crate) usize);
 
 impl TopK {
-    /// Candidates that are worth thinning.
+    /// Rows with more candidates than this are worth thinning.
     fn many(&self) -> usize {
         2 * self.0 + 64
     }
 
-    /// Leaves the k largest: everything above the k-th largest score, and of those equal to it the first.
-    /// Whatever comes later must exceed it, or lose to an equal one of lower index.
+    /// Keeps the k largest: every score above the k-th largest, and the first of those equal to it. Later scores must
+    /// exceed it, because of equal scores the one with the lower index wins.
     fn thin(&self, row: &mut Candidates) {
         if row.values.len() <= self.0 {
             return;
@@ -258,12 +259,12 @@ impl Rule for TopK {
 
 /// The support of sparsemax.
 ///
-/// tau of any part of a row is a lower bound of the row's tau, so a score at or below it is out for good. The
-/// bound starts at a rough tau of the first panel and follows the candidates as they grow; the exact tau of
-/// the few that are left ends it (Michelot 1986, in f64). No sort anywhere.
+/// The tau of any part of a row is a lower bound of the row's tau, so a score at or below it can be dropped. The bound
+/// starts at a rough tau of the first tile and rises as candidates are added. In the end, the exact tau of the few
+/// remaining candidates is computed (Michelot 1986, in f64). Nothing is sorted.
 pub(crate) struct Sparsemax(pub(crate) SparseValue);
 
-/// New candidates after which the bound is computed again.
+/// Number of new candidates after which the bound is computed again.
 const GROWTH: usize = 128;
 
 impl Rule for Sparsemax {

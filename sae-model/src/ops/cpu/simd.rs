@@ -1,9 +1,8 @@
-//! Vector loops, written once in plain Rust and compiled three times: for AVX-512, for AVX2 with FMA, and for
-//! whatever the target has anyway. The machine's best is chosen at run time.
+//! Vector loops, written once in plain Rust and compiled three times: for AVX-512, for AVX2 with FMA, and for the
+//! target's baseline. The best that the machine supports is chosen at run time.
 //!
-//! `unsafe` is the call of a function compiled for features of the processor, and a [`Simd`] that allows it is
-//! made only by [`Simd::available`], after asking the processor; and two loads in the one loop written with
-//! intrinsics.
+//! `unsafe` covers two things: calls of functions compiled for features of the processor, which need a [`Simd`] that
+//! only [`Simd::available`] makes, after asking the processor; and two loads in the one loop written with intrinsics.
 
 use crate::ops::adam::AdamStep;
 
@@ -21,12 +20,12 @@ enum Isa {
 }
 
 impl Simd {
-    /// The best that this processor has (the answer is cached by the standard library).
+    /// The best instruction set of this processor (the standard library caches the answer).
     pub(crate) fn detect() -> Self {
         Self::available().next().unwrap_or(Self(Isa::Portable))
     }
 
-    /// Everything that this processor has, best first.
+    /// All instruction sets of this processor, best first.
     pub(crate) fn available() -> impl Iterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
         let vector = {
@@ -45,13 +44,13 @@ impl Simd {
     }
 }
 
-/// `a * b + c`: fused where the instruction set has it (in software it would be a slow function call).
+/// `a * b + c`, fused if the instruction set can (in software, it would be a slow function call).
 #[inline(always)]
 fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// Compiles a loop for every instruction set; the function made takes a [`Simd`] first.
+/// Compiles a loop for every instruction set. The generated function takes a [`Simd`] first.
 macro_rules! vectorised {
     ($(#[$doc:meta])* fn $name:ident<$fma:ident>($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
         $(#[$doc])*
@@ -88,13 +87,13 @@ macro_rules! vectorised {
     };
 }
 
-/// Whether a score is above a bound, or not a number, which must not go unseen.
+/// Returns whether a score is above a bound, or NaN, which must not be lost.
 #[inline(always)]
 pub(crate) fn passes(z: f32, bound: f32) -> bool {
     z > bound || z.is_nan()
 }
 
-/// Numbers worked on at once: one AVX-512 register.
+/// Number of floats processed at once: one AVX-512 register.
 const LANES: usize = 16;
 
 /// Row `index` of a matrix of rows of length `d`.
@@ -161,7 +160,7 @@ vectorised! {
     }
 }
 
-/// Appends every score that is not at or below `bound` (a NaN is not) with its index, counted from `first`.
+/// Appends every score that is above `bound` or NaN, with its index counted from `first`.
 pub(crate) fn keep_above(
     simd: Simd,
     scores: &[f32],
@@ -184,7 +183,8 @@ pub(crate) fn keep_above(
     }
 }
 
-/// [`keep_above`] with the comparison of a chunk, a bit a lane, given; what is left of a chunk is padded.
+/// [`keep_above`] with a given comparison of a chunk, which returns one bit per lane. The last, partial chunk is
+/// padded.
 #[inline(always)]
 fn keep_where(
     scores: &[f32],
@@ -210,7 +210,8 @@ fn keep_where(
     keep(&last, chunks.len() * LANES, above(&last));
 }
 
-/// The one loop that the compiler does not vectorise by itself: comparing lanes into the bits of a number.
+/// The one loop that the compiler does not vectorise by itself: it turns comparisons of lanes into the bits of a
+/// number.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
@@ -255,7 +256,7 @@ mod x86 {
 }
 
 vectorised! {
-    /// As [`keep_above`], with a bound for each score.
+    /// [`keep_above`] with one bound per score.
     fn keep_above_each<_FMA>(scores: &[f32], bounds: &[f32], first: u32, values: &mut Vec<f32>, indices: &mut Vec<u32>) {
         for (i, (z, bound)) in scores.iter().zip(bounds).enumerate() {
             if passes(*z, *bound) {
@@ -267,7 +268,7 @@ vectorised! {
 }
 
 vectorised! {
-    /// The largest score; NaN counts as smallest.
+    /// The largest score; NaN is ignored.
     fn maximum<_FMA>(scores: &[f32]) -> f32 {
         let (chunks, rest) = scores.as_chunks::<LANES>();
         let mut max = [f32::NEG_INFINITY; LANES];
@@ -333,7 +334,7 @@ mod tests {
         }
     }
 
-    /// Every instruction set of this machine gives what the portable loops give, at every remainder.
+    /// Every instruction set of this machine agrees with the portable loops, for every remainder.
     #[test]
     fn all_instruction_sets_agree() {
         let portable = Simd(Isa::Portable);

@@ -1,4 +1,4 @@
-//! Sparsemax on slices: one row at a time, rows in parallel, shared by Flex and NdArray.
+//! Dense sparsemax on slices, with rows in parallel. Flex and NdArray share it.
 
 use rayon::prelude::*;
 
@@ -7,8 +7,8 @@ use super::simd::{self, Simd};
 use super::tau;
 use crate::ops::SparseValue;
 
-/// Where the support of a row begins: `z` is in the support if and only if `z - max > offset`.
-/// Both are NaN for a row that holds NaN or infinity.
+/// The start of a row's support: `z` is in the support if and only if `z - max > offset`. Both fields are NaN for a row
+/// with NaN or infinity.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Threshold {
     /// The row's maximum `m`.
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn geometric_rows_need_few_passes() {
-        // The worst case for Michelot's method: each pass drops little. Finishes at once all the same.
+        // The worst case for Michelot's method: each pass drops little. It must still finish at once.
         let row: Vec<f32> = (0..100_000).map(|j| -(1.5f32.powi(-(j % 120)))).collect();
         let sum: f64 = weights(&row).iter().map(|w| f64::from(*w)).sum();
         assert!((sum - 1.0).abs() < 1e-3, "sum {sum}");

@@ -1,16 +1,16 @@
-//! tau of sparsemax: where the support of a row begins, `sum_j max(z_j - tau, 0) = 1`.
+//! The threshold tau of sparsemax, above which scores are in the support: `sum_j max(z_j - tau, 0) = 1`.
 //!
-//! tau is found exactly, without a sort (Michelot 1986; Newton's method on the convex piecewise-linear
-//! function `sum_j max(z_j - tau, 0) - 1`): start from a lower bound, take the mean of what lies above,
-//! drop what falls below, until nothing falls. Each Newton step halves the value or the slope of the
-//! function, so the number of passes is bounded by the bits of a float, not by the width of the row.
-//! The first few steps run in float32 over whole rows ([`rough`]) and leave a margin for rounding; what they let
-//! through, usually a few times the support, is a short list on which the rest is exact in float64 ([`exact`]).
+//! tau is computed exactly and without a sort (Michelot 1986; Newton's method on the convex piecewise-linear function
+//! `sum_j max(z_j - tau, 0) - 1`): start from a lower bound, compute the next one from the scores above it, drop the
+//! scores below, and repeat until none is dropped. Each Newton step halves the value or the slope of the function, so
+//! the number of passes is bounded by the bits of a float, not by the width of the row. The first steps run in float32
+//! over whole rows ([`rough`]), with a margin for rounding. They leave a short list, usually a few times the support,
+//! on which the other steps run in float64 ([`exact`]).
 
 use super::select::Candidates;
 use super::simd::{self, Simd};
 
-/// tau less `origin`; the candidates that are left are the support.
+/// Computes `tau - origin`; the candidates that remain are the support.
 pub(crate) fn exact(row: &mut Candidates, origin: f64) -> f64 {
     let mut tau = newton(&row.values, f64::NEG_INFINITY, origin);
     loop {
@@ -23,10 +23,10 @@ pub(crate) fn exact(row: &mut Candidates, origin: f64) -> f64 {
     }
 }
 
-/// Scores as large as this lose the one that tau is less by, in f64, when they are added up.
+/// From this size on, sums of scores in f64 lose the 1 that is subtracted from them.
 const LARGE: f32 = 1e9;
 
-/// What scores are counted from: zero, or the largest where they are very large.
+/// The value subtracted from scores before they are added up: zero, or the largest score if it is very large.
 pub(crate) fn origin(values: &[f32]) -> f64 {
     let max = largest(values);
     f64::from(if max.abs() < LARGE || !max.is_finite() {
@@ -36,7 +36,7 @@ pub(crate) fn origin(values: &[f32]) -> f64 {
     })
 }
 
-/// The largest value, NaN aside.
+/// The largest value; NaN is ignored.
 fn largest(values: &[f32]) -> f32 {
     values.iter().copied().fold(f32::NEG_INFINITY, f32::max)
 }
@@ -46,7 +46,7 @@ pub(crate) fn below_largest(values: &[f32]) -> f32 {
     largest(values).next_down()
 }
 
-/// One Newton step towards tau: `(sum - 1) / count` over the scores above `bound`, less `origin`.
+/// One Newton step towards tau: `(sum - 1) / count` over the scores above `bound`, with `origin` subtracted from each.
 pub(crate) fn newton(values: &[f32], bound: f64, origin: f64) -> f64 {
     let (mut sum, mut count) = (0.0, 0.0);
     for z in values {
@@ -67,9 +67,9 @@ pub(crate) fn round_down(x: f64) -> f32 {
     }
 }
 
-/// A lower bound of the tau of `scores`: three Newton steps in f32 from `max - 1` (no weight exceeds one, so
-/// tau is no lower), each less a margin above its rounding. A lane adds `n / 16` terms of magnitude at most
-/// one, so the mean is off by less than `n / 16 * 2^-24 < 1e-8 n`.
+/// A lower bound of the tau of `scores`: three Newton steps in f32 from `max - 1` (tau is not lower, because no weight
+/// exceeds one). Each step subtracts a margin larger than its rounding error: a lane adds `n / 16` terms of magnitude
+/// at most one, so the error of the mean is less than `n / 16 * 2^-24 < 1e-8 n`.
 pub(crate) fn rough(simd: Simd, scores: &[f32]) -> f32 {
     let max = simd::maximum(simd, scores);
     if !max.is_finite() {
@@ -81,6 +81,6 @@ pub(crate) fn rough(simd: Simd, scores: &[f32]) -> f32 {
         let (sum, count) = simd::sum_above(simd, scores, max, bound);
         bound = bound.max((sum - 1.0) / count - margin);
     }
-    // At least one ulp of `max` below, where `max - 1` would round up.
+    // At least one ulp below `max`, for the case that `max - 1` rounds up to it.
     round_down(f64::from(max) + f64::from(bound)).min(max.next_down())
 }

@@ -1,4 +1,4 @@
-//! The CubeCL kernels behind Burn's GPU backends: tensors in, launches out.
+//! Launches the CubeCL kernels of Burn's GPU backends.
 
 mod sparsemax;
 
@@ -12,10 +12,10 @@ use super::SparseValue;
 use super::backend::{Host, SaeOps};
 use super::gradients::Gradients;
 
-/// Most cubes along one axis of a launch (WebGPU's limit).
+/// Maximum number of cubes along one axis of a launch (WebGPU's limit).
 const MAX_CUBES: u32 = 65_535;
 
-/// A grid with at least one cube a row.
+/// A grid with at least one cube per row.
 fn one_cube_a_row(rows: usize) -> CubeCount {
     let rows = u32::try_from(rows)
         .expect("a batch has fewer than 2^32 rows")
@@ -23,7 +23,7 @@ fn one_cube_a_row(rows: usize) -> CubeCount {
     CubeCount::Static(rows.min(MAX_CUBES), rows.div_ceil(MAX_CUBES), 1)
 }
 
-/// `[B, M]`, checked against the kernels' 32-bit indices.
+/// The shape `[B, M]`, checked against the kernels' 32-bit indices.
 fn dims(tensor: &CubeTensor) -> [usize; 2] {
     let [rows, latents] = tensor.shape().dims();
     assert!(

@@ -1,17 +1,17 @@
-//! Sparsemax in CubeCL: one cube (work group) a row, Newton's iteration on the whole row in place.
+//! Sparsemax in CubeCL: one cube (work group) per row, which runs Newton's iteration on the whole row in place.
 //!
-//! The same mathematics as `cpu/sparsemax.rs`; sums are float32 of scores shifted by the row's maximum.
-//! NaN and infinity are recognised by their bits, since shader compilers may assume that neither occurs.
+//! The mathematics is that of `cpu/sparsemax.rs`, with float32 sums of scores minus the row's maximum. NaN and infinity
+//! are recognised by their bits, because shader compilers may assume that neither occurs.
 
 use cubecl::prelude::*;
 
-/// Units of a cube; a row is walked in strides of it, so any width will do.
+/// Number of units per cube. A row is read in strides of it, so rows can have any width.
 pub(super) const UNITS: u32 = 128;
 
-/// A quiet NaN. Handed in as an argument: WGSL refuses it as a constant.
+/// A quiet NaN. It is passed as an argument, because WGSL refuses it as a constant.
 pub(super) const NAN_BITS: u32 = 0x7fc0_0000;
 
-/// Row of this cube: cubes are laid out in a grid, since one axis ends at 65,535.
+/// The row of this cube. Cubes form a grid, because one axis is limited to 65,535.
 #[cube]
 fn cube_row() -> u32 {
     CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X
@@ -22,10 +22,10 @@ fn is_non_finite(x: f32) -> bool {
     (u32::reinterpret(x) >> 23) & 0xff == 0xff
 }
 
-/// Sum over the cube of one value a unit; every unit gets it.
+/// Sum over the cube of one value per unit; every unit gets it.
 #[cube]
 fn cube_sum(shared: &mut Shared<[f32]>, value: f32) -> f32 {
-    sync_cube(); // the previous reduction has been read by all
+    sync_cube(); // all units have read the previous result
     shared[UNIT_POS as usize] = value;
     sync_cube();
     let mut stride = CUBE_DIM_X / 2;
@@ -40,7 +40,7 @@ fn cube_sum(shared: &mut Shared<[f32]>, value: f32) -> f32 {
     workgroup_uniform_load(&shared[0])
 }
 
-/// Maximum over the cube of one value a unit; every unit gets it.
+/// Maximum over the cube of one value per unit; every unit gets it.
 #[cube]
 fn cube_max(shared: &mut Shared<[f32]>, value: f32) -> f32 {
     sync_cube();
@@ -60,7 +60,7 @@ fn cube_max(shared: &mut Shared<[f32]>, value: f32) -> f32 {
     workgroup_uniform_load(&shared[0])
 }
 
-/// `tau - max` of the row that starts at `start`: from `-1`, a lower bound, up to the fixed point.
+/// `tau - max` of the row that starts at `start`, iterated from the lower bound `-1` up to the fixed point.
 #[cube]
 fn tau_offset(
     scores: &[f32],

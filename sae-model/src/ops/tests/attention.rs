@@ -1,4 +1,4 @@
-//! The dense kernels against the sort-based oracle, on every device that this build and machine have.
+//! Compares the dense kernels with the sort-based oracle, on every device that this build and machine have.
 
 use burn::tensor::{DType, Device, Tensor};
 use proptest::prelude::*;
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::{devices, tensor, values};
 use crate::ops::{SparseValue, reference, sparse_attention};
 
-/// Weights and the gradient of `sum(weights * upstream)` with respect to the scores.
+/// Returns the weights and the gradient of `sum(weights * upstream)` with respect to the scores.
 fn run(
     op: impl Fn(Tensor<2>, SparseValue) -> Tensor<2>,
     value: SparseValue,
@@ -43,7 +43,7 @@ fn oracle(scores: Tensor<2>, value: SparseValue) -> Tensor<2> {
     reference::sparse_attention(scores.cast(DType::F64), value).cast(DType::F32)
 }
 
-/// The kernels agree with the oracle on every device.
+/// Checks that the kernels agree with the oracle on every device.
 fn check(scores: &[f32], upstream: &[f32], width: usize) {
     for value in [SparseValue::Probability, SparseValue::Score] {
         let (a, dz) = run(oracle, value, scores, upstream, width, &Device::flex());
@@ -55,8 +55,8 @@ fn check(scores: &[f32], upstream: &[f32], width: usize) {
     }
 }
 
-/// Scores on a grid of 1/64, so that sums are exact in float32 and no entry lies at the threshold by
-/// rounding alone: there, the oracle and the kernels may rightly differ.
+/// Scores on a grid of 1/64, so that sums are exact in float32 and no entry lies at the threshold by rounding alone,
+/// where the oracle and the kernels may rightly differ.
 fn grid(width: usize, rows: usize) -> impl Strategy<Value = (Vec<f32>, Vec<f32>)> {
     let score = (-128i32..128).prop_map(|k| k as f32 / 64.0);
     let n = width * rows;
@@ -71,7 +71,7 @@ proptest! {
 
     #[test]
     fn narrow_rows((z, g) in (1usize..40, 1usize..5).prop_flat_map(|(w, r)| grid(w, r).prop_map(move |zg| (w, zg))).prop_map(|(w, (z, g))| {
-        // rows of a power-of-two support only give exact tau; perturbation makes the others generic
+        // tau is exact only if the support's size is a power of two; the slope moves other scores off the threshold
         let z: Vec<f32> = z.iter().enumerate().map(|(i, v)| v + (i % w) as f32 * 1e-3).collect();
         (( z, w), g)
     })) {

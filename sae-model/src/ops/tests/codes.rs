@@ -1,7 +1,7 @@
-//! Sparse codes against plain loops in f64: values and every gradient, for every selection rule.
+//! Compares sparse codes with plain loops in f64: values and every gradient, for every selection rule.
 //!
-//! Queries and dictionaries lie on a coarse grid, so that scores are exact in f32, ties are real ties, and what
-//! is selected is the same question for both sides.
+//! Queries and dictionaries lie on a coarse grid, so that scores are exact in f32, ties are real ties, and both sides
+//! must select the same latents.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ struct Problem {
     thresholds: Vec<f32>,
 }
 
-/// What comes out of it, dense and in f64.
+/// The results, dense and in f64.
 #[derive(Debug)]
 struct Answer {
     activations: Vec<f64>,
@@ -54,7 +54,7 @@ fn transposed(a: &[f64], rows: usize, columns: usize) -> Vec<f64> {
         .collect()
 }
 
-/// The `k` first of `(value, position)` by falling value, then rising position; positive ones only.
+/// The positions of the `k` largest positive scores, by descending score, then by ascending position.
 fn largest(scores: &[f64], k: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..scores.len()).filter(|i| scores[*i] > 0.0).collect();
     order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
@@ -78,7 +78,7 @@ fn tau(scores: &[f64]) -> f64 {
 }
 
 impl Problem {
-    /// On a grid of 1/4, so that scores are exact; `seed` is everything else.
+    /// Values on a grid of 1/4, so that scores are exact; `seed` determines them.
     fn on_grid(rows: usize, latents: usize, width: usize, seed: u64, spread: i32) -> Self {
         let mut state = seed.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(1);
         let mut grid = |n: usize, spread: i32| -> Vec<f32> {
@@ -158,7 +158,7 @@ impl Problem {
         }
     }
 
-    /// Activations, and which latents they come from.
+    /// Returns the activations, and whether each latent is selected.
     fn select(&self, z: &[f64], selection: Selection) -> (Vec<f64>, Vec<bool>) {
         let m = self.latents;
         let mut taken = vec![false; z.len()];
@@ -258,7 +258,7 @@ impl Problem {
         }
     }
 
-    /// The fused operation gives what encode and decode give, gradients included.
+    /// Checks that the fused operation agrees with encode and decode, gradients included.
     fn check_attend(&self, value: SparseValue) {
         let device = Device::flex().autodiff();
         let matrix = |values: &[f32]| tensor(values, self.width, &device).require_grad();
@@ -363,7 +363,7 @@ fn a_poisoned_row_stays_alone() {
                 y[4..8].iter().any(|v| !v.is_finite()),
                 "{selection:?} {bad}: {y:?}"
             );
-            // BatchTopK compares rows with each other: what is left for the others is finite all the same.
+            // BatchTopK compares rows with each other, but the other rows stay finite.
             assert!(
                 y[..4].iter().chain(&y[8..]).all(|v| v.is_finite()),
                 "{selection:?}: {y:?}"

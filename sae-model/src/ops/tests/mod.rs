@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::device::{DeviceError, DeviceName};
 
-/// Every device that this build and machine have; says loudly which it had to leave out.
+/// Every device that this build and machine have. Reports each device that is skipped.
 fn devices() -> Vec<(DeviceName, Device)> {
     [DeviceName::Cpu, DeviceName::NdArray, DeviceName::Wgpu(None)]
         .into_iter()

@@ -1,11 +1,11 @@
-//! How the work is cut changes nothing, and what the mask leaves out stays out.
+//! The cut of the work changes no codes, and masked latents are not selected.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::ops::SparseValue;
 
-/// Numbers without a pattern that a grid would have.
+/// Pseudo-random numbers in [-0.5, 0.5), which do not lie on a coarse grid.
 pub(in super::super) fn noise(n: usize, seed: u32) -> Vec<f32> {
     let mut state = seed;
     let mut next = || {
@@ -24,7 +24,7 @@ const SELECTIONS: [Selection; 6] = [
     Selection::JumpRelu { bandwidth: 0.2 },
 ];
 
-/// Entries row by row: latent and bits of the value.
+/// The entries of each row, as (latent, bits of the value).
 fn rows_of(encoded: &Encoded) -> Vec<Vec<(u32, u32)>> {
     let pattern = &encoded.pattern;
     let of_row = |row| {
@@ -36,7 +36,7 @@ fn rows_of(encoded: &Encoded) -> Vec<Vec<(u32, u32)>> {
     (0..pattern.rows()).map(of_row).collect()
 }
 
-/// For each shape and rule: codes on 1, 2, 3 and 8 threads, and of each row without the others.
+/// Compares, for each shape and rule, the codes on 1, 2, 3 and 8 threads and the codes of single rows.
 #[test]
 fn neither_threads_nor_other_rows_change_a_row() {
     for (rows, latents, d) in [
@@ -88,7 +88,7 @@ fn neither_threads_nor_other_rows_change_a_row() {
     }
 }
 
-/// What the rules make of all scores at once, without rounds, tiles and bounds.
+/// Compares with the rules applied to all scores at once, without rounds, tiles and bounds.
 #[test]
 fn rounds_find_what_the_whole_row_holds() {
     let (rows, latents, d) = (9, 2600, 8);
@@ -147,7 +147,7 @@ fn rounds_find_what_the_whole_row_holds() {
     }
 }
 
-/// A masked latent is not selected, whatever its score; where all are, nothing is.
+/// A masked latent is not selected, whatever its score. If all are masked, nothing is selected.
 #[test]
 fn masked_latents_leave_the_selection() {
     let (rows, latents, d) = (5, 700, 4);
@@ -180,7 +180,7 @@ fn masked_latents_leave_the_selection() {
     }
 }
 
-/// BatchTopK, and how many candidates a batch ever has.
+/// BatchTopK, with the largest number of candidates that the batch had.
 struct Watched(BatchTopK, AtomicUsize);
 
 impl Rule for Watched {
@@ -203,7 +203,7 @@ impl Rule for Watched {
     }
 }
 
-/// The figure of docs/PERFORMANCE.md: about 2 k B candidates, for the whole batch.
+/// The number in docs/PERFORMANCE.md: about 2 k B candidates for the whole batch.
 #[test]
 fn batch_topk_never_holds_three_times_what_it_chooses() {
     let (rows, latents, d, k) = (256, 6144, 16, 32);
@@ -229,7 +229,7 @@ fn batch_topk_never_holds_three_times_what_it_chooses() {
     );
 }
 
-/// Scores of which float64 does not hold one less.
+/// Scores so large that `z - 1` equals `z` in float64.
 #[test]
 fn very_large_scores_keep_their_support() {
     for value in [SparseValue::Probability, SparseValue::Score] {
