@@ -96,7 +96,7 @@ fn directions(matcher: &Matcher, pairs: &Pairs, alive: usize) -> Vec<Estimate> {
     ]
 }
 
-/// A metric that depends on no row, and so has no interval.
+/// A metric without an interval.
 fn exact(name: &str, value: f64, formula: &str) -> Estimate {
     Estimate {
         name: name.into(),
