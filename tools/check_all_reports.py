@@ -5,7 +5,7 @@ Usage:  python3 tools/check_all_reports.py target/debug        (the folder of sa
 
 The data is part of the sample in data/wordnet_minilm, written in each format by numpy, pyarrow, datasets and safetensors
 (sae-data/tests/python/requirements.txt). Programs built without the feature `parquet` get the rows of the Parquet files as
-Arrow, which is printed. Works in a temporary directory; exits with 1 at the first report that differs.
+Arrow, and a message says so. Works in a temporary directory; exits with 1 at the first report that differs.
 """
 
 import json
@@ -40,7 +40,7 @@ def save_bf16(path, name, x):
 
 
 def shards(path, x, labels):
-    """Ours: three files with documents of three rows, one of which goes on in the next file."""
+    """Our format: three files of documents with three rows; the last document of a file continues in the next one."""
     path.mkdir()
     documents, entries = np.arange(len(x)) // 3, []
     for i, rows in enumerate(np.array_split(np.arange(len(x)), 3)):
@@ -52,7 +52,7 @@ def shards(path, x, labels):
 
 
 def saev(path, x, labels):
-    """Two layers, of which the second is the data; one class token an example, which has no label."""
+    """Two layers, of which the second is the data; each example has one class token, which has no label."""
     path.mkdir()
     examples = x.reshape(-1, TOKENS, x.shape[1])
     both = np.stack([-examples, examples], axis=1).astype("<f4")
@@ -68,7 +68,7 @@ def saev(path, x, labels):
 
 
 def columns(x, labels, examples):
-    """A table with a row, or an example of rows, in each of its rows."""
+    """A table whose rows each hold one row of x, or one example of several."""
     rows = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), x.shape[1])
     if examples:
         rows = pa.ListArray.from_arrays(pa.array(np.arange(0, len(x) + 1, TOKENS, dtype=np.int32)), rows)
@@ -77,7 +77,7 @@ def columns(x, labels, examples):
 
 
 def write(work, x, labels):
-    """Every data set, by its name."""
+    """Writes every data set."""
     by_example, examples = labels[::TOKENS].copy(), x.reshape(-1, TOKENS, COLUMNS)
     save_file({"acts": x, "other": x[:4, None], "labels": labels}, work / "named.safetensors")
     save_bf16(work / "bf16.safetensors", "x", x)
@@ -207,7 +207,7 @@ def train(program, name, work, data, model):
 
 
 def must_differ(run):
-    """A check that cannot fail is none."""
+    """Exits unless check_report.py finds each wrong number: a check that cannot fail proves nothing."""
     path = run / "reports/report.json"
     for what, report in spoiled(json.loads(path.read_text())):
         path.write_text(json.dumps(report))

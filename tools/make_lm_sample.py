@@ -3,14 +3,14 @@
 
     python3 tools/make_lm_sample.py EXPORTS PROSE data/smollm2           (needs numpy, safetensors)
 
-EXPORTS holds the directories `train` and `heldout`, as export_activations.py writes them of PROSE/train.jsonl and
-PROSE/heldout.jsonl, which prose.py writes (docs/DATA.md has the commands). The documents are taken whole and in the
-order of the file, which is that of a hash: those of PostgreSQL's documentation alone, because its licence lets anyone
-pass on what is made of it, until the rows are full.
+EXPORTS holds the directories `train` and `heldout`, which export_activations.py writes from PROSE/train.jsonl and
+PROSE/heldout.jsonl, which prose.py writes (docs/DATA.md has the commands). Whole documents are taken in the order of the
+file, which is that of a hash, until there are enough rows. Only PostgreSQL's documentation is taken, because its licence
+lets anyone pass on what is made from it.
 
-Among the rows of a language model about one in 10,000 has a norm beyond ten times the median, too few for a sample to
-have any by chance, and what a recipe does with them is what the sample is to tell. So the first documents with such a
-row come first, until there are OUTLIERS of them on each side. A pure function of the exports: no seed.
+About one in 10,000 rows of a language model has a norm beyond ten times the median. These are too few for a sample to
+have any by chance, but the sample is meant to show how a recipe handles them. So the first documents with such a row
+come first, OUTLIERS of them on each side. The sample is a pure function of the exports: there is no seed.
 """
 
 import argparse
@@ -27,7 +27,7 @@ BEYOND = 10  # times the median norm
 
 
 def load(export: pathlib.Path) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-    """Activations [N, d], document numbers [N], and what the index says of them."""
+    """Activations [N, d], document numbers [N], and the index's metadata."""
     index = json.loads((export / "index.json").read_text())
     parts = [load_file(export / shard["file"]) for shard in index["shards"]]
     rows, documents = (np.concatenate([part[name] for part in parts]) for name in ("activations", "doc"))
@@ -35,7 +35,7 @@ def load(export: pathlib.Path) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
 
 
 def choose(rows: np.ndarray, documents: np.ndarray, allowed: set[int], wanted: int, outliers: int) -> np.ndarray:
-    """Which rows to take: whole documents, some with outliers first, then in their order, `wanted` rows at most."""
+    """The rows to take, at most `wanted`: whole documents, first `outliers` of them with outliers, then all in order."""
     norms = np.linalg.norm(rows.astype(np.float32), axis=1)
     beyond = norms > BEYOND * np.median(norms)
     print(f"{beyond.sum()} of {len(rows)} rows beyond {BEYOND} times the median norm of {np.median(norms):.1f}")

@@ -3,7 +3,7 @@
 
 Usage:  python3 tools/make_sample.py SOURCE_DIR data/wordnet_minilm      (needs numpy, safetensors)
 
-SOURCE_DIR holds the shards that tools/export_activations.py writes of the WordNet glosses (README, "Your own
+SOURCE_DIR holds the shards that tools/export_activations.py writes from the WordNet glosses (README, "Your own
 activations"), or sentences.safetensors (activations f16 [N, d], labels i64 [N]); class_embeddings.safetensors (weight
 f32 [C, d]) and classes.json. The cut is stratified by class and a pure function of SEED, so running it again gives the
 same rows.

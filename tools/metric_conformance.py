@@ -9,16 +9,16 @@ Needs torch, numpy and these packages, each imported as it is (versions are reco
     pip install sae-lens==6.54.12 dictionary-learning==0.1.0 eai-sparsify==1.3.3
 
 --openai and --paper are clones of github.com/openai/sparse_autoencoder and github.com/qyj-bkjx/Sparsemax-SAE. Neither
-is a package that can be imported without a GPU or a data set, so single functions are taken out of their files
-and run as they stand. Without the clones their values are left alone by --check, and cannot be written.
+can be imported without a GPU or a data set, so single functions are taken out of their files and run unchanged.
+Without the clones, --check skips their values, and they cannot be written.
 
-Writes sae-model/src/stats/golden/toolkits.json, which the tests of sae-model compare with `ToolkitStats`: CI needs
-neither Python nor torch. With --check it writes nothing, and exits with 1 if a value is not the one in that file.
+Writes sae-model/src/stats/golden/toolkits.json, which the tests of sae-model compare with `ToolkitStats`: they
+need neither Python nor torch. With --check it writes nothing, and exits with 1 if a value differs from that file.
 Every value is also compared with the float64 formulas of sae_report/metrics.py.
 
 With --run the packages see the held-out rows of an evaluated run, reconstructed by the numpy model of sae_report/model.py,
 and their values are printed beside those of the report: as one batch, and over batches of --batch rows. Exits with 1
-if a value of the one batch is not the report's.
+if a value of the one batch differs from the report's.
 """
 
 import argparse
@@ -42,15 +42,15 @@ from sae_report.model import Model
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "sae-model/src/stats/golden/toolkits.json"
 ROWS, WIDTH, LATENTS = 40, 6, 8
-# The packages add at most 40 x 6 float32 terms of one sign, each sum off by at most 240 x 6e-8 of itself; 1 - ratio
-# keeps the error of the ratio, so the bound is absolute below 1.
+# The packages add at most 40 x 6 float32 terms of one sign, so each sum has a relative error of at most 240 x 6e-8;
+# 1 - ratio keeps the error of the ratio, so the bound is absolute below 1.
 TOLERANCE = 240 * 2**-24
 
 
 def fixed_arrays():
-    """Rows far from the origin, a reconstruction with a constant error, codes with every case a definition can differ on.
+    """Rows far from the origin, a reconstruction with a constant error, codes with all cases in which definitions differ.
 
-    All values are multiples of 1/64, so that they are exact in float32 and short in JSON.
+    All values but 2^-11 are multiples of 1/64, so they are exact in float32 and short in JSON.
     """
     rng = np.random.default_rng(0)
 
@@ -169,7 +169,7 @@ def cases(args):
         ("constant x", constant, np.repeat(x_hat[:1], ROWS, 0), ROWS),
         ("constant x, exact", constant, constant, ROWS),
     ):
-        # rows of constant x are the same to a look-up by content, so they have the same codes
+        # rows are looked up by content, so equal rows must have equal codes
         arrays = (case_x, case_x_hat, np.repeat(a[:1], ROWS, 0) if name.startswith("constant") else a)
         values = packages(args, arrays, batch)
         if batch == ROWS:
@@ -178,7 +178,7 @@ def cases(args):
 
 
 def finite(values):
-    """JSON has no NaN: a value that is none, or infinite, is null."""
+    """JSON has no NaN and no infinity: both become null."""
     return {k: finite(v) if isinstance(v, dict) else (v if math.isfinite(v) else None) for k, v in values.items()}
 
 
@@ -215,7 +215,7 @@ def packages(args, arrays, batch):
 def beside_report(args):
     report = json.loads((args.run / "reports/report.json").read_text())
     data = tomllib.loads((args.run / "config.toml").read_text())["data"]
-    x = next(split(data)[1].blocks(sys.maxsize))[1]  # whole: the packages' functions want it so
+    x = next(split(data)[1].blocks(sys.maxsize))[1]  # all rows at once: the packages' functions need them so
     x_hat, a, _ = evaluated(Model.load(args.run / "model"), x)
     arrays = [v.astype(np.float32) for v in (x, x_hat, a)]
     whole = finite(packages(args, arrays, len(x)))
@@ -271,7 +271,7 @@ def check(fresh, kept):
 
 
 def as_json(golden):
-    """A row of an array a line."""
+    """JSON with one line per row of an array."""
     def array(name):
         return f'  "{name}": [\n' + ",\n".join("    " + json.dumps(row) for row in golden[name]) + "\n  ]"
 
@@ -285,7 +285,7 @@ def main():
     parser.add_argument("--openai", type=pathlib.Path, help="clone of openai/sparse_autoencoder")
     parser.add_argument("--paper", type=pathlib.Path, help="clone of qyj-bkjx/Sparsemax-SAE")
     parser.add_argument("--run", type=pathlib.Path, help="an evaluated run: print the packages' values beside its report")
-    parser.add_argument("--batch", type=int, default=128, help="with --run, rows of a batch")
+    parser.add_argument("--batch", type=int, default=128, help="with --run, rows per batch")
     args = parser.parse_args()
     if args.run:
         sys.exit(beside_report(args) > 0)

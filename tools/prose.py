@@ -6,16 +6,16 @@
     python3 tools/prose.py DST [--words 70] [--only postgresql]
 
 DST gets train.jsonl, validation.jsonl and heldout.jsonl, one passage per line ({"text": ..., "source": ...}). A passage
-is a fortune, or neighbouring paragraphs of one page, closed as soon as it has --words words. A paragraph is prose if it
-has 12 words or more and 85 % of it are letters and spaces, which leaves out code, tables and lists of names; one that
-was there before is left out. In Perl's pages markup is taken off by a pattern: of some links the target remains beside
-the text (3 % of the passages). A page, or for fortunes a tenth of a file, falls into a split as a whole, by the hash of
-its name (2 % validation, 4 % held out). Passages of a split are ordered by their own hash, so that any first N are a
-sample of all. Standard library only; the same packages give the same bytes.
+is a fortune, or neighbouring paragraphs of one page; it ends as soon as it has --words words. A paragraph is prose if it
+has at least 12 words and at least 85 % of it are letters and spaces, which leaves out code, tables and lists of names.
+Repeated paragraphs are left out. A pattern removes the markup of Perl's pages; some links keep their target beside the
+text (3 % of the passages). The hash of its name puts a whole page, or for fortunes a tenth of a file, into a split (2 %
+validation, 4 % held out). The passages of a split are ordered by their hashes, so the first N are a sample of all. It
+needs only the standard library; the same packages give the same bytes.
 
 The texts stay on your machine. Their licences: PostgreSQL's documentation, the PostgreSQL licence; Perl's, Artistic or
 GPL-1+; the handbook, GPL-2+ or CC-BY-SA-3.0; the three other books of Debian, GPL-2 or GPL-2+; fortunes are quotations
-of many authors. Only PostgreSQL's may be passed on without conditions but its notice: for data that is to be
+of many authors. Only PostgreSQL's may be passed on with no condition except its notice: for data that will be
 redistributed, use --only postgresql.
 """
 
@@ -36,7 +36,7 @@ DEBIAN = (
 )
 PERL = "/usr/share/perl/5*/pod/*.pod"
 FORTUNES = pathlib.Path("/usr/share/games/fortunes")
-SHORTEST = 12  # words of a paragraph
+SHORTEST = 12  # words per paragraph
 BLOCKS = {"p", "dd", "li", "blockquote"}
 NOT_PROSE = {"pre", "script", "style", "table", "head"}
 MARKUP = re.compile(r"[A-Z]<+\s?((?:[^<>]|<[^<>]*>)*?)\s?>+")  # of a pod, such as C<print>
@@ -95,7 +95,7 @@ def installed(pattern: str) -> list[pathlib.Path]:
 
 
 def pages() -> Iterator[tuple[str, list[str], bool]]:
-    """Name, paragraphs, and whether each paragraph is a document of its own, for every page."""
+    """Yields for every page its name, its paragraphs, and whether each paragraph is a document of its own."""
     for pattern in (*DEBIAN, POSTGRES):
         for path in installed(pattern):
             if not path.name.startswith("release"):  # lists of changes
@@ -134,7 +134,7 @@ def passages(paragraphs: list[str], apart: bool, words: int, seen: set[str]) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dst", type=pathlib.Path, help="directory to write")
-    parser.add_argument("--words", type=int, default=70, help="words that close a passage (default 70)")
+    parser.add_argument("--words", type=int, default=70, help="words after which a passage ends (default 70)")
     parser.add_argument("--only", default="", metavar="WORD", help="only pages with this in their path")
     args = parser.parse_args()
     documents: list[tuple[str, dict[str, str]]] = []

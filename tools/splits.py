@@ -1,4 +1,4 @@
-"""Documents in three splits, the same for every tool that collects texts: by a hash, so no list has to be kept."""
+"""Puts documents into three splits by a hash, the same for every tool that collects texts, so no list has to be kept."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ def hashed(text: str) -> int:
 
 
 def split_of(name: str) -> str:
-    """The split of everything that goes by this name."""
+    """The split of everything with this name."""
     place = hashed(name) % 100
     return "validation" if place < VALIDATION else "heldout" if place < VALIDATION + HELD_OUT else "train"
 

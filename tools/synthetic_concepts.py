@@ -5,11 +5,11 @@ Usage:  python3 tools/synthetic_concepts.py data/synthetic
         cargo run -p sae-train -- data/synthetic/synthetic.toml
         cargo xtask eval runs/synthetic
 
-Needs numpy. Row i is x_i = sum_g s_ig c_g + noise: G concepts c_g of length 1 in d dimensions (G may be above d), strengths s_ig
-uniform in [0.5, 1.5) where the concept is in the row and 0 elsewhere, and normal noise. Concept g is in a part p_g of the rows,
-p_g proportional to (g + 1)^-power, on average `active` concepts a row. With --group n, n neighbouring concepts come together: a
-group is open in three times as many rows as its most frequent concept (in all of them at most), and its concepts are in rows
-where it is open alone; the parts p_g stay.
+Needs numpy. Row i is x_i = sum_g s_ig c_g + noise: G concepts c_g of norm 1 in d dimensions (G may be above d), strengths
+s_ig uniform in [0.5, 1.5) if the row contains the concept and 0 otherwise, and normal noise. A share p_g of the rows
+contains concept g. p_g is proportional to (g + 1)^-power, at most 1/2, with `active` concepts per row on average. With
+--group n, n neighbouring concepts occur together: a group is open in three times as many rows as its most frequent
+concept (at most in all), and its concepts occur only where it is open; the shares p_g stay the same.
 
 Writes train.safetensors, heldout.safetensors (activations, float32), true_concepts.safetensors [G, d], true_codes.safetensors
 [held-out rows, G] (float16) and synthetic.toml. The same arguments give the same bytes with the same numpy.
@@ -38,7 +38,7 @@ def save(path, name, rows, width, dtype, blocks):
 
 
 def frequencies(concepts, power, active):
-    """Part of the rows that each concept is in: a power law, at most 1/2."""
+    """Share of the rows that contain each concept: a power law, at most 1/2."""
     shares = (np.arange(concepts) + 1.0) ** -power
     parts = np.zeros(concepts)
     for _ in range(100):  # what is cut off at 1/2 goes to the others
@@ -73,12 +73,12 @@ def main():
         ("concepts", int, 256, "G"),
         ("rows", int, 60_000, "training rows"),
         ("held-out", int, 4_000, "held-out rows"),
-        ("active", float, 8, "concepts in a row, on average"),
-        ("power", float, 0.8, "of the law of frequencies; 0: all alike"),
-        ("group", int, 1, "neighbouring concepts that come together"),
+        ("active", float, 8, "concepts per row, on average"),
+        ("power", float, 0.8, "exponent of the power law of frequencies; 0: all alike"),
+        ("group", int, 1, "neighbouring concepts that occur together"),
         ("noise", float, 0.02, "standard deviation of each element"),
         ("latents", int, 512, "M of the config"),
-        ("seed", int, 0, "of everything"),
+        ("seed", int, 0, "of all random numbers"),
     ):
         parser.add_argument(f"--{name}", type=kind, default=default, help=f"{about} (default: {default})")
     args = parser.parse_args()
@@ -105,7 +105,7 @@ def main():
     lines = ['run = "synthetic"', "", "[data]", *(f"{k} = {v}" for k, v in paths.items()),
              "", "[model]", f"n_latents = {args.latents}", "", "[training]", "steps = 1500", "batch_size = 1024"]
     (out / "synthetic.toml").write_text("\n".join(lines) + "\n")
-    print(f"{out}: {args.concepts} concepts, {parts.sum():.1f} a row, from {parts.min():.1e} to {parts.max():.1e} of the rows")
+    print(f"{out}: {args.concepts} concepts, {parts.sum():.1f} per row, each in {parts.min():.1e} to {parts.max():.1e} of the rows")
 
 
 if __name__ == "__main__":

@@ -6,15 +6,15 @@
 
 Needs WordNet 3.0 (Debian package wordnet-base), and numpy for --shuffle.
 
-The first form writes the glosses of nouns, labelled, and the texts of their classes. The label of a gloss is the
+The first form writes the labelled glosses of nouns, and the texts of their classes. The label of a gloss is the
 lexicographer file of its noun, one of 26: act, animal, ..., time. classes.json maps them to descriptions, after
-lexnames(5WN), and is for --class-texts. With --first-definition --shuffle 0 --limit 24000 they are the ones that
-data/wordnet_minilm is cut from.
+lexnames(5WN), and is for --class-texts. With --first-definition --shuffle 0 --limit 24000 the glosses are
+those from which data/wordnet_minilm is cut.
 
-The second writes the glosses of all nouns, verbs, adjectives and adverbs, whole, with their examples, to
-DST/{train,validation,heldout}.jsonl ({"text": ..., "source": "verb 00001740"}), without labels: classes of nouns and
-of verbs have nothing in common. A gloss falls into a split by the hash of what it says before its first example (2 %
-validation, 4 % held out), so that glosses that begin alike ("in a ... manner" twice) are on one side.
+The second form writes the glosses of all nouns, verbs, adjectives and adverbs, whole, with their examples, to
+DST/{train,validation,heldout}.jsonl ({"text": ..., "source": "verb 00001740"}), without labels, because nouns and verbs
+have no classes in common. The hash of a gloss's text before its first example chooses its split (2 % validation, 4 %
+held out), so glosses with the same definition ("in a ... manner" twice) are on one side.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def read_glosses(data: pathlib.Path) -> Iterator[tuple[str, int, str]]:
 
 
 def definition(gloss: str) -> str:
-    """What comes before the first example."""
+    """The part of a gloss before its first example."""
     return gloss.split('; "')[0]
 
 
@@ -103,7 +103,7 @@ def main() -> None:
     option("glosses", type=pathlib.Path, nargs="?", help="documents to write, .jsonl")
     option("classes", type=pathlib.Path, nargs="?", help="class texts to write, .json")
     option("--all", type=pathlib.Path, metavar="DST", help="directory to write all glosses to, in three splits")
-    option("--wordnet", type=pathlib.Path, default="/usr/share/wordnet", help="directory of data.noun and its like")
+    option("--wordnet", type=pathlib.Path, default="/usr/share/wordnet", help="directory with data.noun, data.verb and so on")
     option("--first-definition", action="store_true", help="cut a gloss before its first example")
     option("--shuffle", type=int, metavar="SEED", help="shuffle with numpy's default_rng(SEED)")
     option("--limit", type=int, metavar="N", help="keep the first N, after shuffling")

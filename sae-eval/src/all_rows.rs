@@ -1,5 +1,5 @@
-//! The held-out rows together with those that `data.max_norm` leaves out: how well a model does on what it was not
-//! trained for, and how much of the variance that is.
+//! Metrics of all held-out rows, including those that `data.max_norm` leaves out. They show how well a model
+//! reconstructs rows it was not trained on, and how much of the variance lies in the largest rows.
 
 use anyhow::Result;
 use sae_data::ActivationData;
@@ -9,14 +9,14 @@ use crate::evaluate::Passes;
 use crate::model::{Model, values};
 use crate::report::AllRowsSection;
 
-/// What is gathered while the rows within the limit pass.
+/// Collects what the section needs while the rows within the limit pass.
 pub(crate) struct AllRows {
     pub(crate) largest: LargestRows,
     left_out: ActivationData,
 }
 
 impl AllRows {
-    /// For the held-out rows, of which `left_out` are beyond the limit; `within` is the mean of the others.
+    /// `left_out` are the held-out rows beyond the limit; `within` is the mean of the others.
     pub(crate) fn new(passes: &Passes, within: &[f64], left_out: ActivationData) -> Result<Self> {
         let (n, m) = (passes.run.held_out.rows(), left_out.rows());
         let beyond = passes.mean(&left_out)?;
@@ -28,7 +28,7 @@ impl AllRows {
         })
     }
 
-    /// The section of the report; `reconstruction` is of the rows within the limit.
+    /// The section of the report. `reconstruction` covers the rows within the limit.
     pub(crate) fn section(
         mut self,
         passes: &Passes,

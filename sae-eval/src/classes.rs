@@ -1,4 +1,4 @@
-//! Top-n classification: what the first latents of a class carry of it.
+//! Top-n classification: how much of a class its first n latents carry.
 
 use anyhow::Result;
 use burn::tensor::Tensor;
@@ -12,10 +12,10 @@ use crate::model::{Codes, Model};
 use crate::ranking::{Counters, Ranking, Rule, classes_at_once};
 use crate::report::{ClassAccuracy, TopN, TopNRow};
 
-/// Labels that are read at a time.
+/// Labels read at a time.
 const LABELS: usize = 1 << 16;
 
-/// What top-n classification needs beside a model.
+/// Everything that top-n classification needs except a model.
 pub(crate) struct Setting<'a> {
     pub(crate) head: &'a Head,
     pub(crate) rule: Rule,
@@ -27,11 +27,11 @@ pub(crate) struct Setting<'a> {
 
 /// Accuracies of one model.
 pub(crate) struct Judged {
-    /// Of the rows of all classes: the activations, and their full reconstructions.
+    /// Over the rows of all classes: of the activations, and of their full reconstructions.
     all: [Accuracy; 2],
-    /// Of the rows of classes that are ranked: the activations.
+    /// Over the rows of the ranked classes: of the activations.
     original: Accuracy,
-    /// The same rows, for each n, then for all: n, on, off.
+    /// Over the same rows: `(n, on, off)` for each n, then for all latents (`None`).
     rows: Vec<(Option<usize>, Accuracy, Accuracy)>,
 }
 
@@ -56,8 +56,8 @@ impl<'a> Setting<'a> {
         })
     }
 
-    /// Ranks the latents of each class on the training split, which is read once a group of classes; each of its
-    /// rows is encoded once, and then seen by `observe`.
+    /// Ranks the latents of each class on the training split. The split is read once per group of classes; each of its
+    /// rows is encoded once and passed to `observe`.
     fn rank(&self, passes: &Passes, model: &Model, observe: &mut ObserveTrain) -> Result<Ranking> {
         let (head, train) = (self.head, &passes.run.train);
         let latents = passes.run.config.model.n_latents;
@@ -92,7 +92,7 @@ impl<'a> Setting<'a> {
     }
 }
 
-/// Rows that are encoded together, whichever blocks they came in.
+/// Collects rows across blocks and encodes them together.
 struct Batch<'a> {
     passes: &'a Passes<'a>,
     model: &'a Model,
@@ -130,7 +130,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Encodes and counts the rows that wait.
+    /// Encodes and counts the collected rows.
     fn count(&mut self) {
         if self.places.is_empty() {
             return;
@@ -145,7 +145,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Top-n classification of the batches of one pass over the held-out split.
+/// Top-n classification during one pass over the held-out split.
 pub(crate) struct ClassPass<'a> {
     setting: &'a Setting<'a>,
     model: &'a Model,
@@ -154,7 +154,7 @@ pub(crate) struct ClassPass<'a> {
 }
 
 impl<'a> ClassPass<'a> {
-    /// `observe` sees the training rows as they are encoded.
+    /// Ranks the latents; `observe` sees the training rows as they are encoded.
     pub(crate) fn new(
         passes: &Passes,
         model: &'a Model,
@@ -177,7 +177,7 @@ impl<'a> ClassPass<'a> {
         })
     }
 
-    /// Adds a batch `x [B, d]` with its codes and full reconstruction; it starts at held-out row `start`.
+    /// Adds a batch `x [B, d]`, which starts at held-out row `start`, with its codes and full reconstruction.
     pub(crate) fn add(
         &mut self,
         held_out: &ActivationData,
@@ -221,7 +221,7 @@ impl<'a> ClassPass<'a> {
     }
 }
 
-/// A batch of codes, of which parts are decoded.
+/// A batch of codes, from which selected entries are decoded.
 struct Filter<'a> {
     codes: &'a SparseCodes,
     input: &'a Input,
@@ -231,7 +231,7 @@ struct Filter<'a> {
 }
 
 impl Filter<'_> {
-    /// The reconstruction from the entries whose rank is to `keep`.
+    /// Decodes the entries whose rank `keep` accepts.
     fn decoded(&self, model: &Model, keep: impl Fn(u32) -> bool) -> Tensor<2> {
         let pattern = &self.codes.pattern;
         let (mut offsets, mut indices, mut values) = (vec![0], Vec::new(), Vec::new());

@@ -15,15 +15,15 @@ use tracing_subscriber::fmt::format::FmtSpan;
 use crate::ranking::Rule;
 use crate::{evaluate, model, report, run};
 
-/// The threshold of the paper's code, for scores that are cosines.
+/// The threshold in the paper's code, whose scores are cosines.
 const PAPER_THRESHOLD: f32 = 0.2;
 
 /// Evaluate a trained run on its held-out data: reconstruction, sparsity, top-n classification.
 ///
-/// Writes reports/report.md and reports/report.json in the run directory. A report that is there is replaced, whatever
-/// the options were that it was made with.
+/// Writes reports/report.md and reports/report.json in the run directory. An existing report is replaced, whichever
+/// options it was made with.
 ///
-/// Exit codes: 0 done, 2 the run, the data or the device is not right (no report is written).
+/// Exit codes: 0 done; 2 the run, the data or the device is wrong (no report is written).
 #[derive(Parser, Debug)]
 #[command(version)]
 pub(crate) struct Arguments {
@@ -32,30 +32,30 @@ pub(crate) struct Arguments {
     /// Device to evaluate on: cpu, ndarray, wgpu or wgpu:N.
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,
-    /// Threads to compute with; default: RAYON_NUM_THREADS, or one for each processor.
+    /// Number of threads; default: RAYON_NUM_THREADS, or one per processor.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     threads: Option<u32>,
-    /// Rows at a time; default: 1024, or fewer where a GPU holds the activations of all latents at once.
+    /// Rows per batch; default: 1024, or fewer where a GPU holds the activations of all latents at once.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) batch_size: Option<u32>,
     /// Numbers of latents to keep (or drop) in top-n classification; "all" is always included.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 5, 10, 50])]
     pub(crate) top_n: Vec<usize>,
-    /// How the latents of a class are ranked: by the class's training rows on which they are active at all (firing), or
-    /// on which they exceed a number (threshold; this depends on the unit of the activations).
+    /// How to rank the latents of a class: by the number of the class's training rows on which they are active
+    /// (firing), or on which they exceed a threshold (threshold; this depends on the unit of the activations).
     #[arg(long, value_enum, default_value_t = RankBy::Firing)]
     rank_by: RankBy,
-    /// With --rank-by threshold, that number; default: 0.2, as in the paper's code.
+    /// The threshold of --rank-by threshold; default: 0.2, as in the paper's code.
     #[arg(long, value_name = "T")]
     fire_threshold: Option<f32>,
-    /// Leave out the same model before training, to save its passes over the data.
+    /// Leave out top-n classification before training, which saves passes over the data.
     #[arg(long)]
     pub(crate) no_untrained: bool,
     #[command(flatten)]
     elsewhere: run::Elsewhere,
 }
 
-/// The rules of ranking, by name.
+/// Names of the ranking rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum RankBy {
     Firing,
@@ -124,7 +124,7 @@ fn evaluate_run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Opens a device by its name. Where it is not compiled in, the error says how to build with it.
+/// Opens a device by its name. If it is not compiled in, the error says how to build with it.
 fn open_device(name: &str) -> Result<Device> {
     let opened = name.parse().and_then(DeviceName::open);
     opened.map_err(|error| match error {
@@ -135,12 +135,12 @@ fn open_device(name: &str) -> Result<Device> {
     })
 }
 
-/// Writes both files of a report. Several processes take turns, so that the two files are of the same report.
+/// Writes both files of a report. Processes take turns, so that both files belong to the same report.
 fn write(run: &RunDir, report: &report::Report, markdown: &str) -> Result<()> {
     let dir = run.reports();
     std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
     let lock = File::open(&dir);
-    // Without locks (some network file systems have none) each file is whole all the same.
+    // Some network file systems have no locks; even there, each file is whole.
     let _locked = lock.as_ref().is_ok_and(|dir| dir.lock().is_ok());
     let json = serde_json::to_string_pretty(report)? + "\n";
     for (path, text) in [

@@ -1,6 +1,6 @@
-//! The passes over the data: one over the held-out split for everything that is judged, and one over the
-//! training split for what top-n classification learns about classes. A quick one before, without the model, finds the
-//! mean of the held-out rows, which one toolkit's definition needs beforehand.
+//! The passes over the data. The first, without the model, finds the mean of the held-out rows, which some metrics need
+//! beforehand. The training split is then read to rank latents and to sample rows, and the held-out split to measure
+//! everything.
 
 use std::time::Instant;
 
@@ -22,7 +22,7 @@ use crate::recovery;
 use crate::report::{AllRowsSection, Measured, Report, TopN};
 use crate::run::Run;
 
-/// Rows evaluated at a time on the host, where codes are sparse.
+/// Rows per batch on the host, where codes are sparse.
 const ROWS: usize = 1024;
 /// Latent activations computed at a time on a GPU, where they are dense: 1024 rows at 8192 latents, 32 MB.
 const MAX_DENSE: usize = 1 << 23;
@@ -87,13 +87,13 @@ pub(crate) fn report(
     ))
 }
 
-/// What the pass over the held-out rows gathers.
+/// Sums that the pass over the held-out rows collects.
 struct Gathered {
     reconstruction: ReconstructionStats,
     largest: LargestRows,
     sparsity: SparsityStats,
     toolkits: ToolkitStats,
-    /// Where rows are beyond the limit.
+    /// Set if some rows are beyond `data.max_norm`.
     all_rows: Option<AllRows>,
 }
 
@@ -113,7 +113,6 @@ impl Gathered {
         })
     }
 
-    /// Adds a batch.
     fn add(&mut self, x: &[f32], codes: &SparseCodes, x_hat: &[f32]) {
         let values = codes.host_values();
         let (latents, lengths) = (codes.pattern.indices(), || codes.pattern.row_lengths());
@@ -126,7 +125,8 @@ impl Gathered {
         }
     }
 
-    /// Metrics of the rows within the limit, and the section of all rows, for which the others are reconstructed.
+    /// Metrics of the rows within the limit, and the section on all rows, for which the rows beyond it are
+    /// reconstructed.
     fn reconstruction(
         &mut self,
         passes: &Passes,
@@ -157,7 +157,7 @@ fn top_n(
     }
 }
 
-/// Rows that are encoded together.
+/// Rows per batch.
 fn rows_at_once(arguments: &Arguments, model: &Model, latents: usize) -> usize {
     match arguments.batch_size {
         Some(rows) => rows as usize,
@@ -166,20 +166,20 @@ fn rows_at_once(arguments: &Arguments, model: &Model, latents: usize) -> usize {
     }
 }
 
-/// Sees training rows in batches: their indices, `x [B, d]` and their codes.
+/// A callback for batches of training rows: their indices, `x [B, d]` and their codes.
 pub(crate) type ObserveTrain<'a> = dyn FnMut(&[usize], &[f32], &SparseCodes) + 'a;
 
-/// What all passes share.
+/// State that all passes share.
 pub(crate) struct Passes<'a> {
     pub(crate) run: &'a Run,
-    /// Where rows and codes lie.
+    /// The device of rows and codes.
     host: Device,
-    /// Rows encoded at a time.
+    /// Rows per batch.
     pub(crate) batch: usize,
 }
 
 impl Passes<'_> {
-    /// Walks a data set in batches: first row, and the rows.
+    /// Walks a data set in batches; `visit` gets the index of a batch's first row, and its rows.
     pub(crate) fn walk(
         &self,
         file: &ActivationData,
@@ -221,8 +221,9 @@ impl Passes<'_> {
         self.judge(&model, Some(setting), &mut |_, _, _| {}, |_, _, _| {})
     }
 
-    /// One pass over the held-out split: `observe(x, codes, x_hat)` sees each batch, and if there is a
-    /// head, top-n classification is judged on it, after a pass over the training split that `observe_train` sees.
+    /// Walks the held-out split once; `observe(x, codes, x_hat)` sees each batch. With a `setting`, it first ranks
+    /// latents on the training split, whose batches `observe_train` sees, and then judges top-n classification on the
+    /// held-out batches.
     fn judge(
         &self,
         model: &Model,

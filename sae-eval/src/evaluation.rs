@@ -5,20 +5,20 @@ use sae_data::{ActivationData, DataError};
 use sae_model::stats::{Metric, ReconstructionStats, SparsityStats};
 use sae_model::{Mode, Sae};
 
-/// Rows that are encoded together.
+/// Rows per batch.
 const ROWS: usize = 1024;
 
-/// The metrics of a model on some rows: those of a report that need no labels.
+/// Reconstruction and sparsity metrics of a model on some rows. They need no labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    /// How well rows are rebuilt.
+    /// How well rows are reconstructed.
     pub reconstruction: Vec<Metric>,
     /// How many latents rows use, and how often latents fire.
     pub sparsity: Vec<Metric>,
 }
 
 impl Evaluation {
-    /// Of all rows of `data`, on the CPU.
+    /// Evaluates `sae` on all rows of `data`, on the CPU.
     ///
     /// # Errors
     /// [`DataError`] if rows cannot be read.
@@ -49,7 +49,7 @@ impl Evaluation {
         })
     }
 
-    /// The value of the metric of this name (docs/METRICS.md), where it is defined.
+    /// The value of the metric with this name (docs/METRICS.md); `None` if there is no such metric or it is undefined.
     pub fn get(&self, name: &str) -> Option<f64> {
         let all = self.reconstruction.iter().chain(&self.sparsity);
         all.filter(|metric| metric.name == name)

@@ -13,7 +13,7 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// From the classes of the data.
+    /// Normalises the class embeddings of the data.
     pub(crate) fn new(classes: ClassHead, device: &Device) -> Self {
         let ClassHead {
             embeddings,
@@ -43,7 +43,8 @@ impl Head {
             .collect()
     }
 
-    /// The labels of rows `start..start + count`; that each has an embedding was checked when the head was made.
+    /// The labels of rows `start..start + count`. `DataConfig::class_head` has checked that each label has an
+    /// embedding.
     pub(crate) fn labels(
         &self,
         data: &ActivationData,
@@ -55,7 +56,7 @@ impl Head {
     }
 }
 
-/// Right answers by class.
+/// Number of right answers per class.
 #[derive(Clone, Debug)]
 pub(crate) struct Accuracy {
     right: Vec<u64>,
@@ -70,7 +71,7 @@ impl Accuracy {
         }
     }
 
-    /// Adds the answers of a batch to those rows whose label `counts`.
+    /// Adds the answers for those rows of a batch whose label `counts`.
     pub(crate) fn add(
         &mut self,
         answers: &[usize],
@@ -84,7 +85,7 @@ impl Accuracy {
         }
     }
 
-    /// Rows of a class, and the part of them answered rightly (none if there are no rows).
+    /// Number of rows of a class, and the share of them answered correctly (`None` without rows).
     pub(crate) fn of_class(&self, class: usize) -> (u64, Option<f64>) {
         let rows = self.rows[class];
         (
@@ -101,7 +102,7 @@ impl Accuracy {
         each.iter().sum::<f64>() / each.len() as f64
     }
 
-    /// Right answers over all rows.
+    /// Share of all rows answered correctly.
     pub(crate) fn over_rows(&self) -> f64 {
         self.right.iter().sum::<u64>() as f64 / self.rows.iter().sum::<u64>() as f64
     }

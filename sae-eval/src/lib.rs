@@ -1,5 +1,5 @@
-//! Evaluates sparse autoencoders: a run directory, which is what the binary `sae-eval` does ([`cli::main`]), or any model on
-//! any rows ([`Evaluation`]).
+//! Evaluates sparse autoencoders. The binary `sae-eval` evaluates a run directory ([`cli::main`]); [`Evaluation`]
+//! evaluates any model on any rows.
 
 pub mod cli;
 

@@ -1,8 +1,8 @@
-//! The model as evaluation uses it: what encodes, and what decodes.
+//! The model as evaluation uses it: one part encodes, one part decodes.
 //!
-//! Codes are filtered for every n of top-n classification, and sparse codes are decoded on the host. A model that
-//! decodes there must not copy its dictionary from a GPU for every batch, so it is kept on the host: what a GPU has
-//! kernels for (sparse attention's encoder) runs there on a copy that was moved to it once, everything else on the host.
+//! Top-n classification filters codes for every n, and sparse codes are decoded on the host. So the model stays on the
+//! host: otherwise its dictionary would be copied from the GPU for every batch. If a GPU has kernels for the encoder
+//! (sparse attention), a copy that was moved there once encodes; everything else runs on the host.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -10,21 +10,21 @@ use sae_model::{Architecture, Input, Latents, Mode, Sae, SparseCodes, ops};
 
 /// A model, ready to encode and decode.
 pub(crate) struct Model {
-    /// Decodes; encodes, too, where there is no copy on a GPU.
+    /// Decodes; also encodes if there is no copy on a GPU.
     host: Sae,
     /// Encodes.
     gpu: Option<(Sae, Device)>,
 }
 
-/// A batch, encoded; everything is on the host.
+/// An encoded batch, on the host.
 pub(crate) struct Codes {
     /// Latent activations.
     pub(crate) codes: SparseCodes,
-    /// The rows as the model sees them.
+    /// The normalised rows and their norms, which decoding needs.
     pub(crate) input: Input,
 }
 
-/// Where everything lies but the kernels of a GPU: `device` itself where that is the CPU.
+/// The device of everything except GPU kernels: `device` itself if it is a CPU.
 pub(crate) fn host_of(device: &Device) -> Device {
     if ops::is_cpu(device) {
         device.clone()
@@ -34,19 +34,19 @@ pub(crate) fn host_of(device: &Device) -> Device {
 }
 
 impl Model {
-    /// From a model on the host, `host_of(device)`. Nothing is copied but to a GPU.
+    /// Takes a model on the host, `host_of(device)`, and copies it only to a GPU.
     pub(crate) fn new(host: Sae, device: &Device) -> Self {
         let on_gpu = !ops::is_cpu(device) && host.config().architecture.runs_on_gpu();
         let gpu = on_gpu.then(|| (host.clone().to_device(device), device.clone()));
         Self { host, gpu }
     }
 
-    /// Whether codes of a batch are dense on a GPU while they are made.
+    /// True if a GPU computes the codes, which are dense there.
     pub(crate) fn is_dense(&self) -> bool {
         self.gpu.is_some()
     }
 
-    /// Encodes `x [B, d]` of the host.
+    /// Encodes `x [B, d]`, which lies on the host.
     pub(crate) fn encode(&self, x: Tensor<2>) -> Codes {
         let Some((sae, device)) = &self.gpu else {
             let encoded = self.host.encode(x);
@@ -71,7 +71,7 @@ impl Model {
         Codes { codes, input }
     }
 
-    /// Encodes and decodes `x [B, d]` of the host.
+    /// Encodes and decodes `x [B, d]`, which lies on the host.
     pub(crate) fn reconstruct(&self, x: Tensor<2>) -> (Codes, Tensor<2>) {
         if self.gpu.is_some() {
             let encoded = self.encode(x);
@@ -86,7 +86,7 @@ impl Model {
         (codes, forward.x_hat)
     }
 
-    /// Decodes codes of rows that came as `input`, `x_hat [B, d]`.
+    /// Decodes the codes of rows with this `input` to `x_hat [B, d]`.
     pub(crate) fn decode(&self, codes: SparseCodes, input: &Input) -> Tensor<2> {
         self.host.decode(&Latents::Sparse(codes), input)
     }

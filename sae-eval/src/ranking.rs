@@ -1,24 +1,24 @@
-//! Which latents speak for which class: the class-wise ranking of top-n classification.
+//! The ranking of latents for each class, for top-n classification.
 //!
-//! Counters are dense, so classes are counted in groups that fit into [`BUDGET`], and of each class only the first
-//! latents are kept. Memory is `BUDGET + O(classes n)` whatever the number of classes, not `O(classes M)`.
+//! Counters are dense, so classes are counted in groups whose counters fit into [`BUDGET`], and only the first n
+//! latents of each class are kept. Memory is `BUDGET + O(classes n)`, not `O(classes M)`.
 
 use std::cmp::Ordering;
 
 use sae_model::SparseCodes;
 
-/// Bytes of counters that are held at a time.
+/// Bytes of counters held at a time.
 const BUDGET: usize = 128 << 20;
 /// Bytes of the counters of one latent for one class.
 const COUNTER: usize = size_of::<u32>() + size_of::<f64>();
 
-/// What decides the rank of a latent for a class.
+/// The rule that ranks the latents of a class.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Rule {
-    /// The class's rows on which `a_j != 0`; ties by the sum over them of `|a_j| / ||a||_2`. Activations may be
-    /// multiplied by any number, row by row, without changing it.
+    /// By the number of the class's rows with `a_j != 0`; ties by the sum of `|a_j| / ||a||_2` over these rows.
+    /// Multiplying the activations of any row by a number other than 0 does not change the ranking.
     Firing,
-    /// The class's rows on which `a_j` is above this; ties by the sum of `|a_j|`.
+    /// By the number of the class's rows with `a_j` above this; ties by the sum of `|a_j|` over the class's rows.
     Threshold(f32),
 }
 
@@ -30,7 +30,7 @@ impl Rule {
         }
     }
 
-    /// What `|a_j|` of a row is divided by before it settles ties.
+    /// The divisor of a row's `|a_j|` in the sum that settles ties.
     fn unit(self, row: &[f32]) -> f64 {
         match self {
             Self::Firing => {
@@ -42,7 +42,7 @@ impl Rule {
     }
 }
 
-/// How many classes can be counted at a time with a dictionary of `latents`: at least one.
+/// Number of classes that can be counted at a time with `latents` latents: at least one.
 pub(crate) fn classes_at_once(latents: usize) -> usize {
     (BUDGET / (latents * COUNTER)).max(1)
 }
@@ -53,12 +53,12 @@ pub(crate) struct Counters {
     rule: Rule,
     /// Rows of the class on which the latent fires, `[classes, M]`.
     fired: Vec<u32>,
-    /// What settles ties, `[classes, M]`.
+    /// The sum that settles ties, `[classes, M]`.
     mass: Vec<f64>,
 }
 
 impl Counters {
-    /// For at most `classes` classes.
+    /// Counters for at most `classes` classes.
     pub(crate) fn new(classes: usize, latents: usize, rule: Rule) -> Self {
         Self {
             latents,
@@ -68,13 +68,13 @@ impl Counters {
         }
     }
 
-    /// Forgets everything, for the next group.
+    /// Resets all counters for the next group.
     pub(crate) fn clear(&mut self) {
         self.fired.fill(0);
         self.mass.fill(0.0);
     }
 
-    /// Adds a batch: its codes, and the place in the group of each row's class.
+    /// Adds a batch: its codes, and the place of each row's class in the group.
     pub(crate) fn add(&mut self, codes: &SparseCodes, places: &[usize]) {
         let (values, indices) = (codes.host_values(), codes.pattern.indices());
         for (row, place) in places.iter().enumerate() {
@@ -92,7 +92,7 @@ impl Counters {
         }
     }
 
-    /// The `n` first latents of the class at `place`, best first.
+    /// The first `n` latents of the class at `place`, best first.
     pub(crate) fn top(&self, place: usize, n: usize) -> Vec<u32> {
         let start = place * self.latents;
         let (fired, mass) = (&self.fired[start..], &self.mass[start..]);
@@ -116,12 +116,12 @@ impl Counters {
 
 /// The first latents of every class that has training rows.
 pub(crate) struct Ranking {
-    /// For each class its latents with their ranks, ascending by latent; none for a class without training rows.
+    /// For each class its (latent, rank) pairs, ascending by latent; `None` for a class without training rows.
     classes: Vec<Option<Vec<(u32, u32)>>>,
 }
 
 impl Ranking {
-    /// No class is ranked yet.
+    /// Starts with no class ranked.
     pub(crate) fn new(classes: usize) -> Self {
         Self {
             classes: vec![None; classes],
@@ -136,12 +136,12 @@ impl Ranking {
         self.classes[class] = Some(by_latent);
     }
 
-    /// Whether a class has a ranking.
+    /// True if a class has a ranking.
     pub(crate) fn has(&self, class: usize) -> bool {
         self.classes[class].is_some()
     }
 
-    /// The rank of each entry of a batch for the class of its row; `u32::MAX` for those that are not ranked.
+    /// The rank of each entry of a batch for the class of its row; `u32::MAX` if it is not ranked.
     pub(crate) fn ranks(&self, codes: &SparseCodes, labels: &[usize]) -> Vec<u32> {
         let mut ranks = Vec::with_capacity(codes.pattern.len());
         for (row, label) in labels.iter().enumerate() {
@@ -176,7 +176,8 @@ mod tests {
         let dense = [3.0, 0.0, -4.0, 0.0, 10.0, 0.0, 10.0, 0.0];
         let counters = counted(Rule::Firing, &dense, 4, &[1, 1]);
         assert_eq!(counters.top(1, 4), [2, 0, 1, 3]);
-        // One firing each; by |a| latent 0 would be last, but it is all of its row, and the others 0.707 of theirs.
+        // Each fires once. By |a| latent 0 would be last, but it has the whole norm of its row; the others have 0.707
+        // of theirs.
         let counters = counted(
             Rule::Firing,
             &[1.0, 0.0, 0.0, 0.0, 100.0, 100.0],
@@ -189,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_threshold_first_then_the_mass_then_the_index() {
-        // class 1: latent 2 above 0.2 twice, latent 0 once (strongly), 1 and 3 never, 3 with more mass
+        // Class 1: latent 2 is above 0.2 twice, latent 0 once (strongly), 1 and 3 never; 3 has more mass than 1.
         let dense = [0.9, 0.1, 0.3, 0.0, 0.0, 0.0, 0.3, 0.2];
         let counters = counted(Rule::Threshold(0.2), &dense, 4, &[1, 1]);
         assert_eq!(counters.top(1, 4), [2, 0, 3, 1]);
@@ -197,7 +198,7 @@ mod tests {
         assert_eq!(counters.top(1, 0), [0u32; 0]);
         let counters = counted(Rule::Firing, &dense, 4, &[1, 1]);
         assert_eq!(counters.top(1, 4), [2, 0, 3, 1], "0.94, 0.83, 0.55, 0.1");
-        // what the threshold means depends on the unit: latent 0 fires twice, weakly, latent 1 once
+        // The effect of a threshold depends on the unit: latent 0 fires twice, weakly, latent 1 once.
         let dense = [0.15, 0.9, 0.15, 0.0];
         let times_ten: Vec<f32> = dense.iter().map(|a| 10.0 * a).collect();
         let top = |rule, rows| counted(rule, rows, 2, &[0, 0]).top(0, 2);
@@ -239,7 +240,7 @@ mod tests {
             n in 0usize..8,
         ) {
             let labels: Vec<usize> = (0..10).map(|row| row % 3).collect();
-            // powers of two round nothing, so that not even ties may move
+            // Powers of two cause no rounding, so even ties must stay.
             let scaled: Vec<f32> = dense.iter().enumerate()
                 .map(|(i, a)| a * 2f32.powi(powers[i / 6])).collect();
             let [one, other] = [&dense, &scaled].map(|rows| counted(Rule::Firing, rows, 6, &labels));

@@ -1,4 +1,4 @@
-//! The parts of a run directory that evaluation needs: the model, and where the data lies.
+//! The parts of a run directory that evaluation needs: the model and the data.
 
 use std::path::{Path, PathBuf};
 
@@ -36,27 +36,27 @@ pub(crate) struct Run {
     pub(crate) dir: PathBuf,
     /// The trained model, on the host.
     pub(crate) sae: Sae,
-    /// How it was trained, where it is known.
+    /// How it was trained, if known.
     pub(crate) recipe: Option<Recipe>,
     /// Its `cfg.json`.
     pub(crate) config: SavedConfig,
-    /// The training split: classes are ranked on it.
+    /// The training split, on which latents are ranked and probes are fitted.
     pub(crate) train: ActivationData,
-    /// The held-out split: everything is judged on it.
+    /// The held-out split, on which everything is measured.
     pub(crate) held_out: ActivationData,
-    /// The fingerprints of both.
+    /// Fingerprints of the training and the held-out split.
     pub(crate) fingerprints: [Fingerprint; 2],
-    /// `||x||` above which rows are left out of both.
+    /// Rows with `||x||` above this are left out of both splits.
     pub(crate) max_norm: Option<f64>,
-    /// About how many training rows were looked at for their mean; 0 for all.
+    /// About how many training rows the initial mean was computed from; 0 means all.
     pub(crate) check_rows: usize,
     /// The zero-shot head, or why there is none.
     pub(crate) head: Result<Head, String>,
-    /// The concepts that the data was made of, where they are known.
+    /// The concepts that the data was made of, if known.
     pub(crate) truth: Option<Truth>,
 }
 
-/// Data that has moved since the run was trained, or that came later. Activations must be the same as then.
+/// Paths of data that has moved since training, or was added later. The activations must be unchanged.
 #[derive(Args, Debug, Default)]
 pub(crate) struct Elsewhere {
     /// The training activations, if they have moved.
@@ -65,10 +65,10 @@ pub(crate) struct Elsewhere {
     /// The held-out activations, if they are a data set of their own and have moved.
     #[arg(long, value_name = "PATH")]
     held_out: Option<PathBuf>,
-    /// Labels of the training activations: a file, in place of data.labels.
+    /// File with labels of the training activations, in place of data.labels.
     #[arg(long, value_name = "PATH")]
     labels: Option<PathBuf>,
-    /// Labels of the held-out activations, if they are a data set of their own: a file, in place of
+    /// File with labels of the held-out activations, if they are a data set of their own, in place of
     /// data.held_out_labels.
     #[arg(long, value_name = "PATH")]
     held_out_labels: Option<PathBuf>,
@@ -81,7 +81,7 @@ pub(crate) struct Elsewhere {
 }
 
 impl Elsewhere {
-    /// Puts these paths in the place of the config's.
+    /// Replaces the config's paths by these.
     fn apply(&self, data: &mut DataConfig) -> Result<()> {
         if let Some(path) = &self.train {
             data.train.clone_from(path);
@@ -118,7 +118,7 @@ impl Run {
         let mut config: RunConfig =
             toml::from_str(&text).with_context(|| format!("{}", run.config().display()))?;
         if !says_max_norm(&text) {
-            config.data.max_norm = MaxNorm::None; // a run from before there was one: of all rows
+            config.data.max_norm = MaxNorm::None; // a run older than this key used all rows
         }
         elsewhere.apply(&mut config.data)?;
         let data = &config.data;
@@ -129,7 +129,7 @@ impl Run {
                 dir.display()
             );
         }
-        let sae = saved::load(&model, host)?; // compares the checksums, so it comes first
+        let sae = saved::load(&model, host)?; // first, because it compares the checksums
         let saved = saved::load_config(&model)?;
         let split = data.open()?;
         let head = data.class_head(&split)?;
@@ -163,19 +163,19 @@ impl Run {
     }
 }
 
-/// Whether a config has `data.max_norm`.
+/// True if a config has `data.max_norm`.
 fn says_max_norm(config: &str) -> bool {
     let table = config.parse::<toml::Table>().ok();
     let data = table.as_ref().and_then(|table| table.get("data"));
     data.is_some_and(|data| data.get("max_norm").is_some())
 }
 
-/// Fails if the data is not the data that the run was trained and judged on.
+/// Fails if this is not the data that the run was trained and validated on.
 fn check_data(run: &RunDir, now: &[Fingerprint; 2]) -> Result<()> {
     let path = run.provenance();
     if !path.exists() {
         tracing::warn!(
-            "{}: there is none, so whether this is the data of the run is not known",
+            "{}: no such file, so this may not be the data of the run",
             path.display()
         );
         return Ok(());
@@ -185,7 +185,7 @@ fn check_data(run: &RunDir, now: &[Fingerprint; 2]) -> Result<()> {
         if let Some(difference) = then.difference(now) {
             bail!(
                 "{key} is not the data that the run was trained with: {difference}; put the data and config.toml back as \
-                 they were, the report would be about something else"
+                 they were; otherwise the report would be about something else"
             );
         }
     }

@@ -1,4 +1,4 @@
-"""What export_activations.py is made of: documents, the model, and shards."""
+"""The parts of export_activations.py: documents, the model, and shards."""
 
 import argparse
 

@@ -30,7 +30,7 @@ def load_model(loader: type, args: Args) -> torch.nn.Module:
         model = load(loader, args, dtype=torch.float32).eval()  # such a model refuses .float()
     else:
         model = load(loader, args).float().eval()
-    model.config.use_cache = False  # keys and values are for generating
+    model.config.use_cache = False  # the cache is for generating text
     try:
         return model.to(args.device)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
@@ -38,7 +38,7 @@ def load_model(loader: type, args: Args) -> torch.nn.Module:
 
 
 class TextEncoder:
-    """Makes tokens of texts, and right-padded model inputs of tokens; a text is cut to `limit` tokens."""
+    """Turns texts into tokens, at most `limit` per text, and tokens into right-padded model inputs."""
 
     def __init__(self, args: Args, model: torch.nn.Module, limit: int | None):
         self.tokenizer, self.device = load(transformers.AutoTokenizer, args), args.device

@@ -20,7 +20,7 @@ class Document:
 
 
 def read_texts(path: pathlib.Path) -> Iterator[tuple[int, str, str, int | str | None]]:
-    """Number, name for messages, text and label of every document that is not blank."""
+    """Yields number, name for messages, text and label of every document that is not blank."""
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines):
@@ -41,7 +41,7 @@ def read_texts(path: pathlib.Path) -> Iterator[tuple[int, str, str, int | str | 
 
 
 def text_labels(path: pathlib.Path) -> set[int | str]:
-    """All labels of a text file (read once for them); empty where it has none."""
+    """All labels of a text file, from a pass of its own; empty if it has none."""
     found: set[int | str] = set()
     unlabelled = None
     for _, name, _, label in read_texts(path) if path.suffix == ".jsonl" else ():
@@ -81,7 +81,7 @@ def read_class_texts(path: pathlib.Path) -> dict[str, str]:
 
 
 def class_names(labels: set[int | str], texts: dict[str, str] | None) -> list[str]:
-    """The classes in the order of their numbers: the keys of the class texts, or what the labels name."""
+    """The classes in the order of their numbers: the keys of the class texts, or the classes in the labels."""
     numbers = {label for label in labels if isinstance(label, int)}
     names = {label for label in labels if isinstance(label, str)}
     if numbers and names:
@@ -97,7 +97,7 @@ def class_names(labels: set[int | str], texts: dict[str, str] | None) -> list[st
 
 
 def find_documents(args: Args, texts: dict[str, str] | None) -> tuple[Iterator[Document], list[str], bool]:
-    """The documents, the class names (empty where there are no classes), and whether the documents have labels."""
+    """The documents, the class names (empty if there are no classes), and whether the documents have labels."""
     if args.modality == "text":
         if args.text.suffix not in (".txt", ".jsonl"):
             raise ExportError(f"--text {args.text}: expected a .txt or .jsonl file")

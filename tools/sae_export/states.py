@@ -1,4 +1,4 @@
-"""Activations of a model: which layer or module, which tokens, and no more of the model than that needs."""
+"""Computes the activations of a layer or module at chosen tokens, and runs no more of the model than that needs."""
 
 import difflib
 import sys
@@ -10,7 +10,7 @@ from . import Args, ExportError, Inputs
 
 
 class Reached(Exception):
-    """Ends a forward pass where the hidden state is that was wanted."""
+    """Ends a forward pass as soon as it reaches the wanted hidden state."""
 
     def __init__(self, hidden: torch.Tensor):
         super().__init__()
@@ -18,7 +18,7 @@ class Reached(Exception):
 
 
 def blocks_of(tower: torch.nn.Module) -> torch.nn.ModuleList | None:
-    """The model's blocks, if there is one list of as many modules as it has layers."""
+    """The model's blocks, if exactly one list of modules has as many as the model has layers."""
     layers = tower.config.num_hidden_layers
     lists = [m for m in tower.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == layers]
     return lists[0] if len(lists) == 1 else None
@@ -27,8 +27,8 @@ def blocks_of(tower: torch.nn.Module) -> torch.nn.ModuleList | None:
 def layer_states(tower: torch.nn.Module, layer: int) -> Callable[[Inputs], torch.Tensor]:
     """A function from model inputs to hidden state `layer` [batch, tokens, d].
 
-    Hidden state N < L is what block N gets, and the pass ends there: at layer N the model costs N of its L blocks. The
-    first batch is computed with the whole model, too; if the two differ in one bit, the whole model is used throughout.
+    Hidden state N < L is the input of block N, so the pass ends there and costs N of the model's L blocks. The first
+    batch is also computed with the whole model; if the two differ in one bit, the whole model is used throughout.
     """
 
     def whole(inputs: Inputs) -> torch.Tensor:
@@ -130,7 +130,7 @@ def patch_mask(mask: torch.Tensor, pixels: torch.Tensor, model: torch.nn.Module)
 
 
 def features(model: torch.nn.Module, inputs: Inputs) -> torch.Tensor:
-    """Embeddings in the shared space of a CLIP-like model, of whichever of texts and images the inputs hold."""
+    """Embeddings of the inputs, texts or images, in the shared space of a CLIP-like model."""
     output = (model.get_image_features if "pixel_values" in inputs else model.get_text_features)(**inputs)
     return getattr(output, "pooler_output", output)  # transformers before 5 return the tensor itself
 

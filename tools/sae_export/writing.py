@@ -26,7 +26,7 @@ def write_file(path: pathlib.Path, parts: Iterable[bytes | memoryview]) -> tuple
         os.fsync(file.fileno())
     temporary.replace(path)
     directory = os.open(path.parent, os.O_RDONLY)
-    os.fsync(directory)  # the rename itself
+    os.fsync(directory)  # makes the rename durable
     os.close(directory)
     return size, digest.hexdigest()
 
@@ -51,7 +51,7 @@ def safetensors_parts(tensors: dict[str, torch.Tensor], metadata: dict[str, str]
 
 
 def remove_export(directory: pathlib.Path) -> None:
-    """Remove what this tool wrote, the index first, so that what is left never looks complete."""
+    """Remove what this tool wrote, the index first, so that a partly removed export never looks complete."""
     for pattern in ("index.json", "shard-*.safetensors", "classes.json", "class_embeddings.safetensors", "*.tmp"):
         for path in directory.glob(pattern):
             path.unlink()

@@ -1,1 +1,1 @@
-"""A report's numbers, computed a second time: numpy and float64, nothing of the Rust code (see ../check_report.py)."""
+"""Computes a report's numbers a second time, in numpy float64 and without the Rust code (see ../check_report.py)."""

@@ -1,9 +1,9 @@
-"""Top-n classification: latents ranked for each class on the training split, judged on the held-out split."""
+"""Top-n classification: latents are ranked for each class on the training split and judged on the held-out split."""
 
 import numpy as np
 
-BUDGET = 1 << 27  # bytes of counters at a time
-NEAR = 1e-4  # two best scores of a row that differ by less, as a part of the largest, may change places in float32
+BUDGET = 1 << 27  # bytes of counters held at a time
+NEAR = 1e-4  # relative: the two best scores of a row may change places in float32 if they are closer than this
 
 
 def ranking(model, train, classes, first, rule, threshold):
@@ -26,7 +26,7 @@ def ranking(model, train, classes, first, rule, threshold):
                 fired[place] += fires[mine].sum(0)
                 mass[place] += size[mine].sum(0)
         for place, c in enumerate(group):
-            # equal shares are added up in another order here: what differs by rounding counts as a tie
+            # sums are added up in another order here: differences by rounding count as ties
             order = np.lexsort((np.arange(latents), -np.round(mass[place], 9), -fired[place]))
             found[int(c)] = order[:first]
     return found
@@ -45,7 +45,7 @@ class Accuracy:
         np.add.at(self.near, labels[(best[:, 1] - best[:, 0] <= NEAR * size) & (size > 0)], 1)
 
     def doubt(self, c):
-        """Part of a class's rows that rounding may answer otherwise."""
+        """Share of a class's rows whose answer rounding may change."""
         return self.near[c] / max(self.rows[c], 1)
 
     def doubt_over_classes(self):
@@ -64,7 +64,7 @@ class Accuracy:
 
 
 class TopN:
-    """Judges one model; `add` sees the held-out rows in blocks."""
+    """Judges one model; `add` takes the held-out rows in blocks."""
 
     def __init__(self, model, train, head, names, rule, threshold):
         self.model, classes = model, len(head)

@@ -1,15 +1,15 @@
-"""What latents say of classes: k-sparse probes, single-latent F1 and class entropy, with intervals over held-out rows."""
+"""How well latents tell classes: k-sparse probes, single-latent F1, class entropy, with intervals over held-out rows."""
 
 import numpy as np
 
 MIN_CLASS_ROWS, MIN_ENTROPY_ROWS, RESAMPLES, SPECIFIC = 100, 10, 200, 0.5
 KS, ACTIVATION_KS = (1, 2, 5, 20), (1, 5)
-NEAR = 1e-3  # a score of a probe, of scale 1, that is nearer to 0 than this may change its sign in float32
-CLOSE = 1e-4  # differences of means and thresholds that are closer, relatively, may change places in float32
+NEAR = 1e-3  # a score of a probe (of scale 1) that is closer to 0 than this may change its sign in float32
+CLOSE = 1e-4  # relative: means or thresholds that are closer than this may change places in float32
 
 
 def mixed(index):
-    """splitmix64's finaliser, of an array of uint64."""
+    """splitmix64's output numbers `index`, an array of uint64."""
     z = np.asarray(index, np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -96,7 +96,7 @@ def logistic(x, y):
 
 
 class Scores:
-    """Balanced accuracy and F1 of answers about a class in every draw, and the part of them that is in doubt."""
+    """Balanced accuracy and F1 of answers about a class in every draw, and how much of them is in doubt."""
 
     def __init__(self, said, truth, times, doubtful):
         hits, false = times @ (said & truth), times @ (said & ~truth)
@@ -119,7 +119,7 @@ def probe(train, held_out, times, c, latents):
 
 
 def best_f1(train, classes):
-    """For each class the largest F1 on the training rows of any latent above any threshold."""
+    """For each class the largest F1 on the training rows of any latent with any threshold."""
     best = np.zeros(len(classes))
     of = np.array([(train.labels == c).sum() for c in classes])
     for j in range(train.width):
@@ -157,14 +157,14 @@ def entropies(held_out, times):
 
 
 def interval(columns):
-    """The number, and the points of the draws moved to it."""
+    """The number, and the draws' 2.5 % and 97.5 % points, shifted so that the draws' mean is the number."""
     drawn = columns[1:][np.isfinite(columns[1:])]
     low, high = np.quantile(drawn, [0.025, 0.975]) - drawn.mean() + columns[0]
     return columns[0], low, high
 
 
 class Criteria:
-    """Everything of the section, from the samples that the report names."""
+    """All numbers of the section, from the samples that the report names."""
 
     def __init__(self, model, train, held_out, report):
         latents, width = model.cfg["n_latents"], train.width
@@ -189,7 +189,7 @@ class Criteria:
         return np.array([c for c in np.unique(train.labels) if judged(c)])
 
     def activations(self):
-        """Scores of each class and k, of the activations themselves."""
+        """Scores of the probes of the activations themselves, by class and k."""
         classes, times = self.judged(self.train_x, self.held_out_x), draws(self.held_out_x.n)
         order = np.argsort(-differences(self.train_x, classes), axis=1, kind="stable")
         return [[probe(self.train_x, self.held_out_x, times, c, best[:k]) for k in ACTIVATION_KS]

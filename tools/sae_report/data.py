@@ -1,6 +1,6 @@
 """Activations on disk, read independently of sae-data: docs/DATA.md has the formats and how a split is made.
 
-Rows are read a block at a time. What is held for every row is its place (8 bytes), its label and its document.
+Rows are read in blocks. Only the place (8 bytes), label and document of every row stay in memory.
 """
 
 import json
@@ -36,14 +36,14 @@ def as_float32(array, dtype):
 
 
 class Part:
-    """Stored rows of one file: `read(a, b)` gives some of them; lengths of its examples, labels, document ids."""
+    """Stored rows of one file: `read(a, b)` gives rows a..b; the rest are lengths of examples, labels, document ids."""
 
     def __init__(self, rows, read, examples=None, labels=None, ids=None):
         self.rows, self.read, self.examples, self.labels, self.ids = rows, read, examples, labels, ids
 
 
 def matrix(array, dtype="F32", labels=None, ids=None):
-    """The part of a tensor [rows, d] or [examples, tokens, d]."""
+    """A tensor [rows, d] or [examples, tokens, d] as a part."""
     examples = [array.shape[1]] * array.shape[0] if array.ndim == 3 else None
     rows = array.reshape(-1, array.shape[-1])
     return Part(len(rows), lambda a, b: as_float32(rows[a:b], dtype), examples, labels, ids)
@@ -101,7 +101,7 @@ def flat(column):
 
 
 def table_part(read, wanted):
-    """The part of a batch of a table; `read(columns)` reads it again, so that it need not be kept."""
+    """A batch of a table as a part; `read(columns)` reads it again, so that it need not be kept."""
     batch = read(None)
     name, label = column_of(batch.schema, wanted)
 
@@ -154,12 +154,12 @@ def saev_parts(path, layer, drop):
         if count:
             shape = (count, len(about["layers"]), tokens, width)
             part = matrix(np.memmap(path / shard["name"], "<f4", "r", shape=shape)[:, at])
-            part.labels, labels = labels, None  # all of them with the first: they are put together anyway
+            part.labels, labels = labels, None  # the first part gets all labels: they are concatenated anyway
             yield part
 
 
 def natural(name):
-    """part-2 comes before part-10."""
+    """A sort key by which part-2 comes before part-10."""
     return [(1, int(x), x) if x.isdigit() else (0, 0, x) for x in re.split(r"(\d+)", str(name)) if x]
 
 
@@ -183,11 +183,11 @@ def file_parts(path, wanted):
         return [safetensors_part(path, wanted)]
     if kind in ("parquet", "arrow"):
         return list((parquet_parts if kind == "parquet" else arrow_parts)(path, wanted))
-    raise SystemExit(f"{path}: of no format that is known here")
+    raise SystemExit(f"{path}: unknown format")
 
 
 def parts_of(path, wanted, layer, drop, labels):
-    """(parts, whether documents go on from one to the next)."""
+    """(parts, whether a document may continue in the next part)."""
     if path.is_file():
         return file_parts(path, wanted), False
     if (path / "shards.json").exists() and (path / "metadata.json").exists():
@@ -205,7 +205,7 @@ def parts_of(path, wanted, layer, drop, labels):
 
 
 class Data:
-    """A data set: rows [N, d], labels [N] or none, first rows of its documents or none."""
+    """A data set: rows [N, d], labels [N] or None, first rows of its documents or None."""
 
     def __init__(self, path, config, labels):
         path, drop = pathlib.Path(path), config.get("drop_first_token", False)
@@ -231,7 +231,7 @@ class Data:
                 at += part.rows
         self.place = np.flatnonzero(kept)
         self.rows = len(self.place)
-        # a document begins where its first row that is kept is
+        # a document begins at its first row that is kept
         self.starts = np.searchsorted(self.place, starts) if starts else None
         given = [part.labels for part in self.parts if part.labels is not None]
         self.labels = self.row_labels(np.concatenate(given) if given else None, labels, stored)
@@ -250,7 +250,7 @@ class Data:
         return own[np.searchsorted(self.starts, np.arange(self.rows), "right") - 1]
 
     def read(self, rows):
-        """These rows [n, d] as float32; ascending numbers."""
+        """The rows with these ascending numbers, [n, d] float32."""
         places, out = self.place[rows], []
         while len(places):
             part = int(np.searchsorted(self.bounds, places[0], "right")) - 1
@@ -270,7 +270,7 @@ class Side:
         self.labels = None if data.labels is None else data.labels[rows]
 
     def blocks(self, size, which=None):
-        """(positions, rows as float64) of all rows, or of those at `which`."""
+        """Yields (positions, rows as float64) of all rows, or of those at `which`."""
         which = np.arange(self.rows) if which is None else which
         for at in range(0, len(which), size):
             some = which[at : at + size]
@@ -305,7 +305,7 @@ def shuffled(length, seed):
 
 
 def held_out_of(data, part):
-    """Which rows of `data` are held out: { fraction, seed } or { rows }."""
+    """A mask of the held-out rows of `data`; `part` is { fraction, seed } or { rows }."""
     starts = None if data.starts is None else np.append(data.starts, data.rows)
 
     def cut(row):
@@ -333,13 +333,13 @@ def within(side, limit):
 
 
 def split(config):
-    """(training side, held-out side) of `[data]`, with the rows beyond `max_norm`."""
+    """(training side, held-out side) of `[data]`, including the rows beyond `max_norm`."""
     train = Data(config["train"], config, config.get("labels"))
     part = config.get("held_out", {"fraction": 0.1})
     if isinstance(part, str):
         try:
             other = Data(part, config, config.get("held_out_labels"))
-        except SystemExit:  # the tensor's name need not mean anything there
+        except SystemExit:  # the tensor may have another name there
             other = Data(part, config | {"tensor": None}, config.get("held_out_labels"))
         return Side(train, np.arange(train.rows)), Side(other, np.arange(other.rows))
     held_out = held_out_of(train, part)

@@ -1,7 +1,7 @@
 """The model as it was before training (sae-model/src/parameters.rs): ChaCha8 and the ziggurat of rand_distr, in numpy.
 
-The tables of the ziggurat are computed from its two constants, and the stream is the one of RFC 8439 with 8 rounds, so
-that nothing is taken over from the Rust side but the order in which numbers are drawn.
+The tables of the ziggurat are computed from its two constants, and the stream is that of RFC 8439 with 8 rounds, so
+only the order in which numbers are drawn is taken from the Rust side.
 """
 
 import math
@@ -10,13 +10,13 @@ import numpy as np
 
 from .model import Model
 
-BLOCK = 1024  # rows of a block of sae-data's check, which finds the mean
+BLOCK = 1024  # rows per block of sae-data's check, which computes the mean
 ZIG_R, ZIG_V = 3.654152885361008796, 0.00492867323399
 WORD = (1 << 64) - 1
 
 
 def chacha8(seed, stream, count):
-    """`count` 64-bit words of the generator that `seed` gives, in stream `stream`."""
+    """`count` 64-bit words of stream `stream` of the generator with this seed."""
     key, state = [], seed
     for _ in range(8):  # pcg32, as rand_core expands a seed
         state = (state * 6364136223846793005 + 11634580027462260723) & WORD
@@ -57,13 +57,13 @@ def ziggurat_tables():
 
 
 def normals(seed, stream, count):
-    """Standard normal numbers, one after the other."""
+    """`count` standard normal numbers."""
     table, density = ziggurat_tables()
     bits = chacha8(seed, stream, int(count * 1.05) + 4096)
     box = (bits & 0xFF).astype(np.int64)
     u = (bits >> 12).astype(np.float64) * 2.0**-51 - 1
     x = u * table[box]
-    slow = np.flatnonzero(np.abs(x) >= table[box + 1])  # 1 of 80
+    slow = np.flatnonzero(np.abs(x) >= table[box + 1])  # 1 in 80
 
     def open01(at):
         return (int(bits[at]) >> 12) * 2.0**-52 + 2.0**-53
@@ -102,8 +102,8 @@ def kaiming(shape, fan_in, seed, stream):
 
 
 def training_mean(train, held_out, check_rows):
-    """The mean that a pre-bias starts at: of all training rows, or of the blocks that the check looks at, but for those
-    of ten times the median norm and more (docs/DATA.md, Rows of huge norm)."""
+    """The initial pre-bias: the mean of all training rows, or of the blocks that the check reads, without rows of ten
+    times the median norm and more (docs/DATA.md, Rows of huge norm)."""
     if check_rows is None and 4 * train.width * max(train.rows, held_out.rows) > 4 << 30:
         check_rows = (1 << 30) // (4 * train.width)
     blocks = -(-train.rows // BLOCK)

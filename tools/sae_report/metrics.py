@@ -1,10 +1,10 @@
-"""Reconstruction, sparsity and what other toolkits call by these names, from sums over blocks of rows."""
+"""Metrics of reconstruction and sparsity, ours and other toolkits', from sums over blocks of rows."""
 
 import numpy as np
 
 
 class Totals:
-    """Sums over all rows, which come in blocks; `mean` is that of all of them (docs/METRICS.md has the formulas)."""
+    """Sums over all rows, which come in blocks; `mean` is the mean of all rows (docs/METRICS.md has the formulas)."""
 
     def __init__(self, mean, latents):
         self.mean, self.s, self.n, self.latents = mean, {}, 0, latents
@@ -40,7 +40,7 @@ class Totals:
         self.strong |= (a > 1e-3).any(0)
 
     def variance_share(self):
-        """The part of the variance of the thousandth of the rows of largest norm; of equal norms the first rows."""
+        """The share of the variance in the 0.1 % of rows with the largest norms; of equal norms the first rows."""
         squares, distances = np.concatenate(self.squares), np.concatenate(self.distances)
         largest = np.argsort(-squares, kind="stable")[: -(-len(squares) // 1000)]
         return distances[largest].sum() / distances.sum()
@@ -85,7 +85,7 @@ class Totals:
         }
 
     def toolkits(self):
-        """What each toolkit computes, by (owner, its own name); the whole set is one batch."""
+        """Each toolkit's metrics, by (owner, the toolkit's name); the whole set is one batch."""
         s, n = {k: np.float64(v) for k, v in self.s.items()}, self.n
         with np.errstate(divide="ignore", invalid="ignore"):
             explained = 1 - s["error"] / s["centred"]
@@ -130,7 +130,7 @@ class Totals:
 
 
 def toolkits(x, x_hat, a):
-    """Of whole arrays."""
+    """The toolkits' metrics of whole arrays."""
     totals = Totals(x.mean(0), a.shape[1])
     totals.add(x, x_hat, a)
     return totals.toolkits()

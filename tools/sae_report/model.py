@@ -38,11 +38,11 @@ class Model:
         return model
 
     def block(self):
-        """Rows at a time: 64 MB of scores."""
+        """Rows per block: 64 MB of scores."""
         return max(16, (1 << 23) // self.cfg["n_latents"])
 
     def encode(self, x):
-        """(codes [B, M], what the decoder multiplies by [B, 1])."""
+        """(codes [B, M], the factor [B, 1] that the decoder multiplies by)."""
         cfg, w = self.cfg, self.w
         x0 = x - w["b_dec"] if cfg["pre_bias"] else x
         s = cfg["input_scale"]

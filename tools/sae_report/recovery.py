@@ -1,4 +1,4 @@
-"""Recovery of known concepts: an assignment of its own, and F1 of latents as detectors."""
+"""Recovery of known concepts: an independent assignment, and F1 of latents as detectors."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ def unit(rows):
 
 
 def largest_sum(gain):
-    """The largest sum of entries of `gain`, one for each row, in different columns; no more rows than columns (Kuhn-Munkres)."""
+    """The largest sum of one entry per row of `gain` in different columns (Kuhn-Munkres); no more rows than columns."""
     rows, columns = gain.shape
     cost = np.zeros((rows + 1, columns + 1))
     cost[1:, 1:] = -gain
@@ -41,7 +41,7 @@ def largest_sum(gain):
 
 
 class Recovery:
-    """The numbers of the section; `pairs` are the report's latents, one for each concept or None."""
+    """The numbers of the section; `pairs` has the report's latent, or None, for each concept."""
 
     def __init__(self, model, concepts, fired, pairs):
         self.cosines = unit(concepts) @ unit(model.values).T

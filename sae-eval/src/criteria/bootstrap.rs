@@ -1,15 +1,15 @@
-//! How sure a number is: the same number on held-out rows drawn with replacement.
+//! Bootstrap intervals: each number is computed again on held-out rows drawn with replacement.
 //!
-//! All criteria are computed on the same draws, and the first "draw" is every row once, so that the number itself and its
-//! interval come from the same code.
+//! All criteria use the same draws. The first "draw" is every row once, so that a number and its interval come from the
+//! same code.
 
 use super::sample::mixed;
 
-/// Draws of rows, beside the rows themselves.
+/// Number of draws, not counting the rows themselves.
 pub(crate) const RESAMPLES: usize = 200;
-/// Numbers that are computed at a time: of all rows, and of each draw.
+/// Numbers computed together: one for all rows, then one per draw.
 pub(crate) const COLUMNS: usize = RESAMPLES + 1;
-/// Part of the draws outside of an interval.
+/// Share of the draws outside an interval.
 const OUTSIDE: f64 = 0.05;
 
 /// How often each row is in each draw, `[rows, COLUMNS]`; the first column is 1.
@@ -40,7 +40,7 @@ impl Draws {
         &self.times[row * COLUMNS..][..COLUMNS]
     }
 
-    /// How many of these rows are in each draw.
+    /// How often these rows are in each draw, in all.
     pub(crate) fn count(&self, rows: impl IntoIterator<Item = u32>) -> Vec<u32> {
         let mut counts = vec![0; COLUMNS];
         for row in rows {
@@ -53,17 +53,17 @@ impl Draws {
         counts
     }
 
-    /// Rows of every draw.
+    /// Number of rows per draw.
     pub(crate) fn rows(&self) -> usize {
         self.rows
     }
 }
 
-/// A number, and an interval around it: the 2.5 % and 97.5 % points of the draws, moved by what the draws' mean is off the
-/// number.
+/// A number, and an interval around it: the 2.5 % and 97.5 % points of the draws, shifted by the number minus the
+/// draws' mean.
 ///
-/// Entropies of few rows are too low, and a draw has fewer different rows than the data; without the move their interval
-/// would lie below the number itself. What is right on average (accuracies, F1) hardly moves.
+/// Entropies of few rows are too low, and a draw has fewer different rows than the data: without the shift, their
+/// interval would lie below the number. Numbers that are right on average (accuracies, F1) hardly move.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Interval {
     pub(crate) value: Option<f64>,
@@ -72,7 +72,7 @@ pub(crate) struct Interval {
 }
 
 impl Interval {
-    /// From the number of all rows and then of the draws; those that are not finite do not count.
+    /// From the number on all rows, then one number per draw. Draws whose number is not finite do not count.
     pub(crate) fn of(columns: &[f64]) -> Self {
         let finite = columns[1..].iter().copied().filter(|v| v.is_finite());
         let mut draws: Vec<f64> = finite.collect();
@@ -88,7 +88,7 @@ impl Interval {
     }
 }
 
-/// A quantile of sorted numbers, between two neighbours where it falls between them (numpy's default).
+/// A quantile of sorted numbers, interpolated linearly between neighbours (numpy's default).
 pub(crate) fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;
     let at = q * last as f64;
@@ -96,7 +96,7 @@ pub(crate) fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
     Some(sorted[low] + part * (sorted[(low + 1).min(last)] - sorted[low]))
 }
 
-/// Means over several of a number in every column; what is not finite counts in none.
+/// Means of several numbers, column by column; values that are not finite do not count.
 pub(crate) struct Means {
     sums: Vec<f64>,
     counts: Vec<u32>,
@@ -137,7 +137,7 @@ mod tests {
         assert!(draws.of(3).iter().any(|times| *times > 1));
     }
 
-    /// The mean of a Bernoulli variable has a known standard error: an interval is 2 times 1.96 of them wide.
+    /// The mean of a Bernoulli variable has a known standard error: an interval is 2 * 1.96 standard errors wide.
     #[test]
     fn an_interval_is_as_wide_as_theory_says() {
         let draws = Draws::new(1000);

@@ -1,18 +1,20 @@
-//! Class entropy of a latent, the paper's measure of how specific it is: the entropy of its activation mass over classes.
+//! Class entropy of a latent, the paper's measure of how specific it is: the entropy of its activation mass over the
+//! classes.
 
 use rayon::prelude::*;
 
 use super::bootstrap::{COLUMNS, Draws, Interval, Means, quantile};
 use super::sample::Columns;
 
-/// A latent that is active on fewer held-out rows is left out, as in the paper's code.
+/// Latents that are active on fewer held-out rows are left out, as in the paper's code.
 pub(super) const MIN_ROWS: usize = 10;
-/// An entropy below this counts as specific.
+/// Latents with an entropy below this count as specific.
 pub(super) const SPECIFIC: f64 = 0.5;
-/// Latents whose entropies are computed at a time by one thread.
+/// Latents that a thread takes at a time.
 const CHUNK: usize = 64;
 
-/// Over the latents that are active on [`MIN_ROWS`] rows: how many, mean, median, and part below [`SPECIFIC`].
+/// The number of latents that are active on at least [`MIN_ROWS`] rows, the mean and median of their entropies, and the
+/// share of them below [`SPECIFIC`].
 pub(super) struct Entropies {
     pub(super) latents: usize,
     pub(super) mean: Interval,
@@ -59,8 +61,8 @@ pub(super) fn entropies(held_out: &Columns, draws: &Draws) -> Entropies {
     }
 }
 
-/// `-sum_c p_c ln p_c / ln C` of one latent in every draw, `p_c` being its part of `sum |a_j|` on the rows of class c;
-/// NaN where it is never active. `mass [classes, COLUMNS]` is zero before and after.
+/// `-sum_c p_c ln p_c / ln C` of one latent in every draw, where `p_c` is the share of `sum |a_j|` on rows of class c;
+/// NaN if the latent is never active. `mass [classes, COLUMNS]` is zero before and after.
 fn of_latent(
     held_out: &Columns,
     j: usize,
@@ -84,7 +86,7 @@ fn of_latent(
     for (row, _) in held_out.of(j) {
         let mass = &mut mass[class(row) * COLUMNS..][..COLUMNS];
         if mass[0] == 0.0 {
-            continue; // the class's first row has done this
+            continue; // done at the class's first row
         }
         for ((mass, total), entropy) in mass.iter_mut().zip(&total).zip(&mut entropies) {
             let p = *mass / total;
@@ -92,7 +94,7 @@ fn of_latent(
             *mass = 0.0;
         }
     }
-    let most = (classes as f64).ln(); // 0, and all is NaN, with a single class
+    let most = (classes as f64).ln(); // 0 with a single class: all entropies are NaN
     let each = entropies.iter().zip(&total);
     each.map(|(entropy, total)| {
         if *total > 0.0 {

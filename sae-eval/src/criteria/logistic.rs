@@ -1,14 +1,14 @@
-//! Logistic regression of a few columns, by Newton's method.
+//! Logistic regression on a few columns, by Newton's method.
 //!
-//! Written out because the crates for it (linfa-logistic 0.8, smartcore 0.7) have no weights: neither classes of unequal
-//! size nor equal rows, of which sparse codes have thousands, can be told to them.
+//! The crates for it (linfa-logistic 0.8, smartcore 0.7) have no weights. Weights balance classes of unequal size, and
+//! let equal rows, of which sparse codes have thousands, be merged into one.
 
 /// Strength of the penalty, as scikit-learn's `C = 1`.
 const PENALTY: f64 = 1.0;
-/// Newton's method needs about ten.
+/// Limit of Newton steps; about ten suffice.
 const MOST_STEPS: usize = 100;
 
-/// Weighted rows `x [n, k]` with what is to be told, and how much each counts.
+/// Rows `x [n, k]` with their targets `y [n]` and weights `[n]`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rows {
     pub(super) k: usize,
@@ -18,13 +18,14 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Score of a row: `beta . x` and the intercept, which is the last of `beta [k + 1]`.
+    /// Score of a row: `beta . x` plus the intercept, which is the last element of `beta [k + 1]`.
     pub(super) fn score(beta: &[f64], x: &[f64]) -> f64 {
         let products = beta.iter().zip(x).map(|(b, x)| b * x);
         products.sum::<f64>() + beta[x.len()]
     }
 
-    /// Loss `sum_i w_i log(1 + exp(-s_i z_i)) + PENALTY / 2 sum_j beta_j^2`, `s` being 1 or -1; the intercept is free.
+    /// Loss `sum_i w_i log(1 + exp(-s_i z_i)) + PENALTY / 2 sum_j beta_j^2`, where `s_i` is 1 or -1; the intercept has
+    /// no penalty.
     fn loss(&self, beta: &[f64]) -> f64 {
         let squares: f64 = beta[..self.k].iter().map(|b| b * b).sum();
         let each = (0..self.y.len()).map(|i| {
@@ -35,7 +36,7 @@ impl Rows {
         each.sum::<f64>() + PENALTY / 2.0 * squares
     }
 
-    /// Gradient `[k + 1]` and Hessian `[k + 1, k + 1]` (its lower half) of the loss.
+    /// Gradient `[k + 1]` and lower half of the Hessian `[k + 1, k + 1]` of the loss.
     fn derivatives(&self, beta: &[f64]) -> (Vec<f64>, Vec<f64>) {
         let m = self.k + 1;
         let (mut gradient, mut hessian) = (vec![0.0; m], vec![0.0; m * m]);
@@ -59,7 +60,7 @@ impl Rows {
         (gradient, hessian)
     }
 
-    /// The `beta [k + 1]` of the least loss, which is the only one.
+    /// The `beta [k + 1]` that minimises the loss, which is convex.
     pub(super) fn fit(&self) -> Vec<f64> {
         let mut beta = vec![0.0; self.k + 1];
         let mut loss = self.loss(&beta);
@@ -85,7 +86,7 @@ impl Rows {
     }
 }
 
-/// The solution of `a x = b` for a positive definite `a [m, m]`, of which the lower half is read (Cholesky).
+/// Solves `a x = b` for a positive definite `a [m, m]`, of which it reads the lower half (Cholesky).
 fn solved(mut a: Vec<f64>, mut b: Vec<f64>) -> Vec<f64> {
     let m = b.len();
     for j in 0..m {
@@ -93,7 +94,7 @@ fn solved(mut a: Vec<f64>, mut b: Vec<f64>) -> Vec<f64> {
             let done: f64 = (0..j).map(|k| a[i * m + k] * a[j * m + k]).sum();
             let rest = a[i * m + j] - done;
             a[i * m + j] = match i == j {
-                true => rest.max(1e-12).sqrt(), // an intercept whose rows are all certain has no curvature left
+                true => rest.max(1e-12).sqrt(), // certain predictions leave the intercept no curvature
                 false => rest / a[j * m + j],
             };
         }
@@ -111,7 +112,7 @@ fn solved(mut a: Vec<f64>, mut b: Vec<f64>) -> Vec<f64> {
 mod tests {
     use super::*;
 
-    /// 40 rows of two columns, of which the second is mostly zero, and two weights.
+    /// 40 rows with two different weights and two columns, the second mostly zero.
     fn rows() -> Rows {
         let mut rows = Rows {
             k: 2,
@@ -127,8 +128,8 @@ mod tests {
         rows
     }
 
-    /// `LogisticRegression(C=1, tol=1e-12, solver="newton-cholesky").fit(x, y, sample_weight=weights)` of scikit-learn
-    /// 1.9.1; lbfgs finds the same.
+    /// Coefficients of scikit-learn 1.9.1: `LogisticRegression(C=1, tol=1e-12, solver="newton-cholesky").fit(x, y,
+    /// sample_weight=weights)`; lbfgs finds the same.
     #[test]
     fn scikit_learn_finds_the_same() {
         let beta = rows().fit();
@@ -153,7 +154,7 @@ mod tests {
         }
     }
 
-    /// Separable classes, huge values, one class only, constant columns: the penalty keeps all finite.
+    /// Separable classes, huge values, one class only, constant columns: all results stay finite.
     #[test]
     fn hard_cases_end() {
         for scale in [1e-3, 1.0, 1e3, 1e6] {

@@ -1,7 +1,7 @@
-//! What latents say of the classes of labelled data: probes of a few latents, the best single latent, class entropy.
+//! How well latents tell the classes of labelled data: probes of a few latents, the best single latent, class entropy.
 //!
-//! None of them needs class embeddings. They are computed from the codes of a sample of each side (`sample.rs`), latents are
-//! chosen on the training side, and every number has an interval over held-out rows (`bootstrap.rs`).
+//! None of these needs class embeddings. They are computed from the codes of a sample of each side (`sample.rs`). The
+//! training side chooses the latents, and every number has an interval over held-out rows (`bootstrap.rs`).
 
 pub(crate) mod bootstrap;
 mod entropy;
@@ -28,29 +28,29 @@ use sample::{Columns, Labels, Sample};
 use scores::Scores;
 use single::Single;
 
-/// Training rows that are looked at, about.
+/// Sampled training rows: about this many at most.
 const TRAIN_ROWS: usize = 1 << 17;
-/// Held-out rows that are looked at, about.
+/// Sampled held-out rows: about this many at most.
 const HELD_OUT_ROWS: usize = 1 << 15;
 /// A class with fewer sampled training rows is left out.
 pub(crate) const MIN_CLASS_ROWS: usize = 100;
-/// Latents of a probe.
+/// Numbers of latents per probe.
 const KS: [usize; 4] = [1, 2, 5, 20];
-/// Elements of the activations themselves, of a probe beside it.
+/// Numbers of elements per probe of the activations themselves.
 const ACTIVATION_KS: [usize; 2] = [1, 5];
-/// Labels that are read at a time.
+/// Labels read at a time.
 const LABELS: usize = 1 << 16;
 
 /// Samples of one side: its codes, and the activations themselves.
 pub(crate) struct Side {
     pub(crate) codes: Sample,
     activations: Sample,
-    /// Rows that have passed.
+    /// Rows seen so far.
     seen: usize,
 }
 
 impl Side {
-    /// Keeps nothing that is not wanted.
+    /// Samples about `most` rows at most; none if they are not `wanted`.
     fn new(data: &ActivationData, wanted: bool, most: usize) -> Self {
         let most = if wanted { most } else { 0 };
         Self {
@@ -60,24 +60,24 @@ impl Side {
         }
     }
 
-    /// For the training rows.
+    /// Samples of the training rows; empty without labels.
     pub(crate) fn train(data: &ActivationData) -> Self {
         Self::new(data, data.has_labels(), TRAIN_ROWS)
     }
 
-    /// For the held-out rows; recovery of concepts reads its codes, too.
+    /// Samples of the held-out rows. Recovery of concepts reads their codes, too.
     pub(crate) fn held_out(run: &Run) -> Self {
         let wanted = run.held_out.has_labels() || run.truth.is_some();
         Self::new(&run.held_out, wanted, HELD_OUT_ROWS)
     }
 
-    /// Adds the next rows of the data set `x [B, d]`, with their codes.
+    /// Adds the next rows `x [B, d]` of the data set with their codes.
     pub(crate) fn add_next(&mut self, x: &[f32], codes: &SparseCodes) {
         let rows: Vec<usize> = (self.seen..self.seen + codes.pattern.rows()).collect();
         self.add(&rows, x, codes);
     }
 
-    /// Adds rows `x [B, d]`, by their indices, with their codes.
+    /// Adds the rows `x [B, d]` with these indices, and their codes.
     pub(crate) fn add(&mut self, rows: &[usize], x: &[f32], codes: &SparseCodes) {
         self.seen += rows.len();
         let (values, latents) = (codes.host_values(), codes.pattern.indices());
@@ -117,7 +117,7 @@ impl Side {
     }
 }
 
-/// The labels of some rows, ascending.
+/// The labels of `rows`, which ascend.
 fn labels(data: &ActivationData, rows: &[usize]) -> Result<Vec<usize>> {
     let mut found = Vec::with_capacity(rows.len());
     for chunk in rows.chunk_by(|a, b| a / LABELS == b / LABELS) {
@@ -129,7 +129,7 @@ fn labels(data: &ActivationData, rows: &[usize]) -> Result<Vec<usize>> {
     Ok(found)
 }
 
-/// Fills the training side where no other pass has; only the rows in the sample are encoded.
+/// Fills the training side if no other pass has. Encodes only the sampled rows.
 fn fill(side: &mut Side, passes: &Passes, model: &Model) -> Result<()> {
     let data = &passes.run.train;
     let width = data.width();
@@ -215,7 +215,7 @@ pub(crate) fn measure(
     }))
 }
 
-/// The labels of the sampled rows, ascending.
+/// The distinct labels of all sampled rows, ascending.
 fn classes(run: &Run, train: &Side, held_out: &Side) -> Result<Vec<usize>> {
     let mut classes = BTreeSet::new();
     for (data, side) in [(&run.train, train), (&run.held_out, held_out)] {
@@ -233,7 +233,7 @@ fn sample_of(columns: &Columns) -> SampleOf {
     }
 }
 
-/// The report's line on a class, of which there are so many training and held-out rows.
+/// The report's entry for a class, with its numbers of training and held-out rows.
 fn of_class(
     (label, class): (usize, String),
     [train_rows, rows]: [usize; 2],
@@ -262,7 +262,7 @@ fn finite(value: f64) -> Option<f64> {
     Some(value).filter(|value| value.is_finite())
 }
 
-/// The classes that are judged.
+/// The classes that have enough rows on both sides, and rows of other classes beside them.
 fn judged(train: &Columns, held_out: &Columns) -> Vec<usize> {
     let judged = |class: &usize| {
         let [rows, tested] = [train, held_out].map(|side| side.labels.rows[*class]);
@@ -271,7 +271,7 @@ fn judged(train: &Columns, held_out: &Columns) -> Vec<usize> {
     (0..train.labels.rows.len()).filter(judged).collect()
 }
 
-/// Means over classes of the scores of probes.
+/// Means of the probes' scores over classes.
 fn probes(prefix: &str, probed: &[Probed], ks: &[usize]) -> Vec<Estimate> {
     let mut metrics = Vec::new();
     for (i, k) in ks.iter().enumerate() {
@@ -300,7 +300,7 @@ fn probes(prefix: &str, probed: &[Probed], ks: &[usize]) -> Vec<Estimate> {
     metrics
 }
 
-/// The same probes of the activations themselves.
+/// Metrics of the probes of the activations themselves.
 fn activations(train: &Columns, held_out: &Columns) -> Vec<Estimate> {
     let classes = judged(train, held_out);
     let draws = Draws::new(held_out.rows());
@@ -308,7 +308,7 @@ fn activations(train: &Columns, held_out: &Columns) -> Vec<Estimate> {
     probes("activations_probe", &probed, &ACTIVATION_KS)
 }
 
-/// The best latent of each class, and how good it is on the held-out rows.
+/// The best latent of each class, and its scores on the held-out rows.
 fn singles(
     train: &Columns,
     held_out: &Columns,
@@ -332,7 +332,7 @@ fn single_f1(singles: &[(Option<Single>, Option<Scores>)]) -> Estimate {
     for (_, scores) in singles {
         match scores {
             Some(scores) => means.add(&scores.f1),
-            None => means.add(&[0.0; bootstrap::COLUMNS]), // no latent says anything of the class
+            None => means.add(&[0.0; bootstrap::COLUMNS]), // no latent is above zero on this class
         }
     }
     let formula = "mean over classes of 2 TP / (2 TP + FP + FN) of a_j > T, with j and T of the largest F1 on the training rows";

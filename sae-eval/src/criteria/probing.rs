@@ -1,5 +1,5 @@
-//! k-sparse probing (Gurnee et al. 2023, arXiv 2305.01610; as SAEBench does it): how well a class is told from the rest by
-//! the k latents that differ most between the two.
+//! k-sparse probing (Gurnee et al. 2023, arXiv 2305.01610; as SAEBench does it): how well the k latents that differ
+//! most between a class and the rest tell the two apart.
 
 use rayon::prelude::*;
 
@@ -10,13 +10,13 @@ use super::scores::{Answers, Scores};
 
 /// The probes of one class.
 pub(super) struct Probed {
-    /// Latents, by how much they differ, the most first.
+    /// Latents, largest difference first.
     pub(super) latents: Vec<u32>,
-    /// Of each k.
+    /// Scores for each k.
     pub(super) scores: Vec<Scores>,
 }
 
-/// Probes each of `classes` with each number of latents.
+/// Probes each of `classes` with each number of latents in `ks`.
 pub(super) fn probe(
     train: &Columns,
     held_out: &Columns,
@@ -41,8 +41,8 @@ pub(super) fn probe(
     .collect()
 }
 
-/// For each of `classes` the latents with the largest `|mean over its rows - mean over the others|`, best first; equal ones
-/// by index. A latent that is never active is not chosen.
+/// For each of `classes` the latents with the largest `|mean over its rows - mean over the others|`, best first; ties
+/// go to the lower index. Latents that are never active are not chosen.
 fn chosen(train: &Columns, classes: &[usize], most: usize) -> Vec<Vec<u32>> {
     let of_class = &train.labels.rows;
     let mut best: Vec<Vec<(f64, u32)>> = vec![Vec::new(); classes.len()];
@@ -72,14 +72,14 @@ fn chosen(train: &Columns, classes: &[usize], most: usize) -> Vec<Vec<u32>> {
     best.into_iter().map(latents).collect()
 }
 
-/// Fits a probe of `class` on the training rows and asks it about the held-out rows.
+/// Fits a probe of `class` on the training rows and applies it to the held-out rows.
 fn answers(train: &Columns, held_out: &Columns, class: usize, latents: &[u32]) -> Answers {
     let units: Vec<f64> = latents.iter().map(|j| deviation(train, *j)).collect();
     let beta = weighted(train, class, latents, &units).fit();
     let (rows, x) = active(held_out, latents, &units);
     let labels = &held_out.labels.of;
     let k = latents.len();
-    let mut said = vec![beta[k] > 0.0; labels.len()]; // where no latent is active only the intercept speaks
+    let mut said = vec![beta[k] > 0.0; labels.len()]; // without an active latent the intercept decides
     for (i, row) in rows.iter().enumerate() {
         said[*row as usize] = Rows::score(&beta, &x[i * k..][..k]) > 0.0;
     }
@@ -100,7 +100,7 @@ fn deviation(columns: &Columns, j: u32) -> f64 {
     if deviation > 0.0 { deviation } else { 1.0 }
 }
 
-/// The rows on which one of `latents` is active, and their activations `[rows, k]`, in units.
+/// The rows on which at least one of `latents` is active, and their activations `[rows, k]` divided by `units`.
 fn active(columns: &Columns, latents: &[u32], units: &[f64]) -> (Vec<u32>, Vec<f64>) {
     const NONE: u32 = u32::MAX;
     let mut places = vec![NONE; columns.rows()];
@@ -119,9 +119,9 @@ fn active(columns: &Columns, latents: &[u32], units: &[f64]) -> (Vec<u32>, Vec<f
     (rows, x)
 }
 
-/// The training rows as the regression sees them: class and rest weigh the same, together the number of rows
-/// (scikit-learn's `class_weight="balanced"`). Rows on which no latent is active are equal: they are one row of the class
-/// and one of the rest, with the weight of all.
+/// The weighted training rows of the regression: class and rest have the same total weight, and all weights add up to
+/// the number of rows (scikit-learn's `class_weight="balanced"`). Rows without active latents are equal, so they become
+/// one row of the class and one of the rest, with the weight of all.
 fn weighted(train: &Columns, class: usize, latents: &[u32], units: &[f64]) -> Rows {
     let (rows, x) = active(train, latents, units);
     let of = |row: &u32| train.labels.of[*row as usize] as usize == class;
@@ -183,7 +183,7 @@ mod tests {
     }
 
     proptest! {
-        /// Silent rows as one row find what all rows find, one by one.
+        /// Merging silent rows gives the same fit as keeping each of them.
         #[test]
         fn silent_rows_may_be_one(
             dense in prop::collection::vec(prop_oneof![3 => Just(0.0f32), 1 => -3f32..3.0], 80),

@@ -1,24 +1,24 @@
-//! Codes of a sample of rows: what the criteria are computed from.
+//! The codes of a sample of rows, from which the criteria are computed.
 //!
-//! A row is in the sample if a number computed from its index alone is below a bound. The bound is halved whenever the codes
-//! grow beyond [`MAX_ENTRIES`], so that memory is bounded whatever the data, and the sample does not depend on the order or
-//! the size of batches.
+//! A row is in the sample if a number computed from its index alone is below a bound. The bound is halved whenever the
+//! sample has more than [`MAX_ENTRIES`] entries. So memory is bounded for any data, and the sample depends neither on
+//! the order nor on the size of batches.
 
-/// Active latents that are kept at most: 64 MiB of them.
+/// Limit of the entries in a sample: 64 MiB.
 const MAX_ENTRIES: usize = 1 << 23;
-/// Every row is kept below this bound.
+/// The bound that keeps every row.
 const ALL: u64 = 1 << 32;
 
-/// Which rows a criterion saw.
+/// Describes which rows are in a sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Kept {
     /// Rows in the sample.
     pub(crate) rows: usize,
-    /// A row is in it if its number is below this; 2^32 keeps all.
+    /// A row is in the sample if its number is below this; 2^32 keeps all rows.
     pub(crate) bound: u64,
 }
 
-/// splitmix64's finaliser of the `index`-th state (Steele, Lea & Flood 2014).
+/// Output number `index`, counted from 1, of splitmix64 with seed 0 (Steele, Lea & Flood 2014).
 pub(super) fn mixed(index: u64) -> u64 {
     let mut z = index.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -26,7 +26,7 @@ pub(super) fn mixed(index: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Sparse rows of a sample, in the order they came.
+/// Sparse rows of a sample, in the order in which they were added.
 pub(crate) struct Sample {
     bound: u64,
     max_entries: usize,
@@ -36,7 +36,7 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// Of a data set of `total` rows, about `most` of them at most.
+    /// An empty sample for a data set of `total` rows; it keeps about `most` of them at most.
     pub(crate) fn new(total: usize, most: usize) -> Self {
         let bound = match total <= most {
             true => ALL,
@@ -51,12 +51,12 @@ impl Sample {
         }
     }
 
-    /// Whether a row is in the sample, as far as is known now.
+    /// True if a row is in the sample under the current bound.
     pub(crate) fn keeps(&self, row: usize) -> bool {
         mixed(row as u64 + 1) >> 32 < self.bound
     }
 
-    /// Adds a row: its index in the data set, and its active latents with their activations; zeros are left out.
+    /// Adds a row: its index in the data set, and its latents with their activations. Zeros are left out.
     pub(crate) fn push(&mut self, row: usize, latents: &[u32], values: &[f32]) {
         if !self.keeps(row) {
             return;
@@ -70,7 +70,7 @@ impl Sample {
         }
     }
 
-    /// Halves the sample.
+    /// Halves the bound, and drops the rows beyond it.
     fn thin(&mut self) {
         self.bound /= 2;
         let (mut start, mut to, mut kept) = (0, 0, 0);
@@ -89,7 +89,7 @@ impl Sample {
         self.entries.truncate(to);
     }
 
-    /// Which rows are in it.
+    /// Describes which rows are in the sample.
     pub(crate) fn kept(&self) -> Kept {
         Kept {
             rows: self.rows.len(),
@@ -102,7 +102,7 @@ impl Sample {
         &self.rows
     }
 
-    /// The active latents of every row: the row's place in the sample, and the latent.
+    /// All pairs of a row's place in the sample and a latent that is active on the row.
     pub(crate) fn active(&self) -> impl Iterator<Item = (u32, u32)> {
         let starts = std::iter::once(&0).chain(&self.ends);
         let rows = (0u32..).zip(starts.zip(&self.ends));
@@ -112,7 +112,7 @@ impl Sample {
         })
     }
 
-    /// The same by latent.
+    /// The sample by latent.
     pub(crate) fn into_columns(self, latents: usize, labels: Labels) -> Columns {
         let mut ends = vec![0; latents + 1];
         for (latent, _) in &self.entries {
@@ -159,7 +159,7 @@ impl Labels {
     }
 }
 
-/// A sample by latent: of each the rows on which it is active, with its activations.
+/// A sample by latent: for each latent the rows on which it is active, and its activations there.
 pub(crate) struct Columns {
     pub(crate) kept: Kept,
     ends: Vec<usize>,
@@ -168,17 +168,17 @@ pub(crate) struct Columns {
 }
 
 impl Columns {
-    /// Latents M.
+    /// Number of latents M.
     pub(crate) fn latents(&self) -> usize {
         self.ends.len() - 1
     }
 
-    /// Rows, ascending, and activations of latent `j`.
+    /// The rows on which latent `j` is active, ascending, with its activations.
     pub(crate) fn of(&self, j: usize) -> &[(u32, f32)] {
         &self.entries[self.ends[j]..self.ends[j + 1]]
     }
 
-    /// Rows of the sample.
+    /// Number of rows in the sample.
     pub(crate) fn rows(&self) -> usize {
         self.kept.rows
     }

@@ -1,35 +1,35 @@
-//! Answers to "is this row of the class?", and how good they are.
+//! Answers to "does this row belong to the class?", and their scores.
 
 use super::bootstrap::Draws;
 
-/// Held-out rows that were said to be of a class.
+/// Held-out rows that were assigned to a class.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Answers {
-    /// Those that are.
+    /// Rows that belong to the class.
     pub(crate) hits: Vec<u32>,
-    /// Those that are not.
+    /// Rows that do not.
     pub(crate) false_alarms: Vec<u32>,
 }
 
 impl Answers {
-    /// From the rows said to be of `class`.
+    /// From the rows that were assigned to `class`.
     pub(crate) fn new(said: impl Iterator<Item = u32>, labels: &[u32], class: usize) -> Self {
         let (hits, false_alarms) = said.partition(|row| labels[*row as usize] as usize == class);
         Self { hits, false_alarms }
     }
 }
 
-/// Scores in every draw of rows; NaN where a draw has no row of the class, or no other.
+/// Scores in every draw of rows; NaN if a draw has no row of the class or, for `balanced`, no other row.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Scores {
-    /// Mean of the parts of the class's rows and of the other rows that were answered rightly.
+    /// `(TPR + TNR) / 2`: the mean of the shares of correct answers on the class's rows and on the other rows.
     pub(crate) balanced: Vec<f64>,
     /// Harmonic mean of precision and recall.
     pub(crate) f1: Vec<f64>,
 }
 
 impl Scores {
-    /// Of answers about a class, of which each draw has so many rows.
+    /// Scores of answers about a class that has `of_class` rows in each draw.
     pub(crate) fn of(answers: &Answers, of_class: &[u32], draws: &Draws) -> Self {
         let hits = draws.count(answers.hits.iter().copied());
         let false_alarms = draws.count(answers.false_alarms.iter().copied());

@@ -1,9 +1,9 @@
-//! Single-latent F1: how well the one best latent of a class, above the best threshold, tells the class from the rest.
+//! Single-latent F1: how well the best latent of a class, above the best threshold, tells the class from the rest.
 
 use super::sample::Columns;
 use super::scores::Answers;
 
-/// A latent and a threshold: rows with `a_j > threshold` are said to be of the class.
+/// A latent and a threshold: rows with `a_j > threshold` are assigned to the class.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Single {
     pub(super) latent: u32,
@@ -12,9 +12,9 @@ pub(super) struct Single {
     pub(super) train_f1: f64,
 }
 
-/// For every class the latent and the threshold with the largest F1 on the training rows (equal ones: the lower index, then
-/// the higher threshold); none for a class on which no latent is above zero. Thresholds lie midway between neighbouring
-/// activations above zero, the lowest midway to zero.
+/// For each class the latent and the threshold with the largest F1 on the training rows (ties: the lower index, then
+/// the higher threshold); `None` for a class on which no latent is above zero. A threshold lies midway between two
+/// neighbouring activations above zero; the lowest lies midway between the smallest of them and zero.
 pub(super) fn best(train: &Columns) -> Vec<Option<Single>> {
     let mut best: Vec<Option<Single>> = vec![None; train.labels.rows.len()];
     let mut hits = vec![0u32; best.len()];
@@ -29,7 +29,7 @@ pub(super) fn best(train: &Columns) -> Vec<Option<Single>> {
             said += equal.len();
             let next = rows.get(said).map_or(0.0, |(a, _)| f64::from(*a));
             let threshold = (f64::from(equal[0].0) + next) / 2.0;
-            // with a lower threshold F1 grows for the classes of these rows alone
+            // a lower threshold raises F1 only for the classes of these rows
             for (_, class) in equal {
                 let both = (said + train.labels.rows[*class]) as f64;
                 let train_f1 = 2.0 * f64::from(hits[*class]) / both;
@@ -48,7 +48,7 @@ pub(super) fn best(train: &Columns) -> Vec<Option<Single>> {
 }
 
 impl Single {
-    /// What it says of the held-out rows.
+    /// Assigns held-out rows to the class.
     pub(super) fn answers(&self, held_out: &Columns, class: usize) -> Answers {
         let above = held_out.of(self.latent as usize).iter();
         let above = above.filter(|(_, a)| f64::from(*a) > self.threshold);
@@ -63,7 +63,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Every latent and threshold tried.
+        /// Tries every latent and threshold.
         #[test]
         fn no_other_threshold_is_better(
             dense in prop::collection::vec(prop_oneof![Just(0.0f32), Just(1.0), Just(2.0), -3f32..3.0], 60),

@@ -2,21 +2,21 @@
 
 use pathfinding::kuhn_munkres::{Weights, kuhn_munkres};
 
-/// Work up to which the assignment is optimal, the smaller number squared times the larger: what the algorithm takes at worst.
-/// 1,000 concepts and 4,096 latents are just within.
+/// Largest work for which the assignment is optimal: the smaller of G and M squared times the larger, the algorithm's
+/// worst case. 1,000 concepts and 4,096 latents are just below it.
 const MAX_WORK: usize = 1 << 32;
-/// Latents per concept that are looked at beyond that.
+/// Candidates per concept of the greedy assignment, which is used beyond that.
 const CANDIDATES: usize = 16;
-/// Steps of 1 that a cosine is rounded to: the algorithm needs whole numbers.
+/// Steps per unit of a cosine: the algorithm needs integers.
 const STEPS: f64 = 1e9;
 
-/// For each true concept the latent it was given, with their cosine.
+/// For each true concept its latent and their cosine.
 pub(super) type Pairs = Vec<Option<(u32, f32)>>;
 
-/// Sees the cosines of all concepts with some latents after the other.
+/// Collects the cosines of all concepts with the latents, block by block.
 pub(super) struct Matcher {
     concepts: usize,
-    /// All cosines, latent by latent `[M, G]`, where the assignment will be optimal.
+    /// All cosines `[M, G]`, if the assignment will be optimal.
     all: Option<Vec<f32>>,
     /// For each concept its closest latents, closest first.
     closest: Vec<Vec<(f32, u32)>>,
@@ -39,7 +39,7 @@ impl Matcher {
         }
     }
 
-    /// Whether the sum of cosines is the largest there is.
+    /// True if the assignment has the largest possible sum of cosines.
     pub(super) fn is_optimal(&self) -> bool {
         self.all.is_some()
     }
@@ -67,7 +67,7 @@ impl Matcher {
         self.closest.iter().map(first)
     }
 
-    /// The assignment.
+    /// Assigns latents to concepts, at most one each.
     pub(super) fn pairs(&self) -> Pairs {
         let Some(all) = &self.all else {
             return self.greedy();
@@ -92,7 +92,7 @@ impl Matcher {
         pairs
     }
 
-    /// The closest pair first, then the closest of what is left, among the candidates.
+    /// Takes the closest pair of the candidates first, then the closest of what is left, and so on.
     fn greedy(&self) -> Pairs {
         let each = self.closest.iter().enumerate();
         let mut all: Vec<(f32, usize, u32)> = each
@@ -113,12 +113,12 @@ impl Matcher {
     }
 }
 
-/// Cosines as the algorithm reads them: no more rows than columns.
+/// The cosines as the algorithm reads them: it needs no more rows than columns.
 #[derive(Clone)]
 struct Cosines {
     values: Vec<f32>,
     concepts: usize,
-    /// Whether its rows are concepts.
+    /// True if the rows are concepts.
     by_concept: bool,
     sign: i64,
 }

@@ -1,5 +1,5 @@
-//! Recovery of known concepts: whether the dictionary found the directions that synthetic data was made of, and whether its
-//! latents are active where these were.
+//! Recovery of known concepts: compares decoder directions with the concepts that synthetic data was made of, and the
+//! rows on which latents are active with the rows that contain these concepts.
 
 mod matching;
 
@@ -19,12 +19,13 @@ use matching::{Matcher, Pairs};
 
 /// A concept is recovered if the cosine with its latent is above this.
 const RECOVERED: f32 = 0.9;
-/// Cosines that are computed at a time: 64 MiB.
+/// Cosines computed at a time: 64 MiB.
 const AT_A_TIME: usize = 1 << 24;
-/// Rows of true strengths that are read at a time.
+/// Rows of true strengths read at a time.
 const ROWS: usize = 1024;
 
-/// Measures recovery, where the true concepts are known; `alive` latents are active on some held-out row.
+/// Measures recovery, if the true concepts are known; `alive` is the number of latents that are active on some held-out
+/// row.
 pub(crate) fn measure(run: &Run, held_out: &Sample, alive: usize) -> Result<Option<Recovery>> {
     let Some(truth) = &run.truth else {
         return Ok(None);
@@ -64,7 +65,7 @@ pub(crate) fn measure(run: &Run, held_out: &Sample, alive: usize) -> Result<Opti
     }))
 }
 
-/// How close latents are to the true concepts.
+/// Metrics of how close latents are to the true concepts.
 fn directions(matcher: &Matcher, pairs: &Pairs, alive: usize) -> Vec<Estimate> {
     let concepts = pairs.len() as f64;
     let cosines = || pairs.iter().flatten().map(|(_, cosine)| *cosine);
@@ -95,7 +96,7 @@ fn directions(matcher: &Matcher, pairs: &Pairs, alive: usize) -> Vec<Estimate> {
     ]
 }
 
-/// A number that no row has a part in.
+/// A metric without an interval.
 fn exact(name: &str, value: f64, formula: &str) -> Estimate {
     Estimate {
         name: name.into(),
@@ -106,7 +107,7 @@ fn exact(name: &str, value: f64, formula: &str) -> Estimate {
     }
 }
 
-/// The cosines of the decoder's rows, `W_dec W_V [M, d]`, with the true concepts.
+/// Collects the cosines of the decoder's rows, `W_dec W_V [M, d]`, with the true concepts.
 fn matched(sae: &Sae, truth: &Truth, latents: usize) -> Matcher {
     let dictionary = sae.w_dec();
     let device = dictionary.device();
@@ -130,14 +131,14 @@ fn matched(sae: &Sae, truth: &Truth, latents: usize) -> Matcher {
     matcher
 }
 
-/// Rows of length one; zeros stay.
+/// Rows of norm 1; rows of zeros stay as they are.
 fn unit(rows: Tensor<2>) -> Tensor<2> {
     let norms = rows.clone().square().sum_dim(1).sqrt().clamp_min(1e-12);
     rows / norms
 }
 
-/// F1 of each concept's latent as a detector of the concept, and the mean; concepts that are in no row of the sample have
-/// none.
+/// F1 of each concept's latent as a detector of the concept, and the mean with its interval; `None` for a concept that
+/// is in no row of the sample.
 fn firing_f1(
     codes: &ActivationData,
     data: &ActivationData,
@@ -169,7 +170,7 @@ fn firing_f1(
     Ok((means.interval(), each))
 }
 
-/// For each true concept the rows of the sample that it is in, ascending.
+/// For each true concept the sampled rows that contain it, ascending.
 fn present(
     codes: &ActivationData,
     data: &ActivationData,

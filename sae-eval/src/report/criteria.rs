@@ -1,21 +1,21 @@
-//! The report's section on what latents say of classes, as data and as Markdown.
+//! The report's section "What latents say of classes", as data and as Markdown.
 
 use serde::{Deserialize, Serialize};
 
 use super::escape::{name, prose};
 use super::markdown::{line, number};
 
-/// What latents say of the classes of labelled data.
+/// How well latents tell the classes of labelled data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Criteria {
     pub(crate) definition: String,
-    /// Draws of held-out rows behind each interval.
+    /// Number of draws of held-out rows behind each interval.
     pub(crate) resamples: usize,
     /// Classes with fewer sampled training rows are left out.
     pub(crate) min_class_rows: usize,
     /// Latents that are active on fewer sampled held-out rows have no entropy.
     pub(crate) min_entropy_rows: usize,
-    /// Latents that have one.
+    /// Number of latents that have an entropy.
     pub(crate) entropy_latents: usize,
     pub(crate) train: SampleOf,
     pub(crate) held_out: SampleOf,
@@ -26,11 +26,11 @@ pub(crate) struct Criteria {
     pub(crate) per_class: Vec<ClassCriteria>,
 }
 
-/// The rows of one side that were looked at.
+/// The sampled rows of one side.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SampleOf {
     pub(crate) rows: usize,
-    /// Row i is in the sample if the upper 32 bits of `splitmix64(i)` are below this.
+    /// Row i is in the sample if the upper 32 bits of splitmix64's output number `i + 1` are below this.
     pub(crate) bound: u64,
 }
 
@@ -44,17 +44,17 @@ pub(crate) struct Estimate {
     pub(crate) formula: String,
 }
 
-/// One class.
+/// The metrics of one class.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ClassCriteria {
     pub(crate) class: String,
-    /// Its number in the labels.
+    /// The class's number in the labels.
     pub(crate) label: usize,
     /// Sampled training rows.
     pub(crate) train_rows: usize,
     /// Sampled held-out rows.
     pub(crate) rows: usize,
-    /// Latents of the probes: the first k.
+    /// Latents of the probes, best first: a probe uses the first k.
     pub(crate) latents: Vec<u32>,
     pub(crate) probes: Vec<Probe>,
     pub(crate) single_latent: Option<u32>,
@@ -71,7 +71,7 @@ pub(crate) struct Probe {
 }
 
 impl Criteria {
-    /// What is measured, in words.
+    /// The definitions of the metrics, in words.
     pub(crate) fn definition() -> String {
         "Each class against the rest, then the mean over classes. Probes (arXiv 2305.01610): the k latents with the largest \
          |mean activation on the class - mean on the rest| and a logistic regression on them (activations divided by their \
@@ -86,7 +86,7 @@ impl Criteria {
     }
 }
 
-/// The section, or why there is none; nothing in a report of before there was one.
+/// Renders the section, or why it is missing; nothing for a report older than the section.
 pub(super) fn render(out: &mut String, criteria: Option<&Criteria>, missing: Option<&str>) {
     const TITLE: &str = "\n## What latents say of classes\n\n";
     let criteria = match (criteria, missing) {

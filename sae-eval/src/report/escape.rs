@@ -1,8 +1,8 @@
 //! Text from files, made safe for Markdown.
 //!
-//! A class name, a path or a whole `report.json` may come from anywhere, and a report is read in a terminal, in a
-//! code host's viewer and in a browser. What such text contains must show as it is: it must not end a cell or a
-//! line, start a heading or a list, be a link, an image or HTML, or steer the terminal.
+//! A class name, a path or a whole `report.json` may come from anywhere, and reports are read in terminals, in viewers
+//! of code hosts and in browsers. Such text must be shown literally: it must not end a cell or a line, start a heading
+//! or a list, become a link, an image or HTML, or control the terminal.
 
 /// Longest name that is shown whole, in characters.
 const NAME: usize = 200;
@@ -33,18 +33,18 @@ fn inline(text: &str, limit: usize) -> String {
         let ends = |c: Option<char>| c.is_none_or(|c| c == ' ');
         let in_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
         match c {
-            // in a viewer that lets HTML through after a backslash, an entity is still text
+            // an entity stays text even in a viewer that lets HTML through after a backslash
             '<' => out.push_str("&lt;"),
             '&' => out.push_str("&amp;"),
             '|' | '`' | '*' | '[' | ']' | '\\' | '~' | '$' => out.extend(['\\', c]),
-            // within a word it emphasises nothing, and names of metrics stay readable
+            // inside a word it emphasises nothing, and unescaped names of metrics stay readable
             '_' if !(in_word(before) && in_word(after)) => out.push_str("\\_"),
-            // what makes a line a heading, a quotation, a list, a rule or the underline of a heading
+            // at the start these make a heading, a quotation, a list, a rule or the underline of a heading
             '#' | '>' | '-' | '+' | '=' | ':' if before.is_none() => out.extend(['\\', c]),
             '.' | ')' if only_digits && before.is_some() && ends(after) => out.extend(['\\', c]),
-            // what ends a heading
+            // these end a heading
             '#' if ends(after) || after == Some('#') => out.push_str("\\#"),
-            // blanks in front could make a block of code
+            // leading spaces could make a code block
             ' ' if before.is_none() => continue,
             c => out.push(c),
         }
@@ -54,8 +54,8 @@ fn inline(text: &str, limit: usize) -> String {
     out
 }
 
-/// Line breaks and tabs as blanks; other control characters, and those that turn the direction of text around
-/// so that it reads as something else, as the replacement character.
+/// Turns line breaks and tabs into spaces. Other control characters, and characters that reverse the direction of text
+/// so that it reads differently, become the replacement character.
 fn visible(c: char) -> char {
     match c {
         '\n' | '\r' | '\t' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}' => ' ',
@@ -71,7 +71,8 @@ pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Text of pieces that mean something to Markdown, HTML, terminals or the eye, between anything else.
+    /// Text of pieces that mean something to Markdown, HTML or terminals or deceive the eye, mixed with arbitrary
+    /// characters.
     pub(in crate::report) fn hostile() -> impl Strategy<Value = String> {
         let pieces = prop::sample::select(vec![
             "|",
@@ -137,7 +138,7 @@ pub(super) mod tests {
         prop::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat())
     }
 
-    /// Markdown with a dot for everything that a backslash makes literal.
+    /// The Markdown with a dot in place of every character that a backslash makes literal.
     fn unescaped(markdown: &str) -> String {
         let mut out = String::new();
         let mut chars = markdown.chars();
@@ -153,7 +154,7 @@ pub(super) mod tests {
         out
     }
 
-    /// What a viewer shows: backslashes and entities undone.
+    /// The text that a viewer shows: without backslashes and entities.
     fn shown(markdown: &str) -> String {
         let mut out = String::new();
         let mut chars = markdown.chars();

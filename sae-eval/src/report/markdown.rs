@@ -110,7 +110,7 @@ fn metrics(out: &mut String, title: &str, metrics: &[Metric]) {
     }
 }
 
-/// With the rows that are left out everywhere else.
+/// The section on all rows, including those left out everywhere else.
 fn all_rows(out: &mut String, section: &AllRowsSection) {
     metrics(out, "With the rows beyond data.max_norm", &section.metrics);
     line(
@@ -123,7 +123,7 @@ fn all_rows(out: &mut String, section: &AllRowsSection) {
     );
 }
 
-/// The same numbers as others name and define them; a report of before schema version 4 has none.
+/// Metrics as other toolkits name and define them; reports before schema version 4 have none.
 fn toolkits(out: &mut String, metrics: &[ToolkitMetric]) {
     if metrics.is_empty() {
         return;
@@ -154,7 +154,8 @@ fn toolkits(out: &mut String, metrics: &[ToolkitMetric]) {
     }
 }
 
-/// Whole numbers as they are, others with about four digits, or scientific where that would hide them.
+/// Whole numbers below a million as they are, others with about four digits, very small and very large ones in
+/// scientific notation.
 pub(super) fn number(value: f64) -> String {
     match value.abs() {
         v if v.fract() == 0.0 && v < 1e6 => format!("{value:.0}"),
@@ -327,7 +328,7 @@ mod tests {
         report
     }
 
-    /// Cells of each line of a table, split where a viewer splits: at bars without a backslash.
+    /// Number of cells in each line of a table; like a viewer, it splits at bars without a backslash.
     fn cells(markdown: &str) -> Vec<usize> {
         let bars = |line: &str| {
             let mut escaped = false;

@@ -35,7 +35,7 @@ pub(crate) struct Report {
     /// The architecture in words, with its preset or k; since schema version 5.
     #[serde(default)]
     pub(crate) architecture: Option<String>,
-    /// What makes the numbers mean less than they seem to; since schema version 5.
+    /// Warnings about what the numbers mean; since schema version 5.
     #[serde(default)]
     pub(crate) notes: Vec<String>,
     pub(crate) model: SaeConfig,
@@ -43,28 +43,29 @@ pub(crate) struct Report {
     pub(crate) held_out: Fingerprint,
     /// On the held-out split.
     pub(crate) reconstruction: Vec<Metric>,
-    /// On the held-out split with the rows that `data.max_norm` leaves out, where there are any; since schema version 6.
+    /// On the held-out split including the rows that `data.max_norm` leaves out, if there are any; since schema version
+    /// 6.
     #[serde(default)]
     pub(crate) all_rows: Option<AllRowsSection>,
     /// On the held-out split.
     pub(crate) sparsity: Vec<Metric>,
-    /// On the held-out split, as other toolkits define it; since schema version 4.
+    /// On the held-out split, by other toolkits' definitions; since schema version 4.
     #[serde(default)]
     pub(crate) toolkits: Vec<ToolkitMetric>,
     /// Rows by their number of active latents.
     pub(crate) l0_histogram: Histogram,
-    /// Latents by the part of rows they fire on.
+    /// Latents by the share of rows on which they fire.
     pub(crate) firing_frequency_histogram: Histogram,
     pub(crate) top_n: Option<TopN>,
     /// Why there is no `top_n`.
     pub(crate) top_n_missing: Option<String>,
-    /// What latents say of classes; since schema version 6.
+    /// How well latents tell classes; since schema version 6.
     #[serde(default)]
     pub(crate) criteria: Option<Criteria>,
     /// Why there are no `criteria`.
     #[serde(default)]
     pub(crate) criteria_missing: Option<String>,
-    /// Where the concepts that the data was made of are known.
+    /// Recovery of the concepts that the data was made of, if they are known.
     #[serde(default)]
     pub(crate) recovery: Option<Recovery>,
 }
@@ -72,9 +73,9 @@ pub(crate) struct Report {
 /// The held-out rows together with those beyond `data.max_norm`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct AllRowsSection {
-    /// `||x||` above which rows are left out everywhere else.
+    /// Rows with `||x||` above this are left out everywhere else.
     pub(crate) max_norm: f64,
-    /// Held-out rows beyond it.
+    /// Number of held-out rows beyond it.
     pub(crate) left_out: usize,
     /// Of all held-out rows.
     pub(crate) metrics: Vec<Metric>,
@@ -84,10 +85,10 @@ pub(crate) struct AllRowsSection {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TopN {
     pub(crate) definition: String,
-    /// `firing` or `threshold`; before schema version 5 it was the latter for all.
+    /// `firing` or `threshold`; since schema version 5. Older reports all used `threshold`.
     #[serde(default)]
     pub(crate) rank_by: Option<String>,
-    /// The number, where ranks are by threshold.
+    /// The threshold, if latents are ranked by it.
     pub(crate) fire_threshold: Option<f32>,
     /// Classes without training rows, which have no ranking; since schema version 5.
     #[serde(default)]
@@ -129,7 +130,7 @@ pub(crate) struct ClassAccuracy {
 }
 
 impl TopN {
-    /// What is measured, in words.
+    /// The definition of top-n classification, in words.
     pub(crate) fn definition(rule: Rule) -> String {
         let rank = match rule {
             Rule::Firing => {
@@ -154,15 +155,15 @@ impl TopN {
     }
 }
 
-/// What was measured.
+/// All results of an evaluation.
 pub(crate) struct Measured<'a> {
     pub(crate) reconstruction: Vec<Metric>,
     pub(crate) all_rows: Option<AllRowsSection>,
     pub(crate) sparsity: &'a SparsityStats,
     pub(crate) toolkits: Vec<ToolkitMetric>,
-    /// Or why there is none.
+    /// `Err` says why there is none.
     pub(crate) top_n: Result<TopN, String>,
-    /// Or why there are none.
+    /// `Err` says why there are none.
     pub(crate) criteria: Result<Criteria, String>,
     pub(crate) recovery: Option<Recovery>,
 }
@@ -206,7 +207,7 @@ impl Report {
     }
 }
 
-/// What a reader must know before the numbers; nothing where it is not known how the run was trained.
+/// Warnings to read before the numbers; empty if it is not known how the run was trained.
 fn notes(run: &Run, reconstruction: &[Metric], sparsity: &[Metric]) -> Vec<String> {
     let value = |name: &str| {
         let metric = reconstruction

@@ -9,31 +9,31 @@ use super::markdown::line;
 /// How much of the known concepts was recovered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Recovery {
-    /// `optimal`, or `greedy` where there are too many concepts and latents for that.
+    /// `optimal`, or `greedy` if there are too many concepts and latents for that.
     pub(crate) matching: String,
-    /// True concepts G.
+    /// Number of true concepts G.
     pub(crate) concepts: usize,
-    /// Latents A that are active on a held-out row.
+    /// Number of latents A that are active on a held-out row.
     pub(crate) alive_latents: usize,
-    /// Draws of held-out rows behind the interval of `firing_f1`.
+    /// Number of draws of held-out rows behind the interval of `firing_f1`.
     pub(crate) resamples: usize,
-    /// The rows of `firing_f1`; none where the true strengths are not known.
+    /// The rows of `firing_f1`; `None` if the true strengths are not known.
     pub(crate) held_out: Option<SampleOf>,
     pub(crate) metrics: Vec<Estimate>,
-    /// Of each true concept.
+    /// One entry per true concept.
     pub(crate) matches: Vec<Match>,
 }
 
-/// What a true concept was given.
+/// The latent that was assigned to a true concept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Match {
     pub(crate) latent: Option<u32>,
     pub(crate) cosine: Option<f64>,
-    /// Of the latent as a detector of the concept.
+    /// F1 of the latent as a detector of the concept.
     pub(crate) firing_f1: Option<f64>,
 }
 
-/// The section; nothing where the true concepts are not known.
+/// Renders the section; nothing if the true concepts are not known.
 pub(super) fn render(out: &mut String, recovery: Option<&Recovery>) {
     let Some(recovery) = recovery else {
         return;

@@ -1,4 +1,4 @@
-//! The section on what latents say of classes.
+//! The report's section "What latents say of classes".
 
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ fn metric<'a>(criteria: &'a Value, name: &str) -> &'a Value {
     found.unwrap_or_else(|| panic!("no {name} in {criteria}"))
 }
 
-/// Training rows.
+/// Synthetic training rows.
 fn rows(count: usize) -> Vec<f32> {
     let source = sae_data::synthetic::Synthetic {
         width: WIDTH,
@@ -23,12 +23,12 @@ fn rows(count: usize) -> Vec<f32> {
     source.rows(count)
 }
 
-/// 1,200 training rows, of which a class has about a quarter: with so many all are judged.
+/// Writes 1,200 training rows, about a quarter of them per class: enough for all classes to be judged.
 fn more_rows(run: &Run) {
     run.write_rows("train.safetensors", &rows(1200), true);
 }
 
-/// Takes the zero-shot head out of the run's config.
+/// Removes the zero-shot head from the run's config.
 fn without_head(run: &Run) {
     let config = std::fs::read_to_string(run.path("config.toml")).expect("a config");
     let bare: Vec<&str> = config
@@ -54,7 +54,7 @@ fn every_metric_is_within_its_interval_and_repeats() {
         assert!(low <= value && value <= high, "{metric}");
         assert!((0.0..=1.0).contains(&value), "{metric}");
     }
-    // What is chosen and drawn does not depend on batches, threads, or on the pass that saw the training rows.
+    // Neither the choice of latents nor the draws depend on batches, threads, or the pass that saw the training rows.
     let again = run.report(&["--no-untrained", "--threads", "1"])["criteria"].take();
     assert_eq!(again, criteria);
     run.write_config("");
@@ -68,7 +68,7 @@ fn every_metric_is_within_its_interval_and_repeats() {
     );
 }
 
-/// Labels are the largest of the first columns: a probe of five of these columns must tell them, and by chance none.
+/// A label is the largest of the first columns, so a probe of five columns must do better than chance.
 #[test]
 fn probes_of_the_activations_find_what_labels_are_made_of() {
     let run = Run::new(Preset::Default);

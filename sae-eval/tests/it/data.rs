@@ -1,4 +1,4 @@
-//! Which data a report is about: the run's own, wherever it lies, and what was added later.
+//! The data of a report: the run's own, wherever it lies now, and data that was added later.
 
 use sae_data::ActivationData;
 use sae_model::Preset;
@@ -113,7 +113,7 @@ fn rows_beyond_the_limit_are_in_a_section_of_their_own() {
     let without = run.report(&[]);
     let huge = [&rows[..5 * WIDTH], &[500.0; WIDTH], &rows[5 * WIDTH..]].concat();
     run.write_rows("heldout.safetensors", &huge, true);
-    // a run of before there was a limit is of all rows
+    // a run older than the limit uses all rows
     let old = run.report(&[]);
     assert!(old["all_rows"].is_null());
     assert_eq!(old["held_out"]["rows"], 101);

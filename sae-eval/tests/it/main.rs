@@ -1,6 +1,5 @@
-//! `sae-eval` from the outside: the real binary on a run directory made by hand, its numbers against sums
-//! written out here.
-#![allow(clippy::unwrap_used)] // a test may
+//! Runs the `sae-eval` binary on a run directory made by hand, and compares its numbers with sums written out here.
+#![allow(clippy::unwrap_used)] // tests may unwrap
 
 mod criteria;
 mod data;
@@ -27,7 +26,7 @@ struct Run {
 }
 
 impl Run {
-    /// An untrained model on synthetic data whose labels are the largest of the first four columns.
+    /// An untrained model on synthetic data; a row's label is the largest of its first four columns.
     fn new(preset: Preset) -> Self {
         let run = Self {
             dir: tempfile::tempdir().expect("a temporary directory"),
@@ -123,7 +122,7 @@ fn read_json(path: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).expect("a report")).expect("JSON")
 }
 
-/// The largest of the first columns.
+/// The index of the largest of the first columns.
 fn label(row: &[f32]) -> usize {
     let best = (0..CLASSES).max_by(|a, b| row[*a].total_cmp(&row[*b]));
     best.expect("classes")
@@ -143,7 +142,7 @@ fn metric(report: &Value, section: &str, name: &str) -> f64 {
 fn metrics_are_those_of_the_whole_held_out_set() {
     let run = Run::new(Preset::Default);
     let report = run.report(&["--batch-size", "7"]);
-    // the same from the model's own output, written out
+    // the same numbers, written out from the model's output
     let file =
         sae_data::ActivationData::open(&run.path("heldout.safetensors"), &Default::default())
             .unwrap();
@@ -210,12 +209,12 @@ fn top_n_agrees_with_itself_at_its_ends() {
     let rows = top_n["trained"].as_array().unwrap();
     let names: Vec<&str> = rows.iter().map(|row| row["n"].as_str().unwrap()).collect();
     assert_eq!(names, ["1", "5", "30", "all"]);
-    // 30 is all of this dictionary
+    // 30 is the whole dictionary
     assert_eq!(rows[2]["on"], rows[3]["on"]);
     assert_eq!(rows[2]["off"], rows[3]["off"]);
-    // nothing on: every row is given the same class, so one class of four is right
+    // nothing on: every row gets the same class, which is right for one class of four
     assert_eq!(rows[3]["off"], 0.25);
-    // an untrained model before training is itself; only the pre-bias of this one is not the data's mean
+    // this model is untrained, too, but its pre-bias is not the data's mean, so the numbers may differ
     assert_eq!(top_n["untrained"].as_array().unwrap().len(), 4);
     assert!(run.report(&["--no-untrained"])["top_n"]["untrained"].is_null());
 }

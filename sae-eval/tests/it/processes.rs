@@ -1,4 +1,4 @@
-//! Around one evaluation: others at the same time, the trainer's words, and a GPU's memory.
+//! Evaluations that run at the same time, the notes of a report, and copies from a GPU.
 
 use std::process::Command;
 
@@ -62,7 +62,7 @@ fn several_evaluations_of_one_run_at_a_time_all_succeed() {
     }
 }
 
-/// A dictionary must not come from the GPU for every batch.
+/// A dictionary must not be copied from the GPU for every batch.
 #[cfg(feature = "wgpu")]
 #[test]
 fn on_a_gpu_the_dictionary_is_copied_at_most_once() {
@@ -98,7 +98,7 @@ fn on_a_gpu_the_dictionary_is_copied_at_most_once() {
                 digits.trim().parse::<usize>().expect("a number")
             })
             .sum();
-        // before and after training, one pass each over both splits: 100 batches in all
+        // one pass over both splits with the trained and one with the untrained model: 100 batches in all
         let dictionary = 4 * latents * WIDTH;
         assert!(
             bytes <= 4 * dictionary,

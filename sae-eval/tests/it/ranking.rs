@@ -1,4 +1,4 @@
-//! Top-n classification: what decides the order of latents, and on which rows.
+//! Top-n classification: which rule orders the latents, and on which rows.
 
 use burn::tensor::Device;
 use sae_model::architectures::TopK;
@@ -8,7 +8,7 @@ use safetensors::tensor::TensorView;
 
 use crate::{CLASSES, Run, WIDTH, label};
 
-/// Rows `[count, WIDTH]` that are `high` in column `row % CLASSES` (their class) and `low` in one more.
+/// Rows `[count, WIDTH]` with 2 in one column and 1 in another; `pair` gives the two columns of a row.
 fn rows_of(count: usize, pair: impl Fn(usize) -> [usize; 2]) -> Vec<f32> {
     let mut rows = vec![0.0; count * WIDTH];
     for row in 0..count {
@@ -19,7 +19,7 @@ fn rows_of(count: usize, pair: impl Fn(usize) -> [usize; 2]) -> Vec<f32> {
     rows
 }
 
-/// Rows whose class is their number modulo the classes.
+/// Writes rows with labels; the class of row i is `i % CLASSES`.
 fn write_by_class(run: &Run, name: &str, rows: &[f32]) {
     let n = rows.len() / WIDTH;
     let labels: Vec<u8> = (0..n).map(|row| (row % CLASSES) as u8).collect();
@@ -33,7 +33,7 @@ fn write_by_class(run: &Run, name: &str, rows: &[f32]) {
     std::fs::write(run.path(name), file).unwrap();
 }
 
-/// A TopK model of `k = 2` whose latent j is column j.
+/// Saves a TopK model with `k = 2` whose latent j is column j.
 pub(crate) fn columns_as_latents(run: &Run, input_scale: f64) {
     let topk = TopK {
         k: 2,
@@ -60,8 +60,8 @@ pub(crate) fn columns_as_latents(run: &Run, input_scale: f64) {
 fn latents_are_ranked_on_the_training_split_alone() {
     let run = Run::new(Preset::Default);
     columns_as_latents(&run, 1.0);
-    // Latents of class c: on its 2 training rows c and 4 + c, on its 40 held-out rows 8 + c and c. If held-out rows
-    // counted, 8 + c would be second in its class; by the training rows alone it never fires.
+    // Class c fires latents c and 4 + c on its 2 training rows, 8 + c and c on its 40 held-out rows. If held-out rows
+    // counted, 8 + c would be second for its class; on the training rows it never fires.
     let train = rows_of(2 * CLASSES, |row| [row % CLASSES, 4 + row % CLASSES]);
     let held_out = rows_of(40 * CLASSES, |row| [8 + row % CLASSES, row % CLASSES]);
     run.write_rows("train.safetensors", &train, true);
@@ -73,8 +73,8 @@ fn latents_are_ranked_on_the_training_split_alone() {
     run.write_rows("head.safetensors", &head, false);
     let report = run.report(&["--top-n", "1,2,3", "--no-untrained"]);
     let rows = report["top_n"]["trained"].as_array().unwrap();
-    // The head sees latent 8 + c alone: with the first two on, rows say nothing and are answered class 0, one of four;
-    // with the first two off, nothing is missing.
+    // The head sees only latent 8 + c. With the first latents on, rows carry nothing and get class 0, which is right
+    // for one class of four; with them off, nothing is missing.
     for row in &rows[..2] {
         assert_eq!(
             (&row["on"], &row["off"]),
@@ -88,7 +88,7 @@ fn latents_are_ranked_on_the_training_split_alone() {
 #[test]
 fn rescaled_activations_do_not_change_top_n() {
     let run = Run::new(Preset::Default);
-    // Latent 4 + c fires on every row of class c, weakly; latent c, which the head sees, on every other, strongly.
+    // Latent 4 + c fires weakly on every row of class c; latent c, which the head sees, strongly on every other row.
     let mut rows = rows_of(10 * CLASSES, |row| {
         let (class, even) = (row % CLASSES, (row / CLASSES).is_multiple_of(2));
         [if even { class } else { 8 + class }, 4 + class]
@@ -106,7 +106,7 @@ fn rescaled_activations_do_not_change_top_n() {
     assert_eq!(one, other);
     assert_eq!(one["rank_by"], "firing");
     assert!(one["fire_threshold"].is_null());
-    // by the paper's threshold the same two models, which reconstruct the same, are ranked otherwise
+    // the paper's threshold ranks the latents of the same two models differently, although they reconstruct the same
     let by_threshold = ["--rank-by", "threshold"];
     let (one, other) = (top_n(1.0, &by_threshold), top_n(16.0, &by_threshold));
     assert_ne!(one["trained"], other["trained"]);
@@ -132,10 +132,10 @@ fn classes_without_training_rows_are_named_and_count_in_no_mean() {
     assert_eq!(top_n["unranked"], serde_json::json!(["c"]));
     assert_eq!(top_n["per_class"][2]["train_rows"], 0);
     assert!(top_n["per_class"][2]["rows"].as_u64().unwrap() > 0);
-    // nothing on: one class of the three that count, not of four
+    // nothing on: right for one class of the three that count, not of four
     let all = top_n["trained"].as_array().unwrap().last().unwrap().clone();
     assert_eq!(all["off"], 1.0 / 3.0);
-    // "all on" is the mean of what the table of classes says of those that count
+    // "all on" is the mean over the classes in the table that count
     let of_class = |class: usize| top_n["per_class"][class]["reconstructed"].as_f64().unwrap();
     let mean = [0, 1, 3].map(of_class).iter().sum::<f64>() / 3.0;
     assert!((all["on"].as_f64().unwrap() - mean).abs() < 1e-12);

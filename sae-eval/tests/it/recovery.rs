@@ -9,7 +9,7 @@ use super::{Run, WIDTH, metric};
 
 const CONCEPTS: usize = 20;
 
-/// The truth of [`Run::new`]'s data.
+/// The generator of [`Run::new`]'s data, which knows the true concepts.
 fn synthetic() -> Synthetic {
     Synthetic {
         width: WIDTH,
@@ -20,7 +20,7 @@ fn synthetic() -> Synthetic {
     }
 }
 
-/// A run whose dictionary has these rows first, and whose config names the truth.
+/// A run whose dictionary starts with these rows, and whose config names the true concepts.
 fn run(known: &[f32], more: &str) -> Run {
     let run = Run::new(Preset::Default);
     run.write_rows("concepts.safetensors", &synthetic().dictionary(), false);
@@ -44,7 +44,7 @@ fn run(known: &[f32], more: &str) -> Run {
 
 #[test]
 fn a_dictionary_that_holds_the_truth_has_recovered_it() {
-    // backwards, and of other lengths
+    // the true concepts in reverse order and with other norms
     let dictionary = synthetic().dictionary();
     let known: Vec<f32> = dictionary
         .chunks(WIDTH)
@@ -83,7 +83,7 @@ fn recovered(report: &serde_json::Value, name: &str) -> f64 {
         .expect("the metric")
 }
 
-/// Strengths that are zero where the latents are silent: what is detected is exactly what is there.
+/// The true strengths are the latents' own activations, so latents fire exactly where their concepts are.
 #[test]
 fn latents_that_fire_where_their_concepts_are_detect_them() {
     let dictionary = synthetic().dictionary();
