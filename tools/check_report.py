@@ -189,7 +189,6 @@ def criteria(compare, report, found):
         estimates(compare, metrics, "class_entropy_median", np.nanmedian(each, 0), ACCURACY)
         part = (each < SPECIFIC).sum(0) / np.isfinite(each).sum(0)
         estimates(compare, metrics, "class_entropy_specific", part, max(ACCURACY, 2 / len(each)))
-        metrics = {}
     for name, metric in metrics.items():
         compare.say(name, metric["value"], None, metric["value"] is None)
 

@@ -23,7 +23,7 @@ const PAPER_THRESHOLD: f32 = 0.2;
 /// Writes reports/report.md and reports/report.json in the run directory. An existing report is replaced, whichever
 /// options it was made with.
 ///
-/// Exit codes: 0 done; 2 the run, the data or the device is wrong (no report is written).
+/// Exit codes: 0 done; 1 the report could not be written; 2 the run, the data or the device is wrong (no report is written).
 #[derive(Parser, Debug)]
 #[command(version)]
 pub(crate) struct Arguments {
@@ -87,21 +87,26 @@ pub fn main() -> ExitCode {
         .with_span_events(FmtSpan::CLOSE)
         .with_writer(std::io::stderr)
         .init();
-    match evaluate_run(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    let done = match evaluate_run(&arguments) {
+        Ok(report) => publish(&arguments.run, &report).map_err(|error| (1, error)),
+        Err(error) => Err((2, error)),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+        Err((code, error)) => {
             let data = error.downcast_ref::<sae_data::config::DataConfigError>();
             let feature = data.and_then(|error| error.missing_feature);
             let remedy = feature.map_or(String::new(), |feature| {
                 format!("; start this program with cargo run -p sae-eval --features {feature}")
             });
             eprintln!("error: {error:#}{remedy}");
-            ExitCode::from(2)
+            ExitCode::from(code)
         }
     }
 }
 
-fn evaluate_run(arguments: &Arguments) -> Result<()> {
+fn evaluate_run(arguments: &Arguments) -> Result<Report> {
     let rule = arguments.rule()?;
     if let Some(threads) = arguments.threads {
         rayon::ThreadPoolBuilder::new()
@@ -112,10 +117,14 @@ fn evaluate_run(arguments: &Arguments) -> Result<()> {
     let device = open_device(&arguments.device)?;
     let host = model::host_of(&device);
     let run = run::Run::open(&arguments.run, &arguments.elsewhere, &host)?;
-    let report = evaluate::report(&run, arguments, rule, &device)?;
-    let markdown = report::markdown::render(&report);
-    let dir = RunDir::new(&arguments.run);
-    write(&dir, &report, &markdown)?;
+    evaluate::report(&run, arguments, rule, &device)
+}
+
+/// Writes a report into its run and prints it.
+fn publish(run: &Path, report: &Report) -> Result<()> {
+    let markdown = report::markdown::render(report);
+    let dir = RunDir::new(run);
+    write(&dir, report, &markdown)?;
     print!("{markdown}");
     println!(
         "\nWritten to {} and report.json beside it.",
@@ -136,7 +145,7 @@ fn open_device(name: &str) -> Result<Device> {
 }
 
 /// Writes both files of a report. Processes take turns, so that both files belong to the same report.
-fn write(run: &RunDir, report: &report::Report, markdown: &str) -> Result<()> {
+fn write(run: &RunDir, report: &Report, markdown: &str) -> Result<()> {
     let dir = run.reports();
     std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
     let lock = File::open(&dir);

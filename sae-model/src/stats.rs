@@ -84,7 +84,7 @@ definitions! {
     VARIANCE_SHARE = "variance_share_top_0.1_percent": "sum over the ceil(N / 1000) rows of largest ||x|| of ||x - mean(x)||^2 / the same sum over all rows";
     /// FVU with the rows that training left out.
     FVU_ALL_ROWS = "fvu_all_rows": "fvu of all held-out rows, those with ||x|| > data.max_norm among them";
-    /// Active latents a row.
+    /// Active latents per row.
     L0_MEAN = "l0_mean": "mean over rows of #{ j : a_j != 0 } (SAELens)";
     /// Median of active latents.
     L0_MEDIAN = "l0_median": "median over rows of #{ j : a_j != 0 }";

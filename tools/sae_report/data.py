@@ -105,7 +105,7 @@ def table_part(read, wanted):
     batch = read(None)
     name, label = column_of(batch.schema, wanted)
 
-    def rows(_cache=[]):
+    def rows():
         return flat(read([name]).column(name))
 
     stored, examples = flat(batch.column(name))

@@ -22,7 +22,7 @@ pub(crate) fn render(report: &Report) -> String {
     metrics(&mut out, "Sparsity", &report.sparsity);
     histogram(
         &mut out,
-        "Active latents a row (L0)",
+        "Active latents per row (L0)",
         "rows",
         &report.l0_histogram,
         |edge| format!("{edge:.0}"),
