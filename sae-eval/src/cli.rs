@@ -1,7 +1,7 @@
 //! The command line of `sae-eval`: evaluates a run on its held-out data and writes `reports/report.{json,md}`.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -13,7 +13,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::ranking::Rule;
-use crate::{evaluate, model, report, run};
+use crate::report::{self, Report};
+use crate::{evaluate, model, run};
 
 /// The threshold in the paper's code, whose scores are cosines.
 const PAPER_THRESHOLD: f32 = 0.2;
