@@ -181,7 +181,10 @@ impl ActivationData {
     }
 
     /// Number of rows to read at a time for a caller that wants `rows` at a time, in order: a multiple of `rows`.
-    pub(crate) fn together(&self, rows: usize) -> usize {
+    ///
+    /// # Panics
+    /// If `rows` is zero.
+    pub fn together(&self, rows: usize) -> usize {
         let most = TOGETHER / (4 * self.width());
         let best = self.info().preferred_block.unwrap_or(0).min(most);
         rows * best.div_ceil(rows).max(1)

@@ -1,4 +1,5 @@
-//! The command line of `sae-eval`: evaluates a run on its held-out data and writes `reports/report.{json,md}`.
+//! The command line of `sae-eval`: evaluates a run on its held-out data and writes `reports/report.{json,md}`, or
+//! encodes a data set (`encode`).
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -6,12 +7,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::Device;
-use clap::{Parser, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use sae_model::device::{DeviceError, DeviceName};
 use sae_run::{RunDir, atomic_file};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
+use crate::encode::{self, EncodeArguments};
 use crate::ranking::Rule;
 use crate::report::{self, Report};
 use crate::{evaluate, model, run};
@@ -26,7 +29,26 @@ const PAPER_THRESHOLD: f32 = 0.2;
 ///
 /// Exit codes: 0 done; 1 the report could not be written; 2 the run, the data or the device is wrong (no report is written).
 #[derive(Parser, Debug)]
-#[command(version)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    report: Option<Arguments>,
+}
+
+/// Other uses of a trained run than a report.
+#[derive(Subcommand, Debug)]
+enum Command {
+    Encode(EncodeArguments),
+}
+
+/// Options of a report.
+#[derive(Args, Debug)]
 pub(crate) struct Arguments {
     /// The run directory, for example runs/quickstart.
     run: PathBuf,
@@ -88,8 +110,24 @@ pub fn main() -> ExitCode {
         .with_span_events(FmtSpan::CLOSE)
         .with_writer(std::io::stderr)
         .init();
-    let arguments = Arguments::parse();
-    let done = match evaluate_run(&arguments) {
+    match CommandLine::parse() {
+        CommandLine {
+            command: Some(Command::Encode(arguments)),
+            ..
+        } => ExitCode::from(encode::main(&arguments)),
+        CommandLine {
+            report: Some(arguments),
+            ..
+        } => make_report(&arguments),
+        _ => CommandLine::command()
+            .error(ErrorKind::MissingRequiredArgument, "RUN is missing")
+            .exit(),
+    }
+}
+
+/// Makes the report of a run.
+fn make_report(arguments: &Arguments) -> ExitCode {
+    let done = match evaluate_run(arguments) {
         Ok(report) => publish(&arguments.run, &report).map_err(|error| (1, error)),
         Err(error) => Err((2, error)),
     };
@@ -109,16 +147,22 @@ pub fn main() -> ExitCode {
 
 fn evaluate_run(arguments: &Arguments) -> Result<Report> {
     let rule = arguments.rule()?;
-    if let Some(threads) = arguments.threads {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads as usize)
-            .build_global()
-            .context("starting the threads")?;
-    }
+    start_threads(arguments.threads)?;
     let device = open_device(&arguments.device)?;
     let host = model::host_of(&device);
     let run = run::Run::open(&arguments.run, &arguments.elsewhere, &host)?;
     evaluate::report(&run, arguments, rule, &device)
+}
+
+/// Starts this number of threads.
+pub(crate) fn start_threads(threads: Option<u32>) -> Result<()> {
+    let Some(threads) = threads else {
+        return Ok(());
+    };
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads as usize)
+        .build_global()
+        .context("starting the threads")
 }
 
 /// Writes a report into its run and prints it.
@@ -135,7 +179,7 @@ fn publish(run: &Path, report: &Report) -> Result<()> {
 }
 
 /// Opens a device by its name. If it is not compiled in, the error says how to build with it.
-fn open_device(name: &str) -> Result<Device> {
+pub(crate) fn open_device(name: &str) -> Result<Device> {
     let opened = name.parse().and_then(DeviceName::open);
     opened.map_err(|error| match error {
         DeviceError::NotCompiled { feature, .. } => anyhow!(

@@ -37,7 +37,7 @@ pub(crate) fn report(
     let started = Instant::now();
     let config = &run.config.model;
     let model = Model::new(run.sae.clone(), device);
-    let batch = rows_at_once(arguments, &model, config.n_latents);
+    let batch = rows_at_once(arguments.batch_size, &model, config.n_latents);
     let host = host_of(device);
     let passes = Passes { run, host, batch };
     let setting = match &run.head {
@@ -158,8 +158,8 @@ fn top_n(
 }
 
 /// Rows per batch.
-fn rows_at_once(arguments: &Arguments, model: &Model, latents: usize) -> usize {
-    match arguments.batch_size {
+pub(crate) fn rows_at_once(asked: Option<u32>, model: &Model, latents: usize) -> usize {
+    match asked {
         Some(rows) => rows as usize,
         None if model.is_dense() => (MAX_DENSE / latents).clamp(1, ROWS),
         None => ROWS,

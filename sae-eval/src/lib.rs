@@ -1,11 +1,12 @@
-//! Evaluates sparse autoencoders. The binary `sae-eval` evaluates a run directory ([`cli::main`]); [`Evaluation`]
-//! evaluates any model on any rows.
+//! Evaluates sparse autoencoders. The binary `sae-eval` evaluates a run directory and encodes data sets ([`cli::main`]);
+//! [`Evaluation`] evaluates any model on any rows.
 
 pub mod cli;
 
 mod all_rows;
 mod classes;
 mod criteria;
+mod encode;
 mod evaluate;
 mod evaluation;
 mod head;

@@ -44,6 +44,8 @@ pub(crate) struct Run {
     pub(crate) train: ActivationData,
     /// The held-out split, on which everything is measured.
     pub(crate) held_out: ActivationData,
+    /// The same with the rows beyond `data.max_norm`.
+    pub(crate) all_held_out: ActivationData,
     /// Fingerprints of the training and the held-out split.
     pub(crate) fingerprints: [Fingerprint; 2],
     /// Rows with `||x||` above this are left out of both splits.
@@ -135,6 +137,7 @@ impl Run {
         let head = data.class_head(&split)?;
         let truth = data.truth(&split)?;
         let check_rows = data.resolved_check_rows(&split);
+        let all_held_out = split.held_out.clone();
         let (Split { train, held_out }, max_norm) = data.within_max_norm(split, |_| {})?;
         if train.width() != saved.model.d_in {
             bail!(
@@ -155,6 +158,7 @@ impl Run {
             config: saved,
             train,
             held_out,
+            all_held_out,
             fingerprints,
             max_norm: max_norm.number(),
             head: head.map(|head| Head::new(head, host)),

@@ -198,6 +198,9 @@ fn indexed(dir: &Path, options: &Options) -> Result<Box<dyn Source>, DataError> 
 }
 
 impl ShardIndex {
+    /// Value of [`ShardIndex::format`].
+    pub const FORMAT: &'static str = INDEX_FORMAT;
+
     /// Reads `dir/index.json`.
     ///
     /// # Errors

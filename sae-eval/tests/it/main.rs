@@ -3,6 +3,8 @@
 
 mod criteria;
 mod data;
+mod encode;
+mod encode_formats;
 mod processes;
 mod ranking;
 mod recovery;
