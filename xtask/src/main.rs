@@ -4,6 +4,7 @@ mod bench;
 mod chaos;
 mod check;
 mod eval;
+mod files;
 mod programs;
 mod results;
 

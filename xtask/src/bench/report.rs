@@ -35,9 +35,9 @@ pub(super) struct ShapeReport {
 pub(super) struct Measured {
     id: String,
     pub(super) name: String,
-    pub(super) seconds: Vec<f64>,
+    seconds: Vec<f64>,
     l0: Option<f64>,
-    pub(super) peak_bytes: Option<u64>,
+    peak_bytes: Option<u64>,
 }
 
 /// The value of a key in a file of /proc, or "unknown".
@@ -93,11 +93,12 @@ impl Measured {
         let mut sorted = self.seconds.clone();
         sorted.sort_by(f64::total_cmp);
         let n = sorted.len();
-        if n % 2 == 1 {
-            sorted[n / 2]
-        } else {
-            (sorted[n / 2 - 1] + sorted[n / 2]) / 2.0
-        }
+        (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0
+    }
+
+    pub(super) fn peak(&self) -> String {
+        let megabytes = |bytes| format!("{:.0} MB", bytes as f64 / 1e6);
+        self.peak_bytes.map_or("-".into(), megabytes)
     }
 
     pub(super) fn extremes(&self) -> (f64, f64) {
@@ -107,11 +108,9 @@ impl Measured {
 }
 
 impl ShapeReport {
-    fn median_of(&self, id: &str) -> Option<f64> {
-        self.measured
-            .iter()
-            .find(|m| m.id == id)
-            .map(Measured::median)
+    fn median_of(&self, id: &str) -> f64 {
+        let found = self.measured.iter().find(|m| m.id == id);
+        found.map_or(f64::NAN, Measured::median)
     }
 
     /// Markdown: medians with their range, multiples of one sgemm, rows a second, memory, and how many times
@@ -127,11 +126,10 @@ impl ShapeReport {
             "| | median (range) ms | sgemms | rows/s | L0 | peak memory | over our step |\n",
         );
         out.push_str("|---|---:|---:|---:|---:|---:|---:|\n");
-        let sgemm = self.median_of("sgemm").unwrap_or(f64::NAN);
-        let step = self.median_of("step").unwrap_or(f64::NAN);
+        let sgemm = self.median_of("sgemm");
+        let step = self.median_of("step");
         for m in &self.measured {
             let (median, (low, high)) = (m.median(), m.extremes());
-            let or_dash = |value: Option<String>| value.unwrap_or("-".into());
             let _ = writeln!(
                 out,
                 "| {} | {:.1} ({:.1} to {:.1}) | {:.2} | {:.0} | {} | {} | {:.2}x |",
@@ -141,11 +139,8 @@ impl ShapeReport {
                 high * 1e3,
                 median / sgemm,
                 batch as f64 / median,
-                or_dash(m.l0.map(|l0| format!("{l0:.1}"))),
-                or_dash(
-                    m.peak_bytes
-                        .map(|bytes| format!("{:.0} MB", bytes as f64 / 1e6))
-                ),
+                m.l0.map_or("-".into(), |l0| format!("{l0:.1}")),
+                m.peak(),
                 median / step,
             );
         }
