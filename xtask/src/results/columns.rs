@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::{Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::results::numbers::Form;
+use super::numbers::Form;
 
 /// Numbers by pointer.
 pub(super) type Metrics = BTreeMap<String, f64>;
@@ -29,81 +30,93 @@ const LEFT_OUT: [&str; 7] = [
 
 /// A column of a table.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(from = "Written")]
+#[serde(try_from = "Written")]
 pub(super) struct Column {
     pub(super) at: String,
     pub(super) title: String,
     pub(super) form: Form,
+    /// 1 where the greatest mean is printed bold, -1 where the least is, otherwise 0.
+    pub(super) best: f64,
 }
 
-/// How the plan writes one: a short name, or all of it.
+/// How the plan writes one: a short name or a pointer, or all of it; `+` or `-` in front is for `best`.
 #[derive(Deserialize)]
 #[serde(
     untagged,
+    deny_unknown_fields,
     expecting = "a name such as \"fvu\", or { at = \"/a/b\", title = \"...\", form = \"percent\" }"
 )]
 enum Written {
     Name(String),
-    Full(Full),
+    Full {
+        at: String,
+        title: Option<String>,
+        form: Option<Form>,
+    },
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Full {
-    at: String,
-    title: Option<String>,
-    #[serde(default)]
-    form: WrittenForm,
-}
+impl TryFrom<Written> for Column {
+    type Error = anyhow::Error;
 
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum WrittenForm {
-    #[default]
-    Decimals,
-    Percent,
-}
-
-impl From<Written> for Column {
-    fn from(written: Written) -> Self {
-        let (name, full) = match written {
-            Written::Name(name) => (name, None),
-            Written::Full(full) => (full.at.clone(), Some(full)),
+    fn try_from(written: Written) -> Result<Self> {
+        let (name, title, form) = match written {
+            Written::Name(name) => (name, None, None),
+            Written::Full { at, title, form } => (at, title, form),
         };
-        let (at, title, form) = short(&name);
-        match full {
-            Some(full) => Self {
-                at,
-                title: full.title.unwrap_or(title),
-                form: match full.form {
-                    WrittenForm::Percent => Form::Percent,
-                    WrittenForm::Decimals => form,
-                },
-            },
-            None => Self { at, title, form },
-        }
+        let best = f64::from(name.starts_with('+')) - f64::from(name.starts_with('-'));
+        let (at, usual_title, usual_form) = named(name.trim_start_matches(['+', '-']))?;
+        Ok(Self {
+            at,
+            title: title.unwrap_or(usual_title),
+            form: form.unwrap_or(usual_form),
+            best,
+        })
     }
 }
 
-/// Pointer, title and form of a short name; anything else is a pointer with four decimals.
-fn short(name: &str) -> (String, String, Form) {
+/// Pointer, title and form of a name. `probe:K` is the balanced accuracy of a K-sparse probe, `on:N` is top-n classification
+/// with n latents on, `off:N` with them off; anything that begins with a slash is a pointer with four decimals.
+fn named(name: &str) -> Result<(String, String, Form)> {
+    let decimals = Form::Decimals;
     let (at, title, form) = match name {
-        "fvu" => (FVU, "FVU", Form::Decimals(4)),
-        "cosine" => ("/reconstruction/cosine", "mean cosine", Form::Decimals(3)),
-        "l0" => (L0, "L0", Form::Decimals(1)),
-        "dead" => ("/sparsity/dead_latents", "dead", Form::Decimals(0)),
+        "fvu" => (FVU, "FVU", decimals(4)),
+        "cosine" => ("/reconstruction/cosine", "mean cosine", decimals(3)),
+        "l0" => (L0, "L0", decimals(1)),
+        "l0_p5" => ("/sparsity/l0_p5", "5 %", decimals(0)),
+        "l0_p95" => ("/sparsity/l0_p95", "95 %", decimals(0)),
+        "dead" => ("/sparsity/dead_latents", "dead", decimals(0)),
         "dead_share" => (DEAD_SHARE, "dead", Form::Percent),
-        "seconds" => (SECONDS, "training, s", Form::Decimals(0)),
-        other => (other, other, Form::Decimals(4)),
+        "single_latent_f1" => ("/criteria/metrics/single_latent_f1", "F1", decimals(3)),
+        "seconds" => (SECONDS, "training, s", decimals(0)),
+        "training_l0" => (TRAINING_L0, "L0 in training", decimals(1)),
+        "fvu_at_32" => (FVU_AT_32, "FVU moved to L0 32", decimals(4)),
+        pointer if pointer.starts_with('/') => (pointer, pointer, decimals(4)),
+        _ => {
+            let top_n = |n, side| format!("/top_n/trained/{n}/{side}");
+            return Ok(match name.split_once(':') {
+                Some(("on", "all")) => (top_n("all", "on"), "all".into(), Form::Percent),
+                Some(("on", n)) => (top_n(n, "on"), format!("top-{n}"), Form::Percent),
+                Some(("off", n)) => (top_n(n, "off"), format!("without top-{n}"), Form::Percent),
+                Some(("probe", k)) => {
+                    let at = format!("/criteria/metrics/probe_{k}_balanced_accuracy");
+                    (at, format!("probe, k = {k}"), decimals(3))
+                }
+                _ => bail!("column {name}: no such number; see xtask/src/results/columns.rs"),
+            });
+        }
     };
-    (at.into(), title.into(), form)
+    Ok((at.into(), title.into(), form))
 }
 
-/// Pointers of the numbers that code needs by name. The last is not in the report.
+/// Pointers of the numbers that code needs by name.
 pub(super) const FVU: &str = "/reconstruction/fvu";
 pub(super) const L0: &str = "/sparsity/l0_mean";
 pub(super) const DEAD_SHARE: &str = "/sparsity/dead_fraction";
+/// From `metrics.jsonl`: seconds of training over all continuations, and the mean L0 of the last hundred training batches.
 pub(super) const SECONDS: &str = "/training_seconds";
+pub(super) const TRAINING_L0: &str = "/training_l0";
+/// `FVU (L0/32)^0.38`: FVU moved to an L0 of 32, computed when it is asked for.
+pub(super) const FVU_AT_32: &str = "/fvu_at_32";
 
 /// All numbers of a report.
 pub(super) fn of_report(report: &Value) -> Metrics {
@@ -116,6 +129,25 @@ pub(super) fn of_report(report: &Value) -> Metrics {
     metrics
 }
 
+/// The numbers of the records of `metrics.jsonl`.
+pub(super) fn of_training(records: &[Value]) -> Metrics {
+    let training = records
+        .iter()
+        .rev()
+        .filter(|record| record["split"] == "train");
+    let l0: Vec<f64> = training
+        .filter_map(|record| record["l0"].as_f64())
+        .take(100)
+        .collect();
+    let mean = (!l0.is_empty()).then(|| l0.iter().sum::<f64>() / l0.len() as f64);
+    let seconds = records.last().and_then(|record| record["seconds"].as_f64());
+    let found = [(TRAINING_L0, mean), (SECONDS, seconds)];
+    let found = found
+        .into_iter()
+        .filter_map(|(at, value)| Some((at.to_string(), value?)));
+    found.collect()
+}
+
 /// Adds all numbers below `value`.
 pub(super) fn flatten(value: &Value, at: &str, metrics: &mut Metrics) {
     match value {
@@ -123,9 +155,9 @@ pub(super) fn flatten(value: &Value, at: &str, metrics: &mut Metrics) {
             metrics.extend(number.as_f64().map(|number| (at.to_string(), number)));
         }
         Value::Object(entries) => {
-            let escaped = |key: &str| key.replace('~', "~0").replace('/', "~1");
             for (key, value) in entries {
-                flatten(value, &format!("{at}/{}", escaped(key)), metrics);
+                let key = key.replace('~', "~0").replace('/', "~1");
+                flatten(value, &format!("{at}/{key}"), metrics);
             }
         }
         Value::Array(entries)
@@ -135,13 +167,15 @@ pub(super) fn flatten(value: &Value, at: &str, metrics: &mut Metrics) {
                 flatten(value, &format!("{at}/{i}"), metrics);
             }
         }
-        Value::Array(entries) => entries.iter().for_each(|entry| named(entry, at, metrics)),
+        Value::Array(entries) => entries
+            .iter()
+            .for_each(|entry| flatten_entry(entry, at, metrics)),
         _ => {}
     }
 }
 
 /// An entry of a list: its `value`, or all that it has, by its name.
-fn named(entry: &Value, at: &str, metrics: &mut Metrics) {
+fn flatten_entry(entry: &Value, at: &str, metrics: &mut Metrics) {
     let name = ["name", "n"].iter().find_map(|key| match &entry[*key] {
         Value::String(name) => Some(name.clone()),
         Value::Number(number) => Some(number.to_string()),
