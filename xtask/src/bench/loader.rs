@@ -52,7 +52,7 @@ pub(super) fn run(arguments: &Arguments, binary: &Path, python: Option<&Path>) -
     Ok(ExitCode::SUCCESS)
 }
 
-/// Markdown: medians with their range, in rows and bytes of the file a second.
+/// Markdown: medians with their range, in rows and bytes of the file per second.
 fn table(arguments: &Arguments, measured: &[Measured]) -> String {
     let gigabytes = |seconds: f64| (2 * WIDTH) as f64 / seconds / 1e9;
     let ours = measured[OURS.len() - 1].median();

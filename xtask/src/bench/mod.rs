@@ -6,10 +6,10 @@
 //! slower for a while is slower for all.
 
 mod loader;
-pub(crate) use report::processor;
-
 mod report;
 mod worker;
+
+pub(crate) use report::processor;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -19,7 +19,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::files::At;
 use crate::programs::{build, finish};
-use report::{Measured, Report, ShapeReport};
+use report::{Measured, ShapeReport};
 use worker::Worker;
 
 /// Batch, width, latents.
@@ -113,12 +113,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.loader {
         return loader::run(arguments, &binary, python.as_deref());
     }
-    let mut report = Report::of_this_machine(arguments.rounds);
+    let mut shapes = Vec::new();
     for shape in &arguments.shapes {
-        let shape_report = measure(*shape, arguments, &binary, python.as_deref())?;
-        print!("{}", shape_report.table());
-        report.shapes.push(shape_report);
-        arguments.write(&report)?;
+        let report = measure(*shape, arguments, &binary, python.as_deref())?;
+        print!("{}", report.table());
+        shapes.push(report);
+        arguments.write(&report::json(arguments.rounds, &shapes))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,27 +1,10 @@
 //! The measurements as data, and as a table.
 
-use std::fmt::Write;
-
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::Shape;
 use super::worker::Turn;
-
-/// Everything measured: the content of `--json`.
-#[derive(Debug, Serialize)]
-pub(super) struct Report {
-    machine: Machine,
-    rounds: usize,
-    pub(super) shapes: Vec<ShapeReport>,
-}
-
-/// Where it was measured.
-#[derive(Debug, Serialize)]
-struct Machine {
-    processor: String,
-    cores: usize,
-    memory: String,
-}
 
 /// All contestants at one shape.
 #[derive(Debug, Serialize)]
@@ -31,7 +14,7 @@ pub(super) struct ShapeReport {
 }
 
 /// The turns of one contestant.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Measured {
     id: String,
     pub(super) name: String,
@@ -54,32 +37,22 @@ pub(crate) fn processor() -> (String, usize) {
     (first("/proc/cpuinfo", "model name"), cores)
 }
 
-impl Report {
-    pub(super) fn of_this_machine(rounds: usize) -> Self {
-        let (processor, cores) = processor();
-        let machine = Machine {
-            processor,
-            cores,
-            memory: first("/proc/meminfo", "MemTotal"),
-        };
-        Self {
-            machine,
-            rounds,
-            shapes: Vec::new(),
-        }
-    }
+/// Everything measured: the content of `--json`.
+pub(super) fn json(rounds: usize, shapes: &[ShapeReport]) -> Value {
+    let (processor, cores) = processor();
+    let memory = first("/proc/meminfo", "MemTotal");
+    json!({
+        "machine": { "processor": processor, "cores": cores, "memory": memory },
+        "rounds": rounds,
+        "shapes": shapes,
+    })
 }
 
 impl Measured {
     pub(super) fn new(id: &str, name: &str) -> Self {
         let (id, name) = (id.into(), name.into());
-        Self {
-            id,
-            name,
-            seconds: Vec::new(),
-            l0: None,
-            peak_bytes: None,
-        }
+        let none = Self::default();
+        Self { id, name, ..none }
     }
 
     pub(super) fn add(&mut self, turn: &Turn) {
@@ -113,7 +86,7 @@ impl ShapeReport {
         found.map_or(f64::NAN, Measured::median)
     }
 
-    /// Markdown: medians with their range, multiples of one sgemm, rows a second, memory, and how many times
+    /// Markdown: medians with their range, multiples of one sgemm, rows per second, memory, and how many times
     /// our step fits into a peer's.
     pub(super) fn table(&self) -> String {
         let Shape {
@@ -121,18 +94,16 @@ impl ShapeReport {
             width,
             latents,
         } = self.shape;
-        let mut out = format!("\nbatch {batch}, width {width}, {latents} latents\n\n");
-        out.push_str(
-            "| | median (range) ms | sgemms | rows/s | L0 | peak memory | over our step |\n",
+        let mut out = format!(
+            "\nbatch {batch}, width {width}, {latents} latents\n\n\
+             | | median (range) ms | sgemms | rows/s | L0 | peak memory | over our step |\n\
+             |---|---:|---:|---:|---:|---:|---:|\n"
         );
-        out.push_str("|---|---:|---:|---:|---:|---:|---:|\n");
-        let sgemm = self.median_of("sgemm");
-        let step = self.median_of("step");
+        let [sgemm, step] = ["sgemm", "step"].map(|id| self.median_of(id));
         for m in &self.measured {
             let (median, (low, high)) = (m.median(), m.extremes());
-            let _ = writeln!(
-                out,
-                "| {} | {:.1} ({:.1} to {:.1}) | {:.2} | {:.0} | {} | {} | {:.2}x |",
+            out += &format!(
+                "| {} | {:.1} ({:.1} to {:.1}) | {:.2} | {:.0} | {} | {} | {:.2}x |\n",
                 m.name,
                 median * 1e3,
                 low * 1e3,

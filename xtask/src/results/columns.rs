@@ -39,7 +39,20 @@ pub(super) struct Column {
     pub(super) best: f64,
 }
 
-/// How the plan writes one: a short name or a pointer, or all of it; `+` or `-` in front is for `best`.
+/// A table of one number at given L0.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Compare {
+    /// The number.
+    pub(super) column: Column,
+    /// The L0 of its rows.
+    pub(super) at_l0: Vec<f64>,
+    /// Whether more is better. Then it is interpolated in itself over log L0, otherwise in log over log.
+    #[serde(default)]
+    pub(super) more: bool,
+}
+
+/// How the plan writes a column: a short name or a pointer, or all of it; `+` or `-` in front is for `best`.
 #[derive(Deserialize)]
 #[serde(
     untagged,

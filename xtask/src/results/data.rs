@@ -1,18 +1,39 @@
 //! Where the data sets lie, and what tells one from another.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
 use toml::Value;
 
-use super::plan::{Data, Judged, Plan};
+use super::plan::{Judged, Plan};
 use crate::files::{At, entries};
 
 /// Bytes of a file that are looked at in one place, and in how many places.
 const BLOCK: u64 = 1 << 16;
 const PLACES: u64 = 64;
+
+/// A data set: three splits.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Data {
+    /// Its name in the tables.
+    pub(super) title: String,
+    /// How to get it.
+    pub(super) how: String,
+    /// File or directory to train on; absent where the repository does not ship it.
+    pub(super) train: Option<PathBuf>,
+    /// `data.held_out` of the runs that choose learning rates.
+    pub(super) validation: Option<Value>,
+    /// `data.held_out` of all others.
+    pub(super) heldout: Option<Value>,
+    /// Other keys of the config's `[data]`.
+    #[serde(flatten)]
+    pub(super) keys: BTreeMap<String, Value>,
+}
 
 impl Plan {
     /// Applies `--data NAME=PATH`. PATH is the file or directory to train on if the plan says which part of it is held out;

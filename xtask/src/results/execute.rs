@@ -70,7 +70,7 @@ impl Executor {
     pub(super) fn execute(&self, task: Task) -> Result<Record> {
         let started = Instant::now();
         let dir = self.directory(&task.record);
-        // Not there where an earlier process has trained to the end.
+        // It is needed until training is done.
         let config = self.dir.join(format!("{}.toml", task.record.key));
         let mut record = task.record;
         if !RunDir::new(&dir).model().exists() {

@@ -32,7 +32,6 @@ use execute::Executor;
 use plan::Plan;
 use queue::Results;
 use select::Selection;
-use store::Record;
 use work::{How, work};
 
 /// What to run, and where to write.
@@ -181,10 +180,11 @@ fn make(
     let worked = match executor {
         Some(executor) => {
             // A table must not mix the numbers of two recipes.
-            let is_stale = |record: &Record| !arguments.science && record.revision != plan.revision;
-            let is_unwanted = |record: &Record| arguments.rerun && how.only.takes(&record.run);
-            let forgotten = |record: &Record| is_stale(record) || is_unwanted(record);
-            executor.forget(&mut results.store, forgotten)?;
+            executor.forget(&mut results.store, |record| {
+                let is_stale = !record.revision.starts_with(&plan.revision);
+                let is_unwanted = arguments.rerun && how.only.takes(&record.run);
+                is_unwanted || (is_stale && !arguments.science)
+            })?;
             work(&mut results, executor, how)
         }
         None => Ok(()),

@@ -10,16 +10,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
-use toml::Value;
 
-use super::columns::Column;
+use super::columns::{Column, Compare};
+use super::data::Data;
 use crate::files::At;
 
-/// What is run, and what is shown of it.
+/// The runs, and the tables that show them.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Plan {
-    /// What its table is called in the documents; that of `docs/science.toml` is `science`.
+    /// The name of its table in the documents; that of `docs/science.toml` is `science`.
     pub(super) name: String,
     /// Changes whenever training changes its numbers: runs of another revision are run again.
     pub(super) revision: String,
@@ -55,38 +55,6 @@ struct Tables {
     data: BTreeMap<String, Data>,
     #[serde(rename = "table")]
     tables: Vec<Plan>,
-}
-
-/// A table of one number at given L0.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Compare {
-    /// The number.
-    pub(super) column: Column,
-    /// Where.
-    pub(super) at_l0: Vec<f64>,
-    /// Whether more is better. Then it is interpolated in itself over log L0, otherwise in log over log.
-    #[serde(default)]
-    pub(super) more: bool,
-}
-
-/// A data set: three splits.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Data {
-    /// What the tables call it.
-    pub(super) title: String,
-    /// How to get it.
-    pub(super) how: String,
-    /// File or directory to train on; absent where the repository does not ship it.
-    pub(super) train: Option<PathBuf>,
-    /// `data.held_out` of the runs that choose learning rates.
-    pub(super) validation: Option<Value>,
-    /// `data.held_out` of all others.
-    pub(super) heldout: Option<Value>,
-    /// Other keys of the config's `[data]`.
-    #[serde(flatten)]
-    pub(super) keys: BTreeMap<String, Value>,
 }
 
 /// A length and a width, with the seeds that it is run with.
@@ -131,7 +99,7 @@ pub(super) struct Method {
     pub(super) without_pre_bias: bool,
 }
 
-/// What a run is judged on.
+/// The split that a run is judged on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Judged {
@@ -206,23 +174,15 @@ impl Plan {
 
     /// The plan with the names and variants of its methods, if nothing is wrong with it.
     fn checked(mut self) -> Result<Self> {
+        ensure!(!self.grids.is_empty(), "a plan needs a [[grid]]");
         ensure!(!self.methods.is_empty(), "a plan needs a [[method]]");
-        self.methods = self
-            .methods
-            .into_iter()
-            .flat_map(Method::variants)
-            .collect();
-        for Method {
-            name,
-            runs,
-            choose_at,
-            ..
-        } in &self.methods
-        {
-            let n = runs.len();
+        let methods = self.methods.into_iter();
+        self.methods = methods.flat_map(Method::variants).collect();
+        for method in &self.methods {
+            let (name, at, n) = (&method.name, method.choose_at, method.runs.len());
             ensure!(
-                *choose_at < n,
-                "method {name}: choose_at = {choose_at}, but it has {n} runs, counted from 0"
+                at < n,
+                "method {name}: choose_at = {at}, but it has {n} runs, counted from 0"
             );
         }
         let known = |name: &String| self.methods.iter().any(|method| method.name == *name);
@@ -327,7 +287,7 @@ impl Cell<'_> {
         self.grid.seeds.iter().flat_map(of_seed).collect()
     }
 
-    /// Those at one sparsity.
+    /// The runs of the table at one sparsity, one per seed.
     pub(super) fn runs_at(&self, at: usize, lr: Option<f64>) -> impl Iterator<Item = Run> {
         let seeds = self.grid.seeds.iter();
         seeds.map(move |seed| self.run(Judged::Heldout, *seed, at, lr))

@@ -51,7 +51,7 @@ struct Scale {
 }
 
 impl Scale {
-    /// Of the numbers that it must hold, between two ends of the picture.
+    /// The scale that holds all values, between two ends of the picture.
     fn new(axis: &Axis, values: impl Iterator<Item = f64>, ends: (f64, f64)) -> Self {
         let log = matches!(axis, Axis::Log(_));
         let places = values.map(|value| if log { value.log10() } else { value });

@@ -7,7 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::columns::{FVU_AT_32, Metrics};
-use super::plan::{Cell, Data, Judged, Plan, Run};
+use super::data::Data;
+use super::plan::{Cell, Judged, Plan, Run};
 use super::select::Selection;
 use super::store::{self, Machine, Record, Store};
 
@@ -18,23 +19,23 @@ pub(super) type BySeed = BTreeMap<u64, f64>;
 pub(super) struct Results<'a> {
     pub(super) plan: &'a Plan,
     pub(super) store: Store,
-    /// Of each data set that is at hand or has runs.
+    /// One per data set that is at hand or has runs.
     pub(super) fingerprints: BTreeMap<String, String>,
     pub(super) machine: Machine,
 }
 
 /// A run that can start.
 pub(super) struct Task<'a> {
-    /// Its line, but for what it will give.
+    /// Its line, still without numbers.
     pub(super) record: Record,
     pub(super) data: &'a Data,
 }
 
 /// Runs that are missing.
 pub(super) struct Missing<'a> {
-    /// Those that can start, the next one first.
+    /// Runs that can start, the next one first.
     pub(super) ready: Vec<Task<'a>>,
-    /// Those that wait for a learning rate, as they will be but for that.
+    /// Runs that wait for a learning rate, still without it.
     pub(super) waiting: Vec<Run>,
 }
 
@@ -60,7 +61,7 @@ impl<'a> Results<'a> {
         })
     }
 
-    /// The line of a run, but for what it will give; none where nothing is known of its data set.
+    /// The line of a run, without numbers; none if nothing is known of its data set.
     fn record(&self, run: Run) -> Option<Record> {
         let fingerprint = self.fingerprints.get(&run.data)?.clone();
         let revision = self.plan.revision_of(&run.method);
@@ -77,19 +78,19 @@ impl<'a> Results<'a> {
         })
     }
 
-    /// What a run gave, if it was run.
+    /// The line of a run that is done.
     pub(super) fn get(&self, run: &Run) -> Option<&Record> {
         self.store.get(&self.record(run.clone())?.key)
     }
 
-    /// What the runs of a cell's table gave at one sparsity, as far as they were run.
+    /// The lines of a cell's table at one sparsity, for the seeds that are done.
     pub(super) fn records(&self, cell: &Cell, at: usize) -> Vec<&Record> {
         let runs = self.chosen(cell).map(|lr| cell.runs_at(at, lr));
         let runs = runs.into_iter().flatten();
         runs.filter_map(|run| self.get(&run)).collect()
     }
 
-    /// A number of the runs of a cell's table at one sparsity.
+    /// A number of these lines.
     pub(super) fn by_seed(&self, cell: &Cell, at: usize, number: &str) -> BySeed {
         let of = |record: &Record| Some((record.run.seed, record.number(number)?));
         self.records(cell, at).into_iter().filter_map(of).collect()
@@ -169,7 +170,7 @@ impl<'a> Results<'a> {
         work(run) * if done > 0.0 { seconds / done } else { GUESS }
     }
 
-    /// How many of the selected runs are missing, and how long they will take with so many at a time: "1 h 05 min".
+    /// The count of the selected runs that are missing, and the time that they take with `jobs` at a time: "1 h 05 min".
     pub(super) fn left(&self, selection: &Selection, jobs: usize) -> (usize, String) {
         let Missing { ready, waiting } = self.missing(selection);
         let runs = ready.iter().map(|task| &task.record.run).chain(&waiting);

@@ -22,9 +22,9 @@ pub(super) struct Record {
     pub(super) key: String,
     #[serde(flatten)]
     pub(super) run: Run,
-    /// Of the data set.
+    /// Fingerprint of the data set.
     pub(super) fingerprint: String,
-    /// Of the plan and the method.
+    /// Revision of the plan and the method.
     pub(super) revision: String,
     /// Every number of its report, and those of its training (with one thread, beside the machine's other work).
     pub(super) metrics: Metrics,
@@ -48,7 +48,7 @@ impl Record {
     }
 }
 
-/// Where it ran.
+/// The machine that a run was done on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Machine {
     pub(super) cores: usize,
@@ -73,8 +73,8 @@ const CHANGE_NOTHING: [&str; 7] = [
     "training.validate_rows",
 ];
 
-/// What identifies a run: the first 16 digits of BLAKE3 of all that determines its numbers. Not the name of its method,
-/// nor the order of its settings.
+/// The key of a run: the first 16 digits of BLAKE3 of all that determines its numbers; without the name of its
+/// method and the order of its settings.
 pub(super) fn key(run: &Run, fingerprint: &str, revision: &str) -> String {
     let split = |setting: &'_ str| {
         let (key, value) = setting.split_once('=').unwrap_or((setting, ""));

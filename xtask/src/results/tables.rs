@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::columns::{Column, FVU, L0};
+use super::columns::{Column, Compare, FVU, L0};
 use super::numbers::{Form, Mean, at_l0, mean_and_deviation, text};
-use super::plan::{Cell, Compare, Method, Run};
+use super::plan::{Cell, Method, Run};
 use super::queue::{BySeed, Results};
 
 /// Everything about one data set; empty where it has no runs.
@@ -28,7 +28,7 @@ pub(super) fn plain(results: &Results) -> String {
     let label = |cell: &Cell| vec![cell.method.label.clone()];
     let mut rows: Vec<Vec<String>> = cells.iter().map(label).collect();
     let mut titles = vec![""];
-    let seeds = &cells[0].grid.seeds;
+    let seeds = &results.plan.grids[0].seeds;
     for Column {
         at,
         title,
@@ -194,7 +194,7 @@ pub(super) fn over_seeds(values: &BySeed) -> Option<Mean> {
     (!values.is_empty()).then(|| mean_and_deviation(&values))
 }
 
-/// Of a method with and without a pre-bias, the one with the better mean.
+/// The values with the better mean, of a method with and without a pre-bias.
 fn better<'a>(variants: impl Iterator<Item = &'a BySeed>, more: bool) -> Option<&'a BySeed> {
     let sign = if more { -1.0 } else { 1.0 };
     let means = variants.filter_map(|values| Some((sign * mean(values)?, values)));
