@@ -46,7 +46,7 @@ impl Sae {
     /// `r V^T` at the support of a.
     fn slope(&self, a: &Latents, residual: Tensor<2>) -> Latents {
         let residual = match self.w_v() {
-            Some(w_v) => residual.matmul(w_v.transpose()),
+            Some(w_v) => ops::product(residual, w_v.transpose()),
             None => residual,
         };
         match a {

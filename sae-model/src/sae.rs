@@ -169,7 +169,7 @@ impl Sae {
     /// `y W_V`, `[B, d]`.
     pub(crate) fn valued(&self, y: Tensor<2>) -> Tensor<2> {
         match self.parameters.matrix(W_V.name) {
-            Some(w_v) => y.matmul(w_v),
+            Some(w_v) => ops::product(y, w_v),
             None => y,
         }
     }

@@ -25,6 +25,7 @@ mod codes;
 pub(crate) mod cpu;
 #[cfg(feature = "wgpu")]
 mod cube;
+mod few_rows;
 mod gradients;
 mod primitives;
 pub mod reference;
@@ -39,6 +40,7 @@ use serde::{Deserialize, Serialize};
 
 pub use adam::Adam;
 pub use codes::{Latents, Pattern, SparseCodes};
+pub(crate) use few_rows::product;
 pub use selection::Selection;
 
 use backend::{SaeOps, SparsemaxLatents};
@@ -230,13 +232,14 @@ pub(crate) fn project(
     weight: Tensor<2>,
     norm: Norm,
 ) -> Tensor<2> {
-    let bias = or_empty(bias, &u.device());
+    let (bias, rows) = (or_empty(bias, &u.device()), u.dims()[0]);
     let (u, weight, norms) = (
-        u.into_dispatch(),
+        few_rows::filled(u, 0.0).into_dispatch(),
         weight.into_dispatch(),
-        norms.into_dispatch(),
+        few_rows::filled(norms, 1.0).into_dispatch(),
     );
-    Tensor::from_dispatch(Dispatch::project(u, bias, weight, norms, norm))
+    let projected = Dispatch::project(u, bias, weight, norms, norm);
+    few_rows::first(Tensor::from_dispatch(projected), rows)
 }
 
 /// `x_hat = b + factor * n * y`, with u and n of [`normalize`]; the bias has a gradient through n, too.
