@@ -99,7 +99,7 @@ impl ActivationData {
     ///
     /// # Errors
     /// [`DataError::Option`] if there are no such rows, or one of the two sides would have fewer than two.
-    pub fn split_rows(&self, rows: Range<usize>) -> Result<(Self, Self), DataError> {
+    pub(crate) fn split_rows(&self, rows: Range<usize>) -> Result<(Self, Self), DataError> {
         let value = format!("{{ rows = [{}, {}] }}", rows.start, rows.end);
         if rows.is_empty() || rows.end > self.info().rows {
             let remedy = format!(

@@ -224,37 +224,34 @@ impl DataConfigError {
 
     /// Turns errors of the data at `path`, the value of `key`, into errors of the config.
     pub(crate) fn of(key: &str, path: &Path) -> impl Fn(DataError) -> Self + Copy {
-        move |error| Self::new(key, path, error)
-    }
-
-    fn new(key: &str, path: &Path, error: DataError) -> Self {
-        let missing_feature = error.missing_feature();
-        let remedy = match &error {
-            DataError::Option { key, value, remedy } => {
-                return Self::invalid(&format!("data.{key}"), value, remedy);
-            }
-            DataError::Io {
-                path: missing,
-                source,
-            } if source.kind() == io::ErrorKind::NotFound && missing == path => {
-                "no such file; check the path (it is relative to the current directory)".into()
-            }
-            error => {
-                let mut message = error.to_string();
-                if let Some(source) = error.source() {
-                    message += &format!(": {source}");
+        move |error| {
+            let remedy = match &error {
+                DataError::Option { key, value, remedy } => {
+                    return Self::invalid(&format!("data.{key}"), value, remedy);
                 }
-                if let DataError::Ambiguous { .. } = error {
-                    message += " with data.tensor";
+                DataError::Io {
+                    path: missing,
+                    source,
+                } if source.kind() == io::ErrorKind::NotFound && missing == path => {
+                    "no such file; check the path (it is relative to the current directory)".into()
                 }
-                let about_itself = format!("{}: ", path.display());
-                let rest = message.strip_prefix(&about_itself);
-                rest.unwrap_or(&message).to_string()
+                error => {
+                    let mut message = error.to_string();
+                    if let Some(source) = error.source() {
+                        message += &format!(": {source}");
+                    }
+                    if let DataError::Ambiguous { .. } = error {
+                        message += " with data.tensor";
+                    }
+                    let about_itself = format!("{}: ", path.display());
+                    let rest = message.strip_prefix(&about_itself);
+                    rest.unwrap_or(&message).to_string()
+                }
+            };
+            Self {
+                missing_feature: error.missing_feature(),
+                ..Self::about(key, path, remedy)
             }
-        };
-        Self {
-            missing_feature,
-            ..Self::about(key, path, remedy)
         }
     }
 }

@@ -136,13 +136,14 @@ struct Rows {
 }
 
 impl Rows {
-    /// The rows of a page that begins with value `at`, if all pages before it are as they should be.
+    /// The rows of a page that begins with value `at`, if all pages before it are as they should be: a row that has ended
+    /// there has `width` values, any other as many as are before `at`.
     fn at(at: usize, width: usize, depth: u16) -> Self {
         Self {
             depth,
             width,
             begun: at.div_ceil(width),
-            length: if at % width == 0 { width } else { at % width },
+            length: (at + width - 1) % width + 1,
         }
     }
 
@@ -152,15 +153,14 @@ impl Rows {
             self.length += count;
             return true;
         }
-        // rows that begin in one run have one value, except the last
-        for begin in [1, count.saturating_sub(1)] {
-            if begin.min(count) > 0 {
-                if self.length != self.width {
-                    return false;
-                }
-                (self.begun, self.length) = (self.begun + begin, 1);
+        // all rows that begin in one run have one value, except the last
+        for _ in 0..count.min(2) {
+            if self.length != self.width {
+                return false;
             }
+            (self.begun, self.length) = (self.begun + 1, 1);
         }
+        self.begun += count.saturating_sub(2);
         true
     }
 }
