@@ -7,8 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::Device;
-use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use sae_model::device::{DeviceError, DeviceName};
 use sae_run::{RunDir, atomic_file};
 use tracing_subscriber::EnvFilter;
@@ -34,21 +33,6 @@ const PAPER_THRESHOLD: f32 = 0.2;
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true
 )]
-struct CommandLine {
-    #[command(subcommand)]
-    command: Option<Command>,
-    #[command(flatten)]
-    report: Option<Arguments>,
-}
-
-/// Other uses of a trained run than a report.
-#[derive(Subcommand, Debug)]
-enum Command {
-    Encode(EncodeArguments),
-}
-
-/// Options of a report.
-#[derive(Args, Debug)]
 pub(crate) struct Arguments {
     /// The run directory, for example runs/quickstart.
     run: PathBuf,
@@ -76,6 +60,12 @@ pub(crate) struct Arguments {
     pub(crate) no_untrained: bool,
     #[command(flatten)]
     elsewhere: run::Elsewhere,
+}
+
+/// Other uses of a trained run than a report.
+#[derive(Subcommand, Debug)]
+enum Command {
+    Encode(EncodeArguments),
 }
 
 /// Names of the ranking rules.
@@ -110,19 +100,18 @@ pub fn main() -> ExitCode {
         .with_span_events(FmtSpan::CLOSE)
         .with_writer(std::io::stderr)
         .init();
-    match CommandLine::parse() {
-        CommandLine {
-            command: Some(Command::Encode(arguments)),
-            ..
-        } => ExitCode::from(encode::main(&arguments)),
-        CommandLine {
-            report: Some(arguments),
-            ..
-        } => make_report(&arguments),
-        _ => CommandLine::command()
-            .error(ErrorKind::MissingRequiredArgument, "RUN is missing")
-            .exit(),
+    // The options of a report stand beside the subcommands: clap looks for both, and one of the two is there.
+    let matches = Command::augment_subcommands(Arguments::command()).get_matches();
+    if matches.subcommand().is_some() {
+        let Command::Encode(arguments) = parsed(Command::from_arg_matches(&matches));
+        return ExitCode::from(encode::main(&arguments));
     }
+    make_report(&parsed(Arguments::from_arg_matches(&matches)))
+}
+
+/// What was parsed; ends the program with a message if it is not as it should be.
+fn parsed<T>(arguments: Result<T, clap::Error>) -> T {
+    arguments.unwrap_or_else(|error| error.format(&mut Arguments::command()).exit())
 }
 
 /// Makes the report of a run.

@@ -139,7 +139,7 @@ fn encode(arguments: &EncodeArguments) -> Result<(), Failure> {
     };
     let done = output.index.rows_done();
     if done > 0 {
-        eprintln!("continuing after row {done}, the last of a whole shard");
+        eprintln!("continuing with row {done}, the first after the whole shards");
     }
     let mut progress = Progress::new(output.index.rows, done);
     job.run(&mut output, &mut progress)?;

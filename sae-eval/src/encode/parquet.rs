@@ -105,8 +105,7 @@ impl ParquetShard {
         if !self.group.0.is_empty() {
             self.write_group()?;
         }
-        self.file.finish()?;
-        self.file.into_inner()
+        self.file.into_inner() // writes the footer
     }
 }
 

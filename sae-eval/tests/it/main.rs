@@ -5,6 +5,7 @@ mod criteria;
 mod data;
 mod encode;
 mod encode_formats;
+mod encode_output;
 mod processes;
 mod ranking;
 mod recovery;
