@@ -17,6 +17,7 @@ mod parquet;
 mod saev;
 mod safetensors;
 mod table;
+mod tokens;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -25,11 +26,13 @@ use std::path::{Path, PathBuf};
 use crate::element::Element;
 use crate::error::DataError;
 pub(crate) use directory::{INDEX, INDEX_FORMAT};
-pub use directory::{IndexedShard, ShardIndex};
+pub use directory::{ImageGrid, IndexedShard, ShardIndex};
 pub use documents::Documents;
 pub use file::SourceFile;
 pub use format::formats;
 pub(crate) use json::json;
+pub(crate) use safetensors::has_document_ids;
+pub(crate) use tokens::{RowInteger, RowIntegers};
 
 /// How to open a data set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
