@@ -108,6 +108,9 @@ impl Texts {
     }
 
     fn parse(&self, number: usize, bytes: &[u8]) -> Result<String, DataError> {
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            return Err(self.wrong(number, "this is no object".into())); // serde takes lists for objects, too
+        }
         let line: Result<Line, _> = serde_json::from_slice(bytes);
         line.map(|line| line.text).map_err(|error| {
             let reason = error.to_string();

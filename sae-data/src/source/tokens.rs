@@ -120,32 +120,24 @@ impl RowIntegers {
             }
             lengths.extend(found.examples.into_iter().flatten());
         }
-        let wrong = || DataError::Meanings {
-            path: files.first().map_or(info.path.clone(), |f| f.path.clone()),
+        let skip = usize::from(info.drop_first_token && count != info.rows);
+        let (documents, empty) = match &info.documents {
+            Some(documents) if grouped => {
+                (documents.count(), empty(info, documents, &lengths, skip))
+            }
+            documents => (
+                documents.as_ref().map_or(0, Documents::count),
+                Some(Vec::new()),
+            ),
+        };
+        let fits = |empty: &Vec<usize>| count == info.rows + skip * (documents - empty.len());
+        let empty = empty.filter(fits).ok_or_else(|| DataError::Meanings {
+            path: files[0].path.clone(),
             what: kind.tensor(),
             entries: count,
             rows: info.rows,
             documents: None,
-        };
-        let skip = usize::from(info.drop_first_token && count != info.rows);
-        let empty = match (&info.documents, grouped) {
-            (Some(documents), true) => {
-                let skipped = |len: &usize| len.saturating_sub(skip);
-                let ends = (1..documents.count()).map(|next| documents.start(next));
-                let starts = std::iter::once(0).chain(ends.clone());
-                let rows = starts.zip(ends.chain([info.rows]));
-                let rows = rows.map(|(start, end)| end - start);
-                if !rows.eq(lengths.iter().map(skipped)) {
-                    return Err(wrong());
-                }
-                (0..lengths.len()).filter(|i| lengths[*i] == 0).collect()
-            }
-            _ => Vec::new(),
-        };
-        let documents = info.documents.as_ref().map_or(0, Documents::count);
-        if count != info.rows + skip * (documents - empty.len()) {
-            return Err(wrong());
-        }
+        })?;
         Ok(Some(Self {
             files,
             format,
@@ -204,4 +196,16 @@ impl RowIntegers {
         }
         Ok(all)
     }
+}
+
+/// The examples of these lengths that are empty, if the others have the rows of the documents, and `skip` more.
+fn empty(info: &Info, documents: &Documents, lengths: &[usize], skip: usize) -> Option<Vec<usize>> {
+    let start = |document| match document < documents.count() {
+        true => documents.start(document),
+        false => info.rows,
+    };
+    let rows = |document| start(document + 1) - start(document);
+    let rows = (0..documents.count()).map(rows);
+    let same = rows.eq(lengths.iter().map(|len| len.saturating_sub(skip)));
+    same.then(|| (0..lengths.len()).filter(|i| lengths[*i] == 0).collect())
 }
