@@ -100,6 +100,7 @@ fn passage(around: &Neighbourhood) -> String {
         let token = row.token.as_ref()?;
         Some(match i == around.own {
             true => format!("[[{token}]]"),
+            false if token.text.is_none() => format!(" {token} "),
             false => token.to_string(),
         })
     });

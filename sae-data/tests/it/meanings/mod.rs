@@ -250,6 +250,39 @@ fn examples_have_positions_and_tokens_beside_them() {
 }
 
 #[test]
+fn the_samples_of_this_repository_say_what_their_rows_are() {
+    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data");
+    for (name, rows) in [("train", 12_796), ("heldout", 2_404)] {
+        let data = open(&samples.join(format!("wordnet_minilm/{name}.safetensors")));
+        assert_eq!(data.meanings().unwrap().texts(), Some((rows, Per::Row)));
+    }
+    let data = open(&samples.join("smollm2/heldout.safetensors"));
+    let meanings = data.meanings().unwrap();
+    let documents = data.info().documents.as_ref().unwrap();
+    assert_eq!(meanings.texts(), Some((documents.count(), Per::Document)));
+    for document in 0..documents.count() {
+        let row = documents.start(document);
+        assert_eq!(
+            meanings.row(row).unwrap().position,
+            Some(1),
+            "position 0 is left out"
+        );
+        // the tokens, one after the other, are the text from the second token on, up to the context
+        let around = meanings.around(row, 0, usize::MAX).unwrap().unwrap();
+        let tokens = around
+            .rows
+            .into_iter()
+            .map(|row| row.token.unwrap().to_string());
+        let (tokens, text) = (
+            tokens.collect::<String>(),
+            meanings.text(row).unwrap().unwrap(),
+        );
+        let start = text.text.find(&tokens).expect("the tokens are in the text");
+        assert!((1..16).contains(&start), "document {document}: {start}");
+    }
+}
+
+#[test]
 fn rows_without_anything_have_numbers() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.npy");
