@@ -1,12 +1,12 @@
 //! The column `token_ids`: SAELens writes the tokens of each example beside its activations.
 
-use arrow_ipc::{MessageHeader, Schema, root_as_message};
+use arrow_ipc::{Schema, root_as_message};
 
-use super::schema::{List, Place, integer_in_lists, step_over};
-use super::{NAME, Reader, Span, Walk};
+use super::schema::{List, Place, columns, integer_in_lists, step_over};
+use super::{Batch, NAME, Span, message, start};
 use crate::error::DataError;
 use crate::source::Info;
-use crate::source::file::SourceFile;
+use crate::source::file::{OpenFile, SourceFile, Store};
 use crate::source::matrix::{Integer, IntegerColumn};
 use crate::source::tokens::{Found, RowInteger};
 
@@ -23,47 +23,42 @@ struct Tokens {
 /// The token ids of one file, if it has them.
 pub(super) fn find(
     file: &SourceFile,
-    _info: &Info,
+    info: &Info,
     kind: RowInteger,
 ) -> Result<Option<Found>, DataError> {
     if kind != RowInteger::Token {
         return Ok(None);
     }
-    let mut reader = Reader {
-        open: file.open()?,
-        file,
-        columns: None,
-        rows: 0,
-    };
-    let (mut tokens, mut columns, mut examples) = (None, Vec::new(), Vec::new());
-    let mut at = reader.start()?;
-    while let Some((metadata, body)) = reader.message(at)? {
+    let mut open = file.open()?;
+    let (mut found, mut spans, mut examples) = (None, Vec::new(), Vec::new());
+    let mut at = start(file, &mut open)?;
+    while let Some((metadata, body)) = message(file, &mut open, at)? {
         let damaged = |reason: String| DataError::damaged(&file.path, NAME, at, reason);
         let message = root_as_message(&metadata).map_err(|error| damaged(error.to_string()))?;
         let len = u64::try_from(message.bodyLength());
         let len = len.map_err(|_| damaged("a negative length".into()))?;
         file.check_span(NAME, body, len)?;
-        if message.header_type() == MessageHeader::Schema {
-            tokens = match message.header_as_schema() {
-                Some(schema) => in_schema(file, &schema)?,
-                None => None,
-            };
-            if tokens.is_none() {
+        if let Some(schema) = message.header_as_schema() {
+            let Some(tokens) = in_schema(file, &schema)? else {
                 return Ok(None);
-            }
-        }
-        if let (Some(tokens), Some(batch)) = (tokens, message.header_as_record_batch()) {
-            let walk = Walk {
-                reader: &mut reader,
-                batch: &batch,
-                body: Span { offset: body, len },
-                name: COLUMN,
             };
-            columns.push(walk.tokens(tokens, &mut examples)?);
+            found = Some((tokens, columns(file, &schema, info.tensor.as_deref())?));
+        } else if let (Some(batch), Some((tokens, columns))) =
+            (message.header_as_record_batch(), &found)
+        {
+            let batch = Batch {
+                file,
+                batch,
+                body: Span { offset: body, len },
+                columns,
+                first_row: 0,
+            };
+            spans.push(batch.tokens(&mut open, *tokens, &mut examples)?);
         }
         at = body + len;
     }
-    let examples = tokens.and_then(|tokens| tokens.list).map(|_| examples);
+    let examples = found.and_then(|(tokens, _)| tokens.list).map(|_| examples);
+    let columns = spans;
     Ok(Some(Found { columns, examples }))
 }
 
@@ -84,10 +79,11 @@ fn in_schema(file: &SourceFile, schema: &Schema<'_>) -> Result<Option<Tokens>, D
     Ok(None)
 }
 
-impl Walk<'_, '_> {
+impl Batch<'_> {
     /// The token ids of a record batch; the lengths of its examples are appended to `examples`.
     fn tokens(
-        mut self,
+        &self,
+        open: &mut OpenFile<'_>,
         tokens: Tokens,
         examples: &mut Vec<usize>,
     ) -> Result<IntegerColumn, DataError> {
@@ -96,33 +92,28 @@ impl Walk<'_, '_> {
             list,
             integer,
         } = tokens;
-        let depth = usize::from(list.is_some());
-        let count = self.node(place, depth)?;
+        let count = self.node(place, usize::from(list.is_some()), COLUMN)?;
         // validity and offsets of the list, then validity and values of the ids
         let before = match list {
             None => 0,
             Some(List::Fixed(_)) => 1,
-            Some(_) => 2,
+            Some(List::Offsets(_)) => 2,
         };
         let values = self.buffer(place, before + 1)?;
-        let size = integer.size() as u64;
-        let bytes = (count as u64).checked_mul(size);
-        if bytes.is_none_or(|bytes| bytes > values.len) {
-            return Err(self.reader.damaged(values.offset, "token ids are missing"));
-        }
+        self.check_length(values, count, integer.size(), "token ids are missing")?;
         let (first, end) = match list {
             None => (0, count),
             Some(list) => {
-                let n = self.node(place, 0)?;
-                let offsets = self.buffer(place, before - 1)?;
-                let offsets = self.offsets(list, offsets, n, count)?;
+                let n = self.node(place, 0, COLUMN)?;
+                let span = self.buffer(place, before - 1)?;
+                let offsets = self.offsets(open, (list, span), n, count)?;
                 examples.extend(offsets.windows(2).map(|pair| pair[1] - pair[0]));
                 (offsets[0], offsets[n])
             }
         };
         Ok(IntegerColumn {
             integer,
-            offset: values.offset + first as u64 * size,
+            offset: values.offset + (first * integer.size()) as u64,
             count: end - first,
         })
     }
