@@ -241,6 +241,7 @@ impl Output {
                 width,
                 dtype: self.index.dtype.clone(),
                 shards: self.index.reconstruction.clone(),
+                image: None,
                 metadata: serde_json::Map::from_iter([("source".to_string(), source.into())]),
             };
             write_json(&self.reconstruction().join(INDEX), &index)?;
