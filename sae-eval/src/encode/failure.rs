@@ -34,18 +34,12 @@ impl Failure {
     /// The failure of writing `path`.
     pub(crate) fn writing(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
         move |error| {
-            let remedy = if is_full(&error) {
-                "make room and start the same command again: it continues after the last whole shard"
-            } else {
-                "the same command continues after the last whole shard"
-            };
-            let what = if is_full(&error) {
-                "the disk is full"
-            } else {
-                "it cannot be written"
+            let (what, remedy) = match is_full(&error) {
+                true => ("the disk is full", "make room"),
+                false => ("it cannot be written", "see to that"),
             };
             Self::Unwritten(anyhow::anyhow!(
-                "{}: {what} ({error}); {remedy}",
+                "{}: {what} ({error}); {remedy} and start the same command again: it continues after the last whole shard",
                 path.display()
             ))
         }
