@@ -3,6 +3,8 @@
 
 Usage:  python3 tools/check_report.py runs/quickstart
         python3 tools/check_report.py runs/quickstart --quiet      (only the differences)
+        python3 tools/check_report.py runs/quickstart --report DIR     (a report of sae-eval --output DIR)
+        python3 tools/check_report.py runs/quickstart --report DIR --model DIR     (of a checkpoint, exported)
 
 Needs numpy and Python 3.11; pyarrow, too, where the data is Parquet or Arrow. It reads every format of docs/DATA.md
 and makes the split again from the config. It is independent of the Rust code: it reads the files itself, and has its own
@@ -33,7 +35,7 @@ import numpy as np
 
 from sae_report.classify import TopN
 from sae_report.criteria import ACTIVATION_KS, CLOSE, KS, SPECIFIC, Criteria, entropies, interval, probe, single
-from sae_report.data import Data, embeddings, split, within
+from sae_report.data import Data, embeddings, split, whole, within
 from sae_report.initial import training_mean, untrained
 from sae_report.metrics import Totals
 from sae_report.model import Model
@@ -239,25 +241,38 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=pathlib.Path, help="the directory of an evaluated run")
     parser.add_argument("--quiet", action="store_true", help="print only the differences")
+    parser.add_argument("--report", type=pathlib.Path, help="the directory of the report; default: reports of the run")
+    parser.add_argument("--model", type=pathlib.Path, help="the model that was evaluated; default: the run's")
     for name in ("labels", "held-out-labels", "class-embeddings"):
         parser.add_argument(f"--{name}", help=f"as it was given to sae-eval, in place of data.{name.replace('-', '_')}")
     args = parser.parse_args()
-    report = json.loads((args.run / "reports" / "report.json").read_text())
+    report = json.loads(((args.report or args.run / "reports") / "report.json").read_text())
+    if report.get("checkpoint_step") is not None and args.model is None:
+        sys.exit(f"a report of a checkpoint: sae-train export {args.run} --checkpoint {report['checkpoint_step']}, then --model")
     if report["schema_version"] < 7:
         sys.exit(f"a report of schema version {report['schema_version']}; evaluate the run again")
     config = tomllib.loads((args.run / "config.toml").read_text())["data"]
     given = {k: getattr(args, k) for k in ("labels", "held_out_labels", "class_embeddings")}
+    other = report.get("other_data", False)
+    labels = given.pop("labels") if other else None  # with --data, they are those of the other rows
     config |= {k: v for k, v in given.items() if v}
-    train, held_out = split(config)
+    if other:
+        held_out = whole(report["held_out"], config, labels)
+        needed = bool(report["top_n"] or report["criteria"])
+        train = split(config)[0] if needed else held_out
+    else:
+        needed, (train, held_out) = True, split(config)
     limit = config.get("max_norm", "none")
     limit = np.inf if limit == "none" else limit
     (train, train_beyond), (held_out, beyond) = within(train, limit), within(held_out, limit)
     compare = Comparison(args.quiet)
     for side, data, left_out in (("train", train, train_beyond), ("held_out", held_out, beyond)):
+        if side == "train" and not needed:
+            continue
         compare.number(f"{side}: rows", report[side]["rows"], data.rows)
         compare.number(f"{side}: rows left out", report[side]["left_out"], left_out.rows)
         compare.number(f"{side}: width", report[side]["width"], data.width)
-    model = Model.load(args.run / "model")
+    model = Model.load(args.model or args.run / "model")
     mean = sum(x.sum(0) for _, x in held_out.blocks(4096)) / held_out.rows
     totals = Totals(mean, model.cfg["n_latents"])
     head = embeddings(config["class_embeddings"]) if report["top_n"] else None
@@ -267,8 +282,12 @@ def main():
     if judged:
         before = None
         if report["top_n"]["untrained"]:
-            start = training_mean(train, held_out, config.get("check_rows"))
-            before = judge(untrained(model.cfg, model.seed, start), train, held_out, head, report)
+            if (args.run / "start").exists():  # the run started from a saved model
+                first = Model.load(args.run / "start")
+            else:
+                start = training_mean(train, held_out, config.get("check_rows"))
+                first = untrained(model.cfg, model.seed, start)
+            before = judge(first, train, held_out, head, report)
         classes(compare, report["top_n"], judged, before, train)
     if report["recovery"]:
         recovery(compare, report["recovery"], config, model, held_out, totals.fired)

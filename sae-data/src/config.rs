@@ -140,6 +140,33 @@ impl DataConfig {
         Ok(Split { train, held_out })
     }
 
+    /// Opens rows that belong to neither side, as these are opened. `tensor` and `labels` take the place of the config's;
+    /// `key` is what an error calls `path`.
+    ///
+    /// # Errors
+    /// [`DataConfigError`] of `key` if the rows cannot be read, or there is only one.
+    pub fn open_other(
+        &self,
+        key: &str,
+        path: &Path,
+        tensor: Option<&str>,
+        labels: Option<&Path>,
+    ) -> Result<ActivationData, DataConfigError> {
+        let options = Options {
+            tensor: tensor.map(String::from).or(self.tensor.clone()),
+            layer: self.layer,
+            drop_first_token: self.drop_first_token,
+            labels: labels.map(PathBuf::from),
+        };
+        let data = match tensor {
+            Some(_) => ActivationData::open(path, &options),
+            None => open_alike(path, &options),
+        };
+        let data = data.map_err(DataConfigError::of(key, path))?;
+        check_rows(key, path, &data)?;
+        Ok(data)
+    }
+
     /// Refuses numbers out of range, and keys that apply to nothing.
     fn check(&self) -> Result<(), DataConfigError> {
         for (key, value, most) in [
@@ -289,6 +316,22 @@ fn check_rows(key: &str, path: &Path, data: &ActivationData) -> Result<(), DataC
     Ok(())
 }
 
+/// Opens data with the options of other data. The tensor or layer that was chosen there may not apply to this format.
+fn open_alike(path: &Path, options: &Options) -> Result<ActivationData, DataError> {
+    let without = match ActivationData::open(path, options) {
+        Err(DataError::Option { key: "tensor", .. }) => Options {
+            tensor: None,
+            ..options.clone()
+        },
+        Err(DataError::Option { key: "layer", .. }) => Options {
+            layer: None,
+            ..options.clone()
+        },
+        opened => return opened,
+    };
+    open_alike(path, &without)
+}
+
 /// Opens a held-out data set that belongs to `train`.
 fn open_held_out(
     train: &ActivationData,
@@ -296,15 +339,7 @@ fn open_held_out(
     options: &Options,
 ) -> Result<ActivationData, DataConfigError> {
     const KEY: &str = "data.held_out";
-    let held_out = match ActivationData::open(path, options) {
-        // the option that chose among the tensors of the training data may not apply to this format
-        Err(DataError::Option { key: "tensor", .. }) => {
-            let mut options = options.clone();
-            options.tensor = None;
-            ActivationData::open(path, &options)
-        }
-        opened => opened,
-    };
+    let held_out = open_alike(path, options);
     let held_out = held_out.map_err(DataConfigError::of(KEY, path))?;
     let wrong = |remedy: String| DataConfigError::about(KEY, path, remedy);
     check_rows(KEY, path, &held_out)?;

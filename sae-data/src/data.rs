@@ -145,7 +145,7 @@ impl ActivationData {
     }
 
     /// Whether the two data sets have a file in common.
-    pub(crate) fn shares_files(&self, other: &Self) -> bool {
+    pub fn shares_files(&self, other: &Self) -> bool {
         let paths = |data: &Self| -> Vec<PathBuf> {
             let files = data.info().files.iter();
             files

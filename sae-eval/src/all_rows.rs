@@ -18,7 +18,7 @@ pub(crate) struct AllRows {
 impl AllRows {
     /// `left_out` are the held-out rows beyond the limit; `within` is the mean of the others.
     pub(crate) fn new(passes: &Passes, within: &[f64], left_out: ActivationData) -> Result<Self> {
-        let (n, m) = (passes.run.held_out.rows(), left_out.rows());
+        let (n, m) = (passes.run.data.held_out.rows(), left_out.rows());
         let beyond = passes.mean(&left_out)?;
         let parts = within.iter().zip(&beyond);
         let mean = parts.map(|(a, b)| (a * n as f64 + b * m as f64) / (n + m) as f64);
@@ -44,7 +44,7 @@ impl AllRows {
             Ok(())
         })?;
         Ok(AllRowsSection {
-            max_norm: passes.run.max_norm.unwrap_or(f64::MAX),
+            max_norm: passes.run.data.max_norm.unwrap_or(f64::MAX),
             left_out: left_out.rows(),
             metrics: vec![
                 FVU_ALL_ROWS.measured(reconstruction.fvu()),

@@ -21,6 +21,8 @@ pub(crate) struct Setting<'a> {
     pub(crate) rule: Rule,
     /// Numbers of latents to keep or drop.
     pub(crate) ns: &'a [usize],
+    /// The rows on which latents are ranked.
+    pub(crate) train: &'a ActivationData,
     /// Training rows of each class.
     pub(crate) rows: Vec<u64>,
 }
@@ -40,7 +42,7 @@ impl<'a> Setting<'a> {
         head: &'a Head,
         rule: Rule,
         ns: &'a [usize],
-        train: &ActivationData,
+        train: &'a ActivationData,
     ) -> Result<Self> {
         let mut rows = vec![0; head.classes()];
         for start in (0..train.rows()).step_by(LABELS) {
@@ -52,6 +54,7 @@ impl<'a> Setting<'a> {
             head,
             rule,
             ns,
+            train,
             rows,
         })
     }
@@ -59,7 +62,7 @@ impl<'a> Setting<'a> {
     /// Ranks the latents of each class on the training split. The split is read once per group of classes; each of its
     /// rows is encoded once and passed to `observe`.
     fn rank(&self, passes: &Passes, model: &Model, observe: &mut ObserveTrain) -> Result<Ranking> {
-        let (head, train) = (self.head, &passes.run.train);
+        let (head, train) = (self.head, self.train);
         let latents = passes.run.config.model.n_latents;
         let first = self.ns.iter().copied().max().unwrap_or(0);
         let present: Vec<usize> = (0..head.classes()).filter(|c| self.rows[*c] > 0).collect();

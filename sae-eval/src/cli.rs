@@ -1,5 +1,5 @@
-//! The command line of `sae-eval`: evaluates a run on its held-out data and writes `reports/report.{json,md}`, or
-//! encodes a data set (`encode`).
+//! The command line of `sae-eval`: evaluates a run on its held-out data, or on other data, and writes a report; or encodes a
+//! data set (`encode`).
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::Device;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use sae_model::device::{DeviceError, DeviceName};
+use sae_run::checkpoints::{self, Which};
 use sae_run::{RunDir, atomic_file};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
@@ -23,8 +24,8 @@ const PAPER_THRESHOLD: f32 = 0.2;
 
 /// Evaluate a trained run on its held-out data: reconstruction, sparsity, top-n classification.
 ///
-/// Writes reports/report.md and reports/report.json in the run directory. An existing report is replaced, whichever
-/// options it was made with.
+/// Writes report.md and report.json into the directory reports of the run, or into that of --output. An existing report is
+/// replaced, whichever options it was made with.
 ///
 /// Exit codes: 0 done; 1 the report could not be written; 2 the run, the data or the device is wrong (no report is written).
 #[derive(Parser, Debug)]
@@ -58,6 +59,14 @@ pub(crate) struct Arguments {
     /// Leave out top-n classification before training, which saves passes over the data.
     #[arg(long)]
     pub(crate) no_untrained: bool,
+    /// Evaluate not the trained model but that of a checkpoint: best (the least held-out FVU), newest, or the number of a
+    /// step. The run may be in progress; no lock is taken.
+    #[arg(long, value_name = "WHICH")]
+    checkpoint: Option<Which>,
+    /// Directory for report.md and report.json. Default: reports in the run directory; of a checkpoint,
+    /// reports/step-00000300.
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
     #[command(flatten)]
     elsewhere: run::Elsewhere,
 }
@@ -76,6 +85,16 @@ enum RankBy {
 }
 
 impl Arguments {
+    /// The directory of the report.
+    fn reports(&self, report: &Report) -> PathBuf {
+        let own = RunDir::new(&self.run).reports();
+        let own = match report.checkpoint_step {
+            Some(step) => own.join(checkpoints::name_of(step)),
+            None => own,
+        };
+        self.output.clone().unwrap_or(own)
+    }
+
     /// The rule that the options ask for.
     fn rule(&self) -> Result<Rule> {
         match (self.rank_by, self.fire_threshold) {
@@ -117,7 +136,7 @@ fn parsed<T>(arguments: Result<T, clap::Error>) -> T {
 /// Makes the report of a run.
 fn make_report(arguments: &Arguments) -> ExitCode {
     let done = match evaluate_run(arguments) {
-        Ok(report) => publish(&arguments.run, &report).map_err(|error| (1, error)),
+        Ok(report) => publish(&arguments.reports(&report), &report).map_err(|error| (1, error)),
         Err(error) => Err((2, error)),
     };
     match done {
@@ -136,10 +155,21 @@ fn make_report(arguments: &Arguments) -> ExitCode {
 
 fn evaluate_run(arguments: &Arguments) -> Result<Report> {
     let rule = arguments.rule()?;
+    if let Some(output) = &arguments.output
+        && output.exists()
+        && !output.is_dir()
+    {
+        bail!("--output {}: this is not a directory", output.display());
+    }
     start_threads(arguments.threads)?;
     let device = open_device(&arguments.device)?;
     let host = model::host_of(&device);
-    let run = run::Run::open(&arguments.run, &arguments.elsewhere, &host)?;
+    let run = run::Run::open(
+        &arguments.run,
+        arguments.checkpoint,
+        &arguments.elsewhere,
+        &host,
+    )?;
     evaluate::report(&run, arguments, rule, &device)
 }
 
@@ -154,16 +184,13 @@ pub(crate) fn start_threads(threads: Option<u32>) -> Result<()> {
         .context("starting the threads")
 }
 
-/// Writes a report into its run and prints it.
-fn publish(run: &Path, report: &Report) -> Result<()> {
+/// Writes a report into `dir` and prints it, even if it cannot be written.
+fn publish(dir: &Path, report: &Report) -> Result<()> {
     let markdown = report::markdown::render(report);
-    let dir = RunDir::new(run);
-    write(&dir, report, &markdown)?;
+    let written = write(dir, report, &markdown);
     print!("{markdown}");
-    println!(
-        "\nWritten to {} and report.json beside it.",
-        dir.report_md().display()
-    );
+    let path = written?;
+    println!("\nWritten to {} and report.json beside it.", path.display());
     Ok(())
 }
 
@@ -178,20 +205,18 @@ pub(crate) fn open_device(name: &str) -> Result<Device> {
     })
 }
 
-/// Writes both files of a report. Processes take turns, so that both files belong to the same report.
-fn write(run: &RunDir, report: &Report, markdown: &str) -> Result<()> {
-    let dir = run.reports();
-    std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-    let lock = File::open(&dir);
+/// Writes both files of a report; returns the path of the one to read. Processes take turns, so that both files belong to
+/// the same report.
+fn write(dir: &Path, report: &Report, markdown: &str) -> Result<PathBuf> {
+    std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+    let lock = File::open(dir);
     // Some network file systems have no locks; even there, each file is whole.
     let _locked = lock.as_ref().is_ok_and(|dir| dir.lock().is_ok());
     let json = serde_json::to_string_pretty(report)? + "\n";
-    for (path, text) in [
-        (run.report_json(), json.as_str()),
-        (run.report_md(), markdown),
-    ] {
-        atomic_file::write(&path, text.as_bytes())
+    let path = dir.join("report.md");
+    for (path, text) in [(&dir.join("report.json"), json.as_str()), (&path, markdown)] {
+        atomic_file::write(path, text.as_bytes())
             .with_context(|| format!("writing {}", path.display()))?;
     }
-    Ok(())
+    Ok(path)
 }

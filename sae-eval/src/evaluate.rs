@@ -40,12 +40,12 @@ pub(crate) fn report(
     let batch = rows_at_once(arguments.batch_size, &model, config.n_latents);
     let host = host_of(device);
     let passes = Passes { run, host, batch };
-    let setting = match &run.head {
-        Ok(head) => Ok(Setting::new(head, rule, &arguments.top_n, &run.train)?),
-        Err(reason) => Err(reason.clone()),
+    let setting = match (&run.data.head, &run.data.train) {
+        (Ok(head), Ok(train)) => Ok(Setting::new(head, rule, &arguments.top_n, train)?),
+        (Err(reason), _) | (_, Err(reason)) => Err(reason.clone()),
     };
     let mut gathered = Gathered::new(&passes)?;
-    let mut train = Side::train(&run.train);
+    let mut train = Side::train(run.data.train.as_ref().ok());
     let mut held_out = Side::held_out(run);
     let mut observe_train =
         |rows: &[usize], x: &[f32], codes: &SparseCodes| train.add(rows, x, codes);
@@ -99,7 +99,7 @@ struct Gathered {
 
 impl Gathered {
     fn new(passes: &Passes) -> Result<Self> {
-        let (held_out, config) = (&passes.run.held_out, &passes.run.config.model);
+        let (held_out, config) = (&passes.run.data.held_out, &passes.run.config.model);
         let mean = passes.mean(held_out)?;
         let all_rows = held_out
             .left_out()
@@ -213,10 +213,14 @@ impl Passes<'_> {
     /// Top-n classification by the model before its training.
     fn untrained(&self, setting: &Setting, device: &Device) -> Result<Option<Judged>> {
         let run = self.run;
-        let mean = Summary::of(&run.train, Some(run.check_rows), |_| {})?
-            .typical
-            .mean;
-        let sae = Sae::init(&run.config.model, run.config.seed, &mean, &self.host);
+        let sae = match &run.start {
+            Some(start) => start.clone(),
+            None => {
+                let rows = Summary::of(setting.train, Some(run.data.check_rows), |_| {})?;
+                let (config, mean) = (&run.config, rows.typical.mean);
+                Sae::init(&config.model, config.seed, &mean, &self.host)
+            }
+        };
         let model = Model::new(sae, device);
         self.judge(&model, Some(setting), &mut |_, _, _| {}, |_, _, _| {})
     }
@@ -231,7 +235,7 @@ impl Passes<'_> {
         observe_train: &mut ObserveTrain,
         mut observe: impl FnMut(&[f32], &SparseCodes, Tensor<2>),
     ) -> Result<Option<Judged>> {
-        let held_out = &self.run.held_out;
+        let held_out = &self.run.data.held_out;
         let mut classes = match setting {
             Some(setting) => Some(ClassPass::new(self, model, setting, observe_train)?),
             None => None,

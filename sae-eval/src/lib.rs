@@ -11,6 +11,7 @@ mod evaluate;
 mod evaluation;
 mod head;
 mod model;
+mod other;
 mod ranking;
 mod recovery;
 mod report;

@@ -9,6 +9,7 @@ use sae_data::config::{HeldOut, Split};
 use sae_data::{ActivationData, DataConfig, Fingerprint, MaxNorm, Truth};
 use sae_model::Sae;
 use sae_model::saved::{self, SavedConfig};
+use sae_run::checkpoints::Which;
 use sae_run::{RunDir, Sides};
 use serde::Deserialize;
 
@@ -30,25 +31,49 @@ pub(crate) struct Recipe {
     pub(crate) warmup_steps: Option<usize>,
 }
 
-/// A trained run, opened.
+/// A run, opened.
 pub(crate) struct Run {
     /// The run directory.
     pub(crate) dir: PathBuf,
-    /// The trained model, on the host.
+    /// The model, on the host.
     pub(crate) sae: Sae,
-    /// How it was trained, if known.
+    /// The step of the checkpoint that it is of, if it is not the trained model.
+    pub(crate) step: Option<usize>,
+    /// The saved model that the run started from, if it did not start from fresh parameters.
+    pub(crate) start: Option<Sae>,
+    /// How the run is trained, if known.
     pub(crate) recipe: Option<Recipe>,
     /// Its `cfg.json`.
     pub(crate) config: SavedConfig,
-    /// The training split, on which latents are ranked and probes are fitted.
-    pub(crate) train: ActivationData,
-    /// The held-out split, on which everything is measured.
+    /// The rows that it is evaluated on, and those it was trained on.
+    pub(crate) data: Data,
+}
+
+/// What data is opened for.
+#[derive(Clone, Copy)]
+pub(crate) struct Purpose<'a> {
+    pub(crate) run: &'a RunDir,
+    pub(crate) config: &'a DataConfig,
+    /// Width d of the rows that the model takes.
+    pub(crate) d_in: usize,
+    /// Where the head goes.
+    pub(crate) host: &'a Device,
+}
+
+/// The data of an evaluation.
+pub(crate) struct Data {
+    /// The training split, on which latents are ranked and probes are fitted, or why it cannot be used (only if the rows to
+    /// evaluate on are not the run's own).
+    pub(crate) train: Result<ActivationData, String>,
+    /// The rows on which everything is measured: the held-out split, or others.
     pub(crate) held_out: ActivationData,
     /// The same with the rows beyond `data.max_norm`.
     pub(crate) all_held_out: ActivationData,
-    /// Fingerprints of the training and the held-out split.
-    pub(crate) fingerprints: [Fingerprint; 2],
-    /// Rows with `||x||` above this are left out of both splits.
+    /// Fingerprint of the training split, if it is known.
+    pub(crate) train_fingerprint: Option<Fingerprint>,
+    /// Fingerprint of the rows on which everything is measured.
+    pub(crate) held_out_fingerprint: Fingerprint,
+    /// Rows with `||x||` above this are left out of both.
     pub(crate) max_norm: Option<f64>,
     /// About how many training rows the initial mean was computed from; 0 means all.
     pub(crate) check_rows: usize,
@@ -56,6 +81,8 @@ pub(crate) struct Run {
     pub(crate) head: Result<Head, String>,
     /// The concepts that the data was made of, if known.
     pub(crate) truth: Option<Truth>,
+    /// What must be known about rows that are not the run's own; empty if they are.
+    pub(crate) others: Vec<String>,
 }
 
 /// Paths of data that has moved since training, or was added later. The activations must be unchanged.
@@ -67,9 +94,9 @@ pub(crate) struct Elsewhere {
     /// The held-out activations, if they are a data set of their own and have moved.
     #[arg(long, value_name = "PATH")]
     held_out: Option<PathBuf>,
-    /// File with labels of the training activations, in place of data.labels.
+    /// File with labels of the training activations, in place of data.labels; with --data, of the rows that it names.
     #[arg(long, value_name = "PATH")]
-    labels: Option<PathBuf>,
+    pub(crate) labels: Option<PathBuf>,
     /// File with labels of the held-out activations, if they are a data set of their own, in place of
     /// data.held_out_labels.
     #[arg(long, value_name = "PATH")]
@@ -80,6 +107,13 @@ pub(crate) struct Elsewhere {
     /// JSON list of class names, in place of data.class_names.
     #[arg(long, value_name = "PATH")]
     class_names: Option<PathBuf>,
+    /// Evaluate on all rows of these activations, not on the run's held-out rows; data.max_norm, data.layer and
+    /// data.drop_first_token hold for them, too. The training data is needed only for sections about classes.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["held_out", "held_out_labels"], requires = "output")]
+    pub(crate) data: Option<PathBuf>,
+    /// Name of the activation tensor or column of --data. Default: data.tensor, or the only one.
+    #[arg(long, value_name = "NAME", requires = "data")]
+    pub(crate) tensor: Option<String>,
 }
 
 impl Elsewhere {
@@ -96,8 +130,9 @@ impl Elsewhere {
             ),
             (None, _) => {}
         }
+        let of_train = self.labels.as_ref().filter(|_| self.data.is_none());
         for (given, key) in [
-            (&self.labels, &mut data.labels),
+            (&of_train.cloned(), &mut data.labels),
             (&self.held_out_labels, &mut data.held_out_labels),
             (&self.class_embeddings, &mut data.class_embeddings),
             (&self.class_names, &mut data.class_names),
@@ -111,8 +146,13 @@ impl Elsewhere {
 }
 
 impl Run {
-    /// Opens a run directory; the model and the head go to `host`.
-    pub(crate) fn open(dir: &Path, elsewhere: &Elsewhere, host: &Device) -> Result<Self> {
+    /// Opens a run directory, with its trained model or that of a checkpoint; the model and the head go to `host`.
+    pub(crate) fn open(
+        dir: &Path,
+        checkpoint: Option<Which>,
+        elsewhere: &Elsewhere,
+        host: &Device,
+    ) -> Result<Self> {
         let run = RunDir::new(dir);
         let text = run
             .read_config()
@@ -123,48 +163,87 @@ impl Run {
             config.data.max_norm = MaxNorm::None; // a run older than this key used all rows
         }
         elsewhere.apply(&mut config.data)?;
-        let data = &config.data;
-        let model = run.model();
-        if !model.exists() {
-            bail!(
-                "{}: this run has no trained model yet; finish it with sae-train --resume",
-                dir.display()
-            );
-        }
-        let sae = saved::load(&model, host)?; // first, because it compares the checksums
-        let saved = saved::load_config(&model)?;
-        let split = data.open()?;
-        let head = data.class_head(&split)?;
-        let truth = data.truth(&split)?;
-        let check_rows = data.resolved_check_rows(&split);
-        let all_held_out = split.held_out.clone();
-        let (Split { train, held_out }, max_norm) = data.within_max_norm(split, |_| {})?;
-        if train.width() != saved.model.d_in {
-            bail!(
-                "{}: activations have width {}, the model was trained on width {}",
-                train.path().display(),
-                train.width(),
-                saved.model.d_in
-            );
-        }
-        let fingerprints = [train.fingerprint()?, held_out.fingerprint()?];
-        check_data(&run, &fingerprints)?;
-
+        // The model first, because its checksums are compared.
+        let (sae, saved, step) = match checkpoint {
+            None => trained(&run, host)?,
+            Some(which) => {
+                let (sae, saved, found) = saved::load_checkpoint(&run, which, host)?;
+                (sae, saved, Some(found.step))
+            }
+        };
+        let purpose = Purpose {
+            run: &run,
+            config: &config.data,
+            d_in: saved.model.d_in,
+            host,
+        };
+        let data = match &elsewhere.data {
+            None => Data::own(purpose)?,
+            Some(path) => elsewhere.other(path, purpose)?,
+        };
         Ok(Self {
             dir: dir.into(),
             sae,
+            step,
+            start: match run.start() {
+                dir if dir.exists() => Some(saved::load(&dir, host)?),
+                _ => None,
+            },
             recipe: config.training,
-            check_rows,
             config: saved,
-            train,
-            held_out,
-            all_held_out,
-            fingerprints,
-            max_norm: max_norm.number(),
-            head: head.map(|head| Head::new(head, host)),
-            truth,
+            data,
         })
     }
+}
+
+impl Data {
+    /// The run's own rows.
+    fn own(purpose: Purpose) -> Result<Self> {
+        let Purpose {
+            run, config, d_in, ..
+        } = purpose;
+        let split = config.open()?;
+        let classes = config.class_head(&split)?;
+        let truth = config.truth(&split)?;
+        let check_rows = config.resolved_check_rows(&split);
+        let all_held_out = split.held_out.clone();
+        let (Split { train, held_out }, max_norm) = config.within_max_norm(split, |_| {})?;
+        if train.width() != d_in {
+            bail!(
+                "{}: activations have width {}, the model was trained on width {d_in}",
+                train.path().display(),
+                train.width(),
+            );
+        }
+        let [of_train, of_held_out] = [train.fingerprint()?, held_out.fingerprint()?];
+        check_data(run, [&of_train, &of_held_out])?;
+        Ok(Self {
+            train: Ok(train),
+            held_out,
+            all_held_out,
+            train_fingerprint: Some(of_train),
+            held_out_fingerprint: of_held_out,
+            max_norm: max_norm.number(),
+            check_rows,
+            head: classes.map(|classes| Head::new(classes, purpose.host)),
+            truth,
+            others: Vec::new(),
+        })
+    }
+}
+
+/// The trained model of a run.
+fn trained(run: &RunDir, host: &Device) -> Result<(Sae, SavedConfig, Option<usize>)> {
+    let model = run.model();
+    if !model.exists() {
+        bail!(
+            "{}: this run has no trained model yet; finish it with sae-train --resume, or evaluate it as it is with \
+             --checkpoint newest",
+            run.path().display()
+        );
+    }
+    let sae = saved::load(&model, host)?;
+    Ok((sae, saved::load_config(&model)?, None))
 }
 
 /// True if a config has `data.max_norm`.
@@ -175,7 +254,7 @@ fn says_max_norm(config: &str) -> bool {
 }
 
 /// Fails if this is not the data that the run was trained and validated on.
-fn check_data(run: &RunDir, now: &[Fingerprint; 2]) -> Result<()> {
+fn check_data(run: &RunDir, now: [&Fingerprint; 2]) -> Result<()> {
     let path = run.provenance();
     if !path.exists() {
         tracing::warn!(

@@ -148,7 +148,8 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Every parameter of the table, with the values that `value` gives it, row-major.
+    /// Every parameter of the table, with the values that `value` gives it, row-major. They are asked for in the order of the
+    /// table.
     ///
     /// # Errors
     /// Those of `value`.

@@ -78,6 +78,22 @@ impl Sae {
         }
     }
 
+    /// The same parameters on another device, ready to be trained if it is one of autodiff.
+    pub fn on(&self, device: &Device) -> Self {
+        let values = self.parameters.to_data();
+        let parameters = Parameters::build(&self.config, device, |parameter, _| {
+            let mut all = values.iter();
+            let found = all.find(|(name, _)| *name == parameter.name);
+            let (_, value) = found.expect("a model has the parameters of its table");
+            Ok::<_, std::convert::Infallible>(value.iter().collect())
+        });
+        let Ok(parameters) = parameters;
+        Self {
+            parameters,
+            config: self.config.clone(),
+        }
+    }
+
     /// What the model is made of.
     pub fn config(&self) -> &SaeConfig {
         &self.config

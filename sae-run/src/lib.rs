@@ -2,15 +2,16 @@
 //!
 //! [`RunDir`] knows the files of a run directory, [`Provenance`] says where the numbers of a run come from.
 //! [`atomic_file`] writes one file whole or not at all; [`sealed`] does the same for several files that belong
-//! together and protects them with checksums.
+//! together and protects them with checksums. [`checkpoints`] finds the checkpoint that is meant by "best".
 //!
 //! The crate knows neither the model nor the data, and compiles in seconds.
 
 pub mod atomic_file;
+pub mod checkpoints;
 pub mod sealed;
 
 mod provenance;
 mod run_dir;
 
-pub use provenance::{Provenance, Sides};
+pub use provenance::{Origin, Provenance, Raise, Sides};
 pub use run_dir::{FileError, RunDir, read_text};

@@ -1,5 +1,7 @@
 //! Where the numbers of a run come from: the content of `provenance.json`.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 /// The two sides of a run's data, each described by a `D`.
@@ -19,6 +21,29 @@ impl<D> Sides<D> {
             ("data.held_out", &self.held_out),
         ]
     }
+}
+
+/// A saved model that a run started from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Where it lay.
+    pub path: PathBuf,
+    /// BLAKE3 of its `sae.safetensors`.
+    pub blake3: String,
+}
+
+/// A change of the number of steps of a run, at a checkpoint from which it goes on. The steps before it are those of a run of
+/// `from` steps, those after it of one of `to` steps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Raise {
+    /// Number of steps done at the checkpoint.
+    pub at: usize,
+    /// Number of steps of the run before.
+    pub from: usize,
+    /// Number of steps of the run from there on.
+    pub to: usize,
+    /// The identity of the run that checkpoints up to this one have.
+    pub run: String,
 }
 
 /// Where the numbers of a run come from. `D` identifies one side of its data.
@@ -41,6 +66,12 @@ pub struct Provenance<D> {
     pub data: Sides<D>,
     /// Variance of the examined rows of each side. It shows changes that the samples in fingerprints miss.
     pub variances: [f64; 2],
+    /// The saved model that the run started from, if it did not start from fresh parameters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Origin>,
+    /// Every change of the number of steps, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub raised: Vec<Raise>,
 }
 
 impl<D> Provenance<D> {
@@ -81,6 +112,8 @@ mod tests {
                 held_out: "b".into(),
             },
             variances: [1.0, 0.5],
+            from: None,
+            raised: Vec::new(),
         }
     }
 

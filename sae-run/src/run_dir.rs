@@ -3,9 +3,11 @@
 //! ```text
 //! runs/<run>/  lock             held by the process that works here
 //!              provenance.json  versions, git revision, device, threads, seed, data fingerprints
+//!              start/           the saved model that the run started from, if it did not start from fresh parameters
 //!              config.toml      the config with every default written out; written last: with it, the run has begun
 //!              checkpoint/      step-00000300/, ...
 //!              metrics.jsonl    one record per step and per validation
+//!              tensorboard/     the same records as TensorBoard's event files, if they were asked for
 //!              train.log        the log
 //!              model/           cfg.json, sae.safetensors, BLAKE3SUMS
 //!              reports/         report.json and report.md, written by sae-eval
@@ -56,10 +58,14 @@ impl RunDir {
         provenance = "provenance.json";
         /// The config with every default written out.
         config = "config.toml";
+        /// The saved model that the run started from, a sealed directory.
+        start = "start";
         /// The directory of checkpoints.
         checkpoints = "checkpoint";
         /// One JSON record per step and per validation.
         metrics = "metrics.jsonl";
+        /// TensorBoard's event files, one directory per split.
+        tensorboard = "tensorboard";
         /// The log.
         log = "train.log";
         /// The trained model, a sealed directory.
@@ -89,7 +95,7 @@ impl RunDir {
 
     /// The name of an entry that is not a leftover of a process that died before its run had begun.
     pub fn foreign_entry(&self) -> Option<String> {
-        let ours = [self.lock(), self.provenance()];
+        let ours = [self.lock(), self.provenance(), self.start()];
         let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
         let foreign = entries.filter(|entry| !ours.contains(&entry.path()));
         let mut names = foreign.map(|entry| entry.file_name().to_string_lossy().into_owned());

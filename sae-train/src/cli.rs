@@ -5,17 +5,26 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use sae_model::{AnyArchitecture, Architecture};
 
+use crate::config::Written;
+use crate::export::Export;
 use crate::failure::{self, Failure};
 use crate::prepare::{self, Prepared};
 use crate::{config, output};
 
 /// Train a sparse autoencoder on activations.
 #[derive(Parser)]
-#[command(version, after_help = failure::EXIT_CODES)]
+#[command(
+    version,
+    after_help = failure::EXIT_CODES,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// The config, for example configs/quickstart.toml.
     #[arg(required_unless_present = "init")]
     config: Option<PathBuf>,
@@ -25,12 +34,20 @@ struct Arguments {
     /// Override a key of the config, for example --set training.lr=1e-3; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Start from this saved model in place of fresh parameters: a run directory, or the directory of a model. What the
+    /// config does not say about the model is the model's. --resume needs it no more.
+    #[arg(long, value_name = "MODEL")]
+    from: Option<PathBuf>,
     /// Continue the run from its last checkpoint, or start it if it has not begun.
     #[arg(long)]
     resume: bool,
     /// Print plain progress lines on a terminal, too, instead of the dashboard.
     #[arg(long)]
     plain: bool,
+    /// Write TensorBoard's event files into tensorboard/ of the run directory, beside metrics.jsonl. A run that has them goes
+    /// on writing them.
+    #[arg(long)]
+    tensorboard: bool,
     /// Number of compute threads. Default: RAYON_NUM_THREADS, or all processors.
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
@@ -39,9 +56,22 @@ struct Arguments {
     init: Option<String>,
 }
 
+/// What there is to do beside training.
+#[derive(Subcommand)]
+enum Command {
+    /// Make a model of a checkpoint, in the format of the run's model. No lock is taken.
+    Export(Export),
+}
+
 /// Runs the program with the command line of this process.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Command::Export(export)) = &arguments.command {
+        return match export.write() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error, 2),
+        };
+    }
     let Some(config) = &arguments.config else {
         return init(arguments.init.as_deref().unwrap_or_default());
     };
@@ -51,8 +81,13 @@ pub fn main() -> ExitCode {
             Ok(Err(error)) => (error, 1),
             Err(error) => (error, 2),
         };
-    let remedy = failure::remedy_for_data(&error);
-    output::complain(format!("error: {}{remedy}", failure::chain(&*error)));
+    fail(&error, code)
+}
+
+/// Prints an error; returns its exit code, which is `code` if it has none of its own.
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    let remedy = failure::remedy_for_data(error);
+    output::complain(format!("error: {}{remedy}", failure::chain(&**error)));
     let mut causes = error.chain();
     let known = causes.find_map(|cause| cause.downcast_ref::<Failure>());
     ExitCode::from(known.map_or(code, Failure::code))
@@ -61,8 +96,10 @@ pub fn main() -> ExitCode {
 /// Checks everything before anything is written.
 fn prepare(config: &Path, arguments: &Arguments) -> anyhow::Result<Prepared> {
     use_threads(arguments.threads)?;
-    let device = arguments.device.as_deref();
-    prepare::prepare(config, &arguments.set, device, arguments.resume)
+    let written = Written::read(config, &arguments.set, arguments.device.as_deref())?;
+    let mut prepared = prepare::prepare(&written, arguments.from.as_deref(), arguments.resume)?;
+    prepared.tensorboard |= arguments.tensorboard;
+    Ok(prepared)
 }
 
 /// Prints a config for the architecture of this name.

@@ -50,6 +50,17 @@ pub(crate) enum Failure {
         dir.display()
     )]
     NoCheckpoint { dir: PathBuf, problems: String },
+    #[error(
+        "--resume: the run in {} has ended after {from} steps and has no checkpoint to go on from to {to}; put one back from a \
+         copy, or train its model further in another run with --from {} --set run=NAME",
+        run.display(),
+        run.display()
+    )]
+    NothingToRaise {
+        run: PathBuf,
+        from: usize,
+        to: usize,
+    },
     #[error("{0}")]
     NonFinite(String),
     #[error("{0}")]
@@ -120,7 +131,7 @@ impl Failure {
             Self::Locked { .. } => 6,
             Self::Write { source, .. } if is_full(source) => 7,
             Self::Write { .. } => 8,
-            Self::NoCheckpoint { .. } => 9,
+            Self::NoCheckpoint { .. } | Self::NothingToRaise { .. } => 9,
             Self::NonFinite(_) => 10,
             Self::Collapsed(_) => 11,
             Self::Burn(_) => 1,

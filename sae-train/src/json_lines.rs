@@ -21,6 +21,7 @@ use crate::checkpoint::MetricsPosition;
 use crate::failure::Failure;
 use crate::metrics::Names;
 use crate::schedule::Schedule;
+use crate::tensorboard::EventFiles;
 
 /// The last record is searched for in this many bytes at the end of the file.
 const TAIL: u64 = 1 << 14;
@@ -48,6 +49,8 @@ struct State {
     /// The last validation: its step and held-out FVU.
     validated: Option<(usize, Option<f64>)>,
     failure: Option<Failure>,
+    /// The same records for TensorBoard, if they were asked for.
+    events: Option<EventFiles>,
 }
 
 impl MetricsFile {
@@ -86,6 +89,7 @@ impl MetricsFile {
             step,
             validated: None,
             failure: None,
+            events: None,
         };
         Ok(Arc::new(Self {
             path: path.into(),
@@ -94,6 +98,13 @@ impl MetricsFile {
             started: Instant::now(),
             seconds_before: position.map_or(0.0, |position| position.seconds),
         }))
+    }
+
+    /// Writes the records for TensorBoard, too: those so far and those that follow.
+    pub(crate) fn write_events(&self, dir: &Path) -> Result<(), Failure> {
+        let mut state = self.state();
+        state.events = Some(EventFiles::open(dir, &self.path, self.seconds_before)?);
+        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -194,6 +205,11 @@ impl MetricsFile {
                 state.hasher.update(line.as_bytes());
             }
             Err(error) => state.failure = Some(Failure::write(&self.path)(error)),
+        }
+        if let Some(events) = &mut state.events
+            && let Err(failure) = events.append(line.as_bytes())
+        {
+            state.failure = Some(failure);
         }
     }
 }

@@ -309,7 +309,8 @@ impl TrainStep for SaeLearner {
         let _span = tracing::debug_span!("optimize").entered();
         let fired = grads.remove::<1>(self.frequency.id);
         let observed = grads.remove::<1>(self.silent.id);
-        let unit_norm = self.sae.config().unit_norm_decoder;
+        // Rows of a saved model have length one up to rounding: without a step they stay as they are.
+        let unit_norm = self.sae.config().unit_norm_decoder && lr.base() > 0.0;
         let w_dec = self.sae.parameters.matrix_id(parameters::W_DEC.name);
         if unit_norm
             && let Some(id) = w_dec

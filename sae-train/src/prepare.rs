@@ -8,14 +8,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sae_data::config::Split;
 use sae_data::{ActivationData, MaxNorm, Summary};
 use sae_model::device::{DeviceError, DeviceName};
-use sae_run::RunDir;
+use sae_run::{Raise, RunDir};
 
 use crate::checkpoint::{Checkpoints, Found};
-use crate::config::{Config, DataScale, Resolved, invalid};
+use crate::config::{Config, DataScale, Resolved, Written, invalid};
 use crate::failure::{Failure, chain};
 use crate::lock::RunLock;
 use crate::memory;
 use crate::run::{self, Provenance};
+use crate::start::Start;
 
 /// A run that can start: config, device and data fit together. Nothing has been written.
 pub(crate) struct Prepared {
@@ -31,24 +32,24 @@ pub(crate) struct Prepared {
     pub(crate) validated: ActivationData,
     pub(crate) validated_variance: f64,
     pub(crate) provenance: Provenance,
+    /// The model to start from, in place of fresh parameters.
+    pub(crate) start: Option<Start>,
     pub(crate) dir: RunDir,
     /// Held if there is a run to continue; a new run is locked when its directory is made.
     pub(crate) lock: Option<RunLock>,
     pub(crate) checkpoints: Checkpoints,
+    /// True if there are to be event files for TensorBoard.
+    pub(crate) tensorboard: bool,
     /// True if `--resume` was given.
     pub(crate) asked_to_resume: bool,
     /// The checkpoint to continue from, if any.
     pub(crate) found: Found,
 }
 
-/// Checks a run from config to data.
-pub(crate) fn prepare(
-    path: &Path,
-    set: &[String],
-    device: Option<&str>,
-    resume: bool,
-) -> Result<Prepared> {
-    let config = Config::load(path, set, device)?;
+/// Checks a run from config to data; `from` is the saved model to start from.
+pub(crate) fn prepare(written: &Written, from: Option<&Path>, resume: bool) -> Result<Prepared> {
+    let start = start(&RunDir::new(written.run_dir()), from, resume)?;
+    let config = written.complete(start.as_ref().map(Start::fixed))?;
     let dir = RunDir::new(config.run_dir());
     let asked_to_resume = resume;
     let resume = resume && dir.has_begun();
@@ -59,27 +60,32 @@ pub(crate) fn prepare(
         None
     };
     let device = open_device(&config.device)?;
-    let split = open_data(&config, resume)?;
-    let check_rows = config.data.resolved_check_rows(&split);
-    let (split, limit) = within_max_norm(&config, split)?;
-    let Split { train, held_out } = split;
-    check_batch(config.training.batch_size, train.rows())?;
-    memory::check(&config, &train)?;
+    let (Split { train, held_out }, check_rows, limit) = rows(&config, resume)?;
     let train_summary = summary(&train, check_rows)?;
     let held_out_summary = summary(&held_out, check_rows)?;
     let (validated, validated_variance) =
         validation(&held_out, &held_out_summary, config.training.validate_rows)?;
-    let resolved = config.resolve(DataScale::of(&train_summary.typical))?;
-    let mut config = config.written_out(&resolved, &train, check_rows);
-    config.data.max_norm = limit;
+    let scale = DataScale::of(&train_summary.typical);
+    let written_out = |config: &Config| -> Result<(Resolved, Config)> {
+        let resolved = config.resolve(scale)?;
+        let mut config = config.written_out(&resolved, &train, check_rows);
+        config.data.max_norm = limit;
+        Ok((resolved, config))
+    };
+    let as_asked = config;
+    let (resolved, config) = written_out(&as_asked)?;
     let summaries = [&train_summary, &held_out_summary];
-    let provenance = run::provenance(&config, [&train, &held_out], summaries)?;
-    let checkpoints = run::checkpoints(&dir, &config, &provenance);
+    let mut provenance = run::provenance(&config, [&train, &held_out], summaries)?;
+    provenance.from = start.as_ref().map(|start| start.origin.clone());
     let mut found = Found::default();
     if resume {
-        run::check_resumable(&dir, &config, &provenance)?;
-        found = checkpoints.look()?;
+        let recorded = run::recorded_steps(&dir)?;
+        let steps = as_asked.training.steps;
+        let before = recorded.filter(|before| *before < steps).unwrap_or(steps);
+        let (_, was) = written_out(&as_asked.with_steps(before))?;
+        found = resumed(&dir, [&was, &config], &mut provenance)?;
     }
+    let checkpoints = run::checkpoints(&dir, &config, &provenance);
     Ok(Prepared {
         config,
         resolved,
@@ -91,12 +97,68 @@ pub(crate) fn prepare(
         validated,
         validated_variance,
         provenance,
+        start,
+        tensorboard: dir.tensorboard().exists(),
         dir,
         lock,
         checkpoints,
         asked_to_resume,
         found,
     })
+}
+
+/// The checkpoint to continue from, of a run whose config was `was` and is to be `config`: the same, or with more steps.
+/// `provenance` gets the changes of the number of steps.
+fn resumed(
+    dir: &RunDir,
+    [was, config]: [&Config; 2],
+    provenance: &mut Provenance,
+) -> Result<Found> {
+    run::check_resumable(dir, was, provenance)?;
+    let (from, to) = (was.training.steps, config.training.steps);
+    provenance.raised = run::raises(dir, from)?;
+    let checkpoints = run::checkpoints(dir, was, provenance);
+    let found = checkpoints.look()?;
+    if from == to {
+        return Ok(found);
+    }
+    match &found.newest {
+        Some(newest) => provenance.raised.push(Raise {
+            at: newest.step,
+            from,
+            to,
+            run: checkpoints.identity().into(),
+        }),
+        None if dir.model().exists() => {
+            let run = dir.path().into();
+            return Err(Failure::NothingToRaise { run, from, to }.into());
+        }
+        // It begins again, so that all of its steps are those of a run of the new number.
+        None => provenance.raised.clear(),
+    }
+    Ok(found)
+}
+
+/// The model to start from. A run that has begun has its own.
+fn start(dir: &RunDir, from: Option<&Path>, resume: bool) -> Result<Option<Start>> {
+    match from {
+        _ if resume && dir.has_begun() => Start::of_run(dir, from),
+        from => from.map(Start::load).transpose(),
+    }
+}
+
+/// Both sides of the data within `data.max_norm`, about how many rows of each are checked, and the limit. Fails if they cannot
+/// be trained on.
+fn rows(config: &Config, resume: bool) -> Result<(Split, usize, MaxNorm)> {
+    let split = open_data(config, resume)?;
+    if let Some(fixed) = &config.fixed {
+        fixed.check_width(split.train.path(), split.train.width())?;
+    }
+    let check_rows = config.data.resolved_check_rows(&split);
+    let (split, limit) = within_max_norm(config, split)?;
+    check_batch(config.training.batch_size, split.train.rows())?;
+    memory::check(config, &split.train)?;
+    Ok((split, check_rows, limit))
 }
 
 /// Opens the data. Also opens the classes and the true concepts, so that evaluation does not find their mistakes after

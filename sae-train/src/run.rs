@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use sae_data::{ActivationData, Fingerprint, Summary};
-use sae_run::{RunDir, Sides};
+use sae_run::{Raise, RunDir, Sides};
 use toml::{Table, Value};
 
 use crate::checkpoint::Checkpoints;
@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::failure::Failure;
 use crate::lock::RunLock;
 use crate::output;
+use crate::start::Start;
 
 /// Keys that may differ between a run and its continuation: they change no number of the result, except if the run
 /// would otherwise end (`on_nonfinite`, `on_collapse`). Data may have moved; its fingerprint identifies it.
@@ -33,6 +34,12 @@ const FREE_TO_CHANGE: [&str; 17] = [
     "data.true_codes",
 ];
 
+/// The keys that may change, for a message.
+pub(crate) fn free_to_change() -> String {
+    let keys = FREE_TO_CHANGE.join(", ");
+    format!("{keys}; training.steps may be raised")
+}
+
 /// Where the numbers of a run come from.
 pub(crate) type Provenance = sae_run::Provenance<Fingerprint>;
 
@@ -55,6 +62,8 @@ pub(crate) fn provenance(
             held_out: held_out.fingerprint()?,
         },
         variances: summaries.map(|summary| summary.variance),
+        from: None,
+        raised: Vec::new(),
     })
 }
 
@@ -70,13 +79,17 @@ fn identity(config: &Config, provenance: &Provenance) -> String {
         let (rows, sample) = (&data.rows_blake3, &data.sample_blake3);
         hasher.update(format!("{rows:?} {sample}\n").as_bytes());
     }
+    if let Some(from) = &provenance.from {
+        hasher.update(format!("from {}\n", from.blake3).as_bytes());
+    }
     hasher.finalize().to_hex().to_string()
 }
 
 /// The checkpoints of the run of `config`.
 pub(crate) fn checkpoints(dir: &RunDir, config: &Config, provenance: &Provenance) -> Checkpoints {
     let keep = config.training.keep_checkpoints;
-    Checkpoints::new(dir.checkpoints(), identity(config, provenance), keep)
+    let all = Checkpoints::new(dir.checkpoints(), identity(config, provenance), keep);
+    all.raised(provenance.raised.clone())
 }
 
 /// Fails if the directory of a new run holds anything but leftovers of a process that died before its run had begun.
@@ -120,9 +133,39 @@ pub(crate) fn check_resumable(
         return Err(Failure::ConfigChanged {
             run: dir.path().into(),
             differences: differences.join("; "),
-            free: FREE_TO_CHANGE.join(", "),
+            free: free_to_change(),
         }
         .into());
+    }
+    Ok(())
+}
+
+/// The number of steps that the run in this directory was last told to take.
+pub(crate) fn recorded_steps(dir: &RunDir) -> Result<Option<usize>> {
+    let text = dir.read_config()?;
+    let config: Table = text
+        .parse()
+        .with_context(|| format!("{}", dir.config().display()))?;
+    let steps = config.get("training").and_then(|table| table.get("steps"));
+    let steps = steps.and_then(Value::as_integer);
+    Ok(steps.and_then(|steps| usize::try_from(steps).ok()))
+}
+
+/// The changes of the number of steps of a run that now has `steps`. One that was recorded and never applied, because the
+/// process died, is left out.
+pub(crate) fn raises(dir: &RunDir, steps: usize) -> Result<Vec<Raise>> {
+    let mut raised = dir.read_provenance::<Provenance>()?.raised;
+    raised.retain(|raise| raise.to <= steps);
+    Ok(raised)
+}
+
+/// Records changes of the number of steps. The config, which has the new number, is written after it: in between the run
+/// still is what it was.
+pub(crate) fn record_raises(dir: &RunDir, raised: &[Raise]) -> Result<()> {
+    let mut provenance: Provenance = dir.read_provenance()?;
+    if provenance.raised != raised {
+        provenance.raised = raised.to_vec();
+        dir.write_provenance(&provenance).map_err(Failure::from)?;
     }
     Ok(())
 }
@@ -155,11 +198,19 @@ fn check_data(dir: &RunDir, now: &Provenance) -> Result<()> {
 }
 
 /// Creates the directory of a new run, locks it, and writes the files that describe the run.
-pub(crate) fn create(dir: &RunDir, config: &Config, provenance: &Provenance) -> Result<RunLock> {
+pub(crate) fn create(
+    dir: &RunDir,
+    config: &Config,
+    provenance: &Provenance,
+    start: Option<&Start>,
+) -> Result<RunLock> {
     std::fs::create_dir_all(dir.path()).map_err(Failure::write(dir.path()))?;
     let lock = RunLock::take(dir)?;
     check_new(dir)?; // another process may have been quicker
     dir.write_provenance(provenance).map_err(Failure::from)?;
+    if let Some(start) = start {
+        start.write(dir)?;
+    }
     write_config(dir, config)?;
     Ok(lock)
 }

@@ -10,6 +10,7 @@ use sae_data::{ActivationLoader, Waiting};
 use sae_model::ops;
 use sae_model::verdict::RunFacts;
 use sae_model::{Architecture, saved};
+use sae_run::Raise;
 
 use crate::checkpoint::{self, MODEL, OPTIMIZER, Part, SCHEDULER, Writer};
 use crate::collapse::{Streak, Watch};
@@ -24,7 +25,7 @@ use crate::progress::PlainLines;
 use crate::run;
 use crate::signals::Signals;
 use crate::steps::{Cadence, Steps};
-use crate::trainer;
+use crate::trainer::{self, Parameters};
 use crate::whole::WholeSet;
 
 /// Burn's trainer, and what is read when it has ended.
@@ -47,8 +48,11 @@ impl Prepared {
             self.config.training.dead_window,
         );
         let _lock = match self.lock.take() {
-            Some(lock) => lock,
-            None => run::create(&self.dir, config, &self.provenance)?,
+            Some(lock) => {
+                run::record_raises(&self.dir, &self.provenance.raised)?;
+                lock
+            }
+            None => run::create(&self.dir, config, &self.provenance, self.start.as_ref())?,
         };
         run::write_config(&self.dir, config)?;
         let use_tui = !plain && std::io::stdout().is_terminal();
@@ -102,9 +106,16 @@ impl Prepared {
             self.held_out.rows(),
             c.device,
         ));
+        if let Some(from) = &self.provenance.from {
+            let (path, sum) = (from.path.display(), &from.blake3);
+            say(format!(
+                "starts from the model {path} (BLAKE3 of its parameters: {sum})"
+            ));
+        }
         self.say_pre_bias();
         self.say_left_out();
         self.say_notes();
+        self.say_raises();
         if done > 0 {
             say(format!("continuing after step {done}"));
         } else if self.asked_to_resume {
@@ -112,10 +123,22 @@ impl Prepared {
         }
     }
 
+    /// Prints where the number of steps was changed, and what that means.
+    fn say_raises(&self) {
+        for raise in &self.provenance.raised {
+            let Raise { at, from, to, .. } = raise;
+            say(format!(
+                "raised from {from} to {to} steps after step {at}: from there on the learning rate, and all else that follows the \
+                 number of steps, is that of step {} of {to}; a run of {to} steps from the start is another run",
+                at + 1
+            ));
+        }
+    }
+
     /// Prints why there is no pre-bias, if the architecture could have one.
     fn say_pre_bias(&self) {
         let model = &self.resolved.model;
-        if !model.pre_bias && model.architecture.pre_bias(f64::INFINITY) {
+        if self.start.is_none() && !model.pre_bias && model.architecture.pre_bias(f64::INFINITY) {
             let ratio = self.train_summary.typical.mean_over_sigma();
             say(format!(
                 "no pre-bias: the mean of the rows is {ratio:.2} sigma long (model.pre_bias)"
@@ -159,9 +182,17 @@ impl Prepared {
     /// Model, optimizer and schedule, from the checkpoint to continue from if there is one.
     fn learner(&self, settings: Settings) -> Result<Learner<SaeLearner>> {
         let (seed, steps) = (self.config.seed, self.config.training.steps);
-        let mean = &self.train_summary.typical.mean;
-        let (mut learner, mut optimizer, mut scheduler) =
-            trainer::start(&self.resolved, (seed, steps), mean, settings, &self.device);
+        let origin = match &self.start {
+            Some(start) => Parameters::Of(&start.sae),
+            None => Parameters::Fresh(&self.train_summary.typical.mean),
+        };
+        let (mut learner, mut optimizer, mut scheduler) = trainer::start(
+            &self.resolved,
+            (seed, steps),
+            origin,
+            settings,
+            &self.device,
+        );
         let done = self.steps_done();
         if done > 0 {
             let dir = self.checkpoints.path(done);
@@ -186,8 +217,12 @@ impl Prepared {
         let held_out = ActivationLoader::evaluation(&self.validated, t.batch_size, &self.device);
         let position = self.found.newest.as_ref().map(|position| &position.metrics);
         let metrics = MetricsFile::open(&self.dir.metrics(), done, position)?;
+        if self.tensorboard {
+            metrics.write_events(&self.dir.tensorboard())?;
+        }
         let on_gpu = !ops::is_cpu(&self.device);
-        let writer = Writer::new(self.checkpoints.clone(), on_gpu, outcome.clone());
+        let made_of = saved::config_file(&self.resolved.model, self.config.seed);
+        let writer = Writer::new(self.checkpoints.clone(), made_of, on_gpu, outcome.clone());
         let writer = Arc::new(writer);
         let part = |name| Part {
             name,

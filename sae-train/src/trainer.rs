@@ -11,7 +11,7 @@ use sae_model::ops::Adam;
 use sae_model::{AnyArchitecture, Architecture, Sae};
 use toml::{Table, Value};
 
-use crate::config::{Config, ConfigError, DataScale, Resolved};
+use crate::config::{Config, ConfigError, DataScale, Fixed, Resolved};
 use crate::learner::{SaeLearner, Settings};
 use crate::schedule::{self, Factors, Schedule};
 
@@ -39,6 +39,16 @@ const ROW_LIMIT: f64 = 4.0;
 pub struct Trainer {
     /// A config, without its data.
     config: Table,
+    /// The model to start from.
+    start: Option<Sae>,
+}
+
+/// Where parameters start.
+pub(crate) enum Parameters<'a> {
+    /// As the architecture says, with this mean of the data.
+    Fresh(&'a [f32]),
+    /// As those of this model.
+    Of(&'a Sae),
 }
 
 /// The reason why [`Trainer::fit`] returns no model.
@@ -76,7 +86,8 @@ impl Trainer {
         let architecture = architecture.into();
         let mut config = Table::new();
         config.insert("run".into(), "in_memory".into());
-        let trainer = Self { config }
+        let start = None;
+        let trainer = Self { config, start }
             .set("data.train", "in memory")
             .set("model.architecture", architecture.name())
             .set("model.n_latents", n_latents as i64)
@@ -86,6 +97,21 @@ impl Trainer {
         own.into_iter().fold(trainer, |trainer, (key, value)| {
             trainer.set(&format!("model.{key}"), value)
         })
+    }
+
+    /// Trains this model further, for `steps` steps of `batch_size` rows, by the recipe of its architecture for so many steps.
+    /// Adam and the counters of training start anew. A key of `[model]` may be set to what the model has, and to nothing else;
+    /// `training.lr` may be zero.
+    pub fn starting_from(sae: &Sae, steps: usize, batch_size: usize) -> Self {
+        let model = sae.config();
+        let mut trainer = Self::new(
+            model.architecture.clone(),
+            model.n_latents,
+            steps,
+            batch_size,
+        );
+        trainer.start = Some(sae.clone());
+        trainer
     }
 
     /// Sets a key of the config (docs/CONFIG.md), for example `training.lr` or `seed`.
@@ -107,7 +133,14 @@ impl Trainer {
     /// # Errors
     /// [`TrainError`], for the first problem found.
     pub fn fit(&self, data: &ActivationData) -> Result<Sae, TrainError> {
-        let config = Config::of_table(&self.config, None)?;
+        let fixed = self.start.as_ref().map(|sae| Fixed {
+            model: sae.config().clone(),
+            path: None,
+        });
+        if let Some(fixed) = &fixed {
+            fixed.check_width(data.path(), data.width())?;
+        }
+        let config = Config::of_table(&self.config, None, fixed)?;
         let typical = Summary::of(data, Some(0), |_| {})?.typical;
         let resolved = config.resolve(DataScale::of(&typical))?;
         let (t, device) = (&config.training, Device::flex());
@@ -115,7 +148,10 @@ impl Trainer {
         let parts = start(
             &resolved,
             (config.seed, t.steps),
-            &typical.mean,
+            match &self.start {
+                Some(sae) => Parameters::Of(sae),
+                None => Parameters::Fresh(&typical.mean),
+            },
             settings,
             &device,
         );
@@ -170,13 +206,16 @@ pub(crate) fn schedule(resolved: &Resolved, steps: usize) -> Schedule {
 pub(crate) fn start(
     resolved: &Resolved,
     (seed, steps): (u64, usize),
-    mean: &[f32],
+    parameters: Parameters,
     settings: Settings,
     device: &Device,
 ) -> (SaeLearner, ModuleOptimizer, ModuleLrScheduler) {
     let device = device.clone().autodiff();
     let Resolved { model, recipe, .. } = resolved;
-    let sae = Sae::init(model, seed, mean, &device);
+    let sae = match parameters {
+        Parameters::Fresh(mean) => Sae::init(model, seed, mean, &device),
+        Parameters::Of(sae) => sae.on(&device),
+    };
     let adam = Adam {
         beta_1: recipe.beta_1,
         beta_2: recipe.beta_2,

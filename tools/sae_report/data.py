@@ -346,6 +346,12 @@ def split(config):
     return Side(train, np.flatnonzero(~held_out)), Side(train, np.flatnonzero(held_out))
 
 
+def whole(found, config, labels):
+    """All rows of the data with this fingerprint, which are not the run's own."""
+    data = Data(found["path"], config | {"tensor": found.get("tensor")}, labels)
+    return Side(data, np.arange(data.rows))
+
+
 def embeddings(path):
     data = Data(path, {}, None)
     return data.read(np.arange(data.rows)).astype(np.float64)

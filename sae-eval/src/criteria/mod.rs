@@ -51,24 +51,28 @@ pub(crate) struct Side {
 
 impl Side {
     /// Samples about `most` rows at most; none if they are not `wanted`.
-    fn new(data: &ActivationData, wanted: bool, most: usize) -> Self {
+    fn new(rows: usize, wanted: bool, most: usize) -> Self {
         let most = if wanted { most } else { 0 };
         Self {
-            codes: Sample::new(data.rows(), most),
-            activations: Sample::new(data.rows(), most),
+            codes: Sample::new(rows, most),
+            activations: Sample::new(rows, most),
             seen: 0,
         }
     }
 
-    /// Samples of the training rows; empty without labels.
-    pub(crate) fn train(data: &ActivationData) -> Self {
-        Self::new(data, data.has_labels(), TRAIN_ROWS)
+    /// Samples of the training rows; empty without them or their labels.
+    pub(crate) fn train(data: Option<&ActivationData>) -> Self {
+        match data {
+            Some(data) => Self::new(data.rows(), data.has_labels(), TRAIN_ROWS),
+            None => Self::new(0, false, TRAIN_ROWS),
+        }
     }
 
     /// Samples of the held-out rows. Recovery of concepts reads their codes, too.
     pub(crate) fn held_out(run: &Run) -> Self {
-        let wanted = run.held_out.has_labels() || run.truth.is_some();
-        Self::new(&run.held_out, wanted, HELD_OUT_ROWS)
+        let rows = &run.data.held_out;
+        let wanted = rows.has_labels() || run.data.truth.is_some();
+        Self::new(rows.rows(), wanted, HELD_OUT_ROWS)
     }
 
     /// Adds the next rows `x [B, d]` of the data set with their codes.
@@ -129,9 +133,8 @@ fn labels(data: &ActivationData, rows: &[usize]) -> Result<Vec<usize>> {
     Ok(found)
 }
 
-/// Fills the training side if no other pass has. Encodes only the sampled rows.
-fn fill(side: &mut Side, passes: &Passes, model: &Model) -> Result<()> {
-    let data = &passes.run.train;
+/// Fills the training side if no other pass has. Encodes only the sampled rows of `data`.
+fn fill(side: &mut Side, data: &ActivationData, passes: &Passes, model: &Model) -> Result<()> {
     let width = data.width();
     let (mut rows, mut x) = (Vec::new(), Vec::new());
     let encode = |side: &mut Side, rows: &mut Vec<usize>, x: &mut Vec<f32>| {
@@ -166,16 +169,17 @@ pub(crate) fn measure(
     held_out: Side,
 ) -> Result<Result<Criteria, String>> {
     let run = passes.run;
-    if !(run.train.has_labels() && run.held_out.has_labels()) {
-        return Ok(Err("the data has no labels".into()));
-    }
+    let (training_rows, rows) = match labelled(run) {
+        Ok(sides) => sides,
+        Err(reason) => return Ok(Err(reason)),
+    };
     if train.seen == 0 {
-        fill(&mut train, passes, model)?;
+        fill(&mut train, training_rows, passes, model)?;
     }
-    let classes = classes(run, &train, &held_out)?;
+    let classes = classes([(training_rows, &train), (rows, &held_out)])?;
     let latents = run.config.model.n_latents;
-    let [train, train_x] = train.columns(&run.train, latents, &classes)?;
-    let [held_out, held_out_x] = held_out.columns(&run.held_out, latents, &classes)?;
+    let [train, train_x] = train.columns(training_rows, latents, &classes)?;
+    let [held_out, held_out_x] = held_out.columns(rows, latents, &classes)?;
     let judged = judged(&train, &held_out);
     if judged.is_empty() {
         return Ok(Err(format!(
@@ -194,7 +198,7 @@ pub(crate) fn measure(
     let per_class = per_class.map(|((class, probed), single)| {
         let rows = [&train, &held_out].map(|side| side.labels.rows[*class]);
         let label = classes[*class];
-        let name = match &run.head {
+        let name = match &run.data.head {
             Ok(head) => head.names[label].clone(),
             Err(_) => label.to_string(),
         };
@@ -215,10 +219,21 @@ pub(crate) fn measure(
     }))
 }
 
+/// The training rows and those that are evaluated, if both have labels.
+fn labelled(run: &Run) -> Result<(&ActivationData, &ActivationData), String> {
+    let (train, rows) = (run.data.train.as_ref()?, &run.data.held_out);
+    let without = [train, rows].into_iter().find(|side| !side.has_labels());
+    match without {
+        None => Ok((train, rows)),
+        Some(_) if run.data.others.is_empty() => Err("the data has no labels".into()),
+        Some(side) => Err(format!("{} has no labels", side.path().display())),
+    }
+}
+
 /// The distinct labels of all sampled rows, ascending.
-fn classes(run: &Run, train: &Side, held_out: &Side) -> Result<Vec<usize>> {
+fn classes(sides: [(&ActivationData, &Side); 2]) -> Result<Vec<usize>> {
     let mut classes = BTreeSet::new();
-    for (data, side) in [(&run.train, train), (&run.held_out, held_out)] {
+    for (data, side) in sides {
         for sample in [&side.codes, &side.activations] {
             classes.extend(labels(data, sample.rows())?);
         }

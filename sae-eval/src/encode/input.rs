@@ -40,8 +40,8 @@ impl Input {
             }
             (None, true) => {
                 arguments.check_own_rows(&path)?;
-                let run = Run::open(&arguments.run, &Elsewhere::default(), host)?;
-                (run.sae, run.all_held_out)
+                let run = Run::open(&arguments.run, None, &Elsewhere::default(), host)?;
+                (run.sae, run.data.all_held_out)
             }
             (Some(data), true) => bail!(
                 "--held-out: the run's own rows and {} cannot both be encoded; leave one of the two out",

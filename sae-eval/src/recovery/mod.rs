@@ -27,7 +27,7 @@ const ROWS: usize = 1024;
 /// Measures recovery, if the true concepts are known; `alive` is the number of latents that are active on some held-out
 /// row.
 pub(crate) fn measure(run: &Run, held_out: &Sample, alive: usize) -> Result<Option<Recovery>> {
-    let Some(truth) = &run.truth else {
+    let Some(truth) = &run.data.truth else {
         return Ok(None);
     };
     let matcher = matched(&run.sae, truth, run.config.model.n_latents);
@@ -35,7 +35,7 @@ pub(crate) fn measure(run: &Run, held_out: &Sample, alive: usize) -> Result<Opti
     let mut metrics = directions(&matcher, &pairs, alive);
     let mut firing = vec![None; pairs.len()];
     if let Some(codes) = &truth.codes {
-        let (interval, each) = firing_f1(codes, &run.held_out, held_out, &pairs)?;
+        let (interval, each) = firing_f1(codes, &run.data.held_out, held_out, &pairs)?;
         firing = each;
         let formula = "mean over true concepts of 2 TP / (2 TP + FP + FN): rows with a_j != 0 of its latent, against rows with \
                        its strength != 0";

@@ -72,12 +72,17 @@ fn header(out: &mut String, report: &Report) {
     line(
         out,
         format!(
-            "{}, {} latents over width {} ({}); {} held-out rows of {}; device {}, {:.1} s, sae-eval {}.",
+            "{}, {} latents over width {} ({}); {} {} of {}; device {}, {:.1} s, sae-eval {}.",
             m.architecture.name(),
             m.n_latents,
             m.d_in,
             switches.join(", "),
             data.rows,
+            if report.other_data {
+                "rows"
+            } else {
+                "held-out rows"
+            },
             name(&data.path.display().to_string()),
             name(&report.device),
             report.seconds,

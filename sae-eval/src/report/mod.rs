@@ -39,8 +39,17 @@ pub(crate) struct Report {
     #[serde(default)]
     pub(crate) notes: Vec<String>,
     pub(crate) model: SaeConfig,
-    pub(crate) train: Fingerprint,
+    /// Absent if the training data of a run without provenance is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) train: Option<Fingerprint>,
+    /// The step of the checkpoint that was evaluated, if it was not the trained model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) checkpoint_step: Option<usize>,
+    /// The rows that were evaluated.
     pub(crate) held_out: Fingerprint,
+    /// True if these are not the run's own held-out rows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) other_data: bool,
     /// On the held-out split.
     pub(crate) reconstruction: Vec<Metric>,
     /// On the held-out split including the rows that `data.max_norm` leaves out, if there are any; since schema version
@@ -190,8 +199,10 @@ impl Report {
             architecture: Some(model.architecture.describe()),
             notes: notes(run, &measured.reconstruction, &sparsity.metrics()),
             model: model.clone(),
-            train: run.fingerprints[0].clone(),
-            held_out: run.fingerprints[1].clone(),
+            train: run.data.train_fingerprint.clone(),
+            held_out: run.data.held_out_fingerprint.clone(),
+            checkpoint_step: run.step,
+            other_data: !run.data.others.is_empty(),
             reconstruction: measured.reconstruction,
             all_rows: measured.all_rows,
             sparsity: sparsity.metrics(),
@@ -207,8 +218,28 @@ impl Report {
     }
 }
 
-/// Warnings to read before the numbers; empty if it is not known how the run was trained.
+/// What to know before the numbers: what was evaluated if it is not the trained model on the held-out rows, and why the
+/// numbers may mean less than they seem to.
 fn notes(run: &Run, reconstruction: &[Metric], sparsity: &[Metric]) -> Vec<String> {
+    let of_checkpoint = run.step.map(|step| {
+        let of = run.recipe.map(|recipe| format!(" of {}", recipe.steps));
+        let of = of.unwrap_or_default();
+        format!("this is not the trained model, but that of the checkpoint after step {step}{of}")
+    });
+    let started = run.start.as_ref().map(|_| {
+        "the run started from a saved model (start/ in its directory), and \"before training\" is that model".into()
+    });
+    let mut notes: Vec<String> = of_checkpoint.into_iter().chain(started).collect();
+    match run.data.others.is_empty() {
+        true => notes.extend(warnings(run, reconstruction, sparsity)),
+        // How training went does not show on other rows.
+        false => notes.extend(run.data.others.iter().cloned()),
+    }
+    notes
+}
+
+/// Why the numbers may mean less than they seem to; empty if it is not known how the run was trained.
+fn warnings(run: &Run, reconstruction: &[Metric], sparsity: &[Metric]) -> Vec<String> {
     let value = |name: &str| {
         let metric = reconstruction
             .iter()
@@ -223,12 +254,12 @@ fn notes(run: &Run, reconstruction: &[Metric], sparsity: &[Metric]) -> Vec<Strin
     };
     let facts = RunFacts {
         model: &run.config.model,
-        steps: recipe.steps,
+        steps: run.step.unwrap_or(recipe.steps),
         warmup_steps: recipe.warmup_steps.unwrap_or(0),
         l0_mean,
         fvu: value(FVU.name),
         dead: dead as u64,
-        dead_rows: run.held_out.rows(),
+        dead_rows: run.data.held_out.rows(),
     };
     facts.notes()
 }

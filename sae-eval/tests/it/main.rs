@@ -1,11 +1,13 @@
 //! Runs the `sae-eval` binary on a run directory made by hand, and compares its numbers with sums written out here.
 #![allow(clippy::unwrap_used)] // tests may unwrap
 
+mod checkpoints;
 mod criteria;
 mod data;
 mod encode;
 mod encode_formats;
 mod encode_output;
+mod other;
 mod processes;
 mod ranking;
 mod recovery;

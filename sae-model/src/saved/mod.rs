@@ -29,6 +29,7 @@
 //! The same parameters always give the same bytes. A tensor that is missing, unexpected, of another shape
 //! or of another type, or that has NaN or infinity, is an error; nothing is guessed.
 
+mod checkpoint;
 mod v2;
 
 use std::cell::RefCell;
@@ -39,6 +40,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use sae_run::checkpoints::CheckpointError;
 use sae_run::sealed::{self, SealError};
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
@@ -46,6 +48,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::{InvalidConfig, SaeConfig};
 use crate::parameters::Parameters;
 use crate::sae::Sae;
+
+pub use checkpoint::load_checkpoint;
 
 /// Value of `format` in `cfg.json`.
 pub const FORMAT: &str = "sae-attention";
@@ -120,6 +124,12 @@ pub enum SavedModelError {
         shape: Vec<usize>,
         expected: Vec<usize>,
     },
+    /// The parameters of a checkpoint are not a record that Burn wrote.
+    #[error("{}: not a record of this model ({reason})", path.display())]
+    Record { path: PathBuf, reason: String },
+    /// The checkpoint that is meant is not there.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     #[error("{}: tensor \"{name}\" has {value} at position {position}; a model must be finite: train it again with a smaller learning rate, or export it again", path.display())]
     NonFinite {
         path: PathBuf,
@@ -151,16 +161,21 @@ fn write(sae: &Sae, seed: u64, dir: &Path) -> Result<(), SavedModelError> {
     };
     let weights = dir.join(WEIGHTS_FILE);
     fs::write(&weights, to_bytes(sae, &weights)?).map_err(io(&weights))?;
+    let path = dir.join(CONFIG_FILE);
+    fs::write(&path, config_file(sae.config(), seed)).map_err(io(&path))
+}
+
+/// The content of `cfg.json` of a model that is made of `model`; `seed` is recorded for provenance.
+pub fn config_file(model: &SaeConfig, seed: u64) -> Vec<u8> {
     let config = SavedConfig {
         format: FORMAT.into(),
         format_version: FORMAT_VERSION,
         seed,
-        model: sae.config().clone(),
+        model: model.clone(),
     };
-    let path = dir.join(CONFIG_FILE);
     let mut json = serde_json::to_vec_pretty(&config).expect("a config is plain data");
     json.push(b'\n');
-    fs::write(&path, &json).map_err(io(&path))
+    json
 }
 
 fn to_bytes(sae: &Sae, path: &Path) -> Result<Vec<u8>, SavedModelError> {
@@ -197,7 +212,7 @@ pub fn load_config(dir: &Path) -> Result<SavedConfig, SavedModelError> {
     };
     // The version first: another one has other fields.
     let header: Header = serde_json::from_slice(&bytes).map_err(json)?;
-    let config: SavedConfig = match (header.format.as_str(), header.format_version) {
+    let mut config: SavedConfig = match (header.format.as_str(), header.format_version) {
         (FORMAT, FORMAT_VERSION) => serde_json::from_slice(&bytes),
         (FORMAT, v2::VERSION) => v2::config(&bytes),
         _ => {
@@ -209,9 +224,34 @@ pub fn load_config(dir: &Path) -> Result<SavedConfig, SavedModelError> {
         }
     }
     .map_err(json)?;
+    as_written(&mut config.model, &String::from_utf8_lossy(&bytes));
     match config.model.validate() {
         Ok(()) => Ok(config),
         Err(source) => Err(SavedModelError::Config { path, source }),
+    }
+}
+
+/// Corrects numbers that serde_json has read one unit in the last place off: a model that is loaded and saved again is the
+/// same to the last bit.
+fn as_written(model: &mut SaeConfig, text: &str) {
+    let number = |name: &str| {
+        let rest = text.split_once(&format!("\"{name}\""))?.1;
+        let rest = rest.trim_start().strip_prefix(':')?.trim_start();
+        let end = rest.find(|c: char| !c.is_ascii_digit() && !"+-.eE".contains(c))?;
+        rest[..end].parse::<f64>().ok()
+    };
+    let read = [
+        ("scale", Some(&mut model.scale)),
+        ("norm_exponent", Some(&mut model.norm_exponent)),
+        ("input_scale", Some(&mut model.input_scale)),
+        ("norm_range", model.norm_range.as_mut()),
+    ];
+    for (name, read) in read {
+        if let (Some(read), Some(written)) = (read, number(name))
+            && (*read - written).abs() <= 2.0 * f64::EPSILON * written.abs()
+        {
+            *read = written;
+        }
     }
 }
 
@@ -253,6 +293,21 @@ pub fn load(dir: &Path, device: &Device) -> Result<Sae, SavedModelError> {
     Ok(Sae { parameters, config })
 }
 
+/// The float32 values of the tensor `name`, if they are finite.
+fn finite(bytes: &[u8], path: &Path, name: &str) -> Result<Vec<f32>, SavedModelError> {
+    let (words, _) = bytes.as_chunks::<4>();
+    let values: Vec<f32> = words.iter().map(|w| f32::from_le_bytes(*w)).collect();
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok(values),
+        Some(position) => Err(SavedModelError::NonFinite {
+            path: path.into(),
+            name: name.into(),
+            position,
+            value: values[position],
+        }),
+    }
+}
+
 struct Reader<'a> {
     file: SafeTensors<'a>,
     path: &'a Path,
@@ -280,16 +335,7 @@ impl Reader<'_> {
                 expected: dims.to_vec(),
             });
         }
-        let (words, _) = view.data().as_chunks::<4>();
-        let values: Vec<f32> = words.iter().map(|w| f32::from_le_bytes(*w)).collect();
-        if let Some(position) = values.iter().position(|value| !value.is_finite()) {
-            return Err(SavedModelError::NonFinite {
-                path: path(),
-                name,
-                position,
-                value: values[position],
-            });
-        }
+        let values = finite(view.data(), self.path, &name)?;
         self.read.borrow_mut().insert(name);
         Ok(values)
     }

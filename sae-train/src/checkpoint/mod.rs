@@ -5,7 +5,8 @@
 //!                            optimizer.bpk    Adam's moments and times                    } records
 //!                            scheduler.bpk    the schedule's step                         }
 //!                            checkpoint.json  which run, which step, where metrics.jsonl stood
-//!                            BLAKE3SUMS       checksums of the four (sae_run::sealed)
+//!                            cfg.json         what the model is made of, so that model.bpk can be read as a model
+//!                            BLAKE3SUMS       checksums of the five (sae_run::sealed)
 //! ```
 //!
 //! A checkpoint is written under the name `step-00000300.tmp`, synced, sealed and renamed. The loader's position is the
@@ -18,7 +19,10 @@ mod write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sae_run::{read_text, sealed};
+use sae_run::checkpoints::{
+    FORMAT, FORMAT_VERSION, MAX_POSITION_BYTES, POSITION_FILE as POSITION, best, name_of, steps,
+};
+use sae_run::{Raise, read_text, sealed};
 use serde::{Deserialize, Serialize};
 
 use crate::collapse::Streak;
@@ -28,16 +32,11 @@ pub(crate) use read::restore;
 pub(crate) use write::{Always, Part, Writer};
 
 /// Names of Burn's records within a checkpoint.
-pub(crate) const MODEL: &str = "model.bpk";
+pub(crate) const MODEL: &str = sae_run::checkpoints::MODEL_FILE;
 pub(crate) const OPTIMIZER: &str = "optimizer.bpk";
 pub(crate) const SCHEDULER: &str = "scheduler.bpk";
-const POSITION: &str = "checkpoint.json";
-const FORMAT: &str = "sae-train-checkpoint";
-const FORMAT_VERSION: u32 = 1;
 /// Damaged checkpoints are moved aside under this name.
 const DAMAGED: &str = "damaged-";
-/// Longer than any `checkpoint.json` of ours.
-const MAX_POSITION_BYTES: u64 = 1 << 20;
 
 /// Where a run stands: the content of `checkpoint.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,6 +77,8 @@ pub(crate) struct Checkpoints {
     dir: PathBuf,
     /// Identity of the run (`identity` in `run.rs`).
     run: String,
+    /// The changes of its number of steps: checkpoints up to each have another identity.
+    raised: Vec<Raise>,
     /// Number of newest checkpoints to keep.
     keep: usize,
 }
@@ -93,12 +94,27 @@ pub(crate) struct Found {
 
 impl Checkpoints {
     pub(crate) fn new(dir: PathBuf, run: String, keep: usize) -> Self {
-        Self { dir, run, keep }
+        Self {
+            dir,
+            run,
+            raised: Vec::new(),
+            keep,
+        }
+    }
+
+    /// The same, of a run whose number of steps was changed.
+    pub(crate) fn raised(self, raised: Vec<Raise>) -> Self {
+        Self { raised, ..self }
+    }
+
+    /// Identity of the run.
+    pub(crate) fn identity(&self) -> &str {
+        &self.run
     }
 
     /// Directory of the checkpoint of `step`.
     pub(crate) fn path(&self, step: usize) -> PathBuf {
-        self.dir.join(format!("step-{step:08}"))
+        self.dir.join(name_of(step))
     }
 
     /// The position to be saved at `step`.
@@ -124,15 +140,7 @@ impl Checkpoints {
 
     /// Steps of the existing checkpoints, newest first.
     fn steps(&self) -> Vec<usize> {
-        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        let step = |entry: fs::DirEntry| {
-            let name = entry.file_name().into_string().ok()?;
-            let step = name.strip_prefix("step-")?.parse().ok()?;
-            (self.path(step) == entry.path()).then_some(step)
-        };
-        let mut steps: Vec<usize> = entries.filter_map(step).collect();
-        steps.sort_unstable_by(|a, b| b.cmp(a));
-        steps
+        steps(&self.dir)
     }
 
     /// Looks for the newest checkpoint that is whole. Changes nothing.
@@ -160,17 +168,31 @@ impl Checkpoints {
         })
     }
 
-    /// The position of the checkpoint of `step`, if every byte is as it was written.
+    /// The position of the checkpoint of `step`, if every byte is as it was written and the run goes on from there as it did.
     fn check(&self, step: usize) -> Result<Position, String> {
         let dir = self.path(step);
         sealed::verify(&dir).map_err(|error| chain(&error))?;
         let position = self.read(step)?;
+        if let Some(last) = self.raised.last().filter(|last| step < last.at) {
+            let (at, from, to) = (last.at, last.from, last.to);
+            return Err(format!(
+                "{}: the run was raised from {from} to {to} steps at step {at}, after this one",
+                dir.display()
+            ));
+        }
         for name in [MODEL, OPTIMIZER, SCHEDULER] {
             if !dir.join(name).is_file() {
                 return Err(format!("{}: it is missing", dir.join(name).display()));
             }
         }
         Ok(position)
+    }
+
+    /// Whether a checkpoint is of this run, before or after its number of steps was changed.
+    fn owns(&self, position: &Position) -> bool {
+        let (run, step) = (&position.run, position.step);
+        let mut before = self.raised.iter();
+        *run == self.run || before.any(|raise| *run == raise.run && step <= raise.at)
     }
 
     /// Reads `checkpoint.json` of `step`.
@@ -186,7 +208,7 @@ impl Checkpoints {
                 "format \"{}\" version {}",
                 p.format, p.format_version
             ))),
-            p if p.run != self.run => Err(wrong("it belongs to another run".into())),
+            p if !self.owns(&p) => Err(wrong("it belongs to another run".into())),
             p if p.step != step => Err(wrong(format!("it is of step {}", p.step))),
             p => Ok(p),
         }
@@ -220,12 +242,9 @@ impl Checkpoints {
     fn prune(&self) -> Result<(), Failure> {
         let steps = self.steps();
         let fvu = |step: &usize| self.read(*step).ok()?.held_out_fvu;
-        let best = steps
-            .iter()
-            .filter_map(|step| Some((*step, fvu(step)?)))
-            .reduce(|best, other| if other.1 < best.1 { other } else { best });
+        let best = best(steps.iter().filter_map(|step| Some((*step, fvu(step)?))));
         for step in steps.into_iter().skip(self.keep) {
-            if best.is_none_or(|(best, _)| best != step) {
+            if best != Some(step) {
                 remove(&self.path(step))?;
             }
         }

@@ -14,6 +14,7 @@ use burn::train::checkpoint::{
     Checkpoint, Checkpointer, CheckpointerError, CheckpointingAction, CheckpointingStrategy,
 };
 use burn::train::metric::store::EventStoreClient;
+use sae_model::saved::CONFIG_FILE;
 use sae_run::sealed;
 
 use super::{Checkpoints, POSITION, Position};
@@ -26,6 +27,8 @@ const PARTS: usize = 3;
 #[derive(Debug)]
 pub(crate) struct Writer {
     checkpoints: Checkpoints,
+    /// The content of `cfg.json`.
+    config: Vec<u8>,
     /// Unfinished checkpoints, by step.
     pending: Mutex<HashMap<usize, Pending>>,
     /// Notified when a record has been fetched.
@@ -47,9 +50,16 @@ struct Pending {
 }
 
 impl Writer {
-    pub(crate) fn new(checkpoints: Checkpoints, on_gpu: bool, outcome: Arc<Outcome>) -> Self {
+    /// `config` is the content of `cfg.json` ([`saved::config_file`](sae_model::saved::config_file)).
+    pub(crate) fn new(
+        checkpoints: Checkpoints,
+        config: Vec<u8>,
+        on_gpu: bool,
+        outcome: Arc<Outcome>,
+    ) -> Self {
         Self {
             checkpoints,
+            config,
             pending: Mutex::default(),
             fetched: Condvar::new(),
             on_gpu,
@@ -62,12 +72,14 @@ impl Writer {
     pub(crate) fn begin(&self, position: &Position) -> Result<(), Failure> {
         let target = self.checkpoints.path(position.step);
         let staging = sealed::staging(&target).map_err(|error| seal_failure(&target, error))?;
-        let path = staging.join(POSITION);
         let mut json = serde_json::to_vec_pretty(position).expect("a position is plain data");
         json.push(b'\n');
-        if let Err(error) = fs::write(&path, json) {
-            let _ = fs::remove_dir_all(&staging);
-            return Err(Failure::write(&path)(error));
+        for (name, content) in [(POSITION, &json), (CONFIG_FILE, &self.config)] {
+            let path = staging.join(name);
+            if let Err(error) = fs::write(&path, content) {
+                let _ = fs::remove_dir_all(&staging);
+                return Err(Failure::write(&path)(error));
+            }
         }
         let pending = Pending {
             staging,

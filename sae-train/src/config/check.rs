@@ -10,7 +10,7 @@ impl Config {
         self.check_run_name()?;
         self.training.check_counts()?;
         self.training.check_minutes()?;
-        resolved.check_recipe()?;
+        resolved.check_recipe(self.fixed.is_some())?;
         resolved
             .model
             .validate()
@@ -74,7 +74,8 @@ impl TrainingConfig {
 }
 
 impl Resolved {
-    fn check_recipe(&self) -> Result<(), ConfigError> {
+    /// A learning rate of zero leaves a model as it is; where there is none to start from, that is a mistake.
+    fn check_recipe(&self, has_start: bool) -> Result<(), ConfigError> {
         let Recipe {
             lr,
             projection_lr,
@@ -85,7 +86,8 @@ impl Resolved {
             ..
         } = self.recipe;
         let remedy = "the learning rate must be a positive number, such as 1e-3";
-        within("lr", lr, lr > 0.0 && lr.is_finite(), remedy)?;
+        let good = lr.is_finite() && (lr > 0.0 || (lr == 0.0 && has_start));
+        within("lr", lr, good, remedy)?;
         for (key, part) in [
             ("decay_fraction", decay_fraction),
             ("frequency_cutoff", frequency_cutoff),

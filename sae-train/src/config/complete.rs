@@ -105,6 +105,10 @@ impl Config {
 
     /// The model for activations like these.
     fn sae_config(&self, data: DataScale) -> Result<SaeConfig, ConfigError> {
+        if let Some(fixed) = &self.fixed {
+            fixed.check(&self.model.switches)?;
+            return Ok(fixed.model.clone());
+        }
         let mut usual = SaeConfig::new(self.architecture()?, data.d_in, self.model.n_latents);
         usual.input_scale = usual.architecture.input_scale(data.d_in, data.variance);
         usual.pre_bias = self.usual_pre_bias(&usual.architecture, data);
@@ -198,7 +202,7 @@ fn common(table: &Table) -> Table {
         .collect()
 }
 
-fn as_table(of: &impl Serialize) -> Table {
+pub(super) fn as_table(of: &impl Serialize) -> Table {
     Table::try_from(of).expect("a config is plain data")
 }
 

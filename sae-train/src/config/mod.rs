@@ -6,6 +6,7 @@ mod check;
 mod complete;
 mod document;
 mod error;
+mod fixed;
 mod keys;
 mod set;
 
@@ -23,6 +24,7 @@ pub(crate) use complete::{DataScale, Resolved};
 pub(crate) use document::commented;
 pub use error::ConfigError;
 pub(crate) use error::invalid;
+pub(crate) use fixed::Fixed;
 
 /// A whole run, as written; [`Resolved`] is what it comes to. The run directory holds it with every key written out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +41,16 @@ pub(crate) struct Config {
     pub(crate) data: DataConfig,
     pub(crate) model: ModelConfig,
     pub(crate) training: TrainingConfig,
+    /// The model that the run starts from; it decides what the config does not name.
+    #[serde(skip)]
+    pub(crate) fixed: Option<Fixed>,
+}
+
+/// A config as it was written, with its overrides.
+pub(crate) struct Written {
+    table: Table,
+    /// Name of a run without one.
+    name: Option<String>,
 }
 
 /// `[model]`: the architecture, and what departs from its usual model. [`keys::KEYS`] says what each key means.
@@ -71,10 +83,9 @@ pub(crate) struct TrainingConfig {
     pub(crate) recipe: Table,
 }
 
-impl Config {
-    /// Reads `path`, applies `--set key=value` overrides and `--device`, completes and checks the values
-    /// that can be checked without looking at the data.
-    pub(crate) fn load(
+impl Written {
+    /// Reads `path` and applies `--set key=value` overrides and `--device`.
+    pub(crate) fn read(
         path: &Path,
         set: &[String],
         device: Option<&str>,
@@ -94,21 +105,63 @@ impl Config {
             table.insert("device".into(), device.into());
         }
         let stem = path.file_stem().and_then(|stem| stem.to_str());
-        Self::of_table(&table, stem)
+        Ok(Self {
+            table,
+            name: stem.map(String::from),
+        })
+    }
+
+    /// The run's directory, as far as the config is right.
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        let text = |key: &str| self.table.get(key).and_then(Value::as_str);
+        let name = text("run").or(self.name.as_deref()).unwrap_or_default();
+        Path::new(text("runs_dir").unwrap_or("runs")).join(name)
+    }
+
+    /// Completes and checks the values that can be checked without looking at the data.
+    pub(crate) fn complete(&self, fixed: Option<Fixed>) -> Result<Config, ConfigError> {
+        Config::of_table(&self.table, self.name.as_deref(), fixed)
+    }
+}
+
+impl Config {
+    /// Reads, completes and checks a config.
+    #[cfg(test)]
+    pub(crate) fn load(
+        path: &Path,
+        set: &[String],
+        device: Option<&str>,
+    ) -> Result<Self, ConfigError> {
+        Written::read(path, set, device)?.complete(None)
     }
 
     /// Completes and checks a config; `name` is that of a run without one.
-    pub(crate) fn of_table(table: &Table, name: Option<&str>) -> Result<Self, ConfigError> {
+    pub(crate) fn of_table(
+        table: &Table,
+        name: Option<&str>,
+        fixed: Option<Fixed>,
+    ) -> Result<Self, ConfigError> {
+        let completed = fixed.as_ref().map(|fixed| fixed.completed(table));
+        let completed = completed.transpose()?;
+        let table = completed.as_ref().unwrap_or(table);
         keys::check_names(table)?;
         let complete = Value::Table(keys::with_defaults(table));
         let mut config: Self = serde_path_to_error::deserialize(complete)
             .map_err(|error| error::wrong_type(table, &error))?;
         config.run = config.run.or(name.map(String::from));
+        config.fixed = fixed;
         // The data has no part in what is checked here.
         let resolved = config.resolve(DataScale::unknown(1))?;
         keys::check_used(table, &resolved.model)?;
         config.check(&resolved)?;
         Ok(config)
+    }
+
+    /// The same with another number of steps.
+    pub(crate) fn with_steps(&self, steps: usize) -> Self {
+        let mut config = self.clone();
+        config.training.steps = steps;
+        config
     }
 
     /// Name of the run.

@@ -3,11 +3,15 @@
 
 mod collapse;
 mod errors;
+mod export;
 mod faults;
 mod outliers;
+mod raise;
 mod records;
 mod resume;
 mod running;
+mod start;
+mod tensorboard;
 mod threads;
 mod trainer;
 mod training;
