@@ -1,4 +1,4 @@
-//! The command line of `sae-eval`: evaluates a run on its held-out data and writes `reports/report.{json,md}`.
+//! The command line of `sae-eval`: evaluates a run on its held-out data and writes `reports/report.{json,md,html}`.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use sae_run::{RunDir, atomic_file};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
+use crate::page::{self, Findings};
 use crate::ranking::Rule;
 use crate::report::{self, Report};
 use crate::{evaluate, model, run};
@@ -21,7 +22,7 @@ const PAPER_THRESHOLD: f32 = 0.2;
 
 /// Evaluate a trained run on its held-out data: reconstruction, sparsity, top-n classification.
 ///
-/// Writes reports/report.md and reports/report.json in the run directory. An existing report is replaced, whichever
+/// Writes reports/report.html, reports/report.md and reports/report.json in the run directory. An existing report is replaced, whichever
 /// options it was made with.
 ///
 /// Exit codes: 0 done; 1 the report could not be written; 2 the run, the data or the device is wrong (no report is written).
@@ -52,6 +53,9 @@ pub(crate) struct Arguments {
     /// Leave out top-n classification before training, which saves passes over the data.
     #[arg(long)]
     pub(crate) no_untrained: bool,
+    /// Leave out report.html, the report to look at.
+    #[arg(long)]
+    pub(crate) no_html: bool,
     #[command(flatten)]
     elsewhere: run::Elsewhere,
 }
@@ -90,7 +94,9 @@ pub fn main() -> ExitCode {
         .init();
     let arguments = Arguments::parse();
     let done = match evaluate_run(&arguments) {
-        Ok(report) => publish(&arguments.run, &report).map_err(|error| (1, error)),
+        Ok((report, findings)) => {
+            publish(&arguments.run, &report, findings).map_err(|error| (1, error))
+        }
         Err(error) => Err((2, error)),
     };
     match done {
@@ -107,7 +113,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn evaluate_run(arguments: &Arguments) -> Result<Report> {
+fn evaluate_run(arguments: &Arguments) -> Result<(Report, Option<Findings>)> {
     let rule = arguments.rule()?;
     if let Some(threads) = arguments.threads {
         rayon::ThreadPoolBuilder::new()
@@ -122,15 +128,19 @@ fn evaluate_run(arguments: &Arguments) -> Result<Report> {
 }
 
 /// Writes a report into its run and prints it.
-fn publish(run: &Path, report: &Report) -> Result<()> {
+fn publish(run: &Path, report: &Report, findings: Option<Findings>) -> Result<()> {
     let markdown = report::markdown::render(report);
+    let page = findings.map(|findings| page::render(report, &findings));
     let dir = RunDir::new(run);
-    write(&dir, report, &markdown)?;
+    write(&dir, report, &markdown, page.as_deref())?;
     print!("{markdown}");
     println!(
         "\nWritten to {} and report.json beside it.",
         dir.report_md().display()
     );
+    if page.is_some() {
+        println!("Open {} in a browser.", dir.report_html().display());
+    }
     Ok(())
 }
 
@@ -145,8 +155,9 @@ fn open_device(name: &str) -> Result<Device> {
     })
 }
 
-/// Writes both files of a report. Processes take turns, so that both files belong to the same report.
-fn write(run: &RunDir, report: &Report, markdown: &str) -> Result<()> {
+/// Writes the files of a report; without a `page`, one of an earlier report is removed. Processes take turns, so that
+/// all files belong to the same report.
+fn write(run: &RunDir, report: &Report, markdown: &str, page: Option<&str>) -> Result<()> {
     let dir = run.reports();
     std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
     let lock = File::open(&dir);
@@ -154,11 +165,17 @@ fn write(run: &RunDir, report: &Report, markdown: &str) -> Result<()> {
     let _locked = lock.as_ref().is_ok_and(|dir| dir.lock().is_ok());
     let json = serde_json::to_string_pretty(report)? + "\n";
     for (path, text) in [
-        (run.report_json(), json.as_str()),
-        (run.report_md(), markdown),
+        (run.report_json(), Some(json.as_str())),
+        (run.report_md(), Some(markdown)),
+        (run.report_html(), page),
     ] {
-        atomic_file::write(&path, text.as_bytes())
-            .with_context(|| format!("writing {}", path.display()))?;
+        match text {
+            Some(text) => atomic_file::write(&path, text.as_bytes())
+                .with_context(|| format!("writing {}", path.display()))?,
+            None if path.exists() => std::fs::remove_file(&path)
+                .with_context(|| format!("removing {}", path.display()))?,
+            None => {}
+        }
     }
     Ok(())
 }

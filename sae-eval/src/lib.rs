@@ -10,6 +10,7 @@ mod evaluate;
 mod evaluation;
 mod head;
 mod model;
+mod page;
 mod ranking;
 mod recovery;
 mod report;

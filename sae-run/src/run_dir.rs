@@ -8,7 +8,7 @@
 //!              metrics.jsonl    one record per step and per validation
 //!              train.log        the log
 //!              model/           cfg.json, sae.safetensors, BLAKE3SUMS
-//!              reports/         report.json and report.md, written by sae-eval
+//!              reports/         report.json, report.md and report.html, written by sae-eval
 //! ```
 
 use std::fs::{self, File};
@@ -68,6 +68,8 @@ impl RunDir {
         reports = "reports";
         /// The report as data.
         report_json = "reports/report.json";
+        /// The report to look at.
+        report_html = "reports/report.html";
         /// The report to read.
         report_md = "reports/report.md";
     }
