@@ -10,8 +10,6 @@ use crate::error::DataError;
 
 /// Longest list of class names that is read, in bytes.
 const MAX_NAMES: u64 = 16 << 20;
-/// Labels that are read at a time.
-const LABELS: usize = 1 << 18;
 
 const EMBEDDINGS: &str = "data.class_embeddings";
 const NAMES: &str = "data.class_names";
@@ -49,7 +47,7 @@ impl DataConfig {
             if !side.has_labels() {
                 return Ok(Err(format!("{} has no labels", side.path().display())));
             }
-            let about = |error| DataConfigError::new(key, side.path(), error);
+            let about = DataConfigError::of(key, side.path());
             if let Some((row, label)) = unknown_label(side, classes).map_err(about)? {
                 let remedy = format!(
                     "it has {classes} embeddings, but row {row} of {} has label {label}; give one embedding per class",
@@ -71,9 +69,8 @@ fn unknown_label(
     side: &ActivationData,
     classes: usize,
 ) -> Result<Option<(usize, usize)>, DataError> {
-    for start in (0..side.rows()).step_by(LABELS) {
-        let rows = start..(start + LABELS).min(side.rows());
-        let labels = side.labels(rows)?.unwrap_or_default();
+    for block in side.all_labels() {
+        let (start, labels) = block?;
         if let Some(at) = labels.iter().position(|label| *label >= classes) {
             return Ok(Some((side.row_in_source(start + at), labels[at])));
         }
@@ -84,15 +81,11 @@ fn unknown_label(
 /// The names of `classes` classes: a JSON list of strings.
 fn names(path: &Path, classes: usize) -> Result<Vec<String>, DataConfigError> {
     let wrong = |remedy: String| DataConfigError::about(NAMES, path, remedy);
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        File::open(path)?
-            .take(MAX_NAMES + 1)
-            .read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes =
-        read().map_err(|error| DataConfigError::new(NAMES, path, DataError::io(path)(error)))?;
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_NAMES + 1).read_to_end(&mut bytes))
+        .map_err(DataError::io(path))
+        .map_err(DataConfigError::of(NAMES, path))?;
     if bytes.len() as u64 > MAX_NAMES {
         let remedy = format!(
             "longer than {} MiB; it should be a JSON list of strings",

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::{ActivationData, LEAST, read_matrix};
+use crate::data::{ActivationData, LEAST};
 pub use crate::error::DataConfigError;
 use crate::error::DataError;
 use crate::limit::MaxNorm;
@@ -123,7 +123,7 @@ impl DataConfig {
             drop_first_token: self.drop_first_token,
             labels: self.labels.clone(),
         };
-        let about_train = |error| DataConfigError::new("data.train", &self.train, error);
+        let about_train = DataConfigError::of("data.train", &self.train);
         let train = ActivationData::open(&self.train, &options).map_err(about_train)?;
         let (train, held_out) = match &self.held_out {
             HeldOut::Path(path) => {
@@ -140,6 +140,7 @@ impl DataConfig {
         Ok(Split { train, held_out })
     }
 
+    /// Refuses numbers out of range, and keys that apply to nothing.
     fn check(&self) -> Result<(), DataConfigError> {
         for (key, value, most) in [
             ("data.window_mb", Some(self.window_mb), MAX_WINDOW_MB),
@@ -155,30 +156,16 @@ impl DataConfig {
                 _ => {}
             }
         }
-        self.check_useless()
-    }
-
-    /// Refuses keys that apply to nothing.
-    fn check_useless(&self) -> Result<(), DataConfigError> {
+        let about = |key, path: &Path, remedy| Err(DataConfigError::about(key, path, remedy));
         let cut = !matches!(self.held_out, HeldOut::Path(_));
-        let without = self.class_embeddings.is_none();
-        for (key, path, useless, remedy) in [
-            (
-                "data.held_out_labels",
-                &self.held_out_labels,
-                cut,
-                "what is held out is a part of data.train, and so are its labels; leave it out, or give data.labels",
-            ),
-            (
-                "data.class_names",
-                &self.class_names,
-                without,
-                "there are no classes to name; give data.class_embeddings, too, or leave it out",
-            ),
-        ] {
-            if let Some(path) = path.as_deref().filter(|_| useless) {
-                return Err(DataConfigError::about(key, path, remedy));
-            }
+        if let (Some(path), true) = (&self.held_out_labels, cut) {
+            let remedy = "what is held out is a part of data.train, and so are its labels; leave it out, or give data.labels";
+            return about("data.held_out_labels", path, remedy);
+        }
+        if let (Some(path), None) = (&self.class_names, &self.class_embeddings) {
+            let remedy =
+                "there are no classes to name; give data.class_embeddings, too, or leave it out";
+            return about("data.class_names", path, remedy);
         }
         Ok(())
     }
@@ -202,18 +189,14 @@ impl DataConfig {
         mut progress: impl FnMut(usize),
     ) -> Result<(Split, MaxNorm), DataConfigError> {
         const KEY: &str = "data.max_norm";
-        let about = |data: &ActivationData, error| DataConfigError::new(KEY, data.path(), error);
-        let limit = self
-            .max_norm
-            .resolved(&split.train)
-            .map_err(|error| about(&split.train, error))?;
+        let limit = self.max_norm.resolved(&split.train);
+        let limit = limit.map_err(DataConfigError::of(KEY, split.train.path()))?;
         let Some(norm) = limit.number() else {
             return Ok((split, limit));
         };
         let mut side = |data: &ActivationData| {
-            let within = data
-                .within(norm, &mut progress)
-                .map_err(|error| about(data, error))?;
+            let within = data.within(norm, &mut progress);
+            let within = within.map_err(DataConfigError::of(KEY, data.path()))?;
             if within.rows() < LEAST {
                 let remedy = format!(
                     "{} of {} rows of {} have a norm above {norm}, and at least {LEAST} are needed; choose a larger \
@@ -283,16 +266,18 @@ pub(crate) fn matrix(
     path: &Path,
     split: &Split,
 ) -> Result<(Vec<f32>, usize), DataConfigError> {
-    let read = read_matrix(path).map_err(|error| DataConfigError::new(key, path, error));
-    let (values, rows, width) = read?;
-    if width != split.train.width() {
+    let about = DataConfigError::of(key, path);
+    let data = ActivationData::open(path, &Options::default()).map_err(about)?;
+    if data.width() != split.train.width() {
         let remedy = format!(
-            "it has width {width}, the activations {}; both must come from the same place",
+            "it has width {}, the activations {}; both must come from the same place",
+            data.width(),
             split.train.width()
         );
         return Err(DataConfigError::about(key, path, remedy));
     }
-    Ok((values, rows))
+    let blocks: Result<Vec<_>, _> = data.blocks(data.rows()).collect();
+    Ok((blocks.map_err(about)?.concat(), data.rows()))
 }
 
 /// Fails unless there are rows enough to have a variance.
@@ -320,7 +305,7 @@ fn open_held_out(
         }
         opened => opened,
     };
-    let held_out = held_out.map_err(|error| DataConfigError::new(KEY, path, error))?;
+    let held_out = held_out.map_err(DataConfigError::of(KEY, path))?;
     let wrong = |remedy: String| DataConfigError::about(KEY, path, remedy);
     check_rows(KEY, path, &held_out)?;
     if held_out.shares_files(train) {

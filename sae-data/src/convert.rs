@@ -87,18 +87,14 @@ pub fn convert(
 
 /// BLAKE3 of all labels, as u64, little-endian; `None` if there are none.
 fn labels_blake3(data: &ActivationData) -> Result<Option<String>, DataError> {
-    const AT_ONCE: usize = 1 << 18;
     let mut hasher = blake3::Hasher::new();
-    for start in (0..data.rows()).step_by(AT_ONCE) {
-        let rows = start..(start + AT_ONCE).min(data.rows());
-        let Some(labels) = data.labels(rows)? else {
-            return Ok(None);
-        };
-        labels.iter().for_each(|label| {
-            hasher.update(&(*label as u64).to_le_bytes());
-        });
+    for block in data.all_labels() {
+        for label in block?.1 {
+            hasher.update(&(label as u64).to_le_bytes());
+        }
     }
-    Ok(Some(hasher.finalize().to_hex().to_string()))
+    let hash = hasher.finalize().to_hex().to_string();
+    Ok(data.has_labels().then_some(hash))
 }
 
 /// Compares every shard of `dir` with its checksum; `progress` is called with the number of bytes after each shard.

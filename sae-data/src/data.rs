@@ -31,7 +31,8 @@ impl ActivationData {
     /// # Errors
     /// [`DataError`] if it is missing, damaged, or holds no activations.
     pub fn open(path: &Path, options: &Options) -> Result<Self, DataError> {
-        Ok(Self::from_source(source::open(path, options)?))
+        let source: Arc<dyn Source> = Arc::new(source::open(path, options)?);
+        Ok(Self::from_source(source))
     }
 
     /// Rows in memory, row-major.
@@ -98,7 +99,7 @@ impl ActivationData {
     ///
     /// # Errors
     /// [`DataError::Option`] if there are no such rows, or one of the two sides would have fewer than two.
-    pub fn split_rows(&self, rows: Range<usize>) -> Result<(Self, Self), DataError> {
+    pub(crate) fn split_rows(&self, rows: Range<usize>) -> Result<(Self, Self), DataError> {
         let value = format!("{{ rows = [{}, {}] }}", rows.start, rows.end);
         if rows.is_empty() || rows.end > self.info().rows {
             let remedy = format!(
@@ -285,11 +286,19 @@ impl ActivationData {
                 label,
             })
         };
-        let rows = pieces.into_iter().flatten();
-        rows.zip(labels)
-            .map(class)
-            .collect::<Result<_, _>>()
-            .map(Some)
+        let rows = pieces.into_iter().flatten().zip(labels);
+        rows.map(class).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// All labels, some at a time with the number of the first row; nothing with each if there are no labels.
+    pub(crate) fn all_labels(
+        &self,
+    ) -> impl Iterator<Item = Result<(usize, Vec<usize>), DataError>> + '_ {
+        const AT_ONCE: usize = 1 << 18;
+        (0..self.rows()).step_by(AT_ONCE).map(|start| {
+            let labels = self.labels(start..(start + AT_ONCE).min(self.rows()))?;
+            Ok((start, labels.unwrap_or_default()))
+        })
     }
 
     /// The document of each row, numbered as in the whole data set, if there are documents.
@@ -301,14 +310,4 @@ impl ActivationData {
         let rows = self.selection.pieces(rows).flatten();
         Some(rows.map(|row| documents.of(row) as i64).collect())
     }
-}
-
-/// Reads a small matrix, such as class embeddings: `(values, rows, width)`.
-///
-/// # Errors
-/// As [`ActivationData::open`] and [`ActivationData::blocks`].
-pub(crate) fn read_matrix(path: &Path) -> Result<(Vec<f32>, usize, usize), DataError> {
-    let data = ActivationData::open(path, &Options::default())?;
-    let blocks: Result<Vec<_>, _> = data.blocks(data.rows()).collect();
-    Ok((blocks?.concat(), data.rows(), data.width()))
 }

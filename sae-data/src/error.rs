@@ -15,10 +15,6 @@ use crate::source::formats;
 pub enum DataError {
     #[error("{}", path.display())]
     Io { path: PathBuf, source: io::Error },
-    #[error("{}: the file is empty; export it again, or check that the copy is complete", path.display())]
-    Empty { path: PathBuf },
-    #[error("{}: no activation data in a known format ({reason}); known are {}", path.display(), formats())]
-    NotRecognised { path: PathBuf, reason: String },
     /// The program was built without the reader of this format.
     #[error("{}: {format} files are read only by programs built with the feature \"{feature}\" of sae-data", path.display())]
     NotCompiled {
@@ -34,72 +30,14 @@ pub enum DataError {
         offset: u64,
         reason: String,
     },
-    /// A valid file of a kind that is not read.
-    #[error("{}: {what} cannot be read; {remedy}", path.display())]
-    Unsupported {
-        path: PathBuf,
-        what: String,
-        remedy: String,
-    },
-    #[error("{}: there is no {noun} \"{name}\"; the file has {available}", path.display())]
-    NoTensor {
-        path: PathBuf,
-        noun: &'static str,
-        name: String,
-        available: String,
-    },
-    #[error("{}: no {noun} of activations, [rows, width] or [examples, tokens, width] in floats; the file has {available}", path.display())]
-    NoActivations {
-        path: PathBuf,
-        noun: &'static str,
-        available: String,
-    },
+    /// What is there holds no activations, or not in a form that is read.
+    #[error("{}: {reason}", path.display())]
+    Unusable { path: PathBuf, reason: String },
     #[error("{}: several {noun}s could be the activations ({available}); name one", path.display())]
     Ambiguous {
         path: PathBuf,
         noun: &'static str,
         available: String,
-    },
-    #[error("{}: \"{name}\" has shape {shape:?}; activations are [rows, width] or [examples, tokens, width], with no size of zero", path.display())]
-    Shape {
-        path: PathBuf,
-        name: String,
-        shape: Vec<usize>,
-    },
-    #[error("{}: \"{name}\" is {dtype}; {expected} can be read", path.display())]
-    Dtype {
-        path: PathBuf,
-        name: String,
-        dtype: String,
-        expected: &'static str,
-    },
-    #[error("{}: row {row} has {len} values, the rows before it have {width}; all rows must have the same width", path.display())]
-    Ragged {
-        path: PathBuf,
-        row: usize,
-        len: usize,
-        width: usize,
-    },
-    #[error("{}: \"{name}\" contains nulls (near row {row}); remove these rows, every activation needs a value", path.display())]
-    Null {
-        path: PathBuf,
-        name: String,
-        row: usize,
-    },
-    #[error("{}: {what} {here}, but {} has {there}; all files of a data set must agree, export them in the same way or open them one by one", path.display(), first.display())]
-    Mixed {
-        path: PathBuf,
-        first: PathBuf,
-        what: &'static str,
-        here: String,
-        there: String,
-    },
-    #[error("{}: {labels} labels for {rows} rows{}; there must be one label per row, or one per example", path.display(), in_examples(*examples))]
-    LabelCount {
-        path: PathBuf,
-        labels: usize,
-        rows: usize,
-        examples: Option<usize>,
     },
     #[error("{}: row {row} has label {label}; labels count from 0", path.display())]
     Label {
@@ -107,8 +45,6 @@ pub enum DataError {
         row: usize,
         label: i64,
     },
-    #[error("{}: document ids must be grouped, but id {id} at row {row} follows a larger one; sort the rows by document", path.display())]
-    Documents { path: PathBuf, row: usize, id: i64 },
     #[error("{}: row {row}, column {column} is {value}; remove such rows, training cannot use them", path.display())]
     NonFinite {
         path: PathBuf,
@@ -147,10 +83,6 @@ pub enum DataError {
     Destination { path: PathBuf, reason: String },
 }
 
-fn in_examples(examples: Option<usize>) -> String {
-    examples.map_or(String::new(), |n| format!(" in {n} examples"))
-}
-
 impl DataError {
     /// The feature of `sae-data` that this program lacks to read the data.
     pub fn missing_feature(&self) -> Option<&'static str> {
@@ -174,61 +106,90 @@ impl DataError {
         offset: u64,
         reason: impl Into<String>,
     ) -> Self {
+        let (path, reason) = (path.into(), reason.into());
         Self::Damaged {
-            path: path.into(),
+            path,
             format,
             offset,
-            reason: reason.into(),
+            reason,
         }
     }
 
-    pub(crate) fn unsupported(
+    pub(crate) fn unusable(path: &Path, reason: impl Into<String>) -> Self {
+        let (path, reason) = (path.into(), reason.into());
+        Self::Unusable { path, reason }
+    }
+
+    /// The error of a valid file of a kind that is not read.
+    pub(crate) fn unsupported(path: &Path, what: impl Display, remedy: impl Display) -> Self {
+        Self::unusable(path, format!("{what} cannot be read; {remedy}"))
+    }
+
+    /// The error of a tensor whose type is not one of those that are `expected`.
+    pub(crate) fn wrong_type(path: &Path, name: &str, is: impl Display, expected: &str) -> Self {
+        let reason = format!("\"{name}\" is {is}; {expected} can be read");
+        Self::unusable(path, reason)
+    }
+
+    pub(crate) fn not_recognised(path: &Path, reason: impl Display) -> Self {
+        let known = formats();
+        let reason = format!("no activation data in a known format ({reason}); known are {known}");
+        Self::unusable(path, reason)
+    }
+
+    pub(crate) fn label_count(
         path: &Path,
-        what: impl Into<String>,
-        remedy: impl Into<String>,
+        labels: impl Display,
+        rows: usize,
+        examples: Option<usize>,
     ) -> Self {
-        Self::Unsupported {
-            path: path.into(),
-            what: what.into(),
-            remedy: remedy.into(),
-        }
+        let examples = examples.map_or(String::new(), |n| format!(" in {n} examples"));
+        let reason = format!(
+            "{labels} labels for {rows} rows{examples}; there must be one label per row, or one per example"
+        );
+        Self::unusable(path, reason)
     }
 
-    pub(crate) fn not_recognised(path: &Path, reason: impl Into<String>) -> Self {
-        Self::NotRecognised {
-            path: path.into(),
-            reason: reason.into(),
-        }
+    /// The error of row `row`, which has `len` values.
+    pub(crate) fn ragged(path: &Path, row: usize, len: usize, width: usize) -> Self {
+        let reason = format!(
+            "row {row} has {len} values, the rows before it have {width}; all rows must have the same width"
+        );
+        Self::unusable(path, reason)
+    }
+
+    /// The error of nulls in the column `name`, near row `row`.
+    pub(crate) fn null(path: &Path, name: &str, row: usize) -> Self {
+        let reason = format!(
+            "\"{name}\" contains nulls (near row {row}); remove these rows, every activation needs a value"
+        );
+        Self::unusable(path, reason)
     }
 
     pub(crate) fn option(
         key: &'static str,
-        value: impl Into<String>,
+        value: impl Display,
         remedy: impl Into<String>,
     ) -> Self {
-        Self::Option {
-            key,
-            value: value.into(),
-            remedy: remedy.into(),
-        }
+        let (value, remedy) = (value.to_string(), remedy.into());
+        Self::Option { key, value, remedy }
     }
 
     /// Fails unless a file has the same `what` as the first file of its data set.
     pub(crate) fn agree<T: PartialEq + Display>(
-        what: &'static str,
+        what: &str,
         (path, here): (&Path, T),
         (first, there): (&Path, T),
     ) -> Result<(), Self> {
         if here == there {
             return Ok(());
         }
-        Err(Self::Mixed {
-            path: path.into(),
-            first: first.into(),
-            what,
-            here: here.to_string(),
-            there: there.to_string(),
-        })
+        let reason = format!(
+            "{what} {here}, but {} has {there}; all files of a data set must agree, export them in the same way or \
+             open them one by one",
+            first.display()
+        );
+        Err(Self::unusable(path, reason))
     }
 }
 
@@ -258,42 +219,39 @@ impl DataConfigError {
 
     /// The error of `key`, whose value is the path `path`.
     pub(crate) fn about(key: &str, path: &Path, remedy: impl Into<String>) -> Self {
-        Self::invalid(key, quoted(path), remedy)
+        Self::invalid(key, format!("{:?}", path.to_string_lossy()), remedy)
     }
 
-    /// The error of opening `path`, the value of `key`.
-    pub(crate) fn new(key: &str, path: &Path, error: DataError) -> Self {
-        let missing_feature = error.missing_feature();
-        let remedy = match &error {
-            DataError::Option { key, value, remedy } => {
-                return Self::invalid(&format!("data.{key}"), value, remedy);
-            }
-            DataError::Io {
-                path: missing,
-                source,
-            } if source.kind() == io::ErrorKind::NotFound && missing == path => {
-                "no such file; check the path (it is relative to the current directory)".into()
-            }
-            error => {
-                let mut message = error.to_string();
-                if let Some(source) = error.source() {
-                    message += &format!(": {source}");
+    /// Turns errors of the data at `path`, the value of `key`, into errors of the config.
+    pub(crate) fn of(key: &str, path: &Path) -> impl Fn(DataError) -> Self + Copy {
+        move |error| {
+            let remedy = match &error {
+                DataError::Option { key, value, remedy } => {
+                    return Self::invalid(&format!("data.{key}"), value, remedy);
                 }
-                if let DataError::Ambiguous { .. } = error {
-                    message += " with data.tensor";
+                DataError::Io {
+                    path: missing,
+                    source,
+                } if source.kind() == io::ErrorKind::NotFound && missing == path => {
+                    "no such file; check the path (it is relative to the current directory)".into()
                 }
-                let about_itself = format!("{}: ", path.display());
-                let rest = message.strip_prefix(&about_itself);
-                rest.unwrap_or(&message).to_string()
+                error => {
+                    let mut message = error.to_string();
+                    if let Some(source) = error.source() {
+                        message += &format!(": {source}");
+                    }
+                    if let DataError::Ambiguous { .. } = error {
+                        message += " with data.tensor";
+                    }
+                    let about_itself = format!("{}: ", path.display());
+                    let rest = message.strip_prefix(&about_itself);
+                    rest.unwrap_or(&message).to_string()
+                }
+            };
+            Self {
+                missing_feature: error.missing_feature(),
+                ..Self::about(key, path, remedy)
             }
-        };
-        Self {
-            missing_feature,
-            ..Self::about(key, path, remedy)
         }
     }
-}
-
-fn quoted(path: &Path) -> String {
-    format!("{:?}", path.display().to_string())
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::ActivationData;
 use crate::error::DataError;
+use crate::source::ReadAt;
 
 /// Identifies one side of a data set without reading all of it.
 ///
@@ -62,89 +63,64 @@ impl Fingerprint {
     /// How the data `now` differs from this, in words that continue "data.train is not what it was: "; `None` if it is the
     /// same data, at this path or another.
     pub fn difference(&self, now: &Self) -> Option<String> {
-        let differences = self.kinds(now).into_iter().chain(self.contents(now));
-        let mut differences = differences.filter(|(differs, _)| *differs);
-        differences.next().map(|(_, words)| words)
-    }
-
-    /// Whether the kind of data differs, and how: in its format, its type and what is read of it.
-    fn kinds(&self, now: &Self) -> [(bool, String); 6] {
         let then = self;
-        let tensor = |of: &Self| format!("{:?}", of.tensor.as_deref().unwrap_or_default());
-        let layer = |of: &Self| of.layer.unwrap_or_default();
-        let (was, is) = match now.drop_first_token {
-            Some(true) => ("is", "it was not before"),
-            _ => ("was", "it is not now"),
+        let number = |of: &'static str| {
+            move |then: &usize, now: &usize| format!("it had {then} {of}, now {now}")
         };
-        [
-            (
-                then.format != now.format,
-                format!("it had the format {}, now {}", then.format, now.format),
-            ),
-            (
-                then.dtype != now.dtype,
-                format!("it had values of type {}, now {}", then.dtype, now.dtype),
-            ),
-            (
-                then.width != now.width,
-                format!("it had rows of width {}, now {}", then.width, now.width),
-            ),
-            (
-                other(&then.tensor, &now.tensor),
-                format!("it was the tensor {}, now {}", tensor(then), tensor(now)),
-            ),
-            (
-                other(&then.layer, &now.layer),
-                format!("it was layer {}, now {}", layer(then), layer(now)),
-            ),
-            (
-                other(&then.drop_first_token, &now.drop_first_token),
-                format!("position 0 of each example {was} left out, {is}"),
-            ),
-        ]
-    }
-
-    /// Whether the rows or the files differ, and how.
-    fn contents(&self, now: &Self) -> [(bool, String); 6] {
-        let then = self;
-        let left_out = |of: &Self| of.left_out.unwrap_or_default();
-        [
-            (
-                other(&then.left_out, &now.left_out),
-                format!(
-                    "{} rows were left out for their norm, now {} are",
-                    left_out(then),
-                    left_out(now)
-                ),
-            ),
-            (
-                then.rows != now.rows,
-                format!("it had {} rows, now {}", then.rows, now.rows),
-            ),
-            (
-                then.files != now.files,
-                format!("it had {} files, now {}", then.files, now.files),
-            ),
-            (
-                then.bytes != now.bytes,
-                format!("its files had {} bytes, now {}", then.bytes, now.bytes),
-            ),
-            (
-                then.sample_blake3 != now.sample_blake3,
-                "its files have other names or contents".into(),
-            ),
-            (
-                other(&then.rows_blake3, &now.rows_blake3),
+        let differences = [
+            changed(&then.format, &now.format, |then, now| {
+                format!("it had the format {then}, now {now}")
+            }),
+            changed(&then.dtype, &now.dtype, |then, now| {
+                format!("it had values of type {then}, now {now}")
+            }),
+            changed(&then.width, &now.width, |then, now| {
+                format!("it had rows of width {then}, now {now}")
+            }),
+            known(&then.tensor, &now.tensor, |then, now| {
+                format!("it was the tensor {then:?}, now {now:?}")
+            }),
+            known(&then.layer, &now.layer, |then, now| {
+                format!("it was layer {then}, now {now}")
+            }),
+            known(&then.drop_first_token, &now.drop_first_token, |_, now| {
+                let (was, is) = match now {
+                    true => ("is", "it was not before"),
+                    false => ("was", "it is not now"),
+                };
+                format!("position 0 of each example {was} left out, {is}")
+            }),
+            known(&then.left_out, &now.left_out, |then, now| {
+                format!("{then} rows were left out for their norm, now {now} are")
+            }),
+            changed(&then.rows, &now.rows, number("rows")),
+            changed(&then.files, &now.files, number("files")),
+            changed(&then.bytes, &now.bytes, |then, now| {
+                format!("its files had {then} bytes, now {now}")
+            }),
+            changed(&then.sample_blake3, &now.sample_blake3, |_, _| {
+                "its files have other names or contents".into()
+            }),
+            known(&then.rows_blake3, &now.rows_blake3, |_, _| {
                 "it has as many rows of the same files, but other rows: the split has changed"
-                    .into(),
-            ),
-        ]
+                    .into()
+            }),
+        ];
+        differences.into_iter().flatten().next()
     }
 }
 
-/// Whether both are known and differ.
-fn other<T: PartialEq>(then: &Option<T>, now: &Option<T>) -> bool {
-    matches!((then, now), (Some(then), Some(now)) if then != now)
+fn changed<T: PartialEq>(then: &T, now: &T, words: impl Fn(&T, &T) -> String) -> Option<String> {
+    (then != now).then(|| words(then, now))
+}
+
+/// As [`changed`], where both are known.
+fn known<T: PartialEq>(
+    then: &Option<T>,
+    now: &Option<T>,
+    words: impl Fn(&T, &T) -> String,
+) -> Option<String> {
+    changed(then.as_ref()?, now.as_ref()?, words)
 }
 
 impl ActivationData {

@@ -56,24 +56,23 @@ impl TryFrom<Raw> for MaxNorm {
     type Error = String;
 
     fn try_from(raw: Raw) -> Result<Self, String> {
-        let positive = |number: f64| number > 0.0 && number.is_finite();
-        match &raw {
-            Raw::Number(norm) if positive(*norm) => return Ok(Self::Norm(*norm)),
-            Raw::Text(text) if text == "none" => return Ok(Self::None),
+        let limit = match raw {
+            Raw::Number(norm) => Some(Self::Norm(norm)),
+            Raw::Text(text) if text == "none" => Some(Self::None),
             Raw::Text(text) => {
                 let multiple = text.strip_suffix("x median");
-                if let Some(multiple) = multiple.and_then(|multiple| multiple.trim().parse().ok())
-                    && positive(multiple)
-                {
-                    return Ok(Self::Medians(multiple));
-                }
+                let multiple = multiple.and_then(|multiple| multiple.trim().parse().ok());
+                multiple.map(Self::Medians)
             }
-            Raw::Number(_) => {}
-        }
-        Err(
+        };
+        let positive = |limit: &Self| match limit {
+            Self::Norm(number) | Self::Medians(number) => *number > 0.0 && number.is_finite(),
+            Self::None => true,
+        };
+        limit.filter(positive).ok_or_else(|| {
             "must be a positive norm such as 1500.0, a multiple of the median norm such as \"10x median\", or \"none\""
-                .into(),
-        )
+                .into()
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use sae_data::convert::{Conversion, convert, verify};
 use sae_data::{ActivationData, DataError, Element, Options};
@@ -47,8 +47,8 @@ enum Command {
         /// Directory for the shards.
         destination: PathBuf,
         /// Element type of the shards.
-        #[arg(long, value_enum, default_value_t = Dtype::F16)]
-        dtype: Dtype,
+        #[arg(long, default_value = "f16", value_parser = ["f32", "f16", "bf16"])]
+        dtype: String,
         /// Size of a shard.
         #[arg(long, value_name = "MB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
         shard_mb: u32,
@@ -82,23 +82,6 @@ impl SourceArguments {
             labels: self.labels.clone(),
         };
         Ok(ActivationData::open(&self.path, &options)?)
-    }
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Dtype {
-    F32,
-    F16,
-    Bf16,
-}
-
-impl From<Dtype> for Element {
-    fn from(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::F32 => Self::F32,
-            Dtype::F16 => Self::F16,
-            Dtype::Bf16 => Self::Bf16,
-        }
     }
 }
 
@@ -157,7 +140,12 @@ fn run(arguments: &Arguments) -> Result<()> {
             shard_mb,
         } => {
             let data = source.open()?;
-            convert_to(&data, destination, (*dtype).into(), *shard_mb as usize)
+            let element = match dtype.as_str() {
+                "f32" => Element::F32,
+                "bf16" => Element::Bf16,
+                _ => Element::F16,
+            };
+            convert_to(&data, destination, element, *shard_mb as usize)
         }
     }
 }

@@ -67,7 +67,7 @@ impl DataConfig {
             return Err(wrong(remedy.into()));
         }
         let codes = ActivationData::open(path, &Options::default());
-        let codes = codes.map_err(|error| DataConfigError::new(CODES, path, error))?;
+        let codes = codes.map_err(DataConfigError::of(CODES, path))?;
         let expected = (split.held_out.info().rows, count);
         if (codes.rows(), codes.width()) != expected {
             return Err(wrong(format!(

@@ -4,10 +4,10 @@ mod bench;
 mod chaos;
 mod check;
 mod eval;
+mod files;
 mod programs;
 mod results;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -32,16 +32,7 @@ enum Chore {
     /// Make the tables of README.md and docs/SCIENCE.md from runs that it starts itself.
     Results(results::Arguments),
     /// Evaluate a run and write reports/report.{json,md} into it.
-    Eval {
-        /// The run directory, for example runs/quickstart.
-        run: PathBuf,
-        /// Cargo features to build with, needed for devices other than cpu.
-        #[arg(long)]
-        features: Option<String>,
-        /// Passed on to sae-eval; see `cargo run -p sae-eval -- --help`.
-        #[arg(last = true)]
-        arguments: Vec<String>,
-    },
+    Eval(eval::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -50,11 +41,7 @@ fn main() -> ExitCode {
         Chore::Bench(arguments) => bench::run(&arguments),
         Chore::Chaos(arguments) => chaos::run(&arguments),
         Chore::Results(arguments) => results::run(&arguments),
-        Chore::Eval {
-            run,
-            features,
-            arguments,
-        } => eval::run(&run, features.as_deref(), &arguments),
+        Chore::Eval(arguments) => eval::run(&arguments),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

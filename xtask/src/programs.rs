@@ -1,11 +1,14 @@
 //! The programs that chores run, built by cargo as a user builds them.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use sae_run::RunDir;
 use serde_json::Value;
+
+use crate::files::At;
 
 /// The cargo that runs this.
 pub(crate) fn cargo() -> Command {
@@ -14,17 +17,11 @@ pub(crate) fn cargo() -> Command {
 
 /// Builds a package; returns the path of its binary.
 pub(crate) fn build(package: &str) -> Result<PathBuf> {
-    let output = cargo()
-        .args([
-            "build",
-            "--package",
-            package,
-            "--message-format",
-            "json-render-diagnostics",
-        ])
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .context("running cargo build")?;
+    let mut command = cargo();
+    command.args(["build", "--package", package]);
+    command.args(["--message-format", "json-render-diagnostics"]);
+    let output = command.stderr(Stdio::inherit()).output();
+    let output = output.context("running cargo build")?;
     ensure!(output.status.success(), "cargo build failed");
     let messages = String::from_utf8_lossy(&output.stdout);
     let executable = messages
@@ -84,16 +81,13 @@ pub(crate) fn last_words(output: &Output) -> String {
 /// The report of a run.
 pub(crate) fn report(run: &Path) -> Result<Value> {
     let path = RunDir::new(run).report_json();
-    let about = || format!("{}", path.display());
-    let text = std::fs::read_to_string(&path).with_context(about)?;
-    serde_json::from_str(&text).with_context(about)
+    serde_json::from_str(&fs::read_to_string(&path).at(&path)?).at(&path)
 }
 
 /// The records of a run's `metrics.jsonl`.
 pub(crate) fn records(run: &Path) -> Result<Vec<Value>> {
     let path = RunDir::new(run).metrics();
-    let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
-    let record =
-        |line| serde_json::from_str(line).with_context(|| format!("{}: {line}", path.display()));
-    text.lines().map(record).collect()
+    let text = fs::read_to_string(&path).at(&path)?;
+    let record = |line| serde_json::from_str(line).with_context(|| format!("not a record: {line}"));
+    text.lines().map(record).collect::<Result<_>>().at(&path)
 }

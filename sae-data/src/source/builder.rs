@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::documents::DocumentsBuilder;
-use super::file::SourceFile;
+use super::file::{SourceFile, Store};
 use super::matrix::{Integer, IntegerColumn, Labels, Matrix, Per};
 use super::table::Table;
 use super::{Info, Options};
@@ -14,13 +14,13 @@ use crate::error::DataError;
 /// Collects the places of rows; [`MatrixBuilder::finish`] returns the data set.
 #[derive(Debug)]
 pub(crate) struct MatrixBuilder<'a> {
-    path: PathBuf,
-    format: &'static str,
     options: &'a Options,
-    files: Vec<SourceFile>,
-    /// Element type and width, and the first file that had them.
-    kind: Option<(Element, usize, PathBuf)>,
-    table: Option<Table>,
+    /// Description of the data set, without what `finish` adds.
+    pub(super) info: Info,
+    stores: Vec<Box<dyn Store>>,
+    /// The first file with rows; others must have their type and width.
+    first: Option<PathBuf>,
+    table: Table,
     documents: DocumentsBuilder,
     /// Whether rows are grouped into examples, and the first file that said so.
     in_examples: Option<(bool, PathBuf)>,
@@ -28,248 +28,213 @@ pub(crate) struct MatrixBuilder<'a> {
     /// Document id of the last row.
     last_id: Option<i64>,
     labels: Option<(Integer, Table)>,
-    label_files: Vec<SourceFile>,
-    tensor: Option<String>,
-    layer: Option<i64>,
     /// Whether a document may continue in the next file.
-    go_on: bool,
+    pub(super) go_on: bool,
 }
 
 impl<'a> MatrixBuilder<'a> {
     pub(crate) fn new(path: &Path, format: &'static str, options: &'a Options) -> Self {
         Self {
-            path: path.into(),
-            format,
             options,
-            files: Vec::new(),
-            kind: None,
-            table: None,
+            info: Info {
+                drop_first_token: options.drop_first_token,
+                ..Info::new(path, format, Element::F32, [0, 0])
+            },
+            stores: Vec::new(),
+            first: None,
+            table: Table::default(),
             documents: DocumentsBuilder::default(),
             in_examples: None,
             examples: 0,
             last_id: None,
             labels: None,
-            label_files: Vec::new(),
-            tensor: None,
-            layer: None,
             go_on: false,
         }
     }
 
-    /// Path of the data set.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Lets the last document of a file continue in the next file.
-    pub(crate) fn documents_go_on(&mut self) {
-        self.go_on = true;
-    }
-
-    /// Records the name of the tensor or column that is read; the first file's, if there are several.
-    pub(crate) fn named(&mut self, tensor: &str) {
-        self.tensor.get_or_insert_with(|| tensor.into());
-    }
-
-    /// Records the layer that is read.
-    pub(crate) fn layer(&mut self, layer: i64) {
-        self.layer = Some(layer);
-    }
-
     /// Number of rows to leave out at the start of each example.
-    pub(crate) fn skip(&self) -> usize {
+    fn skip(&self) -> usize {
         usize::from(self.options.drop_first_token)
     }
 
-    /// Adds a file; returns its number.
-    pub(crate) fn file(&mut self, file: SourceFile) -> usize {
-        self.files.push(file);
-        self.files.len() - 1
+    /// Adds a file that rows lie in; returns its number as a store.
+    pub(crate) fn file(&mut self, file: &SourceFile) -> usize {
+        self.info.files.push(file.clone());
+        self.store(file.clone())
     }
 
-    /// Records the type and width of the rows of `file`; fails if other files differ.
+    /// Adds something that rows or labels lie in; returns its number.
+    pub(crate) fn store(&mut self, store: impl Store + 'static) -> usize {
+        self.stores.push(Box::new(store));
+        self.stores.len() - 1
+    }
+
+    /// Records the type and width of the rows of `store`; fails if those of other files differ.
     pub(crate) fn kind(
         &mut self,
-        file: usize,
+        store: usize,
         element: Element,
         width: usize,
     ) -> Result<(), DataError> {
-        let path = &self.files[file].path;
-        let (first_element, first_width, first) = self
-            .kind
-            .get_or_insert_with(|| (element, width, path.clone()));
-        DataError::agree("width", (path, width), (first, *first_width))?;
-        DataError::agree("type", (path, element), (first, *first_element))?;
-        self.table
-            .get_or_insert_with(|| Table::new(width * element.size()));
-        Ok(())
+        let path = self.stores[store].path();
+        let first = self.first.get_or_insert_with(|| {
+            (self.info.element, self.info.width) = (element, width);
+            self.table = Table::new(width * element.size());
+            path.into()
+        });
+        DataError::agree("width", (path, width), (first, self.info.width))?;
+        DataError::agree("type", (path, element), (first, self.info.element))
     }
 
     /// Fails if some files have examples (or document ids) and others have none.
-    fn structure(&mut self, file: usize, in_examples: bool) -> Result<(), DataError> {
-        let path = &self.files[file].path;
-        let (first_in_examples, first) = self
+    fn structure(&mut self, store: usize, in_examples: bool) -> Result<(), DataError> {
+        let path = self.stores[store].path();
+        let (of_first, first) = self
             .in_examples
-            .get_or_insert_with(|| (in_examples, path.clone()));
+            .get_or_insert_with(|| (in_examples, path.into()));
         let words = |in_examples| match in_examples {
             true => "examples of rows",
             false => "single rows",
         };
-        let there = words(*first_in_examples);
+        let there = words(*of_first);
         DataError::agree("structure", (path, words(in_examples)), (first, there))
     }
 
-    fn row_bytes(&self) -> u64 {
-        self.kind
-            .as_ref()
-            .map_or(0, |(element, width, _)| (element.size() * width) as u64)
-    }
-
-    /// Adds `rows` rows without documents, from byte `offset` of `file`.
-    pub(crate) fn rows(&mut self, file: usize, offset: u64, rows: usize) -> Result<(), DataError> {
-        self.check(file, offset, rows)?;
-        self.structure(file, false)?;
+    /// Adds `rows` rows without documents, from byte `offset` of `store`.
+    pub(crate) fn rows(&mut self, store: usize, offset: u64, rows: usize) -> Result<(), DataError> {
+        self.structure(store, false)?;
         if self.skip() > 0 {
-            return Err(no_positions(&self.files[file].path));
+            let remedy = format!(
+                "the rows of {} have no positions; leave it out, or give the data as [examples, tokens, width]",
+                self.stores[store].path().display()
+            );
+            return Err(DataError::option("drop_first_token", true, remedy));
         }
-        let table = self.table.as_mut().expect("kind() comes first");
-        table.push(file, offset, rows, 0);
-        Ok(())
+        self.push(store, offset, rows, 0)
     }
 
-    /// Adds an example of `rows` rows from byte `offset` of `file`.
+    /// Adds an example of `rows` rows from byte `offset` of `store`.
     pub(crate) fn example(
         &mut self,
-        file: usize,
+        store: usize,
         offset: u64,
         rows: usize,
     ) -> Result<(), DataError> {
-        self.check(file, offset, rows)?;
-        self.structure(file, true)?;
+        self.structure(store, true)?;
         let skip = self.skip();
-        let table = self.table.as_mut().expect("kind() comes first");
-        table.push(file, offset, rows, skip);
+        self.push(store, offset, rows, skip)?;
         self.documents.push(rows.saturating_sub(skip));
         self.examples += 1;
         Ok(())
     }
 
-    fn check(&self, file: usize, offset: u64, rows: usize) -> Result<(), DataError> {
-        let bytes = (rows as u64).checked_mul(self.row_bytes());
-        self.files[file].check_span(self.format, offset, bytes.unwrap_or(u64::MAX))
+    fn push(
+        &mut self,
+        store: usize,
+        offset: u64,
+        rows: usize,
+        skip: usize,
+    ) -> Result<(), DataError> {
+        let bytes = (rows as u64).checked_mul(self.table.row_bytes as u64);
+        let bytes = bytes.unwrap_or(u64::MAX);
+        self.stores[store].check_span(self.info.format, offset, bytes)?;
+        self.table.push(store, offset, rows, skip);
+        Ok(())
     }
 
     /// Adds a tensor `[rows, width]` or `[examples, tokens, width]`, with its document ids if it has them.
     pub(crate) fn tensor(
         &mut self,
-        file: usize,
+        store: usize,
         name: &str,
         element: Element,
         shape: &[usize],
         offset: u64,
         documents: Option<&[i64]>,
     ) -> Result<(), DataError> {
-        let wrong = || DataError::Shape {
-            path: self.files[file].path.clone(),
-            name: name.into(),
-            shape: shape.into(),
-        };
-        if shape.contains(&0) || !matches!(shape.len(), 2 | 3) {
-            return Err(wrong());
-        }
         // the claimed size must fit into the file, so nothing overflows later
-        let elements = shape
+        let bytes = shape
             .iter()
-            .try_fold(element.size() as u64, |n, size| n.checked_mul(*size as u64));
-        self.files[file].check_span(self.format, offset, elements.unwrap_or(u64::MAX))?;
+            .try_fold(element.size() as u64, |n, size| n.checked_mul(*size as u64))
+            .unwrap_or(u64::MAX);
+        let width = shape.last().copied().unwrap_or(0);
+        if shape.contains(&0) || !matches!(shape.len(), 2 | 3) {
+            let reason = format!(
+                "\"{name}\" has shape {shape:?}; activations are [rows, width] or [examples, tokens, width], with no size of zero"
+            );
+            return Err(DataError::unusable(self.stores[store].path(), reason));
+        }
+        self.stores[store].check_span(self.info.format, offset, bytes)?;
+        self.kind(store, element, width)?;
         match (shape, documents) {
-            (&[rows, width], None) => {
-                self.kind(file, element, width)?;
-                self.rows(file, offset, rows)
+            (&[examples, tokens, _], _) => {
+                let bytes = (tokens * self.table.row_bytes) as u64;
+                (0..examples as u64)
+                    .try_for_each(|i| self.example(store, offset + i * bytes, tokens))
             }
-            (&[rows, width], Some(ids)) => {
-                self.kind(file, element, width)?;
-                self.grouped(file, offset, rows, ids)
-            }
-            (&[examples, tokens, width], _) => {
-                self.kind(file, element, width)?;
-                let bytes = tokens as u64 * self.row_bytes();
-                (0..examples)
-                    .try_for_each(|i| self.example(file, offset + i as u64 * bytes, tokens))
-            }
-            _ => Err(wrong()),
+            (_, Some(ids)) => self.grouped(store, offset, shape[0], ids),
+            (_, None) => self.rows(store, offset, shape[0]),
         }
     }
 
     /// Adds rows with document ids.
     fn grouped(
         &mut self,
-        file: usize,
+        store: usize,
         offset: u64,
         rows: usize,
         ids: &[i64],
     ) -> Result<(), DataError> {
-        let path = self.files[file].path.clone();
+        let path = self.stores[store].path();
         if ids.len() != rows {
-            return Err(DataError::damaged(
-                &path,
-                self.format,
-                offset,
-                format!("{} document ids for {rows} rows", ids.len()),
-            ));
+            let reason = format!("{} document ids for {rows} rows", ids.len());
+            return Err(DataError::damaged(path, self.info.format, offset, reason));
         }
         if let Some(row) = (1..rows).find(|row| ids[*row] < ids[row - 1]) {
-            let id = ids[row];
-            return Err(DataError::Documents { path, row, id });
+            let reason = format!(
+                "document ids must be grouped, but id {} at row {row} follows a larger one; sort the rows by document",
+                ids[row]
+            );
+            return Err(DataError::unusable(path, reason));
         }
-        let mut start = 0;
+        let mut at = offset;
         for document in ids.chunk_by(|a, b| a == b) {
-            let at = offset + start as u64 * self.row_bytes();
-            if start == 0 && self.go_on && self.last_id == Some(document[0]) {
-                let table = self.table.as_mut().expect("kind() comes first");
-                table.push(file, at, document.len(), 0);
+            if at == offset && self.go_on && self.last_id == Some(document[0]) {
+                self.push(store, at, document.len(), 0)?;
                 self.documents.extend(document.len());
             } else {
-                self.example(file, at, document.len())?;
+                self.example(store, at, document.len())?;
             }
-            start += document.len();
+            at += (document.len() * self.table.row_bytes) as u64;
         }
         self.last_id = ids.last().copied();
         Ok(())
     }
 
-    /// Adds labels; files must be added in the order of their rows or examples.
-    pub(crate) fn labels(
-        &mut self,
-        file: &SourceFile,
-        column: &IntegerColumn,
-    ) -> Result<(), DataError> {
+    /// Adds labels that lie in `store`; stores must be added in the order of their rows or examples.
+    pub(crate) fn labels(&mut self, store: usize, column: &IntegerColumn) -> Result<(), DataError> {
         let size = column.integer.size();
         let bytes = (column.count as u64).saturating_mul(size as u64);
-        file.check_span(self.format, column.offset, bytes)?;
+        self.stores[store].check_span(self.info.format, column.offset, bytes)?;
         let (integer, table) = self
             .labels
             .get_or_insert_with(|| (column.integer, Table::new(size)));
         let (here, there) = (format!("{:?}", column.integer), format!("{integer:?}"));
-        DataError::agree("type of labels", (&file.path, here), (&self.path, there))?;
-        if self.label_files.last() != Some(file) {
-            self.label_files.push(file.clone());
-        }
-        table.push(self.label_files.len() - 1, column.offset, column.count, 0);
+        let path = self.stores[store].path();
+        DataError::agree("type of labels", (path, here), (&self.info.path, there))?;
+        table.push(store, column.offset, column.count, 0);
         Ok(())
     }
 
     /// The data set, once all files have been added.
     pub(crate) fn finish(mut self) -> Result<Matrix, DataError> {
         self.add_label_file()?;
-        let (Some((element, width, _)), Some(table)) = (&self.kind, self.table) else {
-            return Err(DataError::not_recognised(&self.path, "it holds no rows"));
-        };
+        let (path, table) = (&self.info.path, self.table);
+        if self.first.is_none() {
+            return Err(DataError::not_recognised(path, "it holds no rows"));
+        }
         if table.rows() == 0 {
-            return Err(DataError::not_recognised(
-                &self.path,
-                "no row is left of it",
-            ));
+            return Err(DataError::not_recognised(path, "no row is left of it"));
         }
         let mut labels = None;
         if let Some((integer, in_files)) = self.labels {
@@ -278,12 +243,9 @@ impl<'a> MatrixBuilder<'a> {
                 n if n == table.rows() => Per::Row,
                 n if n == self.examples && n > 0 => Per::Example,
                 n => {
-                    return Err(DataError::LabelCount {
-                        path: self.options.labels.clone().unwrap_or(self.path),
-                        labels: n,
-                        rows: table.stored(),
-                        examples: (self.examples > 0).then_some(self.examples),
-                    });
+                    let path = self.options.labels.as_ref().unwrap_or(path);
+                    let examples = (self.examples > 0).then_some(self.examples);
+                    return Err(DataError::label_count(path, n, table.stored(), examples));
                 }
             };
             labels = Some(Labels {
@@ -293,19 +255,16 @@ impl<'a> MatrixBuilder<'a> {
             });
         }
         let info = Info {
-            files: self.files,
+            rows: table.rows(),
             documents: self.documents.finish(),
             labelled: labels.is_some(),
-            tensor: self.tensor,
-            layer: self.layer,
-            drop_first_token: self.options.drop_first_token,
-            ..Info::new(self.path, self.format, *element, [table.rows(), *width])
+            ..self.info
         };
         Ok(Matrix {
             info,
+            stores: self.stores,
             table,
             labels,
-            label_files: self.label_files,
         })
     }
 
@@ -315,27 +274,13 @@ impl<'a> MatrixBuilder<'a> {
             return Ok(());
         };
         if self.labels.is_some() {
-            let remedy = format!(
-                "{} has labels of its own; leave it out",
-                self.path.display()
-            );
-            return Err(DataError::option(
-                "labels",
-                path.display().to_string(),
-                remedy,
-            ));
+            let of = self.info.path.display();
+            let remedy = format!("{of} has labels of its own; leave it out");
+            return Err(DataError::option("labels", path.display(), remedy));
         }
         let file = SourceFile::stat(path)?;
         let column = super::format::label_file(&file)?;
-        self.labels(&file, &column)
+        let store = self.store(file);
+        self.labels(store, &column)
     }
-}
-
-/// The error of leaving out the first row of each example in data without examples.
-pub(super) fn no_positions(path: &Path) -> DataError {
-    let remedy = format!(
-        "the rows of {} have no positions; leave it out, or give the data as [examples, tokens, width]",
-        path.display()
-    );
-    DataError::option("drop_first_token", "true", remedy)
 }

@@ -1,6 +1,5 @@
 //! Directories: their content decides how they are opened.
 
-use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -8,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::file::SourceFile;
 use super::format::{Format, Parts, Sniffed, known_extension, sniff};
 use super::json::{beside, json};
-use super::{Options, Source, arrow, saev, safetensors};
+use super::matrix::Matrix;
+use super::{Options, arrow, saev, safetensors};
 use crate::error::DataError;
 
 /// The directories that can be read, for help texts.
@@ -64,7 +64,7 @@ struct DataFile {
 }
 
 /// Opens a directory.
-pub(super) fn open(dir: &Path, options: &Options) -> Result<Box<dyn Source>, DataError> {
+pub(super) fn open(dir: &Path, options: &Options) -> Result<Matrix, DataError> {
     if dir.join("dataset_dict.json").exists() {
         let dict: serde_json::Value = json(&dir.join("dataset_dict.json"))?;
         let reason = format!(
@@ -74,7 +74,7 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Box<dyn Source>, Dat
         return Err(DataError::not_recognised(dir, reason));
     }
     if dir.join(saev::METADATA).exists() && holds_saev(dir)? {
-        return Ok(Box::new(saev::open(dir, options)?));
+        return saev::open(dir, options);
     }
     if dir.join(INDEX).exists() {
         return indexed(dir, options);
@@ -83,14 +83,14 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Box<dyn Source>, Dat
     if state.exists() {
         let State { data_files } = json(&state)?;
         let stat = |file: DataFile| SourceFile::stat(&beside(&state, &file.filename)?);
-        let data = data_files.into_iter().map(stat).collect::<Result<_, _>>()?;
-        return arrow::FORMAT.open(dir, data, Parts::Each, options);
+        let data: Vec<SourceFile> = data_files.into_iter().map(stat).collect::<Result<_, _>>()?;
+        return arrow::FORMAT.open(dir, &data, Parts::Each, options);
     }
     open_files(dir, options)
 }
 
 /// Opens the files of a directory without a description: all files of the one format that is in it.
-fn open_files(dir: &Path, options: &Options) -> Result<Box<dyn Source>, DataError> {
+fn open_files(dir: &Path, options: &Options) -> Result<Matrix, DataError> {
     let Found { data, other } = find(dir, options)?;
     let Some((format, first)) = data.first() else {
         let hint = match (other, directories(dir)) {
@@ -113,8 +113,8 @@ fn open_files(dir: &Path, options: &Options) -> Result<Box<dyn Source>, DataErro
         )?;
     }
     let format = *format;
-    let data = data.into_iter().map(|(_, file)| file).collect();
-    format.open(dir, data, Parts::Each, options)
+    let data: Vec<SourceFile> = data.into_iter().map(|(_, file)| file).collect();
+    format.open(dir, &data, Parts::Each, options)
 }
 
 /// Names of the first few directories in `dir`, for a message.
@@ -124,7 +124,7 @@ fn directories(dir: &Path) -> String {
     let mut names: Vec<String> = inside
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
-    names.sort_by(|a, b| natural(a, b));
+    names.sort_by_cached_key(|name| natural(name));
     names.truncate(8);
     names.join(", ")
 }
@@ -145,10 +145,11 @@ fn find(dir: &Path, options: &Options) -> Result<Found, DataError> {
         if labels.is_some_and(|labels| same_file(labels, &path)) {
             continue;
         }
-        let file = match SourceFile::stat(&path) {
-            Err(DataError::Empty { .. }) if !known_extension(&path) => continue,
-            file => file?,
-        };
+        let empty = path.metadata().is_ok_and(|metadata| metadata.len() == 0);
+        if empty && !known_extension(&path) {
+            continue;
+        }
+        let file = SourceFile::stat(&path)?;
         match sniff(&file)? {
             Sniffed::Is(format) => found.data.push((format, file)),
             Sniffed::Other(what) => {
@@ -171,7 +172,7 @@ fn holds_saev(dir: &Path) -> Result<bool, DataError> {
 }
 
 /// Opens our own shards.
-fn indexed(dir: &Path, options: &Options) -> Result<Box<dyn Source>, DataError> {
+fn indexed(dir: &Path, options: &Options) -> Result<Matrix, DataError> {
     let path = dir.join(INDEX);
     let index = ShardIndex::read(dir)?;
     let mut shards = Vec::new();
@@ -184,8 +185,8 @@ fn indexed(dir: &Path, options: &Options) -> Result<Box<dyn Source>, DataError> 
         }
         shards.push(file);
     }
-    let source = safetensors::FORMAT.open(dir, shards, Parts::OfOne, options)?;
-    let info = source.info();
+    let source = safetensors::FORMAT.open(dir, &shards, Parts::OfOne, options)?;
+    let info = &source.info;
     if (info.rows, info.width) != (index.rows, index.width) && !options.drop_first_token {
         let (rows, width) = (info.rows, info.width);
         let reason = format!(
@@ -242,37 +243,26 @@ fn listed(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
             paths.push(path);
         }
     }
-    paths.sort_by(|a, b| natural(&a.to_string_lossy(), &b.to_string_lossy()));
+    paths.sort_by_cached_key(|path| natural(&path.to_string_lossy()));
     Ok(paths)
 }
 
-/// Compares runs of digits as numbers.
-fn natural(a: &str, b: &str) -> Ordering {
-    let (mut a, mut b) = (a, b);
-    loop {
-        let (x, y) = (digits(a), digits(b));
-        if x > 0 && y > 0 {
-            let (m, n) = (
-                a[..x].trim_start_matches('0'),
-                b[..y].trim_start_matches('0'),
-            );
-            match m.len().cmp(&n.len()).then_with(|| m.cmp(n)).then(x.cmp(&y)) {
-                Ordering::Equal => (a, b) = (&a[x..], &b[y..]),
-                other => return other,
-            }
-        } else {
-            let (mut left, mut right) = (a.chars(), b.chars());
-            match left.next().cmp(&right.next()) {
-                Ordering::Equal if a.is_empty() => return Ordering::Equal,
-                Ordering::Equal => (a, b) = (left.as_str(), right.as_str()),
-                other => return other,
-            }
+/// A key by which runs of digits are compared as numbers, and equal numbers by their leading zeros.
+fn natural(text: &str) -> Vec<u8> {
+    let mut key = Vec::new();
+    let digits = |a: &u8, b: &u8| a.is_ascii_digit() == b.is_ascii_digit();
+    for run in text.as_bytes().chunk_by(digits) {
+        if !run[0].is_ascii_digit() {
+            key.extend(run);
+            continue;
         }
+        let zeros = run.iter().take_while(|digit| **digit == b'0').count();
+        key.push(b'0'); // a number is before or after other characters as its digits are
+        key.extend((run.len() - zeros).to_be_bytes());
+        key.extend(&run[zeros..]);
+        key.extend(run.len().to_be_bytes());
     }
-}
-
-fn digits(text: &str) -> usize {
-    text.bytes().take_while(u8::is_ascii_digit).count()
+    key
 }
 
 #[cfg(test)]
@@ -293,7 +283,7 @@ mod tests {
         ];
         for (i, a) in sorted.iter().enumerate() {
             for (j, b) in sorted.iter().enumerate() {
-                assert_eq!(natural(a, b), i.cmp(&j), "{a} {b}");
+                assert_eq!(natural(a).cmp(&natural(b)), i.cmp(&j), "{a} {b}");
             }
         }
     }

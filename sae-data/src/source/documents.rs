@@ -72,32 +72,33 @@ impl DocumentsBuilder {
     pub(crate) fn push(&mut self, rows: usize) {
         match &mut self.documents {
             None if rows > 0 => {
-                self.documents = Some(Documents::Uniform {
-                    tokens: rows,
-                    count: 1,
-                });
+                let (tokens, count) = (rows, 1);
+                self.documents = Some(Documents::Uniform { tokens, count });
             }
             Some(Documents::Uniform { tokens, count }) if *tokens == rows => *count += 1,
-            Some(Documents::Uniform { tokens, count }) => {
-                let mut starts: Vec<usize> = (0..*count).map(|i| i * *tokens).collect();
+            _ => {
+                let mut starts = self.starts();
                 starts.push(self.rows);
                 self.documents = Some(Documents::Starts(starts));
             }
-            Some(Documents::Starts(starts)) => starts.push(self.rows),
-            None => self.documents = Some(Documents::Starts(vec![self.rows])),
         }
         self.rows += rows;
+    }
+
+    /// Takes out the first rows of all documents.
+    fn starts(&mut self) -> Vec<usize> {
+        match self.documents.take() {
+            Some(Documents::Uniform { tokens, count }) => (0..count).map(|i| i * tokens).collect(),
+            Some(Documents::Starts(starts)) => starts,
+            None => Vec::new(),
+        }
     }
 
     /// Adds rows to the last document.
     pub(crate) fn extend(&mut self, rows: usize) {
         match &mut self.documents {
             Some(Documents::Uniform { tokens, count: 1 }) => *tokens += rows,
-            Some(Documents::Uniform { tokens, count }) => {
-                let starts = (0..*count).map(|i| i * *tokens).collect();
-                self.documents = Some(Documents::Starts(starts));
-            }
-            _ => {}
+            _ => self.documents = Some(Documents::Starts(self.starts())),
         }
         self.rows += rows;
     }

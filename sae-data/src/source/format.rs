@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::builder::MatrixBuilder;
-use super::file::{OpenFile, SourceFile};
-use super::matrix::IntegerColumn;
-use super::{Options, Source, arrow, directory, npy, parquet, safetensors};
+use super::file::{OpenFile, ReadAt, SourceFile};
+use super::matrix::{IntegerColumn, Matrix};
+use super::{Options, arrow, directory, npy, parquet, safetensors};
 use crate::error::DataError;
 
 /// All formats of single files, in the order of help texts.
@@ -30,25 +30,15 @@ pub(super) struct Format {
     pub(super) recognises: Option<Recognises>,
     /// Extensions of its files, without the dot.
     pub(super) extensions: &'static [&'static str],
-    /// Opens files of the format as one data set.
-    pub(super) open: Open,
+    /// Adds one file, with the name of the wanted tensor or column.
+    pub(super) add: Add,
     /// Finds the labels in a file that holds nothing else.
     pub(super) labels: Option<FindLabels>,
 }
 
 type Recognises = fn(&SourceFile, &mut OpenFile<'_>, &[u8]) -> Result<bool, DataError>;
 type FindLabels = fn(&SourceFile) -> Result<IntegerColumn, DataError>;
-type Add = fn(&mut MatrixBuilder<'_>, SourceFile, Option<&str>) -> Result<(), DataError>;
-type Decode = fn(&Path, Vec<SourceFile>, &Options) -> Result<Box<dyn Source>, DataError>;
-
-/// How files of a format are opened.
-#[derive(Debug)]
-pub(super) enum Open {
-    /// Rows lie in the file as they are: adds one file, with the name of the wanted tensor or column.
-    InPlace(Add),
-    /// The format has a [`Source`] of its own.
-    Decoded(Decode),
-}
+type Add = fn(&mut MatrixBuilder<'_>, &SourceFile, Option<&str>) -> Result<(), DataError>;
 
 impl Format {
     /// The optional parts of a format, all absent.
@@ -58,7 +48,7 @@ impl Format {
         magic: &[],
         recognises: None,
         extensions: &[],
-        open: Open::InPlace(|_, _, _| Ok(())),
+        add: |_, _, _| Ok(()),
         labels: None,
     };
 
@@ -72,25 +62,19 @@ impl Format {
     pub(super) fn open(
         &self,
         path: &Path,
-        files: Vec<SourceFile>,
+        files: &[SourceFile],
         parts: Parts,
         options: &Options,
-    ) -> Result<Box<dyn Source>, DataError> {
+    ) -> Result<Matrix, DataError> {
         if let Some(layer) = options.layer {
             return Err(nothing_to_choose(path, "layer", layer));
         }
-        let add = match self.open {
-            Open::InPlace(add) => add,
-            Open::Decoded(open) => return open(path, files, options),
-        };
         let mut builder = MatrixBuilder::new(path, self.name, options);
-        if parts == Parts::OfOne {
-            builder.documents_go_on();
-        }
+        builder.go_on = parts == Parts::OfOne;
         for file in files {
-            add(&mut builder, file, options.tensor.as_deref())?;
+            (self.add)(&mut builder, file, options.tensor.as_deref())?;
         }
-        Ok(Box::new(builder.finish()?))
+        builder.finish()
     }
 }
 
@@ -146,10 +130,10 @@ pub(super) fn sniff(file: &SourceFile) -> Result<Sniffed, DataError> {
 }
 
 /// Opens a single file.
-pub(super) fn open_file(path: &Path, options: &Options) -> Result<Box<dyn Source>, DataError> {
+pub(super) fn open_file(path: &Path, options: &Options) -> Result<Matrix, DataError> {
     let file = SourceFile::stat(path)?;
     let reason = match sniff(&file)? {
-        Sniffed::Is(format) => return format.open(path, vec![file], Parts::Each, options),
+        Sniffed::Is(format) => return format.open(path, &[file], Parts::Each, options),
         Sniffed::Other(what) => format!("it is {what}"),
         Sniffed::Unknown => "its first bytes are those of no format".into(),
     };
@@ -186,26 +170,22 @@ pub(super) fn only<T>(
     mut candidates: Vec<T>,
     available: String,
 ) -> Result<T, DataError> {
-    let path = path.to_path_buf();
-    match (candidates.pop(), wanted) {
-        (Some(candidate), _) if candidates.is_empty() => Ok(candidate),
-        (Some(_), _) => Err(DataError::Ambiguous {
-            path,
-            noun,
-            available,
-        }),
-        (None, Some(name)) => Err(DataError::NoTensor {
-            path,
-            noun,
-            name: name.into(),
-            available,
-        }),
-        (None, None) => Err(DataError::NoActivations {
-            path,
-            noun,
-            available,
-        }),
-    }
+    let reason = match (candidates.pop(), wanted) {
+        (Some(candidate), _) if candidates.is_empty() => return Ok(candidate),
+        (Some(_), _) => {
+            let path = path.into();
+            return Err(DataError::Ambiguous {
+                path,
+                noun,
+                available,
+            });
+        }
+        (None, Some(name)) => format!("there is no {noun} \"{name}\"; the file has {available}"),
+        (None, None) => format!(
+            "no {noun} of activations, [rows, width] or [examples, tokens, width] in floats; the file has {available}"
+        ),
+    };
+    Err(DataError::unusable(path, reason))
 }
 
 /// The labels in a file of their own.

@@ -1,11 +1,11 @@
-//! Data sets whose rows are stored in files without encoding: `.npy`, safetensors, Arrow and saev.
+//! A data set whose rows have a fixed number of bytes at known places: every format of files.
 //!
 //! The format readers find the places of the values and pass them to [`MatrixBuilder`](super::builder::MatrixBuilder);
 //! from then on rows are read from those places in the same way for all formats.
 
 use std::ops::Range;
 
-use super::file::SourceFile;
+use super::file::{SourceFile, Store};
 use super::table::Table;
 use super::{Info, Source};
 use crate::error::DataError;
@@ -29,29 +29,16 @@ impl Integer {
 
     /// Appends little-endian integers.
     pub(crate) fn decode(self, bytes: &[u8], out: &mut Vec<i64>) {
+        let (four, eight) = (bytes.as_chunks::<4>().0, bytes.as_chunks::<8>().0);
         match self {
             Self::U8 => out.extend(bytes.iter().map(|b| i64::from(*b))),
-            Self::I32 => {
-                out.extend(
-                    bytes
-                        .as_chunks::<4>()
-                        .0
-                        .iter()
-                        .map(|w| i64::from(i32::from_le_bytes(*w))),
-                );
-            }
-            Self::I64 => out.extend(
-                bytes
-                    .as_chunks::<8>()
-                    .0
-                    .iter()
-                    .map(|w| i64::from_le_bytes(*w)),
-            ),
+            Self::I32 => out.extend(four.iter().map(|w| i64::from(i32::from_le_bytes(*w)))),
+            Self::I64 => out.extend(eight.iter().map(|w| i64::from_le_bytes(*w))),
         }
     }
 }
 
-/// A column of integers in one file: `count` of them from byte `offset`.
+/// A column of integers in one store: `count` of them from byte `offset`.
 #[derive(Clone, Debug)]
 pub(crate) struct IntegerColumn {
     pub(crate) integer: Integer,
@@ -92,14 +79,14 @@ pub(super) struct Labels {
     pub(super) per: Per,
 }
 
-/// Rows that are stored in files without encoding.
+/// Rows at known places.
 #[derive(Debug)]
 pub(crate) struct Matrix {
     pub(super) info: Info,
+    /// What the rows and the labels are read from.
+    pub(super) stores: Vec<Box<dyn Store>>,
     pub(super) table: Table,
     pub(super) labels: Option<Labels>,
-    /// The files that contain the labels.
-    pub(super) label_files: Vec<SourceFile>,
 }
 
 impl Source for Matrix {
@@ -113,13 +100,9 @@ impl Source for Matrix {
         scratch: &mut Vec<u8>,
         out: &mut [Option<&mut [f32]>],
     ) -> Result<(), DataError> {
-        let (element, bytes) = (
-            self.info.element,
-            self.info.width * self.info.element.size(),
-        );
+        let (element, bytes) = (self.info.element, self.table.row_bytes);
         let mut out = out.iter_mut();
-        let files = &self.info.files;
-        self.table.read(files, pieces, scratch, |piece| {
+        self.table.read(&self.stores, pieces, scratch, |piece| {
             element.rows_to_f32(piece, bytes, &mut out);
         })
     }
@@ -128,38 +111,31 @@ impl Source for Matrix {
         let Some(labels) = &self.labels else {
             return Ok(None);
         };
-        let mut all = Vec::with_capacity(pieces.iter().map(Range::len).sum());
-        for rows in pieces.iter().filter(|rows| !rows.is_empty()) {
-            self.add_labels(labels, rows.clone(), &mut all)?;
-        }
-        Ok(Some(all).filter(|all| !all.is_empty()))
-    }
-}
-
-impl Matrix {
-    /// Appends the labels of `rows`, which is not empty.
-    fn add_labels(
-        &self,
-        labels: &Labels,
-        rows: Range<usize>,
-        out: &mut Vec<i64>,
-    ) -> Result<(), DataError> {
         let place = |row: usize| match (labels.per, &self.info.documents) {
             (Per::Example, Some(documents)) => documents.of(row),
             (Per::Row, _) => row,
             _ => self.table.stored_row(row),
         };
-        let first = place(rows.start);
-        let span = first..place(rows.end - 1) + 1;
-        let mut all = Vec::with_capacity(span.len());
+        // the places of each piece, and others between them; two pieces may share an example
+        let mut spans: Vec<Range<usize>> = Vec::new();
+        for rows in pieces.iter().filter(|rows| !rows.is_empty()) {
+            let span = place(rows.start)..place(rows.end - 1) + 1;
+            match spans.last_mut().filter(|last| span.start < last.end) {
+                Some(last) => last.end = span.end,
+                None => spans.push(span),
+            }
+        }
+        let mut all = Vec::with_capacity(spans.iter().map(Range::len).sum());
         let decode = |bytes: &[u8]| labels.integer.decode(bytes, &mut all);
-        labels.table.read(
-            &self.label_files,
-            std::slice::from_ref(&span),
-            &mut Vec::new(),
-            decode,
-        )?;
-        out.extend(rows.map(|row| all[place(row) - first]));
-        Ok(())
+        let table = &labels.table;
+        table.read(&self.stores, &spans, &mut Vec::new(), decode)?;
+        let mut found = spans.into_iter().flatten().zip(all).peekable();
+        let label = |row| {
+            let place = place(row);
+            while found.next_if(|(at, _)| *at < place).is_some() {}
+            found.peek().map(|(_, label)| *label)
+        };
+        let found: Vec<i64> = pieces.iter().cloned().flatten().filter_map(label).collect();
+        Ok(Some(found).filter(|labels| !labels.is_empty()))
     }
 }

@@ -1,7 +1,8 @@
 //! Where rows come from: the trait [`Source`], and a reader per format.
 //!
 //! [`open`] decides by content, not by name; `format.rs` has the table of file formats. `npy`, `safetensors`, `arrow`
-//! and `saev` find the places of the values in the files, and `matrix` reads them from there; `parquet` decodes.
+//! and `saev` find the places of the values in the files, `parquet` finds them in columns that it decodes, and `matrix`
+//! reads them from there.
 
 mod arrow;
 mod builder;
@@ -27,9 +28,11 @@ use crate::error::DataError;
 pub(crate) use directory::{INDEX, INDEX_FORMAT};
 pub use directory::{IndexedShard, ShardIndex};
 pub use documents::Documents;
+pub(crate) use file::ReadAt;
 pub use file::SourceFile;
 pub use format::formats;
 pub(crate) use json::json;
+use matrix::Matrix;
 
 /// How to open a data set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -124,7 +127,7 @@ pub trait Source: Debug + Send + Sync {
 }
 
 /// Opens a file or a directory.
-pub(crate) fn open(path: &Path, options: &Options) -> Result<Box<dyn Source>, DataError> {
+pub(crate) fn open(path: &Path, options: &Options) -> Result<Matrix, DataError> {
     let metadata = std::fs::metadata(path).map_err(DataError::io(path))?;
     match metadata.is_dir() {
         true => directory::open(path, options),

@@ -5,7 +5,7 @@
 
 use super::builder::MatrixBuilder;
 use super::file::SourceFile;
-use super::format::{Format, Open, nothing_to_choose};
+use super::format::{Format, nothing_to_choose};
 use super::matrix::{Integer, IntegerColumn};
 use crate::element::Element;
 use crate::error::DataError;
@@ -17,7 +17,7 @@ pub(super) static FORMAT: Format = Format {
     about: "NumPy's .npy",
     magic: &[MAGIC],
     extensions: &["npy"],
-    open: Open::InPlace(add),
+    add,
     labels: Some(label_column),
     ..Format::UNNAMED
 };
@@ -40,22 +40,22 @@ struct Header {
 /// Adds a file of activations.
 fn add(
     builder: &mut MatrixBuilder<'_>,
-    file: SourceFile,
+    file: &SourceFile,
     tensor: Option<&str>,
 ) -> Result<(), DataError> {
     if let Some(tensor) = tensor {
-        return Err(nothing_to_choose(builder.path(), "tensor", tensor));
+        return Err(nothing_to_choose(&builder.info.path, "tensor", tensor));
     }
-    let header = header(&file)?;
+    let header = header(file)?;
     let element = match header.descr.as_str() {
         "<f2" => Element::F16,
         "<f4" => Element::F32,
         "<f8" => Element::F64,
-        other => return Err(wrong_type(&file, other, "f16, f32 and f64")),
+        other => return Err(wrong_type(file, other, "f16, f32 and f64")),
     };
-    contiguous(&file, &header)?;
-    let file = builder.file(file);
-    builder.tensor(file, "array", element, &header.shape, header.data, None)
+    contiguous(file, &header)?;
+    let store = builder.file(file);
+    builder.tensor(store, "array", element, &header.shape, header.data, None)
 }
 
 /// A file of labels.
@@ -91,12 +91,7 @@ fn wrong_type(file: &SourceFile, descr: &str, expected: &'static str) -> DataErr
         let remedy = "they are pickled; save an array of numbers: np.save(path, np.stack(x))";
         return DataError::unsupported(&file.path, "Python objects", remedy);
     }
-    DataError::Dtype {
-        path: file.path.clone(),
-        name: "array".into(),
-        dtype: descr.into(),
-        expected,
-    }
+    DataError::wrong_type(&file.path, "array", descr, expected)
 }
 
 fn contiguous(file: &SourceFile, header: &Header) -> Result<(), DataError> {

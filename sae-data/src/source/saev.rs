@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::Options;
 use super::builder::MatrixBuilder;
-use super::file::SourceFile;
+use super::file::{SourceFile, Store};
 use super::format::nothing_to_choose;
 use super::json::{beside, json};
 use super::matrix::{Integer, IntegerColumn, Matrix};
@@ -85,7 +85,7 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Matrix, DataError> {
     })?;
     let (tokens, layer_bytes, example_bytes) = sizes;
     let mut builder = MatrixBuilder::new(dir, NAME, options);
-    builder.layer(metadata.layers[layer]);
+    builder.info.layer = Some(metadata.layers[layer]);
     let mut examples = 0;
     for shard in shards {
         let file = beside(&dir.join(SHARDS), &shard.name)?;
@@ -101,11 +101,11 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<Matrix, DataError> {
             );
             return Err(DataError::damaged(&file.path, NAME, file.bytes, reason));
         }
-        let number = builder.file(file);
-        builder.kind(number, Element::F32, metadata.d_model)?;
+        let store = builder.file(&file);
+        builder.kind(store, Element::F32, metadata.d_model)?;
         for example in 0..shard.n_examples as u64 {
             let offset = example * example_bytes + layer as u64 * layer_bytes;
-            builder.example(number, offset, tokens)?;
+            builder.example(store, offset, tokens)?;
         }
         examples += shard.n_examples;
     }
@@ -145,17 +145,13 @@ fn labels(
     let file = SourceFile::stat(&path)?;
     let rows = examples.saturating_mul(metadata.content_tokens_per_example);
     if file.bytes != rows as u64 {
-        return Err(DataError::LabelCount {
-            path,
-            labels: file.bytes as usize,
-            rows,
-            examples: None,
-        });
+        return Err(DataError::label_count(&path, file.bytes, rows, None));
     }
     let column = IntegerColumn {
         integer: Integer::U8,
         offset: 0,
         count: rows,
     };
-    builder.labels(&file, &column)
+    let store = builder.store(file);
+    builder.labels(store, &column)
 }

@@ -4,8 +4,8 @@ use ::safetensors::tensor::{Metadata, TensorInfo};
 use ::safetensors::{Dtype, SafeTensorError, SafeTensors};
 
 use super::builder::MatrixBuilder;
-use super::file::{OpenFile, SourceFile};
-use super::format::{Format, Open, only};
+use super::file::{OpenFile, ReadAt, SourceFile};
+use super::format::{Format, only};
 use super::matrix::{Integer, IntegerColumn};
 use crate::element::Element;
 use crate::error::DataError;
@@ -17,7 +17,7 @@ pub(super) static FORMAT: Format = Format {
     about: "safetensors",
     recognises: Some(recognises),
     extensions: &["safetensors"],
-    open: Open::InPlace(add),
+    add,
     labels: Some(label_column),
     ..Format::UNNAMED
 };
@@ -73,52 +73,34 @@ fn is_no_pickle(
 /// Adds a file of activations, with its labels and document ids.
 fn add(
     builder: &mut MatrixBuilder<'_>,
-    file: SourceFile,
+    file: &SourceFile,
     tensor: Option<&str>,
 ) -> Result<(), DataError> {
-    let header = Header::read(&file)?;
-    let (name, info) = header.activations(&file, tensor)?;
+    let header = Header::read(file)?;
+    let (name, info) = header.activations(file, tensor)?;
     let element = match info.dtype {
         Dtype::F32 => Element::F32,
         Dtype::F16 => Element::F16,
         Dtype::BF16 => Element::Bf16,
-        other => {
-            return Err(DataError::Dtype {
-                path: file.path,
-                name,
-                dtype: format!("{other:?}"),
-                expected: "f32, f16 and bf16",
-            });
-        }
+        other => return Err(wrong_type(file, &name, other, "f32, f16 and bf16")),
     };
-    let documents = match header.integers(&file, DOCUMENTS)? {
-        Some(column) if info.shape.len() == 2 => Some(column.read(&file, NAME)?),
+    let documents = match header.integers(file, DOCUMENTS)? {
+        Some(column) if info.shape.len() == 2 => Some(column.read(file, NAME)?),
         _ => None,
     };
-    let labels = header.integers(&file, LABELS)?;
-    let number = builder.file(file.clone());
-    builder.named(&name);
-    let offset = header.place(info).0;
-    builder.tensor(
-        number,
-        &name,
-        element,
-        &info.shape,
-        offset,
-        documents.as_deref(),
-    )?;
+    let labels = header.integers(file, LABELS)?;
+    let store = builder.file(file);
+    let (shape, offset) = (&info.shape, header.place(info).0);
+    let documents = documents.as_deref();
+    builder.tensor(store, &name, element, shape, offset, documents)?;
+    builder.info.tensor.get_or_insert(name);
     if let Some(labels) = labels {
-        let rows: usize = info.shape[..info.shape.len() - 1].iter().product();
-        let examples = (info.shape.len() == 3).then_some(info.shape[0]);
-        if labels.count != rows && Some(labels.count) != examples {
-            return Err(DataError::LabelCount {
-                path: file.path,
-                labels: labels.count,
-                rows,
-                examples,
-            });
+        let rows: usize = shape[..shape.len() - 1].iter().product();
+        let (count, examples) = (labels.count, (shape.len() == 3).then_some(shape[0]));
+        if count != rows && Some(count) != examples {
+            return Err(DataError::label_count(&file.path, count, rows, examples));
         }
-        builder.labels(&file, &labels)?;
+        builder.labels(store, &labels)?;
     }
     Ok(())
 }
@@ -135,13 +117,16 @@ fn label_column(file: &SourceFile) -> Result<IntegerColumn, DataError> {
         .filter_map(|name| header.integers(file, name).ok()?);
     match (columns.next(), columns.next()) {
         (Some(column), None) => Ok(column),
-        _ => Err(DataError::NoTensor {
-            path: file.path.clone(),
-            noun: "tensor",
-            name: LABELS.into(),
-            available: header.describe(),
-        }),
+        _ => {
+            let available = header.describe();
+            let reason = format!("there is no tensor \"{LABELS}\"; the file has {available}");
+            Err(DataError::unusable(&file.path, reason))
+        }
     }
+}
+
+fn wrong_type(file: &SourceFile, name: &str, dtype: Dtype, expected: &str) -> DataError {
+    DataError::wrong_type(&file.path, name, format!("{dtype:?}"), expected)
 }
 
 /// The header of a complete file.
@@ -228,14 +213,7 @@ impl Header {
             Dtype::I64 => Integer::I64,
             Dtype::I32 => Integer::I32,
             Dtype::U8 => Integer::U8,
-            other => {
-                return Err(DataError::Dtype {
-                    path: file.path.clone(),
-                    name: name.into(),
-                    dtype: format!("{other:?}"),
-                    expected: "integers in i64, i32 and u8",
-                });
-            }
+            other => return Err(wrong_type(file, name, other, "integers in i64, i32 and u8")),
         };
         let (offset, bytes) = self.place(info);
         let count = bytes / integer.size();

@@ -1,4 +1,4 @@
-//! Rows with a fixed number of bytes at known places in files, as `.npy`, safetensors, Arrow and saev have them.
+//! Rows with a fixed number of bytes at known places in files.
 //!
 //! A table is a list of [`Extent`]s. An extent is a series of runs of consecutive rows at equal distances: one long
 //! run for a plain matrix; one run per example where the first token is left out, or where several layers are stored
@@ -6,16 +6,17 @@
 
 use std::ops::Range;
 
-use super::file::{OpenFile, SourceFile};
+use super::file::{ReadAt, Store};
 use crate::error::DataError;
 
 /// Bytes per read, and size of the scratch memory.
 const PIECE: usize = 1 << 18;
 
-/// Runs of rows in one file.
+/// Runs of rows in one store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Extent {
-    file: usize,
+    /// Number of the store.
+    store: usize,
     /// Byte at which the first run starts.
     offset: u64,
     rows: usize,
@@ -30,9 +31,9 @@ struct Extent {
 }
 
 /// Rows of `row_bytes` bytes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Table {
-    row_bytes: usize,
+    pub(crate) row_bytes: usize,
     extents: Vec<Extent>,
     /// First row of each extent.
     starts: Vec<usize>,
@@ -44,10 +45,7 @@ impl Table {
     pub(crate) fn new(row_bytes: usize) -> Self {
         Self {
             row_bytes,
-            extents: Vec::new(),
-            starts: Vec::new(),
-            rows: 0,
-            stored: 0,
+            ..Self::default()
         }
     }
 
@@ -62,8 +60,8 @@ impl Table {
     }
 
     /// Adds the `rows` rows that start at byte `offset`, except the first `skip` of them. The caller has checked that they
-    /// are within the file.
-    pub(crate) fn push(&mut self, file: usize, offset: u64, rows: usize, skip: usize) {
+    /// are within the store.
+    pub(crate) fn push(&mut self, store: usize, offset: u64, rows: usize, skip: usize) {
         let kept = rows.saturating_sub(skip);
         let first_stored = self.stored + skip.min(rows);
         self.stored += rows;
@@ -73,36 +71,28 @@ impl Table {
         let row_bytes = self.row_bytes as u64;
         let offset = offset + skip as u64 * row_bytes;
         self.rows += kept;
-        if let Some(last) = self.extents.last_mut().filter(|last| last.file == file) {
-            let dense = last.run == last.rows;
-            let end = (
-                last.offset + last.rows as u64 * row_bytes,
-                last.first_stored + last.rows,
-            );
-            if dense && end == (offset, first_stored) {
+        if let Some(last) = self.extents.last_mut().filter(|last| last.store == store) {
+            let (single, runs) = (last.run == last.rows, last.rows / last.run);
+            let end = last.offset + last.rows as u64 * row_bytes;
+            if single && (end, last.first_stored + last.rows) == (offset, first_stored) {
                 last.rows += kept;
                 last.run = last.rows;
                 return;
             }
-            if dense && last.run == kept && offset > last.offset {
-                (last.stride, last.pitch) =
-                    (offset - last.offset, first_stored - last.first_stored);
-                last.rows += kept;
-                return;
+            if single && last.run == kept && offset > last.offset {
+                last.stride = offset - last.offset;
+                last.pitch = first_stored - last.first_stored;
             }
-            let runs = last.rows / last.run;
-            let next = (
-                last.offset + runs as u64 * last.stride,
-                last.first_stored + runs * last.pitch,
-            );
-            if !dense && last.run == kept && next == (offset, first_stored) {
+            let next = last.offset + runs as u64 * last.stride;
+            let next_stored = last.first_stored + runs * last.pitch;
+            if last.run == kept && (next, next_stored) == (offset, first_stored) {
                 last.rows += kept;
                 return;
             }
         }
         self.starts.push(self.rows - kept);
         self.extents.push(Extent {
-            file,
+            store,
             offset,
             rows: kept,
             run: kept,
@@ -127,51 +117,36 @@ impl Table {
     /// Reads the rows of `pieces` in order; `visit` gets their bytes, several whole rows at a time.
     pub(crate) fn read(
         &self,
-        files: &[SourceFile],
+        stores: &[Box<dyn Store>],
         pieces: &[Range<usize>],
         scratch: &mut Vec<u8>,
         mut visit: impl FnMut(&[u8]),
     ) -> Result<(), DataError> {
-        let mut open = None;
+        let most = (PIECE / self.row_bytes).max(1);
+        let mut last: Option<(usize, Box<dyn ReadAt + '_>)> = None;
         for rows in pieces {
-            self.read_piece(files, rows.clone(), &mut open, scratch, &mut visit)?;
-        }
-        Ok(())
-    }
-
-    /// Reads `rows`; `open` is the last file that was read, with its number.
-    fn read_piece<'a>(
-        &self,
-        files: &'a [SourceFile],
-        rows: Range<usize>,
-        open: &mut Option<(usize, OpenFile<'a>)>,
-        scratch: &mut Vec<u8>,
-        visit: &mut impl FnMut(&[u8]),
-    ) -> Result<(), DataError> {
-        let mut row = rows.start;
-        while row < rows.end {
-            let (extent, local) = self.locate(row);
-            let within = local % extent.run;
-            let piece = (PIECE / self.row_bytes).max(1);
-            let left_in_run = (extent.run - within).min(extent.rows - local);
-            let count = left_in_run.min(rows.end - row).min(piece);
-            let offset = extent.offset
-                + (local / extent.run) as u64 * extent.stride
-                + (within * self.row_bytes) as u64;
-            if open
-                .as_ref()
-                .is_none_or(|(number, _)| *number != extent.file)
-            {
-                *open = Some((extent.file, files[extent.file].open()?));
+            let mut row = rows.start;
+            while row < rows.end {
+                let (extent, local) = self.locate(row);
+                let within = local % extent.run;
+                let left_in_run = (extent.run - within).min(extent.rows - local);
+                let count = left_in_run.min(rows.end - row).min(most);
+                let offset = extent.offset
+                    + (local / extent.run) as u64 * extent.stride
+                    + (within * self.row_bytes) as u64;
+                let same = last.take().filter(|(number, _)| *number == extent.store);
+                let (_, store) = match same {
+                    Some(same) => last.insert(same),
+                    None => last.insert((extent.store, stores[extent.store].open()?)),
+                };
+                let bytes = count * self.row_bytes;
+                if scratch.len() < bytes {
+                    scratch.resize(bytes, 0);
+                }
+                store.read_at(offset, &mut scratch[..bytes])?;
+                visit(&scratch[..bytes]);
+                row += count;
             }
-            let Some((_, file)) = open else { continue };
-            let bytes = count * self.row_bytes;
-            if scratch.len() < bytes {
-                scratch.resize(bytes, 0);
-            }
-            file.read_at(offset, &mut scratch[..bytes])?;
-            visit(&scratch[..bytes]);
-            row += count;
         }
         Ok(())
     }
@@ -179,6 +154,7 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use super::super::file::SourceFile;
     use super::*;
     use proptest::prelude::*;
 
@@ -189,12 +165,13 @@ mod tests {
             pieces in prop::collection::vec((0usize..3, 0u64..6, 1usize..6, 0usize..3), 1..12),
         ) {
             let dir = tempfile::tempdir().unwrap();
-            let files: Vec<SourceFile> = (0..3u8).map(|i| {
+            let mut contents = Vec::new();
+            let files: Vec<Box<dyn Store>> = (0..3u8).map(|i| {
                 let path = dir.path().join(i.to_string());
-                std::fs::write(&path, (0..=255u8).map(|b| b.wrapping_mul(3).wrapping_add(i)).collect::<Vec<_>>()).unwrap();
-                SourceFile::stat(&path).unwrap()
+                contents.push((0..=255u8).map(|b| b.wrapping_mul(3).wrapping_add(i)).collect::<Vec<_>>());
+                std::fs::write(&path, &contents[i as usize]).unwrap();
+                Box::new(SourceFile::stat(&path).unwrap()) as Box<dyn Store>
             }).collect();
-            let contents: Vec<_> = files.iter().map(|f| std::fs::read(&f.path).unwrap()).collect();
             let mut table = Table::new(3);
             let (mut expected, mut stored, mut at) = (Vec::new(), 0, [0u64; 3]);
             for (file, gap, rows, skip) in pieces {

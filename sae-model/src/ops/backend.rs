@@ -2,7 +2,7 @@
 //!
 //! Every operation has a default body: the steps on rows and Adam from Burn's primitives (`primitives.rs`), the products with
 //! codes by the CPU's kernels on the host, because codes lie there. So a backend is correct with an empty `impl` of
-//! [`Host`], [`SaeOps`] and [`Gradients`](super::gradients::Gradients), and every method that it overrides makes it faster.
+//! [`Host`], [`SaeOps`] and [`GradientOps`](super::gradients::GradientOps), and every method that it overrides makes it faster.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -235,6 +235,7 @@ pub(crate) trait SaeOps: Host {
         norms: FloatTensor<Self>,
         norm: Norm,
     ) -> FloatTensor<Self> {
+        let _ = (bias, norms, norm); // for the gradient
         Self::float_matmul(u, weight)
     }
 
@@ -248,6 +249,7 @@ pub(crate) trait SaeOps: Host {
         factor: f32,
         norm: Norm,
     ) -> FloatTensor<Self> {
+        let _ = (u, norm); // for the gradient
         primitives::restore::<Self>(y, bias, norms, factor)
     }
 

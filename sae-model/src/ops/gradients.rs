@@ -13,7 +13,7 @@ use super::primitives;
 use super::selection::Selection;
 
 /// The gradients of a backend, all with defaults.
-pub(crate) trait Gradients: SaeOps {
+pub(crate) trait GradientOps: SaeOps {
     /// `(scores [B, M], threshold [B, 2], grad [B, M]) -> d loss / d scores [B, M]`.
     fn sparse_attention_backward(
         scores: &FloatTensor<Self>,

@@ -42,11 +42,11 @@ pub use codes::{Latents, Pattern, SparseCodes};
 pub use selection::Selection;
 
 use backend::{SaeOps, SparsemaxLatents};
-pub(crate) use cpu::rows::Norm;
+pub(crate) use cpu::rows::{Norm, TINY};
 
 /// `||x||` of every row, `[B, d] -> [B, 1]`.
 pub(crate) fn row_norms(x: Tensor<2>) -> Tensor<2> {
-    x.square().sum_dim(1).clamp_min(cpu::rows::TINY).sqrt()
+    x.square().sum_dim(1).clamp_min(TINY).sqrt()
 }
 
 /// What the latents in the support of sparsemax contribute to the reconstruction.

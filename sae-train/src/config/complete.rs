@@ -158,6 +158,7 @@ impl Config {
         let Resolved { model, recipe, .. } = resolved;
         let mut config = self.clone();
         let mut switches = common(&flat(model));
+        switches.retain(|name, _| name != "architecture" && name != "n_latents");
         switches.extend(as_table(&model.architecture.switches()));
         config.model.switches = switches;
         let training = &mut config.training;

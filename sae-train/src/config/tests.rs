@@ -1,3 +1,5 @@
+use sae_model::{AnyArchitecture, Architecture};
+
 use super::*;
 
 const MINIMAL: &str = "

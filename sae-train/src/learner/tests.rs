@@ -259,7 +259,8 @@ fn a_validation_is_measured_by_its_own_variance_and_by_reconstruction_alone() {
     let x = batch().activations.inner();
     let output = InferenceStep::step(&valid, ActivationBatch { activations: x });
     // the same rows, twice the variance
-    assert!((2.0 * number(&output.fvu) - number(&trained.fvu)).abs() < 1e-6);
+    let fvu = |output: &StepOutput| output.fvu(number(&output.squared_error));
+    assert!((2.0 * fvu(&output) - fvu(&trained)).abs() < 1e-6);
     assert_eq!(number(&output.loss), number(&output.reconstruction_loss));
     assert!(output.terms.is_empty());
 }

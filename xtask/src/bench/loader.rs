@@ -1,20 +1,21 @@
-//! `cargo xtask bench --loader`: measures our loader (shuffled batches of f16 rows as float32), the plain conversion of
-//! the same bytes in memory, and torch's DataLoader.
+//! `cargo xtask bench --loader`: shuffled batches of f16 rows as float32, beside the plain conversion of the
+//! same bytes in memory, and beside torch's DataLoader.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::report::Measured;
 use super::worker::Worker;
 use super::{Arguments, take_turns};
+use crate::files::{At, npy_head};
 
 const WIDTH: usize = 768;
 const BATCH: usize = 4096;
-/// Number of batches that a peer delivers per turn; ours delivers an epoch.
+/// Batches that a peer delivers in a turn; ours delivers an epoch.
 const PEER_BATCHES: &str = "40";
 
 const OURS: [(&str, &str); 3] = [
@@ -47,14 +48,11 @@ pub(super) fn run(arguments: &Arguments, binary: &Path, python: Option<&Path>) -
     }
     let measured = take_turns(workers, arguments.rounds)?;
     print!("{}", table(arguments, &measured));
-    if let Some(path) = &arguments.json {
-        std::fs::write(path, serde_json::to_string_pretty(&measured)? + "\n")
-            .with_context(|| format!("writing {}", path.display()))?;
-    }
+    arguments.write(&measured)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The results in Markdown: medians with their range, in rows and bytes of the file per second.
+/// Markdown: medians with their range, in rows and bytes of the file per second.
 fn table(arguments: &Arguments, measured: &[Measured]) -> String {
     let gigabytes = |seconds: f64| (2 * WIDTH) as f64 / seconds / 1e9;
     let ours = measured[OURS.len() - 1].median();
@@ -75,30 +73,23 @@ fn table(arguments: &Arguments, measured: &[Measured]) -> String {
             gigabytes(fastest),
             1e-6 / m.median(),
             m.median() / ours,
-            m.peak_bytes
-                .map_or("-".into(), |bytes| format!("{:.0} MB", bytes as f64 / 1e6)),
+            m.peak(),
         ));
     }
     out
 }
 
-/// A `.npy` file of `rows` rows under target/, made once. An existing one is read, to put it into the page cache.
+/// A `.npy` file of `rows` rows under target/, made once; reading it once puts it into the page cache.
 fn data(rows: usize) -> Result<PathBuf> {
     let path = PathBuf::from(format!("target/bench-loader-{rows}x{WIDTH}.npy"));
-    let mut header =
-        format!("{{'descr': '<f2', 'fortran_order': False, 'shape': ({rows}, {WIDTH}), }}");
-    header.push_str(&" ".repeat(117 - header.len()));
-    header.push('\n');
-    let length = (10 + header.len() + rows * WIDTH * 2) as u64;
+    let head = npy_head("<f2", rows, WIDTH);
+    let length = (head.len() + rows * WIDTH * 2) as u64;
     if std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == length) {
         std::io::copy(&mut File::open(&path)?, &mut std::io::sink())?;
         return Ok(path);
     }
-    let context = || format!("writing {}", path.display());
-    let mut file = BufWriter::new(File::create(&path).with_context(context)?);
-    file.write_all(b"\x93NUMPY\x01\x00")?;
-    file.write_all(&(header.len() as u16).to_le_bytes())?;
-    file.write_all(header.as_bytes())?;
+    let mut file = BufWriter::new(File::create(&path).at(&path)?);
+    file.write_all(&head).at(&path)?;
     let mut state = 1u64;
     for _ in 0..rows * WIDTH / 4 {
         state = state
@@ -106,9 +97,8 @@ fn data(rows: usize) -> Result<PathBuf> {
             .wrapping_add(1_442_695_040_888_963_407);
         // four values of either sign between 0.5 and 1
         let values = (state ^ state >> 29) & 0x83ff_83ff_83ff_83ff | 0x3800_3800_3800_3800;
-        file.write_all(&values.to_le_bytes())
-            .with_context(context)?;
+        file.write_all(&values.to_le_bytes()).at(&path)?;
     }
-    file.into_inner().with_context(context)?.sync_all()?;
+    file.into_inner().at(&path)?.sync_all()?;
     Ok(path)
 }

@@ -6,10 +6,10 @@
 //! while is slower for all.
 
 mod loader;
-pub(crate) use report::processor;
-
 mod report;
 mod worker;
+
+pub(crate) use report::processor;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -17,8 +17,9 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::programs::build;
-use report::{Measured, Report, ShapeReport};
+use crate::files::At;
+use crate::programs::{build, finish};
+use report::{Measured, ShapeReport};
 use worker::Worker;
 
 /// Batch, width, latents.
@@ -33,11 +34,8 @@ impl FromStr for Shape {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let sizes: Vec<usize> = text
-            .split('x')
-            .filter_map(|size| size.parse().ok())
-            .collect();
-        match sizes[..] {
+        let sizes = text.split('x').map(|size| size.parse().unwrap_or(0));
+        match sizes.collect::<Vec<usize>>()[..] {
             [batch, width, latents] if batch * width * latents > 0 => Ok(Self {
                 batch,
                 width,
@@ -82,6 +80,15 @@ pub(crate) struct Arguments {
     json: Option<PathBuf>,
 }
 
+impl Arguments {
+    /// Writes what `--json` asks for.
+    fn write(&self, measured: &impl serde::Serialize) -> Result<()> {
+        let json = serde_json::to_string_pretty(measured)? + "\n";
+        let mut path = self.json.iter();
+        path.try_for_each(|path| std::fs::write(path, &json).at(path))
+    }
+}
+
 const OURS: [(&str, &str); 4] = [
     ("sgemm", "one sgemm q C^T (gemm crate)"),
     ("forward", "our forward pass"),
@@ -106,33 +113,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.loader {
         return loader::run(arguments, &binary, python.as_deref());
     }
-    let mut report = Report::of_this_machine(arguments.rounds);
+    let mut shapes = Vec::new();
     for shape in &arguments.shapes {
-        let shape_report = measure(*shape, arguments, &binary, python.as_deref())?;
-        print!("{}", shape_report.table());
-        report.shapes.push(shape_report);
-        if let Some(path) = &arguments.json {
-            std::fs::write(path, serde_json::to_string_pretty(&report)? + "\n")
-                .with_context(|| format!("writing {}", path.display()))?;
-        }
+        let report = measure(*shape, arguments, &binary, python.as_deref())?;
+        print!("{}", report.table());
+        shapes.push(report);
+        arguments.write(&report::json(arguments.rounds, &shapes))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// A Python environment with the peers, made once.
 fn environment() -> Result<PathBuf> {
-    let (requirements, dir) = (
-        Path::new("benches/peers/requirements.txt"),
-        Path::new("target/bench-peers"),
-    );
-    let python = dir.join("bin/python");
-    let stamp = dir.join("installed.txt");
-    let wanted = std::fs::read_to_string(requirements).with_context(|| {
-        format!(
-            "{}: run this in the root of the repository",
-            requirements.display()
-        )
-    })?;
+    let requirements = Path::new("benches/peers/requirements.txt");
+    let dir = Path::new("target/bench-peers");
+    let (python, stamp) = (dir.join("bin/python"), dir.join("installed.txt"));
+    let wanted = std::fs::read_to_string(requirements).at(requirements);
+    let wanted = wanted.context("run this in the root of the repository")?;
     if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
         return Ok(python);
     }
@@ -141,18 +138,13 @@ fn environment() -> Result<PathBuf> {
         requirements.display(),
         dir.display()
     );
-    let run = |command: &mut Command| -> Result<()> {
-        let status = command
-            .status()
-            .with_context(|| format!("running {command:?}"))?;
-        ensure!(status.success(), "{command:?} failed");
-        Ok(())
-    };
-    run(Command::new("python3").args(["-m", "venv"]).arg(dir))?;
-    run(Command::new(&python)
-        .args(["-m", "pip", "install", "--quiet", "--requirement"])
-        .arg(requirements))?;
-    std::fs::write(&stamp, wanted).with_context(|| format!("writing {}", stamp.display()))?;
+    finish(Command::new("python3").args(["-m", "venv"]).arg(dir))?;
+    finish(
+        Command::new(&python)
+            .args(["-m", "pip", "install", "--quiet", "--requirement"])
+            .arg(requirements),
+    )?;
+    std::fs::write(&stamp, wanted).at(&stamp)?;
     Ok(python)
 }
 

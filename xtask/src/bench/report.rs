@@ -1,27 +1,10 @@
 //! The measurements as data, and as a table.
 
-use std::fmt::Write;
-
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::Shape;
 use super::worker::Turn;
-
-/// All measurements: the content of the file that `--json` writes.
-#[derive(Debug, Serialize)]
-pub(super) struct Report {
-    machine: Machine,
-    rounds: usize,
-    pub(super) shapes: Vec<ShapeReport>,
-}
-
-/// The machine that the measurements are of.
-#[derive(Debug, Serialize)]
-struct Machine {
-    processor: String,
-    cores: usize,
-    memory: String,
-}
 
 /// All contestants at one shape.
 #[derive(Debug, Serialize)]
@@ -31,13 +14,13 @@ pub(super) struct ShapeReport {
 }
 
 /// The turns of one contestant.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Measured {
     id: String,
     pub(super) name: String,
-    pub(super) seconds: Vec<f64>,
+    seconds: Vec<f64>,
     l0: Option<f64>,
-    pub(super) peak_bytes: Option<u64>,
+    peak_bytes: Option<u64>,
 }
 
 /// The value of a key in a file of /proc, or "unknown".
@@ -48,42 +31,32 @@ fn first(file: &str, key: &str) -> String {
     line.map_or("unknown".into(), value)
 }
 
-/// The processor's name and the number of cores.
+/// The processor's name, and how many there are.
 pub(crate) fn processor() -> (String, usize) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     (first("/proc/cpuinfo", "model name"), cores)
 }
 
-impl Report {
-    pub(super) fn of_this_machine(rounds: usize) -> Self {
-        let (processor, cores) = processor();
-        let machine = Machine {
-            processor,
-            cores,
-            memory: first("/proc/meminfo", "MemTotal"),
-        };
-        Self {
-            machine,
-            rounds,
-            shapes: Vec::new(),
-        }
-    }
+/// Everything measured: the content of `--json`.
+pub(super) fn json(rounds: usize, shapes: &[ShapeReport]) -> Value {
+    let (processor, cores) = processor();
+    let memory = first("/proc/meminfo", "MemTotal");
+    json!({
+        "machine": { "processor": processor, "cores": cores, "memory": memory },
+        "rounds": rounds,
+        "shapes": shapes,
+    })
 }
 
 impl Measured {
     pub(super) fn new(id: &str, name: &str) -> Self {
         let (id, name) = (id.into(), name.into());
-        Self {
-            id,
-            name,
-            seconds: Vec::new(),
-            l0: None,
-            peak_bytes: None,
-        }
+        let none = Self::default();
+        Self { id, name, ..none }
     }
 
     pub(super) fn add(&mut self, turn: &Turn) {
-        // for a loader, seconds per row, so that turns of different lengths compare
+        // of a loader the seconds per row, so that turns of different lengths compare
         self.seconds.push(turn.seconds / turn.rows.unwrap_or(1.0));
         self.l0 = turn.l0.or(self.l0);
         self.peak_bytes = turn.peak_bytes.max(self.peak_bytes);
@@ -93,11 +66,12 @@ impl Measured {
         let mut sorted = self.seconds.clone();
         sorted.sort_by(f64::total_cmp);
         let n = sorted.len();
-        if n % 2 == 1 {
-            sorted[n / 2]
-        } else {
-            (sorted[n / 2 - 1] + sorted[n / 2]) / 2.0
-        }
+        (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0
+    }
+
+    pub(super) fn peak(&self) -> String {
+        let megabytes = |bytes| format!("{:.0} MB", bytes as f64 / 1e6);
+        self.peak_bytes.map_or("-".into(), megabytes)
     }
 
     pub(super) fn extremes(&self) -> (f64, f64) {
@@ -107,45 +81,37 @@ impl Measured {
 }
 
 impl ShapeReport {
-    fn median_of(&self, id: &str) -> Option<f64> {
-        self.measured
-            .iter()
-            .find(|m| m.id == id)
-            .map(Measured::median)
+    fn median_of(&self, id: &str) -> f64 {
+        let found = self.measured.iter().find(|m| m.id == id);
+        found.map_or(f64::NAN, Measured::median)
     }
 
-    /// The results in Markdown: medians with their range, multiples of one sgemm, rows per second, memory, and
-    /// multiples of our step.
+    /// Markdown: medians with their range, multiples of one sgemm, rows per second, memory, and how many times
+    /// our step fits into a peer's.
     pub(super) fn table(&self) -> String {
         let Shape {
             batch,
             width,
             latents,
         } = self.shape;
-        let mut out = format!("\nbatch {batch}, width {width}, {latents} latents\n\n");
-        out.push_str(
-            "| | median (range) ms | sgemms | rows/s | L0 | peak memory | over our step |\n",
+        let mut out = format!(
+            "\nbatch {batch}, width {width}, {latents} latents\n\n\
+             | | median (range) ms | sgemms | rows/s | L0 | peak memory | over our step |\n\
+             |---|---:|---:|---:|---:|---:|---:|\n"
         );
-        out.push_str("|---|---:|---:|---:|---:|---:|---:|\n");
-        let sgemm = self.median_of("sgemm").unwrap_or(f64::NAN);
-        let step = self.median_of("step").unwrap_or(f64::NAN);
+        let [sgemm, step] = ["sgemm", "step"].map(|id| self.median_of(id));
         for m in &self.measured {
             let (median, (low, high)) = (m.median(), m.extremes());
-            let or_dash = |value: Option<String>| value.unwrap_or("-".into());
-            let _ = writeln!(
-                out,
-                "| {} | {:.1} ({:.1} to {:.1}) | {:.2} | {:.0} | {} | {} | {:.2}x |",
+            out += &format!(
+                "| {} | {:.1} ({:.1} to {:.1}) | {:.2} | {:.0} | {} | {} | {:.2}x |\n",
                 m.name,
                 median * 1e3,
                 low * 1e3,
                 high * 1e3,
                 median / sgemm,
                 batch as f64 / median,
-                or_dash(m.l0.map(|l0| format!("{l0:.1}"))),
-                or_dash(
-                    m.peak_bytes
-                        .map(|bytes| format!("{:.0} MB", bytes as f64 / 1e6))
-                ),
+                m.l0.map_or("-".into(), |l0| format!("{l0:.1}")),
+                m.peak(),
                 median / step,
             );
         }

@@ -14,6 +14,7 @@ use sae_run::RunDir;
 
 use super::variants::VARIANTS;
 use super::{Bench, difference};
+use crate::files::entries;
 use crate::programs::{self, last_words};
 
 /// A way to damage a file.
@@ -59,9 +60,8 @@ pub(super) fn run(bench: &Bench, count: usize, mut rng: fastrand::Rng) -> Result
         // undamaged copies must pass, or the rest would prove nothing
         let run = bench.dir.join("undamaged/run");
         copy(of, &run)?;
-        let output = bench
-            .train(variant, &bench.dir.join("undamaged"), "run")?
-            .output()?;
+        let mut command = bench.train(variant, &bench.dir.join("undamaged"), "run");
+        let output = programs::run(&mut command)?;
         let fate = fate_of_run(&reference, &run, &output)?;
         ensure!(
             fate == Fate::Harmless,
@@ -84,7 +84,7 @@ pub(super) fn run(bench: &Bench, count: usize, mut rng: fastrand::Rng) -> Result
         if i % 2 == 1 {
             fate = fate_of_report(&run, &evaluate(bench, &run)?, &report);
         }
-        let output = bench.train(variant, &runs, &format!("run-{i}"))?.output()?;
+        let output = programs::run(&mut bench.train(variant, &runs, &format!("run-{i}")))?;
         fate = match (fate, fate_of_run(&reference, &run, &output)?) {
             (Fate::Wrong, _) | (_, Fate::Wrong) => Fate::Wrong,
             (a, b) => a.min(b),
@@ -127,7 +127,7 @@ fn print(fates: &BTreeMap<(Damage, Fate), usize>, count: usize, elapsed: Duratio
 fn interrupted(bench: &Bench) -> Result<PathBuf> {
     let runs = bench.dir.join("interrupted");
     let run = runs.join("run");
-    let mut command = bench.train(&VARIANTS[0], &runs, "run")?;
+    let mut command = bench.train(&VARIANTS[0], &runs, "run");
     let mut child = command
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -146,35 +146,29 @@ fn interrupted(bench: &Bench) -> Result<PathBuf> {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let (path, target) = (entry?.path(), to);
-        let target = target.join(path.file_name().unwrap_or_default());
-        if path.is_dir() {
-            copy(&path, &target)?;
-        } else {
-            fs::copy(&path, &target)?;
-        }
+    for path in files(from)? {
+        let target = to.join(path.strip_prefix(from)?);
+        fs::create_dir_all(target.parent().unwrap_or(to))?;
+        fs::copy(&path, &target)?;
     }
     Ok(())
 }
 
-fn files(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
+/// All files below a directory, in their order.
+fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for path in entries(dir)? {
         match path.is_dir() {
-            true => files(&path, found)?,
+            true => found.extend(files(&path)?),
             false => found.push(path),
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Damages one file of `run`; returns what was done, in words.
 fn damage(run: &Path, rng: &mut fastrand::Rng) -> Result<(Damage, String)> {
-    let mut all = Vec::new();
-    files(run, &mut all)?;
-    all.sort();
+    let all = files(run)?;
     let path = all[rng.usize(..all.len())].clone();
     let damage = DAMAGE[rng.usize(..DAMAGE.len())];
     let mut bytes = fs::read(&path)?;

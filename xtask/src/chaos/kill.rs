@@ -64,7 +64,7 @@ pub(super) fn run(bench: &Bench, kills: usize, mut rng: fastrand::Rng) -> Result
     while tally.kills.iter().sum::<usize>() < kills {
         let variant = &VARIANTS[tally.runs % VARIANTS.len()];
         let reference = bench.reference(variant)?;
-        let name = format!("{}-{}", variant.name, tally.runs);
+        let name = format!("{}-{}", variant.0, tally.runs);
         let runs = bench.dir.join("killed");
         let left = kills - tally.kills.iter().sum::<usize>();
         for _ in 0..left.min(KILLS_A_RUN) {
@@ -97,7 +97,7 @@ fn kill_once(
     tally: &mut Tally,
 ) -> Result<()> {
     let which = rng.usize(..MOMENTS.len());
-    let mut command = bench.train(variant, runs, name)?;
+    let mut command = bench.train(variant, runs, name);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().context("starting sae-train")?;
     let run = RunDir::new(runs.join(name));

@@ -13,11 +13,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use sae_run::RunDir;
 use sae_run::sealed::SUMS_FILE;
 use serde_json::Value;
 
+use crate::files::At;
 use crate::programs::{self, build};
 use variants::Variant;
 
@@ -42,11 +43,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let bench = Bench::new(arguments)?;
     let mut wrong = Vec::new();
     if arguments.kills > 0 {
-        wrong.extend(kill::run(
-            &bench,
-            arguments.kills,
-            fastrand::Rng::with_seed(arguments.seed),
-        )?);
+        let rng = fastrand::Rng::with_seed(arguments.seed);
+        wrong.extend(kill::run(&bench, arguments.kills, rng)?);
     }
     if arguments.corruptions > 0 {
         let rng = fastrand::Rng::with_seed(arguments.seed);
@@ -56,7 +54,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         println!("WRONG: {problem}");
     }
     if wrong.is_empty() {
-        fs::remove_dir_all(&bench.dir).with_context(|| format!("{}", bench.dir.display()))?;
+        fs::remove_dir_all(&bench.dir).at(&bench.dir)?;
         return Ok(ExitCode::SUCCESS);
     }
     println!("the remains are in {}", bench.dir.display());
@@ -79,35 +77,33 @@ impl Bench {
             dir.display()
         );
         let (train, eval) = (build("sae-train")?, build("sae-eval")?);
-        fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+        fs::create_dir_all(&dir).at(&dir)?;
         let dir = dir.canonicalize()?;
-        variants::write_data(&dir.join("data.npy"))?;
+        let data = dir.join("data.npy");
+        variants::write_data(&data)?;
+        fs::write(dir.join("config.toml"), variants::config(&data))?;
         Ok(Self { train, eval, dir })
     }
 
     /// The command that trains `variant` as run `run` in `runs`, continuing it if it is there.
-    fn train(&self, variant: &Variant, runs: &Path, run: &str) -> Result<Command> {
-        let config = self.dir.join(format!("{}.toml", variant.name));
-        if !config.exists() {
-            fs::write(&config, variant.config(&self.dir.join("data.npy")))?;
-        }
-        let run = runs.join(run);
-        Ok(programs::training(&self.train, &config, [], &run))
+    fn train(&self, (_, settings): &Variant, runs: &Path, run: &str) -> Command {
+        let (config, settings) = (self.dir.join("config.toml"), settings.iter().copied());
+        programs::training(&self.train, &config, settings, &runs.join(run))
     }
 
     /// Trains to the end.
     fn finish(&self, variant: &Variant, runs: &Path, run: &str) -> Result<PathBuf> {
-        programs::finish(&mut self.train(variant, runs, run)?)?;
+        programs::finish(&mut self.train(variant, runs, run))?;
         Ok(runs.join(run))
     }
 
     /// The uninterrupted run of `variant`, made on first use.
     fn reference(&self, variant: &Variant) -> Result<PathBuf> {
-        let run = self.dir.join("reference").join(variant.name);
+        let run = self.dir.join("reference").join(variant.0);
         if run.exists() {
             return Ok(run);
         }
-        self.finish(variant, &self.dir.join("reference"), variant.name)
+        self.finish(variant, &self.dir.join("reference"), variant.0)
     }
 }
 
@@ -116,7 +112,7 @@ fn difference(reference: &Path, run: &Path, with_metrics: bool) -> Result<Option
     for file in ["sae.safetensors", "cfg.json", SUMS_FILE] {
         let [ours, theirs] =
             [run, reference].map(|run| fs::read(RunDir::new(run).model().join(file)));
-        if ours.with_context(|| format!("{}", run.display()))? != theirs? {
+        if ours.at(run)? != theirs? {
             return Ok(Some(format!("{}: {file} has other bytes", run.display())));
         }
     }

@@ -1,18 +1,21 @@
 //! Documents that show a generated table: it stands between `<!-- results: NAME -->` and `<!-- end of results -->`.
 
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+
+use crate::files::At;
 
 const END: &str = "<!-- end of results -->";
 
 /// Puts a table into its place in a document.
 pub(super) fn replace(path: &Path, name: &str, table: &str) -> Result<()> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
+    let text = fs::read_to_string(path).at(path)?;
     let new = replaced(&text, name, table)
         .with_context(|| format!("{}: no place for the table {name}", path.display()))?;
     if new != text {
-        std::fs::write(path, new).with_context(|| format!("{}", path.display()))?;
+        fs::write(path, new).at(path)?;
     }
     Ok(())
 }

@@ -1,25 +1,38 @@
-//! `cargo xtask results`: the tables of README.md and docs/SCIENCE.md, from runs that it starts itself.
+//! `cargo xtask results`: tables and plots, from runs that it starts itself.
 //!
-//! `docs/results.toml` says which runs a table is made of and which numbers it shows (`plan.rs`); every setting is
-//! trained with every seed and evaluated by the real binaries (`runs.rs`); the numbers come from the reports
-//! (`numbers.rs`); a table is written between two comments of the document that shows it (`render.rs`, `document.rs`). Runs
-//! that are finished are not run again, so the command goes on where it was stopped. `--science` runs a plan of another kind
-//! (`science/`).
+//! A *plan* (`plan.rs`, `data.rs`) says what is run and shown. Each table of `docs/results.toml` is one; `--science` takes
+//! `docs/science.toml` instead: every method on every data set, at every length and width, three seeds. Each finished run
+//! becomes one line of `runs.jsonl` (`store.rs`), by a key of all that determines its numbers, and is not run again: twelve
+//! hours of runs can be done on several days and machines. Runs are started in an order in which a part of them is useful
+//! (`queue.rs`, `work.rs`, `execute.rs`). Tables and plots come from that file alone (`columns.rs`, `tables.rs`,
+//! `figures.rs`, `plot.rs`); they stand between two comments of the document that shows them (`document.rs`).
 
+mod columns;
+mod data;
 mod document;
+mod execute;
+mod figures;
 mod numbers;
 mod plan;
-mod render;
-mod runs;
-mod science;
+mod plot;
+mod queue;
+mod select;
+mod store;
+mod tables;
+mod work;
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, bail};
 
-use plan::{Plan, Table};
-use runs::Runner;
+use crate::files::At;
+use execute::Executor;
+use plan::Plan;
+use queue::Results;
+use select::Selection;
+use work::{How, work};
 
 /// What to run, and where to write.
 #[derive(clap::Args)]
@@ -27,7 +40,8 @@ pub(crate) struct Arguments {
     /// The plan. Default: docs/results.toml, or docs/science.toml.
     #[arg(long)]
     plan: Option<PathBuf>,
-    /// Only these tables; default: all whose data is there. With --science, only the runs of which this holds.
+    /// Only these tables; default: all whose data is there. With --science, only the runs of which this holds: data=NAME,
+    /// method=NAME, steps=N, n_latents=M, seed=S, split=validation or heldout; several on one field are alternatives.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Where a data set of the plan lies that the repository does not ship, for example
@@ -36,10 +50,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME=PATH")]
     data: Vec<String>,
     /// Seeds, instead of the plan's.
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', conflicts_with = "science")]
     seeds: Vec<u64>,
     /// Overrides for every run, for example --set training.steps=20 to try the command; the documents are then left alone.
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, value_name = "KEY=VALUE", conflicts_with = "science")]
     set: Vec<String>,
     /// Directory of the runs; they are kept, those of --science only if told by --keep. Default: runs/results, or runs/science.
     #[arg(long)]
@@ -47,70 +61,174 @@ pub(crate) struct Arguments {
     /// Print the tables, and change no document.
     #[arg(long)]
     print: bool,
-    #[command(flatten)]
-    options: science::Options,
+    /// Runs at a time, each with one thread. Default: one for each processor.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    jobs: Option<u32>,
+    /// Run docs/science.toml instead, and write its tables and plots.
+    #[arg(long)]
+    science: bool,
+    /// With --science: the plan docs/science_short.toml in a minute, from the beginning; prints only.
+    #[arg(long, requires = "science")]
+    short: bool,
+    /// With --science: run nothing, only write tables and plots from the runs that are there.
+    #[arg(long, requires = "science")]
+    render: bool,
+    /// With --science: start no run after so many minutes.
+    #[arg(long, requires = "science", value_name = "T")]
+    budget_minutes: Option<f64>,
+    /// With --science: keep the directories of these table runs (conditions as for --only); others are removed when finished.
+    #[arg(
+        long,
+        requires = "science",
+        value_delimiter = ',',
+        value_name = "FIELD=VALUE"
+    )]
+    keep: Vec<String>,
+    /// With --science: run again what is there already; best with --only.
+    #[arg(long, requires = "science", conflicts_with = "render")]
+    rerun: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    if arguments.options.science {
-        science::run(arguments)?;
-        return Ok(ExitCode::SUCCESS);
+    let Arguments { science, short, .. } = *arguments;
+    let [file, dir] = match (science, short) {
+        (false, _) => ["docs/results.toml", "runs/results"],
+        (true, false) => ["docs/science.toml", "runs/science"],
+        (true, true) => ["docs/science_short.toml", "runs/science-short"],
+    };
+    let file = arguments.plan.as_deref().unwrap_or(file.as_ref());
+    let dir = arguments.dir.as_deref().unwrap_or(dir.as_ref());
+    if short && dir.exists() {
+        fs::remove_dir_all(dir).at(dir)?;
     }
-    let file = arguments.plan.as_deref();
-    let mut plan = Plan::read(file.unwrap_or("docs/results.toml".as_ref()))?;
-    plan.place(&arguments.data)?;
-    if !arguments.seeds.is_empty() {
-        plan.seeds.clone_from(&arguments.seeds);
-    }
-    let chosen = choose(&plan, &arguments.only)?;
-    let dir = arguments.dir.as_deref();
-    let dir = dir.unwrap_or("runs/results".as_ref());
-    let runner = Runner::new(&plan, dir, &arguments.set)?;
-    let change_documents = !arguments.print && arguments.set.is_empty();
-    for table in chosen {
-        let text = render::table(table, &plan.seeds, &runner)?;
-        println!("\n{}: {}\n\n{text}", table.name, table.files.join(", "));
-        if change_documents {
-            for file in &table.files {
-                document::replace(file.as_ref(), &table.name, &text)?;
-            }
+    // The lines of --science are kept beside the plan, in a directory of its name.
+    let kept = match science && !short {
+        true => file.with_extension(""),
+        false => dir.into(),
+    };
+    let plans = plans(arguments, file)?;
+    let how = how(arguments)?;
+    let executor = match arguments.render {
+        true => None,
+        false => Some(Executor::new(dir)?),
+    };
+    for mut plan in plans {
+        if let Some(executor) = executor.as_ref().filter(|_| !science) {
+            plan.revision = executor.programs()?;
         }
+        make(arguments, &plan, executor.as_ref(), &how, &kept)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The tables to make; those whose data is not there are named and left out, unless they were asked for.
-fn choose<'a>(plan: &'a Plan, only: &[String]) -> Result<Vec<&'a Table>> {
-    for name in only {
-        let known = plan.tables.iter().any(|table| table.name == *name);
-        let names: Vec<&str> = plan.tables.iter().map(|t| t.name.as_str()).collect();
-        ensure!(
-            known,
-            "--only {name}: no such table; the plan has {}",
-            names.join(", ")
-        );
+/// The plans of a file, as the arguments choose and change them. What cannot be run without `--data` is named and left
+/// out, unless it was asked for.
+fn plans(arguments: &Arguments, file: &Path) -> Result<Vec<Plan>> {
+    let (science, only) = (arguments.science, &arguments.only);
+    let mut plans = match science {
+        true => vec![Plan::read(file)?],
+        false => Plan::read_tables(file, &arguments.seeds)?,
+    };
+    if !science {
+        let names: Vec<&String> = plans.iter().map(|plan| &plan.name).collect();
+        if let Some(name) = only.iter().find(|name| !names.contains(name)) {
+            bail!("--only {name}: no such table; the plan has {names:?}");
+        }
+        plans.retain(|plan| only.is_empty() || only.contains(&plan.name));
     }
-    let mut chosen = Vec::new();
-    for table in &plan.tables {
-        if !only.is_empty() && !only.contains(&table.name) {
+    for plan in &mut plans {
+        plan.place(&arguments.data)?;
+        plan.overrides.clone_from(&arguments.set);
+        for (name, data) in plan.unplaced().filter(|_| !arguments.render) {
+            let how = format!("pass --data {name}=PATH ({})", data.how);
+            if !science && !only.is_empty() {
+                bail!("{}: {how}", plan.name);
+            }
+            println!("{}: runs on {name} are left out; {how}", plan.name);
+        }
+    }
+    plans.retain(|plan| science || plan.unplaced().next().is_none());
+    Ok(plans)
+}
+
+/// How the arguments want the runs to be worked off. Those of tables are all wanted, and all kept.
+fn how(arguments: &Arguments) -> Result<How> {
+    let (mut only, mut keep) = (Selection::default(), Some(Selection::default()));
+    if arguments.science {
+        only = Selection::parse("--only", &arguments.only)?;
+        let selected = Selection::parse("--keep", &arguments.keep)?;
+        keep = (!arguments.keep.is_empty()).then_some(selected);
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(How {
+        jobs: arguments.jobs.map_or(cores, |jobs| jobs as usize),
+        budget: arguments.budget_minutes.map(|minutes| 60.0 * minutes),
+        only,
+        keep,
+    })
+}
+
+/// Runs what is missing of a plan, with its lines in the directory `kept`, and writes its tables and plots.
+fn make(
+    arguments: &Arguments,
+    plan: &Plan,
+    executor: Option<&Executor>,
+    how: &How,
+    kept: &Path,
+) -> Result<()> {
+    let mut results = Results::open(plan, &kept.join("runs.jsonl"))?;
+    let worked = match executor {
+        Some(executor) => {
+            // A table must not mix the numbers of two recipes.
+            executor.forget(&mut results.store, |record| {
+                let is_stale = !record.revision.starts_with(&plan.revision);
+                let is_unwanted = arguments.rerun && how.only.takes(&record.run);
+                is_unwanted || (is_stale && !arguments.science)
+            })?;
+            work(&mut results, executor, how)
+        }
+        None => Ok(()),
+    };
+    if !arguments.science {
+        worked?;
+        return show(arguments, plan, &tables::plain(&results));
+    }
+    results.store.merge(&kept.join("extra"))?;
+    let text = science(&results, kept, arguments.print)?;
+    show(arguments, plan, &text)?;
+    worked
+}
+
+/// The tables of `--science`; its plots are written beside the lines of the runs.
+fn science(results: &Results, kept: &Path, print: bool) -> Result<String> {
+    let mut text = String::new();
+    for (name, data) in &results.plan.data {
+        let table = tables::data_set(results, name);
+        if table.is_empty() {
             continue;
         }
-        let data = plan.data.get(&table.data);
-        let data =
-            data.with_context(|| format!("table {}: no data set {}", table.name, table.data))?;
-        match (&data.train, only.is_empty()) {
-            (Some(_), _) => chosen.push(table),
-            (None, true) => println!(
-                "{}: left out, its data set is not part of the repository; pass --data {}=PATH ({})",
-                table.name, table.data, data.how
-            ),
-            (None, false) => anyhow::bail!(
-                "{}: pass --data {}=PATH ({})",
-                table.name,
-                table.data,
-                data.how
-            ),
+        text += &format!("### {}\n\n{table}", data.title);
+        for plot in figures::of_data_set(results, name) {
+            let (path, svg) = (kept.join(&plot.file), plot::svg(&plot));
+            if !print && fs::read_to_string(&path).ok().as_ref() != Some(&svg) {
+                fs::write(&path, &svg).at(&path)?;
+            }
+            let dir = kept.file_name().unwrap_or_default().to_string_lossy();
+            text += &format!("![{}]({dir}/{})\n\n", plot.title, plot.file);
         }
     }
-    Ok(chosen)
+    Ok(text + &tables::state(results))
 }
+
+/// Writes a table into the documents of the plan, or prints it.
+fn show(arguments: &Arguments, plan: &Plan, table: &str) -> Result<()> {
+    if arguments.print || !arguments.set.is_empty() || plan.files.is_empty() {
+        println!("\n{}\n\n{table}", plan.name);
+        return Ok(());
+    }
+    let mut files = plan.files.iter();
+    files.try_for_each(|file| document::replace(file, &plan.name, table))
+}
+
+#[cfg(test)]
+mod tests;

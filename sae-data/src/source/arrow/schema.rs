@@ -11,8 +11,7 @@ use crate::source::matrix::Integer;
 /// How a list stores the places of its elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum List {
-    Offsets32,
-    Offsets64,
+    Offsets(Integer),
     Fixed(usize),
 }
 
@@ -97,8 +96,8 @@ fn describe(field: &Field<'_>) -> String {
 
 fn list(field: &Field<'_>) -> Option<List> {
     match field.type_type() {
-        Type::List => Some(List::Offsets32),
-        Type::LargeList => Some(List::Offsets64),
+        Type::List => Some(List::Offsets(Integer::I32)),
+        Type::LargeList => Some(List::Offsets(Integer::I64)),
         Type::FixedSizeList => {
             let size = usize::try_from(field.type_as_fixed_size_list()?.listSize()).ok()?;
             Some(List::Fixed(size))

@@ -1,11 +1,12 @@
 //! Parquet, which has to be decoded: behind the feature `parquet`, because its decoders are a large dependency.
 //!
-//! Rows are lists of floats, or examples are lists of such rows. The crate `parquet` decodes columns into values and
-//! levels (Dremel's definition and repetition levels); the levels say where rows begin and whether a value is missing.
-//! Files may come from anywhere, so the claims of a file are checked before the decoder allocates memory for them:
-//! `thrift.rs` walks over the footer, `pages.rs` over the page headers, `levels.rs` over the levels.
+//! Rows are lists of floats, or examples are lists of such rows. To the rest of the crate a column of a row group is a
+//! store of its decoded values, without nulls and at equal distances, so rows are found in it as in a file (`column.rs`).
+//! The levels of the values (Dremel's definition and repetition levels) say where rows begin and whether a value is
+//! missing; they are checked page by page while values are read, and then forgotten (`levels.rs`).
 //!
-//! A read begins at the page that holds its first row, and reads all wanted rows of a row group in one pass.
+//! Files may come from anywhere, so the claims of a file are checked before the decoder allocates memory for them:
+//! `thrift.rs` walks over the footer, `pages.rs` over the page headers.
 
 #[cfg(feature = "parquet")]
 mod column;
@@ -16,11 +17,9 @@ mod opening;
 #[cfg(feature = "parquet")]
 mod pages;
 #[cfg(feature = "parquet")]
-mod reader;
-#[cfg(feature = "parquet")]
 mod thrift;
 
-use super::format::{Format, Open};
+use super::format::Format;
 
 const NAME: &str = "Parquet";
 
@@ -34,16 +33,14 @@ pub(super) static FORMAT: Format = Format {
     magic: &[b"PAR1"],
     extensions: &["parquet"],
     #[cfg(feature = "parquet")]
-    open: Open::Decoded(|path, files, options| {
-        Ok(Box::new(reader::Parquet::open(path, files, options)?))
-    }),
+    add: opening::add,
     #[cfg(not(feature = "parquet"))]
-    open: Open::Decoded(|path, _, _| {
+    add: |_, file, _| {
         Err(crate::error::DataError::NotCompiled {
-            path: path.into(),
+            path: file.path.clone(),
             format: NAME,
             feature: "parquet",
         })
-    }),
+    },
     ..Format::UNNAMED
 };

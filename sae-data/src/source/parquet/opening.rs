@@ -1,24 +1,22 @@
 //! Opens Parquet files: reads footers, chooses columns, and checks that a file can hold what it claims.
 
 use std::fs::File;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use parquet::basic::{LogicalType, Type as PhysicalType};
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use parquet::schema::types::ColumnDescriptor;
 
 use super::NAME;
 use super::column::{Column, guarded};
-use super::pages::{Pages, Walked};
-use super::reader::Group;
-use super::thrift::{self, Trouble};
+use super::pages::Walked;
+use super::thrift::{Trouble, walk};
 use crate::element::Element;
 use crate::error::DataError;
-use crate::source::builder::no_positions;
-use crate::source::documents::DocumentsBuilder;
+use crate::source::SourceFile;
+use crate::source::builder::MatrixBuilder;
 use crate::source::format::only;
-use crate::source::{Options, SourceFile};
+use crate::source::matrix::{Integer, IntegerColumn};
 
 /// Bytes of the footer's length and the magic at the end of a file.
 const TAIL: u64 = 8;
@@ -31,71 +29,33 @@ const EXAMPLES: u64 = 1 << 22;
 /// Pages per block: on average, one page per block is decoded for two blocks.
 const PAGES_PER_BLOCK: usize = 4;
 
-/// Type and shape of the rows, and the first file that had them.
-#[derive(Clone, Debug)]
-pub(super) struct Kind {
-    pub(super) element: Element,
-    pub(super) width: usize,
-    pub(super) depth: usize,
-    /// Name of the column.
-    pub(super) name: String,
-    first: PathBuf,
-}
-
-/// A data set that is being opened.
-pub(super) struct Opening<'a> {
-    options: &'a Options,
-    pub(super) kind: Option<Kind>,
-    pub(super) metadata: Vec<Arc<ParquetMetaData>>,
-    pub(super) groups: Vec<Group>,
-    pub(super) documents: DocumentsBuilder,
-    pub(super) rows: usize,
-    records: usize,
-    /// Number of rows that are best read together.
-    pub(super) block: usize,
-}
-
-/// The values and examples that a file may still claim.
-struct Budget {
-    values: u64,
-    examples: u64,
-}
-
-impl Budget {
-    fn of(file: &SourceFile) -> Self {
-        Self {
-            values: VALUES.saturating_add(file.bytes.saturating_mul(VALUES_PER_BYTE)),
-            examples: EXAMPLES.saturating_add(file.bytes),
-        }
-    }
-
-    /// Subtracts the activations of a row group. Checks its pages, and that each of its `records` has a value.
-    fn take(&mut self, column: &Column<'_>, records: usize) -> Result<Walked, DataError> {
-        let walked = column.check_pages()?;
-        let (values, records) = (walked.values, records as u64);
-        if records > values {
-            let reason = format!("a row group of {records} rows, but {values} values");
-            return Err(column.damaged(reason));
-        }
-        let examples = if column.depth == 2 { records } else { 0 };
-        match (
-            self.values.checked_sub(values),
-            self.examples.checked_sub(examples),
-        ) {
-            (Some(values), Some(examples)) => {
-                *self = Self { values, examples };
-                Ok(walked)
-            }
-            _ => Err(DataError::unsupported(
-                &column.file.path,
-                format!(
-                    "a row group of {values} values in a file of {} bytes",
-                    column.file.bytes
-                ),
-                "activations do not compress that well; write it as .npy if they are nearly all the same",
-            )),
-        }
-    }
+/// Adds a file of activations.
+pub(super) fn add(
+    builder: &mut MatrixBuilder<'_>,
+    file: &SourceFile,
+    column: Option<&str>,
+) -> Result<(), DataError> {
+    builder.info.files.push(file.clone());
+    check_footer(file)?;
+    let metadata = guarded(file, 0, || {
+        ParquetMetaDataReader::new().parse_and_finish(&File::open(&file.path)?)
+    })?;
+    let schema = metadata.file_metadata().schema_descr();
+    let leaves: Vec<&ColumnDescriptor> = schema.columns().iter().map(AsRef::as_ref).collect();
+    let (column, depth, element) = activation_column(file, &leaves, column)?;
+    builder.info.tensor.get_or_insert(root(leaves[column]));
+    let mut opening = Opening {
+        file,
+        column,
+        depth,
+        element,
+        labels: leaves.iter().position(|leaf| is_label(leaf)),
+        rows: 0,
+        values_left: VALUES.saturating_add(file.bytes.saturating_mul(VALUES_PER_BYTE)),
+        examples_left: EXAMPLES.saturating_add(file.bytes),
+    };
+    let mut groups = metadata.row_groups().iter();
+    groups.try_for_each(|group| opening.group(builder, group))
 }
 
 /// Checks the footer before it is decoded.
@@ -110,185 +70,127 @@ fn check_footer(file: &SourceFile) -> Result<(), DataError> {
         damaged("a Parquet file ends in the length of its footer and \"PAR1\"; this one was cut")
     })?;
     let footer = open.bytes_at(NAME, start, len)?;
-    thrift::walk(&footer).map_err(|trouble| match trouble {
-        Trouble::Short => damaged("the footer claims more than it holds"),
-        Trouble::Wrong(what) => damaged(&format!("{what} in the footer")),
-    })
+    match walk(&footer, &mut |_, _, _| Ok(())) {
+        Ok(_) => Ok(()),
+        Err(Trouble::Short) => Err(damaged("the footer claims more than it holds")),
+        Err(Trouble::Wrong(what)) => Err(damaged(&format!("{what} in the footer"))),
+    }
 }
 
-impl<'a> Opening<'a> {
-    pub(super) fn new(options: &'a Options) -> Self {
-        Self {
-            options,
-            kind: None,
-            metadata: Vec::new(),
-            groups: Vec::new(),
-            documents: DocumentsBuilder::default(),
-            rows: 0,
-            records: 0,
-            block: 1,
-        }
-    }
+/// A file that is being opened.
+struct Opening<'a> {
+    file: &'a SourceFile,
+    /// Leaf column of the activations.
+    column: usize,
+    /// Depth of its lists: 1 for rows, 2 for examples of rows.
+    depth: usize,
+    element: Element,
+    /// Leaf column of the labels.
+    labels: Option<usize>,
+    /// Rows so far.
+    rows: usize,
+    /// The values and examples that the file may still claim.
+    values_left: u64,
+    examples_left: u64,
+}
 
-    /// Adds file number `number`.
-    pub(super) fn file(&mut self, number: usize, file: &SourceFile) -> Result<(), DataError> {
-        check_footer(file)?;
-        let metadata = guarded(|| {
-            let opened = File::open(&file.path)?;
-            ParquetMetaDataReader::new().parse_and_finish(&opened)
-        });
-        let metadata =
-            metadata.map_err(|reason| DataError::damaged(&file.path, NAME, 0, reason))?;
-        let schema = metadata.file_metadata().schema_descr();
-        let leaves: Vec<&ColumnDescriptor> = schema.columns().iter().map(AsRef::as_ref).collect();
-        let column = activation_column(file, &leaves, self.options.tensor.as_deref())?;
-        let (depth, element) = activations(leaves[column]).expect("it has been chosen for that");
-        if self.options.drop_first_token && depth == 1 {
-            return Err(no_positions(&file.path));
-        }
-        let labels = leaves.iter().position(|leaf| is_label(leaf));
-        let metadata = Arc::new(metadata);
-        let mut budget = Budget::of(file);
-        for group in 0..metadata.num_row_groups() {
-            let in_group = Column {
-                file,
-                metadata: &metadata,
-                group,
-                column,
-                element,
-                width: 0,
-                depth,
-                pages: &Pages::default(),
-                first_row: self.rows,
-            };
-            self.group(number, in_group, labels, &mut budget)?;
-        }
-        self.metadata.push(metadata);
-        Ok(())
-    }
-
+impl Opening<'_> {
     /// Adds a row group.
     fn group(
         &mut self,
-        file: usize,
-        column: Column<'_>,
-        labels: Option<usize>,
-        budget: &mut Budget,
+        builder: &mut MatrixBuilder<'_>,
+        group: &RowGroupMetaData,
     ) -> Result<(), DataError> {
-        let group = column.metadata.row_group(column.group);
-        let damaged = |reason: &str| DataError::damaged(&column.file.path, NAME, 0, reason);
-        let records =
-            usize::try_from(group.num_rows()).map_err(|_| damaged("a negative number of rows"))?;
+        let damaged = |reason: &str| DataError::damaged(&self.file.path, NAME, 0, reason);
+        let records = usize::try_from(group.num_rows());
+        let records = records.map_err(|_| damaged("a negative number of rows"))?;
         if records == 0 {
             return Ok(());
         }
-        if column.column.max(labels.unwrap_or(0)) >= group.num_columns() {
+        if self.column.max(self.labels.unwrap_or(0)) >= group.num_columns() {
             return Err(damaged("a row group without all of its columns"));
         }
-        let walked = budget.take(&column, records)?;
-        let label_pages = |labels| {
-            let of_labels = Column {
-                column: labels,
-                ..column
-            };
-            Ok((labels, by_width(&of_labels.check_pages()?, 1, records)))
+        let mut column = self.column(group.column(self.column), records)?;
+        self.take(&column)?;
+        let (values, known) = (column.pages.values, builder.info.width);
+        column.width = match self.depth == 1 && values == records as u64 * known as u64 {
+            true => known, // reading finds rows of another width
+            false => column.first_width()?,
         };
-        let labels = labels.map(label_pages).transpose()?;
-        let width = self.width(&column, walked.values, records as u64)?;
-        let column = Column { width, ..column };
-        self.check_kind(&column)?;
-        let start = self.rows;
-        let pages = if column.depth == 1 {
-            let rows = self.rows.checked_add(records);
-            self.rows = rows.ok_or_else(|| damaged("too many rows"))?;
-            by_width(&walked, width, records)
-        } else {
-            self.examples(&column, &walked, records)?
+        let page_rows = column.pages.longest as usize / column.width + 1;
+        let block = page_rows.saturating_mul(PAGES_PER_BLOCK);
+        builder.info.preferred_block = builder.info.preferred_block.max(Some(block));
+        self.add(builder, Arc::new(column))?;
+        let Some(labels) = self.labels else {
+            return Ok(());
         };
-        let page_rows = usize::try_from(walked.longest()).unwrap_or(usize::MAX) / width.max(1);
-        let block = (page_rows + 1).saturating_mul(PAGES_PER_BLOCK);
-        self.block = self.block.max(block);
-        self.groups.push(Group {
-            file,
-            number: column.group,
-            column: column.column,
-            pages,
-            labels,
-            rows: start..self.rows,
-            first_record: self.records,
-        });
-        self.records += records;
+        let mut labels = self.column(group.column(labels), records)?;
+        labels.width = 1;
+        let store = builder.store(Arc::new(labels));
+        let column = IntegerColumn {
+            integer: Integer::I64, // as which all are decoded
+            offset: 0,
+            count: records,
+        };
+        builder.labels(store, &column)
+    }
+
+    /// A column whose page headers have been checked.
+    fn column(&self, chunk: &ColumnChunkMetaData, records: usize) -> Result<Column, DataError> {
+        Ok(Column {
+            file: self.file.clone(),
+            chunk: chunk.clone(),
+            pages: Walked::over(self.file, chunk)?,
+            records,
+            width: 0,
+            first_row: self.rows,
+        })
+    }
+
+    /// Subtracts the activations of a row group from what the file may claim; each record has a value.
+    fn take(&mut self, column: &Column) -> Result<(), DataError> {
+        let (values, records) = (column.pages.values, column.records as u64);
+        if records > values {
+            let reason = format!("a row group of {records} rows, but {values} values");
+            return Err(column.damaged(reason));
+        }
+        let examples = if self.depth == 2 { records } else { 0 };
+        let values_left = self.values_left.checked_sub(values);
+        let (Some(values_left), Some(examples_left)) =
+            (values_left, self.examples_left.checked_sub(examples))
+        else {
+            let bytes = self.file.bytes;
+            return Err(DataError::unsupported(
+                &self.file.path,
+                format!("a row group of {values} values in a file of {bytes} bytes"),
+                "activations do not compress that well; write it as .npy if they are nearly all the same",
+            ));
+        };
+        (self.values_left, self.examples_left) = (values_left, examples_left);
         Ok(())
     }
 
-    /// Width of the rows; reading them finds rows of another width.
-    fn width(&self, column: &Column<'_>, values: u64, records: u64) -> Result<usize, DataError> {
-        match &self.kind {
-            Some(kind) if column.depth == 1 && values == records * kind.width as u64 => {
-                Ok(kind.width)
-            }
-            _ => column.first_width(),
-        }
-    }
-
-    /// Adds the examples of a row group.
-    fn examples(
+    /// Adds the rows of a row group.
+    fn add(
         &mut self,
-        column: &Column<'_>,
-        walked: &Walked,
-        records: usize,
-    ) -> Result<Pages, DataError> {
-        let skip = usize::from(self.options.drop_first_token);
-        let lengths = column.lengths(records)?;
-        for length in &lengths {
-            self.documents.push(length.saturating_sub(skip));
-            self.rows += length.saturating_sub(skip);
+        builder: &mut MatrixBuilder<'_>,
+        column: Arc<Column>,
+    ) -> Result<(), DataError> {
+        let store = builder.store(column.clone());
+        builder.kind(store, self.element, column.width)?;
+        if self.depth == 1 {
+            self.rows += column.records;
+            return builder.rows(store, 0, column.records);
         }
-        Ok(by_lengths(walked, column.width, &lengths))
+        let row_bytes = (column.width * self.element.size()) as u64;
+        let mut rows = 0;
+        for length in column.lengths()? {
+            builder.example(store, rows as u64 * row_bytes, length)?;
+            rows += length;
+        }
+        self.rows += rows;
+        Ok(())
     }
-
-    fn check_kind(&mut self, column: &Column<'_>) -> Result<(), DataError> {
-        let (file, width) = (column.file, column.width);
-        let (element, depth) = (column.element, column.depth);
-        let kind = self.kind.get_or_insert_with(|| Kind {
-            element,
-            width,
-            depth,
-            name: root(column.chunk().column_descr()),
-            first: file.path.clone(),
-        });
-        let (path, first) = (&file.path, &kind.first);
-        DataError::agree("width", (path, width), (first, kind.width))?;
-        DataError::agree("type", (path, element), (first, kind.element))?;
-        DataError::agree("depth of lists", (path, depth), (first, kind.depth))
-    }
-}
-
-/// The pages of records of `width` values each; an empty table if the number of values differs, which reading reports.
-fn by_width(walked: &Walked, width: usize, records: usize) -> Pages {
-    let width = width as u64;
-    match (records as u64).checked_mul(width) == Some(walked.values) {
-        true => walked.pages(|value| ((value / width) as usize, value / width * width)),
-        false => Pages::default(),
-    }
-}
-
-/// The pages of examples of `lengths` rows of `width` values.
-fn by_lengths(walked: &Walked, width: usize, lengths: &[usize]) -> Pages {
-    let begins: Vec<u64> = lengths
-        .iter()
-        .scan(0, |at, length| {
-            let begin = *at;
-            *at += (length * width) as u64;
-            Some(begin)
-        })
-        .collect();
-    walked.pages(|value| {
-        let record = begins
-            .partition_point(|begin| *begin <= value)
-            .saturating_sub(1);
-        (record, begins.get(record).copied().unwrap_or(0))
-    })
 }
 
 /// Depth of the lists and element type of a column of floats in one or two nested lists.
@@ -328,19 +230,20 @@ fn root(leaf: &ColumnDescriptor) -> String {
     leaf.path().parts().first().cloned().unwrap_or_default()
 }
 
-/// The wanted column, or the only candidate.
+/// The wanted column, or the only candidate, with the depth of its lists and its element type.
 fn activation_column(
     file: &SourceFile,
     leaves: &[&ColumnDescriptor],
     wanted: Option<&str>,
-) -> Result<usize, DataError> {
-    let names: Vec<String> = leaves
-        .iter()
-        .map(|leaf| format!("\"{}\" {}", leaf.path().string(), leaf.physical_type()))
-        .collect();
-    let candidates = (0..leaves.len())
-        .filter(|i| activations(leaves[*i]).is_some())
-        .filter(|i| wanted.is_none_or(|wanted| root(leaves[*i]) == wanted))
-        .collect();
+) -> Result<(usize, usize, Element), DataError> {
+    let describe =
+        |leaf: &&ColumnDescriptor| format!("\"{}\" {}", leaf.path().string(), leaf.physical_type());
+    let names: Vec<String> = leaves.iter().map(describe).collect();
+    let candidates = leaves.iter().enumerate().filter_map(|(number, leaf)| {
+        let (depth, element) = activations(leaf)?;
+        let named = wanted.is_none_or(|wanted| root(leaf) == wanted);
+        named.then_some((number, depth, element))
+    });
+    let candidates = candidates.collect();
     only(&file.path, "column", wanted, candidates, names.join(", "))
 }

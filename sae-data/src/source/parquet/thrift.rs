@@ -30,153 +30,137 @@ pub(super) enum Trouble {
     Wrong(&'static str),
 }
 
-/// Walks over structs in `bytes`.
-pub(super) struct Compact<'a> {
-    bytes: &'a [u8],
-    at: usize,
+/// What is told of each field of a struct that is in no list: the numbers of the fields that lead to it, its type, and its
+/// value if it is an integer.
+type Visit<'v> = dyn FnMut(&[i16], u8, i64) -> Result<(), Trouble> + 'v;
+
+/// Walks over the struct at the start of `bytes`; returns the number of its bytes.
+pub(super) fn walk(bytes: &[u8], visit: &mut Visit<'_>) -> Result<usize, Trouble> {
+    let path = Vec::new();
+    let mut compact = Compact { bytes, path };
+    compact.fields(0, visit)?;
+    Ok(bytes.len() - compact.bytes.len())
 }
 
-impl<'a> Compact<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
-    }
+/// A struct that is being walked over.
+struct Compact<'a> {
+    /// What follows.
+    bytes: &'a [u8],
+    path: Vec<i16>,
+}
 
-    /// Number of bytes walked over.
-    pub(super) fn at(&self) -> usize {
-        self.at
-    }
+fn byte(bytes: &mut &[u8]) -> Result<u8, Trouble> {
+    bytes.split_off_first().copied().ok_or(Trouble::Short)
+}
 
-    fn byte(&mut self) -> Result<u8, Trouble> {
-        let byte = self.bytes.get(self.at).ok_or(Trouble::Short)?;
-        self.at += 1;
-        Ok(*byte)
-    }
-
-    fn unsigned(&mut self) -> Result<u64, Trouble> {
-        let mut value = 0;
-        for shift in (0..63).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
+/// Takes an unsigned number off the front of `bytes`.
+pub(super) fn varint(bytes: &mut &[u8]) -> Result<u64, Trouble> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = byte(bytes)?;
+        if shift == 63 && byte > 1 {
+            break;
         }
-        match self.byte()? {
-            last @ (0 | 1) => Ok(value | u64::from(last) << 63),
-            _ => Err(Trouble::Wrong("a number of more than 64 bits")),
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Ok(value);
         }
     }
+    Err(Trouble::Wrong("a number of more than 64 bits"))
+}
 
-    pub(super) fn i32(&mut self) -> Result<i32, Trouble> {
-        let zigzag = self.unsigned()?;
-        let value = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
-        i32::try_from(value).map_err(|_| Trouble::Wrong("a number of more than 32 bits"))
-    }
+fn signed(bytes: &mut &[u8]) -> Result<i32, Trouble> {
+    let zigzag = varint(bytes)?;
+    let value = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
+    i32::try_from(value).map_err(|_| Trouble::Wrong("a number of more than 32 bits"))
+}
 
+impl Compact<'_> {
     fn over(&mut self, bytes: u64) -> Result<(), Trouble> {
-        let left = self.bytes.len() - self.at;
-        match usize::try_from(bytes) {
-            Ok(bytes) if bytes <= left => {
-                self.at += bytes;
-                Ok(())
-            }
-            _ => Err(Trouble::Short),
-        }
+        let bytes = usize::try_from(bytes).map_err(|_| Trouble::Short)?;
+        let over = self.bytes.split_off(..bytes);
+        over.map(drop).ok_or(Trouble::Short)
     }
 
-    /// Walks over a struct. `visit` gets number and type of each field, and returns whether it has read the field.
-    pub(super) fn fields(
-        &mut self,
-        mut visit: impl FnMut(&mut Self, i16, u8) -> Result<bool, Trouble>,
-    ) -> Result<(), Trouble> {
-        self.fields_at(0, &mut visit)
-    }
-
-    fn fields_at(
-        &mut self,
-        depth: usize,
-        visit: &mut dyn FnMut(&mut Self, i16, u8) -> Result<bool, Trouble>,
-    ) -> Result<(), Trouble> {
+    fn fields(&mut self, depth: usize, visit: &mut Visit<'_>) -> Result<(), Trouble> {
         let mut number: i16 = 0;
         loop {
-            let byte = self.byte()?;
+            let byte = byte(&mut self.bytes)?;
             let kind = byte & 0x0f;
             if kind == 0 {
                 return Ok(());
             }
             number = match byte >> 4 {
-                0 => self.i32()?.try_into().ok(),
+                0 => signed(&mut self.bytes)?.try_into().ok(),
                 step => number.checked_add(i16::from(step)),
             }
             .ok_or(Trouble::Wrong("a field number of more than 16 bits"))?;
-            if !visit(self, number, kind)? {
-                self.skip(kind, depth + 1)?;
-            }
+            self.path.push(number);
+            let value = self.value(kind, depth + 1, visit)?;
+            visit(&self.path, kind, value)?;
+            self.path.pop();
         }
     }
 
-    fn skip(&mut self, kind: u8, depth: usize) -> Result<(), Trouble> {
+    /// Walks over a value; returns it if it is an integer of at most 32 bits.
+    fn value(&mut self, kind: u8, depth: usize, visit: &mut Visit<'_>) -> Result<i64, Trouble> {
         if depth > MAX_DEPTH {
             return Err(Trouble::Wrong("fields too deep in one another"));
         }
         match kind {
-            TRUE | FALSE => Ok(()),
-            BYTE => self.over(1),
-            I16 | I32 | I64 => self.unsigned().map(drop),
-            DOUBLE => self.over(8),
-            UUID => self.over(16),
+            TRUE | FALSE => {}
+            BYTE => self.over(1)?,
+            I16 | I32 => return signed(&mut self.bytes).map(i64::from),
+            I64 => drop(varint(&mut self.bytes)?),
+            DOUBLE => self.over(8)?,
+            UUID => self.over(16)?,
             BINARY => {
-                let len = self.unsigned()?;
-                self.over(len)
+                let len = varint(&mut self.bytes)?;
+                self.over(len)?;
             }
-            STRUCT => self.fields_at(depth, &mut |_, _, _| Ok(false)),
-            LIST | SET => self.skip_list(depth),
-            MAP => {
-                let len = self.unsigned()?;
-                match len {
-                    0 => Ok(()),
-                    _ => Err(Trouble::Wrong("a map")), // Parquet has none
-                }
-            }
-            _ => Err(Trouble::Wrong("a field of no known type")),
+            STRUCT => self.fields(depth, visit)?,
+            LIST | SET => self.list(depth)?,
+            MAP if varint(&mut self.bytes)? == 0 => {}
+            MAP => return Err(Trouble::Wrong("a map")), // Parquet has none
+            _ => return Err(Trouble::Wrong("a field of no known type")),
         }
+        Ok(0)
     }
 
-    /// Skips a list, whose elements take at least one byte each.
-    fn skip_list(&mut self, depth: usize) -> Result<(), Trouble> {
-        let byte = self.byte()?;
+    /// Walks over a list, whose elements take at least one byte each.
+    fn list(&mut self, depth: usize) -> Result<(), Trouble> {
+        let byte = byte(&mut self.bytes)?;
         let (kind, len) = match byte >> 4 {
-            15 => (byte & 0x0f, self.unsigned()?),
+            15 => (byte & 0x0f, varint(&mut self.bytes)?),
             len => (byte & 0x0f, u64::from(len)),
         };
-        if len > (self.bytes.len() - self.at) as u64 {
+        if len > self.bytes.len() as u64 {
             return Err(Trouble::Short);
         }
         if len > 0 && matches!(kind, TRUE | FALSE) {
             return Err(Trouble::Wrong("a list of booleans"));
         }
-        (0..len).try_for_each(|_| self.skip(kind, depth + 1))
+        (0..len).try_for_each(|_| self.value(kind, depth + 1, &mut |_, _, _| Ok(())).map(drop))
     }
-}
-
-/// Walks over the struct at the start of `bytes`.
-pub(super) fn walk(bytes: &[u8]) -> Result<(), Trouble> {
-    Compact::new(bytes).fields(|_, _, _| Ok(false))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn walk(bytes: &[u8]) -> Result<(), Trouble> {
+        super::walk(bytes, &mut |_, _, _| Ok(())).map(drop)
+    }
+
     #[test]
     fn numbers_at_their_limits() {
-        let read = |bytes: &[u8]| Compact::new(bytes).i32();
+        let read = |mut bytes: &[u8]| signed(&mut bytes);
         assert_eq!(read(&[0x01]), Ok(-1));
         assert_eq!(read(&[0xfe, 0xff, 0xff, 0xff, 0x0f]), Ok(i32::MAX));
         assert_eq!(read(&[0xff, 0xff, 0xff, 0xff, 0x0f]), Ok(i32::MIN));
         assert!(read(&[0xff, 0xff, 0xff, 0xff, 0x1f]).is_err());
         assert_eq!(read(&[0x80]), Err(Trouble::Short));
-        assert!(Compact::new(&[0xff; 12]).unsigned().is_err());
+        assert!(varint(&mut &[0xff; 12][..]).is_err());
     }
 
     #[test]

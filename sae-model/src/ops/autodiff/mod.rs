@@ -16,14 +16,14 @@ use burn::backend::autodiff::ops::{Backward, OpsKind};
 use burn::backend::tensor::FloatTensor;
 
 use super::backend::{self, Attended, Encoding, SaeOps, SparsemaxLatents};
-use super::gradients::Gradients;
+use super::gradients::GradientOps;
 use super::{Norm, Pattern, Selection, SparseValue};
 use nodes::{
     AttendBackward, AttendState, DecodeBackward, EncodeBackward, EncodeState, NormalizeBackward,
     ProjectBackward, ProjectState, RestoreBackward, SparseAttentionBackward, SquaredErrorBackward,
 };
 
-impl<B: Gradients, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
+impl<B: GradientOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
     fn attend(
         queries: FloatTensor<Self>,
         dictionary: FloatTensor<Self>,

@@ -7,13 +7,13 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
 
-use crate::ops::gradients::Gradients;
+use crate::ops::gradients::GradientOps;
 use crate::ops::{Norm, Pattern, Selection, SparseValue};
 
 #[derive(Debug)]
 pub(super) struct SparseAttentionBackward;
 
-impl<B: Gradients> Backward<B, 1> for SparseAttentionBackward {
+impl<B: GradientOps> Backward<B, 1> for SparseAttentionBackward {
     /// Scores, threshold and the kind of value.
     type State = (FloatTensor<B>, FloatTensor<B>, SparseValue);
 
@@ -40,7 +40,7 @@ pub(super) struct EncodeBackward;
 
 /// What the backward pass of an encoding needs.
 #[derive(Clone, Debug)]
-pub(super) struct EncodeState<B: Gradients> {
+pub(super) struct EncodeState<B: GradientOps> {
     pub(super) queries: FloatTensor<B>,
     pub(super) dictionary: FloatTensor<B>,
     pub(super) thresholds: FloatTensor<B>,
@@ -49,7 +49,7 @@ pub(super) struct EncodeState<B: Gradients> {
     pub(super) selection: Selection,
 }
 
-impl<B: Gradients> Backward<B, 4> for EncodeBackward {
+impl<B: GradientOps> Backward<B, 4> for EncodeBackward {
     type State = EncodeState<B>;
 
     fn backward(
@@ -90,7 +90,7 @@ impl<B: Gradients> Backward<B, 4> for EncodeBackward {
 #[derive(Debug)]
 pub(super) struct DecodeBackward;
 
-impl<B: Gradients> Backward<B, 2> for DecodeBackward {
+impl<B: GradientOps> Backward<B, 2> for DecodeBackward {
     /// Values, dictionary and where the entries are.
     type State = (FloatTensor<B>, FloatTensor<B>, Arc<Pattern>);
 
@@ -118,7 +118,7 @@ pub(super) struct AttendBackward;
 
 /// What the backward pass of sparse attention needs.
 #[derive(Clone, Debug)]
-pub(super) struct AttendState<B: Gradients> {
+pub(super) struct AttendState<B: GradientOps> {
     pub(super) queries: FloatTensor<B>,
     pub(super) dictionary: FloatTensor<B>,
     pub(super) values: FloatTensor<B>,
@@ -126,7 +126,7 @@ pub(super) struct AttendState<B: Gradients> {
     pub(super) value: SparseValue,
 }
 
-impl<B: Gradients> Backward<B, 2> for AttendBackward {
+impl<B: GradientOps> Backward<B, 2> for AttendBackward {
     type State = AttendState<B>;
 
     fn backward(
@@ -159,7 +159,7 @@ impl<B: Gradients> Backward<B, 2> for AttendBackward {
 #[derive(Debug)]
 pub(super) struct NormalizeBackward;
 
-impl<B: Gradients> Backward<B, 1> for NormalizeBackward {
+impl<B: GradientOps> Backward<B, 1> for NormalizeBackward {
     /// u, n, and how n came about.
     type State = (FloatTensor<B>, FloatTensor<B>, Norm);
 
@@ -183,7 +183,7 @@ pub(super) struct ProjectBackward;
 
 /// What the backward pass of the query projection needs.
 #[derive(Clone, Debug)]
-pub(super) struct ProjectState<B: Gradients> {
+pub(super) struct ProjectState<B: GradientOps> {
     pub(super) u: FloatTensor<B>,
     pub(super) q: FloatTensor<B>,
     pub(super) norms: FloatTensor<B>,
@@ -191,7 +191,7 @@ pub(super) struct ProjectState<B: Gradients> {
     pub(super) norm: Norm,
 }
 
-impl<B: Gradients> Backward<B, 2> for ProjectBackward {
+impl<B: GradientOps> Backward<B, 2> for ProjectBackward {
     type State = ProjectState<B>;
 
     fn backward(
@@ -217,7 +217,7 @@ impl<B: Gradients> Backward<B, 2> for ProjectBackward {
 #[derive(Debug)]
 pub(super) struct RestoreBackward;
 
-impl<B: Gradients> Backward<B, 2> for RestoreBackward {
+impl<B: GradientOps> Backward<B, 2> for RestoreBackward {
     /// y, u, n, the factor, and how n came about.
     type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, f32, Norm);
 
@@ -243,7 +243,7 @@ impl<B: Gradients> Backward<B, 2> for RestoreBackward {
 #[derive(Debug)]
 pub(super) struct SquaredErrorBackward;
 
-impl<B: Gradients> Backward<B, 1> for SquaredErrorBackward {
+impl<B: GradientOps> Backward<B, 1> for SquaredErrorBackward {
     /// x_hat and x.
     type State = (FloatTensor<B>, FloatTensor<B>);
 

@@ -12,7 +12,7 @@ use super::rows::{self, Norm};
 use super::simd::{self, Simd};
 use crate::ops::adam::AdamStep;
 use crate::ops::backend::{AdamUpdate, Host, SaeOps, size};
-use crate::ops::gradients::Gradients;
+use crate::ops::gradients::GradientOps;
 
 #[cfg(feature = "ndarray")]
 mod ndarray {
@@ -20,7 +20,7 @@ mod ndarray {
 
     impl super::Host for NdArray {}
     impl super::SaeOps for NdArray {}
-    impl super::Gradients for NdArray {}
+    impl super::GradientOps for NdArray {}
 }
 
 impl Host for Flex {
@@ -90,7 +90,7 @@ impl SaeOps for Flex {
     }
 }
 
-impl Gradients for Flex {
+impl GradientOps for Flex {
     fn normalize_backward(
         u: &FlexTensor,
         norms: &FlexTensor,

@@ -10,7 +10,7 @@ use cubecl::prelude::{CubeCount, CubeDim};
 
 use super::SparseValue;
 use super::backend::{Host, SaeOps};
-use super::gradients::Gradients;
+use super::gradients::GradientOps;
 
 /// Maximum number of cubes along one axis of a launch (WebGPU's limit).
 const MAX_CUBES: u32 = 65_535;
@@ -72,7 +72,7 @@ impl SaeOps for Cube {
     }
 }
 
-impl Gradients for Cube {
+impl GradientOps for Cube {
     fn sparse_attention_backward(
         scores: &CubeTensor,
         threshold: &CubeTensor,

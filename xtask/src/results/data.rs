@@ -1,33 +1,57 @@
 //! Where the data sets lie, and what tells one from another.
 
-use std::fs::{self, File};
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
 use toml::Value;
 
-use super::plan::{Data, Judged, Plan};
+use super::plan::{Judged, Plan};
+use crate::files::{At, entries};
 
 /// Bytes of a file that are looked at in one place, and in how many places.
 const BLOCK: u64 = 1 << 16;
 const PLACES: u64 = 64;
 
+/// A data set: three splits.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Data {
+    /// Its name in the tables.
+    pub(super) title: String,
+    /// How to get it.
+    pub(super) how: String,
+    /// File or directory to train on; absent where the repository does not ship it.
+    pub(super) train: Option<PathBuf>,
+    /// `data.held_out` of the runs that choose learning rates.
+    pub(super) validation: Option<Value>,
+    /// `data.held_out` of all others.
+    pub(super) heldout: Option<Value>,
+    /// Other keys of the config's `[data]`.
+    #[serde(flatten)]
+    pub(super) keys: BTreeMap<String, Value>,
+}
+
 impl Plan {
-    /// Applies `--data NAME=DIR`: DIR holds `train`, `validation` and `heldout`, each a directory or one file
-    /// (`train.safetensors`).
+    /// Applies `--data NAME=PATH`. PATH is the file or directory to train on if the plan says which part of it is held out;
+    /// otherwise it holds `train`, `validation` and `heldout`, each a directory or one file (`train.safetensors`).
     pub(super) fn place(&mut self, places: &[String]) -> Result<()> {
         for place in places {
-            let (name, dir) = place
-                .split_once('=')
-                .with_context(|| format!("--data {place}: write NAME=DIR"))?;
-            let names: Vec<&String> = self.data.keys().collect();
-            let names = format!("{names:?}");
+            let parts = place.split_once('=');
+            let (name, path) = parts.with_context(|| format!("--data {place}: write NAME=PATH"))?;
+            let names = format!("{:?}", self.data.keys());
             let data = self.data.get_mut(name);
             let data = data
                 .with_context(|| format!("--data {place}: the plan has the data sets {names}"))?;
+            if data.heldout.is_some() && data.validation.is_none() {
+                data.train = Some(path.into());
+                continue;
+            }
             let split =
-                |name: &str| split(Path::new(dir), name).with_context(|| format!("--data {place}"));
+                |name: &str| split(path.as_ref(), name).with_context(|| format!("--data {place}"));
             data.train = Some(split("train")?);
             data.validation = Some(text(&split("validation")?));
             data.heldout = Some(text(&split("heldout")?));
@@ -42,44 +66,42 @@ fn text(path: &Path) -> Value {
 
 /// The directory of a split, or its only file.
 fn split(dir: &Path, name: &str) -> Result<PathBuf> {
-    if dir.join(name).is_dir() {
-        return Ok(dir.join(name));
+    let shards = dir.join(name);
+    if shards.is_dir() {
+        return Ok(shards);
     }
-    let entries = fs::read_dir(dir).with_context(|| format!("{}", dir.display()))?;
-    let mut found: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .collect();
+    let mut found = entries(dir)?;
     found.retain(|path| path.is_file() && path.file_stem().is_some_and(|stem| stem == name));
     match found.len() {
         1 => Ok(found.remove(0)),
         n => bail!(
-            "{n} files called {name}.*, and no directory {name}; put the split's shards into a directory {}, or its \
-             only file at {}.safetensors",
-            dir.join(name).display(),
-            dir.join(name).display()
+            "{n} files called {name}.*, and no directory {name}; put the split's shards into a directory {0}, or its \
+             only file at {0}.safetensors",
+            shards.display()
         ),
     }
 }
 
 impl Data {
-    /// Whether all three splits are there.
-    pub(super) fn is_placed(&self) -> bool {
-        self.train.is_some() && self.validation.is_some() && self.heldout.is_some()
+    /// The three splits by their names.
+    fn splits(&self) -> [(&'static str, Option<Value>); 3] {
+        [
+            ("train", self.train.as_deref().map(text)),
+            ("validation", self.validation.clone()),
+            ("heldout", self.heldout.clone()),
+        ]
     }
 
     /// The config of a run that is judged on a split.
     pub(super) fn config(&self, judged: Judged) -> Result<String> {
-        let mut keys = toml::Table::from_iter(self.keys.clone());
-        let train = self.train.as_deref().context("the data set has no place")?;
+        let [train, validation, heldout] = self.splits().map(|(_, value)| value);
         let held_out = match judged {
-            Judged::Validation => &self.validation,
-            Judged::Heldout => &self.heldout,
+            Judged::Validation => Some(validation.context("the data set has no validation split")?),
+            Judged::Heldout => heldout,
         };
-        keys.insert("train".into(), text(train));
-        keys.insert(
-            "held_out".into(),
-            held_out.clone().context("the data set has no place")?,
-        );
+        let mut keys = toml::Table::from_iter(self.keys.clone());
+        keys.extend(train.map(|train| ("train".to_string(), train)));
+        keys.extend(held_out.map(|held_out| ("held_out".to_string(), held_out)));
         let config = toml::Table::from_iter([("data".to_string(), keys.into())]);
         Ok(toml::to_string(&config)?)
     }
@@ -88,16 +110,12 @@ impl Data {
     /// not a place; the same wherever the files lie.
     pub(super) fn fingerprint(&self) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
-        let paths = [
-            self.train.clone().map(|path| text(&path)),
-            self.validation.clone(),
-            self.heldout.clone(),
-        ];
-        for (name, value) in ["train", "validation", "heldout"].iter().zip(paths) {
+        for (name, value) in self.splits() {
             hasher.update(name.as_bytes());
-            match value.context("the data set has no place")? {
-                Value::String(path) => add_files(&mut hasher, Path::new(&path))?,
-                part => drop(hasher.update(part.to_string().as_bytes())),
+            match value {
+                Some(Value::String(path)) => add_files(&mut hasher, path.as_ref())?,
+                Some(part) => drop(hasher.update(part.to_string().as_bytes())),
+                None => {}
             }
         }
         for (key, value) in &self.keys {
@@ -108,33 +126,23 @@ impl Data {
 }
 
 fn add_files(hasher: &mut blake3::Hasher, path: &Path) -> Result<()> {
-    let about = || format!("{}", path.display());
     if !path.is_dir() {
-        return add_file(hasher, path).with_context(about);
+        return add_file(hasher, path).at(path);
     }
-    let mut files: Vec<PathBuf> = fs::read_dir(path)
-        .with_context(about)?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<_>>()?;
+    let mut files = entries(path)?;
     // what describes the shards (index.json) may say when and where they were made
     files.retain(|file| file.is_file() && file.extension().is_none_or(|end| end != "json"));
-    files.sort();
     ensure!(!files.is_empty(), "{}: no data files", path.display());
     files
         .iter()
-        .try_for_each(|file| add_file(hasher, file).with_context(|| format!("{}", file.display())))
+        .try_for_each(|file| add_file(hasher, file).at(file))
 }
 
 fn add_file(hasher: &mut blake3::Hasher, path: &Path) -> Result<()> {
     let mut file = File::open(path)?;
     let size = file.metadata()?.len();
     hasher.update(&size.to_le_bytes());
-    let places = if size <= BLOCK * PLACES {
-        size.div_ceil(BLOCK)
-    } else {
-        PLACES
-    };
-    let mut bytes = Vec::new();
+    let places = size.div_ceil(BLOCK).min(PLACES);
     for place in 0..places {
         let start = if places < PLACES {
             place * BLOCK
@@ -142,21 +150,21 @@ fn add_file(hasher: &mut blake3::Hasher, path: &Path) -> Result<()> {
             (size - BLOCK) * place / (PLACES - 1)
         };
         file.seek(SeekFrom::Start(start))?;
-        bytes.clear();
-        file.by_ref().take(BLOCK).read_to_end(&mut bytes)?;
-        hasher.update(&bytes);
+        hasher.update_reader(file.by_ref().take(BLOCK))?;
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
-    use crate::results::science::plan::tests::PLAN;
+    use crate::results::plan::tests::PLAN;
 
     #[test]
     fn a_fingerprint_is_of_the_content() {
-        let root = crate::results::science::tests::scratch("fingerprint");
+        let root = crate::results::tests::scratch("fingerprint");
         let print = |dir: &str, byte: u8, size: usize| {
             let dir = root.join(dir);
             fs::create_dir_all(dir.join("train")).unwrap();
@@ -181,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_split_that_is_missing_is_named() {
-        let root = crate::results::science::tests::scratch("splits");
+        let root = crate::results::tests::scratch("splits");
         for name in ["train-0.npy", "train-1.npy"] {
             fs::write(root.join(name), "x").unwrap();
         }

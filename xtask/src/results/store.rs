@@ -1,4 +1,4 @@
-//! Finished runs, one line each of a committed file: the tables and plots are made of it alone.
+//! Finished runs, one line each of a file: the tables and plots are made of it alone.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -10,8 +10,10 @@ use sae_run::atomic_file;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::columns::{self, Metrics};
+use super::columns::{self, FVU, FVU_AT_32, L0, Metrics};
+use super::numbers::SLOPE;
 use super::plan::Run;
+use crate::files::{At, entries};
 
 /// A finished run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,11 +22,11 @@ pub(super) struct Record {
     pub(super) key: String,
     #[serde(flatten)]
     pub(super) run: Run,
-    /// Of the data set.
+    /// Fingerprint of the data set.
     pub(super) fingerprint: String,
-    /// Of the plan and the method.
+    /// Revision of the plan and the method.
     pub(super) revision: String,
-    /// Every number of its report, and the seconds of its training (with one thread, beside the machine's other work).
+    /// Every number of its report, and those of its training (with one thread, beside the machine's other work).
     pub(super) metrics: Metrics,
     /// Why there are no numbers: what the trainer said when it gave the run up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,7 +38,17 @@ pub(super) struct Record {
     pub(super) machine: Machine,
 }
 
-/// Where it ran.
+impl Record {
+    /// A number by its pointer.
+    pub(super) fn number(&self, at: &str) -> Option<f64> {
+        match at {
+            FVU_AT_32 => Some(self.number(FVU)? * (self.number(L0)? / 32.0).powf(SLOPE)),
+            at => self.metrics.get(at).copied(),
+        }
+    }
+}
+
+/// The machine that a run was done on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Machine {
     pub(super) cores: usize,
@@ -61,8 +73,8 @@ const CHANGE_NOTHING: [&str; 7] = [
     "training.validate_rows",
 ];
 
-/// What identifies a run: the first 16 digits of BLAKE3 of all that determines its numbers. Not the name of its method,
-/// nor the order of its settings.
+/// The key of a run: the first 16 digits of BLAKE3 of all that determines its numbers; without the name of its
+/// method and the order of its settings.
 pub(super) fn key(run: &Run, fingerprint: &str, revision: &str) -> String {
     let split = |setting: &'_ str| {
         let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
@@ -81,8 +93,6 @@ pub(super) fn key(run: &Run, fingerprint: &str, revision: &str) -> String {
 pub(super) struct Store {
     path: PathBuf,
     records: Vec<Record>,
-    /// Keys whose lines do not count: their runs are to be run again.
-    forgotten: Vec<String>,
 }
 
 impl Store {
@@ -92,34 +102,25 @@ impl Store {
         Ok(Self {
             path: path.into(),
             records,
-            forgotten: Vec::new(),
         })
     }
 
     /// Adds measurements that others made: `runs` of every `*.json` of a directory, by a run's key or by the name of its
     /// directory, at `/extra/FILE/...`.
     pub(super) fn merge(&mut self, dir: &Path) -> Result<()> {
-        let Ok(entries) = fs::read_dir(dir) else {
+        if !dir.exists() {
             return Ok(()); // nobody measured anything
-        };
-        let mut files: Vec<PathBuf> = entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .collect();
-        files.retain(|file| file.extension().is_some_and(|end| end == "json"));
-        files.sort();
-        for file in files {
-            let about = || format!("{}", file.display());
-            let text = fs::read_to_string(&file).with_context(about)?;
-            let extra: Value = serde_json::from_str(&text).with_context(about)?;
+        }
+        let is_json = |file: &PathBuf| file.extension().is_some_and(|end| end == "json");
+        for file in entries(dir)?.into_iter().filter(is_json) {
+            let extra: Value =
+                serde_json::from_str(&fs::read_to_string(&file).at(&file)?).at(&file)?;
             let runs = extra["runs"].as_object();
-            let runs = runs.with_context(|| format!("{}: no \"runs\": {{...}}", file.display()))?;
+            let runs = runs.context("no \"runs\": {...}").at(&file)?;
             let stem = file.file_stem().unwrap_or_default().to_string_lossy();
             for (name, numbers) in runs {
-                let key = name
-                    .trim_end_matches('/')
-                    .rsplit(['/', '-'])
-                    .next()
-                    .unwrap_or(name);
+                let mut parts = name.trim_end_matches('/').rsplit(['/', '-']);
+                let key = parts.next().unwrap_or(name);
                 for record in self.records.iter_mut().filter(|record| record.key == key) {
                     columns::flatten(numbers, &format!("/extra/{stem}"), &mut record.metrics);
                 }
@@ -130,52 +131,43 @@ impl Store {
 
     /// The run of a key.
     pub(super) fn get(&self, key: &str) -> Option<&Record> {
-        let record = self.records.iter().rev().find(|record| record.key == key);
-        record.filter(|_| !self.forgotten.iter().any(|forgotten| forgotten == key))
+        self.records.iter().rev().find(|record| record.key == key)
     }
 
     pub(super) fn records(&self) -> &[Record] {
         &self.records
     }
 
-    /// Runs these again.
-    pub(super) fn forget(&mut self, which: impl Fn(&Run) -> bool) {
-        let keys = self.records.iter().filter(|record| which(&record.run));
-        self.forgotten = keys.map(|record| record.key.clone()).collect();
-    }
-
-    /// Whether the run of a key is run again, although the file has it.
-    pub(super) fn is_forgotten(&self, key: &str) -> bool {
-        self.forgotten.iter().any(|forgotten| forgotten == key)
+    /// Takes runs out, so that they are run again; their lines stay until then.
+    pub(super) fn forget(&mut self, mut which: impl FnMut(&Record) -> bool) -> Vec<Record> {
+        self.records
+            .extract_if(.., |record| which(record))
+            .collect()
     }
 
     /// Writes a run's line, in place of the one that it may have.
     pub(super) fn add(&mut self, record: Record) -> Result<()> {
-        let about = || format!("{}", self.path.display());
-        if let Some(dir) = self.path.parent() {
-            fs::create_dir_all(dir).with_context(about)?;
+        let path = &self.path;
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir).at(dir)?;
         }
-        let line = serde_json::to_string(&record)? + "\n";
-        let mut others = read(&self.path)?; // as it is now: others may have written
+        let line = |record| Ok(serde_json::to_string(record)? + "\n");
+        let mut others = read(path)?; // as it is now: others may have written
         let before = others.len();
         others.retain(|other| other.key != record.key);
         if others.len() == before {
             let mut file = OpenOptions::new()
                 .create(true)
                 .append(true)
-                .open(&self.path)
-                .with_context(about)?;
-            file.write_all(line.as_bytes())
-                .and_then(|()| file.sync_all())
-                .with_context(about)?;
+                .open(path)
+                .at(path)?;
+            file.write_all(line(&record)?.as_bytes()).at(path)?;
+            file.sync_all().at(path)?;
         } else {
-            let mut text = String::new();
-            for other in &others {
-                text += &(serde_json::to_string(other)? + "\n");
-            }
-            atomic_file::write(&self.path, (text + &line).as_bytes()).with_context(about)?;
+            let lines = others.iter().chain([&record]).map(line);
+            let text = lines.collect::<Result<String>>()?;
+            atomic_file::write(path, text.as_bytes()).at(path)?;
         }
-        self.forgotten.retain(|key| *key != record.key);
         self.records.retain(|other| other.key != record.key);
         self.records.push(record);
         Ok(())
@@ -183,29 +175,26 @@ impl Store {
 }
 
 fn read(path: &Path) -> Result<Vec<Record>> {
-    let about = || format!("{}", path.display());
     if !path.exists() {
         return Ok(Vec::new());
     }
-    let mut text = fs::read_to_string(path).with_context(about)?;
+    let mut text = fs::read_to_string(path).at(path)?;
     let whole = text.rfind('\n').map_or(0, |end| end + 1);
     if whole < text.len() {
         text.truncate(whole);
-        atomic_file::write(path, text.as_bytes()).with_context(about)?;
+        atomic_file::write(path, text.as_bytes()).at(path)?;
     }
-    let lines = text.lines().enumerate();
-    lines
-        .map(|(i, line)| {
-            serde_json::from_str(line)
-                .with_context(|| format!("{}, line {}", path.display(), i + 1))
-        })
-        .collect()
+    let record = |(i, line)| {
+        let about = || format!("{}, line {}", path.display(), i + 1);
+        serde_json::from_str(line).with_context(about)
+    };
+    text.lines().enumerate().map(record).collect()
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::results::science::plan::Judged;
+    use crate::results::plan::Judged;
 
     pub(in super::super) fn record(seed: u64, fvu: f64) -> Record {
         let run = Run {
@@ -263,7 +252,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_line_cut_short_is_a_run_not_run() {
-        let root = crate::results::science::tests::scratch("store");
+        let root = crate::results::tests::scratch("store");
         let path = root.join("a/runs.jsonl");
         let mut store = Store::open(&path).unwrap();
         for seed in 0..3 {
@@ -287,7 +276,7 @@ pub(super) mod tests {
 
     #[test]
     fn measurements_of_others_are_merged_by_key_or_directory() {
-        let root = crate::results::science::tests::scratch("extra");
+        let root = crate::results::tests::scratch("extra");
         let path = root.join("runs.jsonl");
         let mut store = Store::open(&path).unwrap();
         let (a, b) = (record(0, 0.5), record(1, 0.5));

@@ -1,6 +1,6 @@
 //! Which runs are meant: `--only data=smol,steps=2000`, `--keep seed=0`.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 
 use super::plan::{Judged, Run};
 
@@ -11,37 +11,31 @@ pub(super) struct Selection(Vec<(String, String)>);
 
 impl Selection {
     pub(super) fn parse(option: &str, conditions: &[String]) -> Result<Self> {
-        let mut parsed = Vec::new();
-        for condition in conditions {
+        let parsed = conditions.iter().map(|condition| {
             let (field, value) = condition.split_once('=').with_context(|| {
                 format!("{option} {condition}: write FIELD=VALUE, for example steps=2000")
             })?;
-            if !["data", "method", "steps", "n_latents", "seed", "split"].contains(&field) {
-                bail!(
-                    "{option} {condition}: the fields are data, method, steps, n_latents, seed and split"
-                );
-            }
-            parsed.push((field.to_string(), value.to_string()));
-        }
-        Ok(Self(parsed))
+            ensure!(
+                ["data", "method", "steps", "n_latents", "seed", "split"].contains(&field),
+                "{option} {condition}: the fields are data, method, steps, n_latents, seed and split"
+            );
+            Ok((field.to_string(), value.to_string()))
+        });
+        Ok(Self(parsed.collect::<Result<_>>()?))
     }
 
     pub(super) fn takes(&self, run: &Run) -> bool {
-        let value = |field: &str| match field {
-            "data" => run.data.clone(),
-            "method" => run.method.clone(),
-            "steps" => run.steps.to_string(),
-            "n_latents" => run.n_latents.to_string(),
-            "seed" => run.seed.to_string(),
-            _ => format!("{:?}", run.judged).to_lowercase(),
-        };
         let any_seed = run.judged == Judged::Validation;
-        let holds = |(field, wanted): &(String, String)| {
-            value(field) == *wanted || (field == "seed" && any_seed)
+        let holds = |(field, wanted): &(String, String)| match field.as_str() {
+            "data" => run.data == *wanted,
+            "method" => run.method == *wanted,
+            "steps" => run.steps.to_string() == *wanted,
+            "n_latents" => run.n_latents.to_string() == *wanted,
+            "seed" => any_seed || run.seed.to_string() == *wanted,
+            _ => run.judged.name() == wanted,
         };
-        self.0
-            .iter()
-            .all(|one| self.0.iter().any(|other| other.0 == one.0 && holds(other)))
+        let mut fields = self.0.iter();
+        fields.all(|one| self.0.iter().any(|other| other.0 == one.0 && holds(other)))
     }
 }
 
@@ -51,7 +45,7 @@ mod tests {
 
     #[test]
     fn alternatives_within_a_field_and_all_fields() {
-        let run = crate::results::science::store::tests::record(1, 0.5).run;
+        let run = crate::results::store::tests::record(1, 0.5).run;
         let takes = |conditions: &[&str]| {
             let conditions: Vec<String> = conditions.iter().map(|one| one.to_string()).collect();
             Selection::parse("--only", &conditions).unwrap().takes(&run)
