@@ -3,124 +3,11 @@
 
 use maud::{Markup, html};
 
+use super::axis::{Axis, tick_label};
 use super::text::number;
 
 /// Space around the plot: left, top, right, bottom.
 const MARGIN: [f64; 4] = [54.0, 12.0, 14.0, 46.0];
-
-/// One axis of a chart.
-#[derive(Clone, Debug)]
-pub(super) struct Axis {
-    label: String,
-    low: f64,
-    high: f64,
-    log: bool,
-}
-
-impl Axis {
-    /// A linear axis from `low` to `high`.
-    pub(super) fn linear(label: &str, low: f64, high: f64) -> Self {
-        let high = if high > low { high } else { low + 1.0 };
-        Self { label: label.into(), low, high, log: false }
-    }
-
-    /// A logarithmic axis; both ends must be above zero.
-    pub(super) fn log(label: &str, low: f64, high: f64) -> Self {
-        let low = low.max(1e-12);
-        let high = if high > low * 1.001 { high } else { low * 10.0 };
-        Self { label: label.into(), low, high, log: true }
-    }
-
-    /// A linear axis that has all finite values on it, and zero if it is near.
-    pub(super) fn of(label: &str, values: impl Iterator<Item = f64>) -> Self {
-        let (mut low, mut high) = extent(values).unwrap_or((0.0, 1.0));
-        if low > 0.0 && low < 0.5 * high {
-            low = 0.0;
-        }
-        let pad = 0.04 * (high - low).max(1e-9 * high.abs()).max(1e-12);
-        high += pad;
-        if low != 0.0 {
-            low -= pad;
-        }
-        Self::linear(label, low, high)
-    }
-
-    /// A logarithmic axis that has all finite values above zero on it.
-    pub(super) fn log_of(label: &str, values: impl Iterator<Item = f64>) -> Self {
-        let (low, high) = extent(values.filter(|v| *v > 0.0)).unwrap_or((0.1, 1.0));
-        let pad = (high / low).powf(0.04).max(1.05);
-        Self::log(label, low / pad, high * pad)
-    }
-
-    /// Where a value lies, from 0 to 1; values outside lie at the ends.
-    fn part(&self, value: f64) -> f64 {
-        let part = match self.log {
-            true => (value.max(1e-300) / self.low).ln() / (self.high / self.low).ln(),
-            false => (value - self.low) / (self.high - self.low),
-        };
-        if part.is_finite() { part.clamp(0.0, 1.0) } else { 0.0 }
-    }
-
-    fn ticks(&self, most: usize) -> Vec<f64> {
-        match self.log {
-            true => log_ticks(self.low, self.high),
-            false => ticks(self.low, self.high, most),
-        }
-    }
-}
-
-/// The smallest and the largest finite value.
-fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
-    let finite = values.filter(|value| value.is_finite());
-    finite.fold(None, |ends: Option<(f64, f64)>, v| {
-        Some(ends.map_or((v, v), |(low, high)| (low.min(v), high.max(v))))
-    })
-}
-
-/// Round numbers from `low` to `high`, about `most` of them, at steps of 1, 2 or 5 times a power of ten.
-fn ticks(low: f64, high: f64, most: usize) -> Vec<f64> {
-    let span = high - low;
-    if !(span.is_finite() && span > 0.0) {
-        return Vec::new();
-    }
-    let rough = span / most.max(1) as f64;
-    let power = 10f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|s| s * power);
-    let step = step.into_iter().find(|step| span / step <= most as f64 + 1e-9).unwrap_or(10.0 * power);
-    let first = (low / step - 1e-9).ceil() as i64;
-    let last = (high / step + 1e-9).floor() as i64;
-    (first..=last.min(first + 50)).map(|i| i as f64 * step).collect()
-}
-
-/// Powers of ten; 1, 2 and 5 times them on an axis of less than two decades; every second or third on a very long one.
-fn log_ticks(low: f64, high: f64) -> Vec<f64> {
-    let decades = (high / low).log10();
-    if !(decades.is_finite() && decades > 0.0) {
-        return Vec::new();
-    }
-    let every = (decades / 6.0).ceil().max(1.0) as i32;
-    let digits: &[f64] = if decades < 2.0 { &[1.0, 2.0, 5.0] } else { &[1.0] };
-    let powers = (low.log10().floor() as i32..=high.log10().ceil() as i32).filter(|p| p % every == 0);
-    let all = powers.flat_map(|power| digits.iter().map(move |digit| digit * 10f64.powi(power)));
-    all.filter(|tick| (low * 0.9999..=high * 1.0001).contains(tick)).collect()
-}
-
-/// The label of a tick.
-fn tick_label(value: f64) -> String {
-    let magnitude = value.abs();
-    let trimmed = |text: String| match text.contains('.') {
-        true => text.trim_end_matches('0').trim_end_matches('.').to_string(),
-        false => text,
-    };
-    match magnitude {
-        0.0 => "0".into(),
-        m if m >= 1e9 => format!("{value:.0e}"),
-        m if m >= 1e6 => format!("{}M", trimmed(format!("{:.2}", value / 1e6))),
-        m if m >= 1e4 => format!("{}k", trimmed(format!("{:.1}", value / 1e3))),
-        m if m >= 1e-3 => trimmed(format!("{value:.6}")),
-        _ => trimmed(format!("{value:.0e}")),
-    }
-}
 
 /// A chart with its axes.
 #[derive(Clone, Debug)]
@@ -138,7 +25,14 @@ pub(super) struct Chart {
 impl Chart {
     pub(super) fn new(title: &str, description: impl Into<String>, x: Axis, y: Axis) -> Self {
         let (title, description) = (title.into(), description.into());
-        Self { title, description, x, y, width: 480.0, height: 300.0 }
+        Self {
+            title,
+            description,
+            x,
+            y,
+            width: 480.0,
+            height: 300.0,
+        }
     }
 
     /// Horizontal place of a value.
@@ -200,13 +94,24 @@ impl Chart {
     }
 
     /// Bars between `edges`, each with its value and a title.
-    pub(super) fn bars(&self, edges: &[f64], values: &[f64], title: impl Fn(usize) -> String) -> Markup {
+    pub(super) fn bars(
+        &self,
+        edges: &[f64],
+        values: &[f64],
+        title: impl Fn(usize) -> String,
+    ) -> Markup {
         let bottom = self.height - MARGIN[3];
         let bar = |i: usize| {
             let (from, to) = (self.x(edges[i]), self.x(edges[i + 1]));
             let (gap, top) = (0.08 * (to - from).min(12.0), self.y(values[i]));
             let height = (bottom - top).max(if values[i] > 0.0 { 1.0 } else { 0.0 });
-            [from + gap, bottom - height, (to - from - 2.0 * gap).max(0.5), height].map(at)
+            [
+                from + gap,
+                bottom - height,
+                (to - from - 2.0 * gap).max(0.5),
+                height,
+            ]
+            .map(at)
         };
         html! {
             @for i in 0..values.len().min(edges.len().saturating_sub(1)) {
@@ -222,7 +127,9 @@ impl Chart {
             let letter = if i == 0 { "M" } else { "L" };
             format!("{letter}{} {}", at(self.x(*x)), at(self.y(*y)))
         };
-        let finite = points.iter().filter(|(x, y)| x.is_finite() && y.is_finite());
+        let finite = points
+            .iter()
+            .filter(|(x, y)| x.is_finite() && y.is_finite());
         let path: String = finite.enumerate().map(place).collect();
         html! { path class={ "line " (class) } d=(path) {} }
     }
@@ -230,7 +137,12 @@ impl Chart {
     /// Dots as one path, whatever their number. Dots at the same place are drawn once.
     pub(super) fn dots(&self, class: &str, points: impl Iterator<Item = (f64, f64)>) -> Markup {
         let finite = points.filter(|(x, y)| x.is_finite() && y.is_finite());
-        let place = |(x, y): (f64, f64)| ((self.x(x) * 2.0).round() as i32, (self.y(y) * 2.0).round() as i32);
+        let place = |(x, y): (f64, f64)| {
+            (
+                (self.x(x) * 2.0).round() as i32,
+                (self.y(y) * 2.0).round() as i32,
+            )
+        };
         let mut places: Vec<(i32, i32)> = finite.map(place).collect();
         places.sort_unstable();
         places.dedup();
@@ -244,16 +156,15 @@ impl Chart {
     /// Where the plot lies and what its axes are, for the script: `[left, right, top, bottom, x low, x high, y low, y high]`
     /// with the logarithm of the ends of logarithmic axes.
     pub(super) fn places(&self) -> [f64; 8] {
-        let end = |axis: &Axis, value: f64| if axis.log { value.ln() } else { value };
         [
             MARGIN[0],
             self.width - MARGIN[2],
             MARGIN[1],
             self.height - MARGIN[3],
-            end(&self.x, self.x.low),
-            end(&self.x, self.x.high),
-            end(&self.y, self.y.low),
-            end(&self.y, self.y.high),
+            self.x.end(self.x.low),
+            self.x.end(self.x.high),
+            self.y.end(self.y.low),
+            self.y.end(self.y.high),
         ]
     }
 }
@@ -291,44 +202,23 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn ticks_by_hand() {
-        assert_eq!(ticks(0.0, 1.0, 5), [0.0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0]);
-        assert_eq!(ticks(0.0, 73.0, 6), [0.0, 20.0, 40.0, 60.0]);
-        assert_eq!(ticks(-3.0, 3.0, 4), [-2.0, 0.0, 2.0]);
-        assert_eq!(ticks(2.0, 2.0, 4), [0.0; 0]);
-        assert_eq!(ticks(f64::NAN, 2.0, 4), [0.0; 0]);
-        assert_eq!(log_ticks(0.002, 1.5), [0.01, 0.1, 1.0]);
-        assert_eq!(log_ticks(1.0, 30.0), [1.0, 2.0, 5.0, 10.0, 20.0]);
-        assert_eq!(log_ticks(1e-12, 1.0).len(), 7);
-        let labels = [0.0, 0.2, 20.0, 1500.0, 25_000.0, 3e6, 1e-5, -0.5].map(tick_label);
-        assert_eq!(labels, ["0", "0.2", "20", "1500", "25k", "3M", "1e-5", "-0.5"]);
-    }
-
-    #[test]
     fn values_lie_where_they_should() {
-        let chart = Chart::new("a", "b", Axis::log("x", 0.01, 1.0), Axis::linear("y", 0.0, 10.0));
+        let chart = Chart::new(
+            "a",
+            "b",
+            Axis::log("x", 0.01, 1.0),
+            Axis::linear("y", 0.0, 10.0),
+        );
         let [left, right, top, bottom, ..] = chart.places();
-        assert_eq!([chart.x(0.01), chart.x(1.0), chart.y(10.0), chart.y(0.0)], [left, right, top, bottom]);
+        assert_eq!(
+            [chart.x(0.01), chart.x(1.0), chart.y(10.0), chart.y(0.0)],
+            [left, right, top, bottom]
+        );
         assert!((chart.x(0.1) - (left + right) / 2.0).abs() < 1e-9);
         assert_eq!([chart.x(0.0), chart.x(f64::NAN)], [left, left]);
     }
 
     proptest! {
-        #[test]
-        fn ticks_are_few_and_on_the_axis(low in -1e6f64..1e6, span in 1e-6f64..1e7, most in 2usize..9) {
-            let all = ticks(low, low + span, most);
-            prop_assert!(!all.is_empty() && all.len() <= most + 1, "{all:?}");
-            prop_assert!(all.iter().all(|t| *t >= low - 1e-6 * span && *t <= low + span * 1.000001));
-        }
-
-        #[test]
-        fn log_ticks_are_few_and_on_the_axis(low in -12f64..6.0, decades in 0.01f64..18.0) {
-            let (low, high) = (10f64.powf(low), 10f64.powf(low + decades));
-            let all = log_ticks(low, high);
-            prop_assert!(all.len() <= 8, "{all:?}");
-            prop_assert!(all.iter().all(|t| *t >= low * 0.999 && *t <= high * 1.001));
-        }
-
         #[test]
         fn no_value_breaks_a_chart(values in prop::collection::vec((any::<f64>(), any::<f64>()), 0..6)) {
             let x = || values.iter().map(|v| v.0);

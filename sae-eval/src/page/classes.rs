@@ -74,14 +74,26 @@ fn means(top_n: &TopN) -> Markup {
 
 /// The curves of each class.
 fn curves(report: &Report, findings: &Findings) -> Markup {
-    let Some(top_n) = report.top_n.as_ref().filter(|_| !findings.carried.is_empty()) else {
+    let Some(top_n) = report
+        .top_n
+        .as_ref()
+        .filter(|_| !findings.carried.is_empty())
+    else {
         return html! {};
     };
-    let criteria: BTreeMap<usize, &ClassCriteria> =
-        report.criteria.iter().flat_map(|c| &c.per_class).map(|class| (class.label, class)).collect();
+    let criteria: BTreeMap<usize, &ClassCriteria> = report
+        .criteria
+        .iter()
+        .flat_map(|c| &c.per_class)
+        .map(|class| (class.label, class))
+        .collect();
     let mut classes: Vec<&Carried> = findings.carried.iter().collect();
     let first_on = |of: &Carried| of.curve.first().and_then(|point| point.0).unwrap_or(-1.0);
-    classes.sort_by(|a, b| first_on(b).total_cmp(&first_on(a)).then(a.class.cmp(&b.class)));
+    classes.sort_by(|a, b| {
+        first_on(b)
+            .total_cmp(&first_on(a))
+            .then(a.class.cmp(&b.class))
+    });
     let all = classes.len();
     classes.truncate(DRAWN);
     html! {
@@ -98,10 +110,20 @@ fn curves(report: &Report, findings: &Findings) -> Markup {
 
 fn ns(findings: &Findings) -> String {
     let words = |n: &Option<usize>| n.map_or("all".into(), |n| n.to_string());
-    findings.ns.iter().map(words).collect::<Vec<String>>().join(", ")
+    findings
+        .ns
+        .iter()
+        .map(words)
+        .collect::<Vec<String>>()
+        .join(", ")
 }
 
-fn curve(findings: &Findings, of: &Carried, accuracy: Option<&ClassAccuracy>, criteria: Option<&ClassCriteria>) -> Markup {
+fn curve(
+    findings: &Findings,
+    of: &Carried,
+    accuracy: Option<&ClassAccuracy>,
+    criteria: Option<&ClassCriteria>,
+) -> Markup {
     let class = findings.class(of.class);
     let single = criteria.and_then(|c| Some((c.single_latent?, c.single_f1?)));
     html! {
@@ -123,11 +145,17 @@ fn picture(findings: &Findings, of: &Carried, class: &str) -> Markup {
     let steps = of.curve.len().saturating_sub(1).max(1) as f64;
     let place = |i: usize, accuracy: f64| {
         let x = 6.0 + i as f64 / steps * (width - 12.0);
-        (at(x), at(height - 6.0 - accuracy.clamp(0.0, 1.0) * (height - 12.0)))
+        (
+            at(x),
+            at(height - 6.0 - accuracy.clamp(0.0, 1.0) * (height - 12.0)),
+        )
     };
     let points = |on: bool| {
         let side = move |point: &(Option<f64>, Option<f64>)| if on { point.0 } else { point.1 };
-        of.curve.iter().enumerate().filter_map(move |(i, point)| Some((i, side(point)?)))
+        of.curve
+            .iter()
+            .enumerate()
+            .filter_map(move |(i, point)| Some((i, side(point)?)))
     };
     let path = |on: bool| {
         let parts = points(on).enumerate().map(|(k, (i, accuracy))| {
@@ -136,8 +164,18 @@ fn picture(findings: &Findings, of: &Carried, class: &str) -> Markup {
         });
         parts.collect::<String>()
     };
-    let words = |on: bool| points(on).map(|(_, a)| percent(a)).collect::<Vec<String>>().join(", ");
-    let label = format!("{class}, for n = {}: on {}; off {}", ns(findings), words(true), words(false));
+    let words = |on: bool| {
+        points(on)
+            .map(|(_, a)| percent(a))
+            .collect::<Vec<String>>()
+            .join(", ")
+    };
+    let label = format!(
+        "{class}, for n = {}: on {}; off {}",
+        ns(findings),
+        words(true),
+        words(false)
+    );
     html! {
         svg.curve viewBox={ "0 0 " (width) " " (height) } role="img" aria-label=(label) {
             title { (label) }

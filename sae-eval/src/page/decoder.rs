@@ -72,7 +72,8 @@ pub(super) fn measure(sae: &Sae, fired: &[u64]) -> Decoder {
         let of = |j: &u32| &rows[*j as usize * width..][..width];
         let block_rows: Vec<f32> = block.iter().flat_map(of).copied().collect();
         let data = TensorData::new(block_rows, [block.len(), width]);
-        let cosines = values(Tensor::<2>::from_data(data, &unit.device()).matmul(transposed.clone()));
+        let cosines =
+            values(Tensor::<2>::from_data(data, &unit.device()).matmul(transposed.clone()));
         found.add(block, &cosines, latents);
     }
     (found.plane, found.explained) = plane(unit, fired);
@@ -146,20 +147,32 @@ fn plane(unit: Tensor<2>, fired: &[u64]) -> (Vec<[f32; 2]>, [f64; 2]) {
         let y = masked.clone().matmul(q.clone().transpose()); // [M, k]
         projected = centred.clone().matmul(q.transpose());
         let z = values(y.transpose().matmul(masked.clone())); // [k, d]
-        basis = z.chunks_exact(width).map(|row| row.iter().map(|v| f64::from(*v)).collect()).collect();
+        basis = z
+            .chunks_exact(width)
+            .map(|row| row.iter().map(|v| f64::from(*v)).collect())
+            .collect();
     }
     let y = values(projected);
     let (first, second) = principal(&y, size, fired);
     let along = |row: &[f32], axis: &[f64]| -> f32 {
-        row.iter().zip(axis).map(|(y, v)| f64::from(*y) * v).sum::<f64>() as f32
+        row.iter()
+            .zip(axis)
+            .map(|(y, v)| f64::from(*y) * v)
+            .sum::<f64>() as f32
     };
-    let places = y.chunks_exact(size).map(|row| [along(row, &first.1), along(row, &second.1)]);
-    (places.collect(), [first.0, second.0].map(|value| value / variance.max(1e-30)))
+    let places = y
+        .chunks_exact(size)
+        .map(|row| [along(row, &first.1), along(row, &second.1)]);
+    (
+        places.collect(),
+        [first.0, second.0].map(|value| value / variance.max(1e-30)),
+    )
 }
 
 /// A vector to start from, the same in every run.
 fn start(k: usize, width: usize) -> Vec<f64> {
-    let entry = |i: usize| f64::from(super::tally::hash(k as u32, i as u64)) / f64::from(u32::MAX) - 0.5;
+    let entry =
+        |i: usize| f64::from(super::tally::hash(k as u32, i as u64)) / f64::from(u32::MAX) - 0.5;
     (0..width).map(entry).collect()
 }
 
@@ -171,7 +184,10 @@ fn orthonormalise(basis: &mut [Vec<f64>]) {
         let vector = &mut rest[0];
         for other in done.iter().chain(done.iter()) {
             let along = dot(vector, other);
-            vector.iter_mut().zip(other).for_each(|(v, o)| *v -= along * o);
+            vector
+                .iter_mut()
+                .zip(other)
+                .for_each(|(v, o)| *v -= along * o);
         }
         let norm = dot(vector, vector).sqrt().max(1e-30);
         vector.iter_mut().for_each(|v| *v /= norm);
@@ -191,7 +207,10 @@ fn principal(y: &[f32], size: usize, fired: &[u64]) -> ((f64, Vec<f64>), (f64, V
     let mut pairs = eigen(gram);
     pairs.sort_by(|a, b| b.0.total_cmp(&a.0));
     let mut pairs = pairs.into_iter().map(|(value, mut vector)| {
-        let largest = vector.iter().copied().fold(0.0, |m: f64, v| if v.abs() > m.abs() { v } else { m });
+        let largest = vector
+            .iter()
+            .copied()
+            .fold(0.0, |m: f64, v| if v.abs() > m.abs() { v } else { m });
         vector.iter_mut().for_each(|v| *v *= largest.signum());
         (value, vector)
     });
@@ -202,7 +221,9 @@ fn principal(y: &[f32], size: usize, fired: &[u64]) -> ((f64, Vec<f64>), (f64, V
 /// Eigenvalues and eigenvectors of a small symmetric matrix, by Jacobi's rotations.
 fn eigen(mut a: Vec<Vec<f64>>) -> Vec<(f64, Vec<f64>)> {
     let n = a.len();
-    let mut v: Vec<Vec<f64>> = (0..n).map(|i| (0..n).map(|j| f64::from(u8::from(i == j))).collect()).collect();
+    let mut v: Vec<Vec<f64>> = (0..n)
+        .map(|i| (0..n).map(|j| f64::from(u8::from(i == j))).collect())
+        .collect();
     for _ in 0..30 {
         for p in 0..n {
             for q in p + 1..n {
@@ -225,7 +246,9 @@ fn eigen(mut a: Vec<Vec<f64>>) -> Vec<(f64, Vec<f64>)> {
             }
         }
     }
-    (0..n).map(|j| (a[j][j], v.iter().map(|row| row[j]).collect())).collect()
+    (0..n)
+        .map(|j| (a[j][j], v.iter().map(|row| row[j]).collect()))
+        .collect()
 }
 
 #[cfg(test)]
@@ -246,18 +269,39 @@ mod tests {
         // variance 9 along the second axis, 4 along the fourth, little elsewhere; the last two latents are dead
         let mut rows = Vec::new();
         for i in 0..202u64 {
-            let noise = |k: u32| f64::from(super::super::tally::hash(k, i)) / f64::from(u32::MAX) - 0.5;
-            rows.extend([0.1 * noise(0), 6.0 * noise(1), 0.1 * noise(2), 4.0 * noise(3), 0.1 * noise(4)].map(|v| v as f32));
+            let noise =
+                |k: u32| f64::from(super::super::tally::hash(k, i)) / f64::from(u32::MAX) - 0.5;
+            rows.extend(
+                [
+                    0.1 * noise(0),
+                    6.0 * noise(1),
+                    0.1 * noise(2),
+                    4.0 * noise(3),
+                    0.1 * noise(4),
+                ]
+                .map(|v| v as f32),
+            );
         }
         let fired: Vec<u64> = (0..202).map(|i| u64::from(i < 200)).collect();
         let unit = Tensor::<2>::from_data(TensorData::new(rows.clone(), [202, 5]), &Device::flex());
         let (places, explained) = plane(unit, &fired);
-        assert!(explained[0] > explained[1] && explained[0] + explained[1] > 0.99, "{explained:?}");
-        let mean: Vec<f32> = (0..5).map(|c| (0..200).map(|i| rows[i * 5 + c]).sum::<f32>() / 200.0).collect();
+        assert!(
+            explained[0] > explained[1] && explained[0] + explained[1] > 0.99,
+            "{explained:?}"
+        );
+        let mean: Vec<f32> = (0..5)
+            .map(|c| (0..200).map(|i| rows[i * 5 + c]).sum::<f32>() / 200.0)
+            .collect();
         for (i, place) in places.iter().enumerate() {
             let expected = [rows[i * 5 + 1] - mean[1], rows[i * 5 + 3] - mean[3]];
-            assert!((place[0].abs() - expected[0].abs()).abs() < 0.1, "{place:?} {expected:?}");
-            assert!((place[1].abs() - expected[1].abs()).abs() < 0.15, "{place:?} {expected:?}");
+            assert!(
+                (place[0].abs() - expected[0].abs()).abs() < 0.1,
+                "{place:?} {expected:?}"
+            );
+            assert!(
+                (place[1].abs() - expected[1].abs()).abs() < 0.15,
+                "{place:?} {expected:?}"
+            );
         }
     }
 

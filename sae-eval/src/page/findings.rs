@@ -114,7 +114,12 @@ pub(crate) struct Carried {
 
 impl Gather {
     /// Finishes what was gathered.
-    pub(crate) fn finish(self, passes: &Passes, model: &Model, judged: Option<&Judged>) -> Result<Findings> {
+    pub(crate) fn finish(
+        self,
+        passes: &Passes,
+        model: &Model,
+        judged: Option<&Judged>,
+    ) -> Result<Findings> {
         let run = passes.run;
         let fired: Vec<u64> = self.tallies.iter().map(|tally| tally.fired).collect();
         let carried = judged.map_or(Vec::new(), Judged::carried);
@@ -122,7 +127,16 @@ impl Gather {
         let rows_of = class_rows(&self.by_class, self.class_sums.as_ref());
         let examples = if fired.len() > MANY_LATENTS { 5 } else { 10 };
         let mut latents: Vec<Latent> = (0..fired.len())
-            .map(|j| Latent::of(&self.tallies[j], examples, self.class_sums.as_ref(), j, &rows_of, present))
+            .map(|j| {
+                Latent::of(
+                    &self.tallies[j],
+                    examples,
+                    self.class_sums.as_ref(),
+                    j,
+                    &rows_of,
+                    present,
+                )
+            })
             .collect();
         drop((self.tallies, self.class_sums));
         for (latent, near) in latents.iter_mut().zip(together(self.codes, fired.len())) {
@@ -156,7 +170,9 @@ impl Gather {
 fn class_names(run: &Run, by_class: &BTreeMap<usize, L0Sums>) -> Vec<String> {
     match (&run.head, by_class.keys().next_back()) {
         (Ok(head), _) => head.names.clone(),
-        (Err(_), Some(last)) if *last < 1 << 16 => (0..=*last).map(|c| format!("class {c}")).collect(),
+        (Err(_), Some(last)) if *last < 1 << 16 => {
+            (0..=*last).map(|c| format!("class {c}")).collect()
+        }
         (Err(_), _) => Vec::new(),
     }
 }
@@ -211,17 +227,26 @@ impl Latent {
         parts.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         parts.truncate(CARD_CLASSES);
         self.classes = parts;
-        let f1 = |class: usize| 2.0 * f64::from(fired[class]) / (self.fired + rows_of[class]) as f64;
+        let f1 =
+            |class: usize| 2.0 * f64::from(fired[class]) / (self.fired + rows_of[class]) as f64;
         let best = (0..fired.len()).filter(|class| fired[*class] > 0);
-        self.best = best.map(|class| (class, f1(class))).max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
+        self.best = best
+            .map(|class| (class, f1(class)))
+            .max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
     }
 }
 
 impl Findings {
     /// Asks for all rows that are shown.
     fn show(&mut self, showing: &dyn Showing) -> Result<()> {
-        let examples = self.latents.iter().flat_map(|latent| latent.strongest.iter().chain(&latent.tenths));
-        let mut rows: Vec<u64> = examples.map(|e| e.row).chain(self.apart.iter().map(|a| a.row)).collect();
+        let examples = self
+            .latents
+            .iter()
+            .flat_map(|latent| latent.strongest.iter().chain(&latent.tenths));
+        let mut rows: Vec<u64> = examples
+            .map(|e| e.row)
+            .chain(self.apart.iter().map(|a| a.row))
+            .collect();
         rows.sort_unstable();
         rows.dedup();
         let longest = (TEXTS / rows.len().max(1)).clamp(60, 400);
@@ -254,7 +279,10 @@ impl Findings {
 
 /// Takes some rows apart, spread from a small error to a large one.
 fn taken_apart(passes: &Passes, model: &Model, points: &[Point]) -> Result<Vec<Apart>> {
-    let mut usable: Vec<&Point> = points.iter().filter(|point| point.error.is_finite()).collect();
+    let mut usable: Vec<&Point> = points
+        .iter()
+        .filter(|point| point.error.is_finite())
+        .collect();
     usable.sort_by(|a, b| a.error.total_cmp(&b.error).then(a.row.cmp(&b.row)));
     let n = usable.len();
     let picked = n.min(TAKEN_APART);
@@ -272,29 +300,52 @@ fn apart(passes: &Passes, model: &Model, row: u64) -> Result<Apart> {
         Some(b_dec) => x.clone() - b_dec.unsqueeze(),
         None => x.clone(),
     };
-    let scalar = |t: Tensor<2>| values(t.square().sum_dim(1)).first().map_or(0.0, |v| f64::from(*v));
+    let scalar = |t: Tensor<2>| {
+        values(t.square().sum_dim(1))
+            .first()
+            .map_or(0.0, |v| f64::from(*v))
+    };
     let total = scalar(centred.clone()).max(1e-30);
     let along = match sae.w_v() {
         Some(w_v) => centred.matmul(w_v.transpose()),
         None => centred,
     }; // [1, d]: w W_V . x0 = w . x0 W_V^T
     let codes = &encoded.codes;
-    let entries = codes.host_values().into_iter().zip(codes.pattern.indices().to_vec());
+    let entries = codes
+        .host_values()
+        .into_iter()
+        .zip(codes.pattern.indices().to_vec());
     let active: Vec<(f32, u32)> = entries.filter(|(a, _)| *a != 0.0).collect();
-    let n = values(encoded.input.norms).first().map_or(1.0, |n| f64::from(*n));
+    let n = values(encoded.input.norms)
+        .first()
+        .map_or(1.0, |n| f64::from(*n));
     let products = products(sae, &active, along);
-    let parts = active.iter().zip(products).map(|((value, latent), product)| Part {
-        latent: *latent,
-        value: *value,
-        share: n * f64::from(*value) * f64::from(product) / total,
-    });
+    let parts = active
+        .iter()
+        .zip(products)
+        .map(|((value, latent), product)| Part {
+            latent: *latent,
+            value: *value,
+            share: n * f64::from(*value) * f64::from(product) / total,
+        });
     let mut parts: Vec<Part> = parts.collect();
-    parts.sort_by(|a, b| b.share.abs().total_cmp(&a.share.abs()).then(a.latent.cmp(&b.latent)));
+    parts.sort_by(|a, b| {
+        b.share
+            .abs()
+            .total_cmp(&a.share.abs())
+            .then(a.latent.cmp(&b.latent))
+    });
     let rest = parts.iter().skip(PARTS).map(|part| part.share).sum();
     let l0 = parts.len();
     parts.truncate(PARTS);
     let left = scalar(x - x_hat) / total;
-    Ok(Apart { row, l0, left, parts, rest })
+    Ok(Apart {
+        row,
+        l0,
+        left,
+        parts,
+        rest,
+    })
 }
 
 /// Products of the rows of W_dec of some latents with `along [1, d]`.
@@ -304,6 +355,9 @@ fn products(sae: &sae_model::Sae, active: &[(f32, u32)], along: Tensor<2>) -> Ve
     }
     let latents: Vec<i32> = active.iter().map(|(_, latent)| *latent as i32).collect();
     let count = latents.len();
-    let places = Tensor::<1, burn::tensor::Int>::from_data(TensorData::new(latents, [count]), &along.device());
+    let places = Tensor::<1, burn::tensor::Int>::from_data(
+        TensorData::new(latents, [count]),
+        &along.device(),
+    );
     values(sae.w_dec().select(0, places).matmul(along.transpose()))
 }

@@ -62,7 +62,9 @@ impl L0Sums {
     /// Standard deviation of L0.
     pub(super) fn deviation(&self) -> f64 {
         let mean = self.mean();
-        (self.squares as f64 / self.rows as f64 - mean * mean).max(0.0).sqrt()
+        (self.squares as f64 / self.rows as f64 - mean * mean)
+            .max(0.0)
+            .sqrt()
     }
 }
 
@@ -148,7 +150,12 @@ impl Gather {
     }
 
     /// Adds the codes of a row; returns its L0.
-    fn add_row(&mut self, row: u64, (latents, values): (&[u32], &[f32]), label: Option<usize>) -> u64 {
+    fn add_row(
+        &mut self,
+        row: u64,
+        (latents, values): (&[u32], &[f32]),
+        label: Option<usize>,
+    ) -> u64 {
         let mut l0 = 0;
         for (j, a) in latents.iter().zip(values) {
             if *a == 0.0 {
@@ -196,7 +203,8 @@ impl Gather {
         while self.points.len() > MAX_POINTS {
             self.bound /= 2;
             let bound = self.bound;
-            self.points.retain(|point| u64::from(hash(u32::MAX, point.row)) < bound);
+            self.points
+                .retain(|point| u64::from(hash(u32::MAX, point.row)) < bound);
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use maud::{Markup, html};
 
-use super::chart::{Axis, Chart, between, inline_bar};
+use super::axis::Axis;
+use super::chart::{Chart, between, inline_bar};
 use super::findings::Findings;
 use super::gather::L0Sums;
 use super::text::{grouped, number};
@@ -34,10 +35,19 @@ pub(super) fn section(report: &Report, findings: &Findings) -> Markup {
 }
 
 fn lead(report: &Report) -> String {
-    let of = |name: &str| report.sparsity.iter().find(|m| m.name == name).and_then(|m| m.value);
+    let of = |name: &str| {
+        report
+            .sparsity
+            .iter()
+            .find(|m| m.name == name)
+            .and_then(|m| m.value)
+    };
     match (of("l0_median"), of("l0_p5"), of("l0_p95")) {
         (Some(median), Some(low), Some(high)) if low == high => {
-            format!("Every input uses {} latents: the number does not depend on the input.", number(median))
+            format!(
+                "Every input uses {} latents: the number does not depend on the input.",
+                number(median)
+            )
         }
         (Some(median), Some(low), Some(high)) => format!(
             "Half of the inputs use at most {} latents. The simplest twentieth uses {} or fewer, the richest {} or more: \
@@ -53,7 +63,10 @@ fn lead(report: &Report) -> String {
 fn distribution(report: &Report) -> Markup {
     let histogram = &report.l0_histogram;
     let values: Vec<f64> = histogram.counts.iter().map(|n| *n as f64).collect();
-    let (Some(first), Some(last)) = (values.iter().position(|n| *n > 0.0), values.iter().rposition(|n| *n > 0.0)) else {
+    let (Some(first), Some(last)) = (
+        values.iter().position(|n| *n > 0.0),
+        values.iter().rposition(|n| *n > 0.0),
+    ) else {
         return html! {};
     };
     if histogram.edges.len() <= last + 1 {
@@ -67,12 +80,23 @@ fn distribution(report: &Report) -> Markup {
         Axis::linear("active latents (L0)", edges[0], edges[edges.len() - 1]),
         Axis::linear("rows", 0.0, most * 1.05),
     );
-    let title = |i: usize| format!("{} latents: {} rows", between(edges[i], edges[i + 1]), grouped(values[i] as i64));
+    let title = |i: usize| {
+        format!(
+            "{} latents: {} rows",
+            between(edges[i], edges[i + 1]),
+            grouped(values[i] as i64)
+        )
+    };
     chart.draw(chart.bars(edges, values, title), html! {})
 }
 
 /// L0 of sampled rows against something else, with a line of medians.
-fn against(findings: &Findings, title: &str, label: &str, of: fn(&super::gather::Point) -> f32) -> Markup {
+fn against(
+    findings: &Findings,
+    title: &str,
+    label: &str,
+    of: fn(&super::gather::Point) -> f32,
+) -> Markup {
     let mut points: Vec<(f64, f64)> = findings
         .points
         .iter()
@@ -91,7 +115,11 @@ fn against(findings: &Findings, title: &str, label: &str, of: fn(&super::gather:
     let medians: Vec<(f64, f64)> = groups(&points).collect();
     let chart = Chart::new(
         title,
-        format!("Median L0 goes from {} to {}", number(medians[0].1), number(medians[medians.len() - 1].1)),
+        format!(
+            "Median L0 goes from {} to {}",
+            number(medians[0].1),
+            number(medians[medians.len() - 1].1)
+        ),
         Axis::of(label, points.iter().map(|p| p.0)),
         Axis::of("active latents (L0)", points.iter().map(|p| p.1)),
     );
@@ -119,7 +147,11 @@ fn by_position(sums: &[L0Sums]) -> Markup {
     let mut points = Vec::new();
     let mut start = 0;
     while start < sums.len() {
-        let step = if start < POSITIONS { 1 } else { start / POSITIONS * 2 };
+        let step = if start < POSITIONS {
+            1
+        } else {
+            start / POSITIONS * 2
+        };
         let end = (start + step.max(1)).min(sums.len());
         let rows: u64 = sums[start..end].iter().map(|s| s.rows).sum();
         if rows > 0 {
@@ -133,7 +165,11 @@ fn by_position(sums: &[L0Sums]) -> Markup {
     }
     let chart = Chart::new(
         "By position in the document",
-        format!("Mean L0 is {} at the first position and {} at the last", number(points[0].1), number(points[points.len() - 1].1)),
+        format!(
+            "Mean L0 is {} at the first position and {} at the last",
+            number(points[0].1),
+            number(points[points.len() - 1].1)
+        ),
         Axis::linear("position", 0.0, points[points.len() - 1].0),
         Axis::of("mean L0", points.iter().map(|p| p.1)),
     );
@@ -145,9 +181,16 @@ fn by_class(findings: &Findings) -> Markup {
     if findings.by_class.len() < 2 {
         return html! {};
     }
-    let mut classes: Vec<(usize, L0Sums)> = findings.by_class.iter().map(|(c, sums)| (*c, *sums)).collect();
+    let mut classes: Vec<(usize, L0Sums)> = findings
+        .by_class
+        .iter()
+        .map(|(c, sums)| (*c, *sums))
+        .collect();
     classes.sort_by(|a, b| b.1.mean().total_cmp(&a.1.mean()).then(a.0.cmp(&b.0)));
-    let most = classes.iter().map(|(_, sums)| sums.mean()).fold(1e-9, f64::max);
+    let most = classes
+        .iter()
+        .map(|(_, sums)| sums.mean())
+        .fold(1e-9, f64::max);
     let shown = classes.len().min(CLASSES);
     html! {
         details open[classes.len() <= 30] {

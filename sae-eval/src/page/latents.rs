@@ -142,12 +142,20 @@ fn row(findings: &Findings, j: usize) -> Markup {
 }
 
 fn nearest(findings: &Findings, j: usize) -> Option<Near> {
-    findings.decoder.near.get(j).and_then(|near| near.first().copied())
+    findings
+        .decoder
+        .near
+        .get(j)
+        .and_then(|near| near.first().copied())
 }
 
 /// All data that the script unpacks.
 pub(super) fn data(findings: &Findings) -> Markup {
-    let rows: Vec<_> = findings.shown.iter().map(|(_, shown)| shown.packed()).collect();
+    let rows: Vec<_> = findings
+        .shown
+        .iter()
+        .map(|(_, shown)| shown.packed())
+        .collect();
     html! {
         (json_element("meta", &meta(findings)))
         (element("columns", &packed(&columns(findings))))
@@ -170,7 +178,9 @@ fn json_element(id: &str, value: &impl serde::Serialize) -> Markup {
 }
 
 fn meta(findings: &Findings) -> serde_json::Value {
-    let classes: Vec<String> = (0..findings.classes.len()).map(|class| findings.class(class)).collect();
+    let classes: Vec<String> = (0..findings.classes.len())
+        .map(|class| findings.class(class))
+        .collect();
     json!({
         "latents": findings.latents.len(),
         "rows": findings.rows,
@@ -197,8 +207,24 @@ fn columns(findings: &Findings) -> Vec<u8> {
         &|_, latent| float(latent.best.map(|best| best.1)),
         &|j, _| int(nearest(findings, j).map(|near| near.0 as usize)),
         &|j, _| float(nearest(findings, j).map(|near| f64::from(near.1))),
-        &|j, _| float(findings.decoder.plane.get(j).map(|place| f64::from(place[0]))),
-        &|j, _| float(findings.decoder.plane.get(j).map(|place| f64::from(place[1]))),
+        &|j, _| {
+            float(
+                findings
+                    .decoder
+                    .plane
+                    .get(j)
+                    .map(|place| f64::from(place[0])),
+            )
+        },
+        &|j, _| {
+            float(
+                findings
+                    .decoder
+                    .plane
+                    .get(j)
+                    .map(|place| f64::from(place[1])),
+            )
+        },
     ];
     for column in columns {
         for (j, latent) in findings.latents.iter().enumerate() {
@@ -210,12 +236,23 @@ fn columns(findings: &Findings) -> Vec<u8> {
 
 /// For each latent the text of its strongest row; an empty list if no row has a text.
 fn glosses(findings: &Findings) -> Vec<String> {
-    let glosses: Vec<String> = findings.latents.iter().map(|latent| gloss(findings, latent)).collect();
-    if glosses.iter().all(String::is_empty) { Vec::new() } else { glosses }
+    let glosses: Vec<String> = findings
+        .latents
+        .iter()
+        .map(|latent| gloss(findings, latent))
+        .collect();
+    if glosses.iter().all(String::is_empty) {
+        Vec::new()
+    } else {
+        glosses
+    }
 }
 
 fn gloss(findings: &Findings, latent: &Latent) -> String {
-    let first = latent.strongest.first().and_then(|example| findings.shown.get(findings.place(example.row)));
+    let first = latent
+        .strongest
+        .first()
+        .and_then(|example| findings.shown.get(findings.place(example.row)));
     match first.map(|(_, shown)| &shown.content) {
         Some(Content::Text(text)) => clean(text, GLOSS),
         Some(Content::Token { tokens, at }) => {
@@ -231,10 +268,17 @@ fn card(findings: &Findings, j: usize, latent: &Latent) -> serde_json::Value {
     let short = |value: f64| (value * 1e4).round() / 1e4;
     let four = |value: f32| format!("{value:.4e}").parse::<f64>().unwrap_or(0.0);
     let examples = |of: &[Example]| -> Vec<_> {
-        of.iter().map(|e| (findings.place(e.row), four(e.value))).collect()
+        of.iter()
+            .map(|e| (findings.place(e.row), four(e.value)))
+            .collect()
     };
-    let near = |of: &[Near]| -> Vec<_> { of.iter().map(|(j, c)| (*j, short(f64::from(*c)))).collect() };
-    let classes: Vec<_> = latent.classes.iter().map(|(class, part)| (*class, short(*part))).collect();
+    let near =
+        |of: &[Near]| -> Vec<_> { of.iter().map(|(j, c)| (*j, short(f64::from(*c)))).collect() };
+    let classes: Vec<_> = latent
+        .classes
+        .iter()
+        .map(|(class, part)| (*class, short(*part)))
+        .collect();
     json!([
         latent.histogram.0,
         latent.histogram.1,

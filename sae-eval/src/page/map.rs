@@ -2,7 +2,8 @@
 
 use maud::{Markup, html};
 
-use super::chart::{Axis, Chart, between, key};
+use super::axis::Axis;
+use super::chart::{Chart, between, key};
 use super::decoder::COSINE_BINS;
 use super::findings::{Findings, Latent, MIN_ENTROPY_ROWS};
 use super::text::{counted, grouped, percent};
@@ -13,7 +14,10 @@ const DENSE: f64 = 0.1;
 const COLOURS: usize = 6;
 
 pub(super) fn section(findings: &Findings) -> Markup {
-    let coloured = findings.latents.iter().any(|latent| latent.entropy.is_some());
+    let coloured = findings
+        .latents
+        .iter()
+        .any(|latent| latent.entropy.is_some());
     html! {
         section id="map" aria-labelledby="map-title" {
             h2.title id="map-title" { "Map of latents" }
@@ -37,18 +41,40 @@ fn frequency(findings: &Findings, latent: &Latent) -> f64 {
 
 fn lead(findings: &Findings) -> String {
     let all = findings.latents.len();
-    let dead = findings.latents.iter().filter(|latent| latent.fired == 0).count();
-    let dense = findings.latents.iter().filter(|latent| frequency(findings, latent) > DENSE).count();
+    let dead = findings
+        .latents
+        .iter()
+        .filter(|latent| latent.fired == 0)
+        .count();
+    let dense = findings
+        .latents
+        .iter()
+        .filter(|latent| frequency(findings, latent) > DENSE)
+        .count();
     let dead = match dead {
         0 => "none is dead".to_string(),
-        dead => format!("{} ({}) never fired on the held-out rows", grouped(dead as i64), percent(dead as f64 / all.max(1) as f64)),
+        dead => format!(
+            "{} ({}) never fired on the held-out rows",
+            grouped(dead as i64),
+            percent(dead as f64 / all.max(1) as f64)
+        ),
     };
     let dense = match dense {
         0 => format!("none fires on more than {} of the rows", percent(DENSE)),
-        1 => format!("one is dense: it fires on more than {} of the rows", percent(DENSE)),
-        n => format!("{} are dense: they fire on more than {} of the rows", grouped(n as i64), percent(DENSE)),
+        1 => format!(
+            "one is dense: it fires on more than {} of the rows",
+            percent(DENSE)
+        ),
+        n => format!(
+            "{} are dense: they fire on more than {} of the rows",
+            grouped(n as i64),
+            percent(DENSE)
+        ),
     };
-    format!("Of {}, {dead}, and {dense}.", counted(all, "latent", "latents"))
+    format!(
+        "Of {}, {dead}, and {dense}.",
+        counted(all, "latent", "latents")
+    )
 }
 
 /// The colour of a latent by its class entropy.
@@ -61,7 +87,11 @@ fn colour(latent: &Latent, coloured: bool) -> usize {
 }
 
 fn class_of(colour: usize) -> String {
-    if colour == COLOURS { "en".into() } else { format!("e{colour}") }
+    if colour == COLOURS {
+        "en".into()
+    } else {
+        format!("e{colour}")
+    }
 }
 
 fn legend() -> Markup {
@@ -80,14 +110,23 @@ fn legend() -> Markup {
 }
 
 /// Dots of all latents that `place` places, by colour.
-fn dots(findings: &Findings, chart: &Chart, coloured: bool, place: impl Fn(usize, &Latent) -> Option<(f64, f64)>) -> Markup {
+fn dots(
+    findings: &Findings,
+    chart: &Chart,
+    coloured: bool,
+    place: impl Fn(usize, &Latent) -> Option<(f64, f64)>,
+) -> Markup {
     let mut by_colour = vec![Vec::new(); COLOURS + 1];
     for (j, latent) in findings.latents.iter().enumerate() {
         if let Some(point) = place(j, latent) {
             by_colour[colour(latent, coloured)].push(point);
         }
     }
-    let big = if findings.latents.len() > 4096 { "small" } else { "" };
+    let big = if findings.latents.len() > 4096 {
+        "small"
+    } else {
+        ""
+    };
     html! {
         @for colour in (0..=COLOURS).rev().filter(|c| !by_colour[*c].is_empty()) {
             (chart.dots(&format!("{} {big}", class_of(colour)), by_colour[colour].iter().copied()))
@@ -111,19 +150,36 @@ fn by_strength(findings: &Findings, coloured: bool) -> Markup {
     let mut chart = Chart::new(
         "How often and how strongly",
         "Each dot is a latent. The table of latents below has the same numbers",
-        Axis::log_of("firing frequency", alive().map(|latent| frequency(findings, latent))),
-        Axis::log_of("mean |activation| where active", alive().map(|latent| latent.mean)),
+        Axis::log_of(
+            "firing frequency",
+            alive().map(|latent| frequency(findings, latent)),
+        ),
+        Axis::log_of(
+            "mean |activation| where active",
+            alive().map(|latent| latent.mean),
+        ),
     );
     chart.height = 380.0;
-    let place = |_: usize, latent: &Latent| (latent.fired > 0).then(|| (frequency(findings, latent), latent.mean));
+    let place = |_: usize, latent: &Latent| {
+        (latent.fired > 0).then(|| (frequency(findings, latent), latent.mean))
+    };
     let marks = dots(findings, &chart, coloured, place);
-    map("strength", &chart, marks, html! { "Each dot is a latent; dead ones have no place here." span.script { " Choose a dot to open its card." } })
+    map(
+        "strength",
+        &chart,
+        marks,
+        html! { "Each dot is a latent; dead ones have no place here." span.script { " Choose a dot to open its card." } },
+    )
 }
 
 fn by_direction(findings: &Findings, coloured: bool) -> Markup {
     let plane = &findings.decoder.plane;
-    let (along, [first, second]) = (|axis: usize| plane.iter().map(move |p| f64::from(p[axis])), findings.decoder.explained);
-    let label = |axis: &str, part: f64| format!("{axis} component ({} of the variance)", percent(part));
+    let (along, [first, second]) = (
+        |axis: usize| plane.iter().map(move |p| f64::from(p[axis])),
+        findings.decoder.explained,
+    );
+    let label =
+        |axis: &str, part: f64| format!("{axis} component ({} of the variance)", percent(part));
     let mut chart = Chart::new(
         "By the direction they add",
         "Decoder directions of all latents, along the two principal components",
@@ -133,11 +189,18 @@ fn by_direction(findings: &Findings, coloured: bool) -> Markup {
     chart.height = 380.0;
     let place = |j: usize, _: &Latent| plane.get(j).map(|p| (f64::from(p[0]), f64::from(p[1])));
     let marks = dots(findings, &chart, coloured, place);
-    map("direction", &chart, marks, html! { "Directions of W_dec at length one, in the plane where the live ones vary most (PCA)." })
+    map(
+        "direction",
+        &chart,
+        marks,
+        html! { "Directions of W_dec at length one, in the plane where the live ones vary most (PCA)." },
+    )
 }
 
 fn frequencies(findings: &Findings) -> Markup {
-    let decades: Vec<f64> = (-16..=0).map(|half| 10f64.powf(f64::from(half) / 2.0)).collect();
+    let decades: Vec<f64> = (-16..=0)
+        .map(|half| 10f64.powf(f64::from(half) / 2.0))
+        .collect();
     let mut counts = vec![0.0; decades.len() - 1];
     for latent in findings.latents.iter().filter(|latent| latent.fired > 0) {
         let place = (frequency(findings, latent).log10() * 2.0).floor() as i32 + 16;
@@ -149,11 +212,24 @@ fn frequencies(findings: &Findings) -> Markup {
     let (edges, counts) = (&decades[first..], &counts[first..]);
     let chart = Chart::new(
         "Latents by firing frequency",
-        format!("{} that fire at all", counted(counts.iter().sum::<f64>() as usize, "latent", "latents")),
+        format!(
+            "{} that fire at all",
+            counted(counts.iter().sum::<f64>() as usize, "latent", "latents")
+        ),
         Axis::log("firing frequency", edges[0], 1.0),
-        Axis::linear("latents", 0.0, counts.iter().copied().fold(1.0, f64::max) * 1.05),
+        Axis::linear(
+            "latents",
+            0.0,
+            counts.iter().copied().fold(1.0, f64::max) * 1.05,
+        ),
     );
-    let title = |i: usize| format!("{}: {}", between(edges[i], edges[i + 1]), counted(counts[i] as usize, "latent", "latents"));
+    let title = |i: usize| {
+        format!(
+            "{}: {}",
+            between(edges[i], edges[i + 1]),
+            counted(counts[i] as usize, "latent", "latents")
+        )
+    };
     chart.draw(chart.bars(edges, counts, title), html! {})
 }
 
@@ -163,20 +239,37 @@ fn cosines(findings: &Findings) -> Markup {
     if total == 0.0 || counts.len() != COSINE_BINS {
         return html! {};
     }
-    let edges: Vec<f64> = (0..=COSINE_BINS).map(|i| 2.0 * i as f64 / COSINE_BINS as f64 - 1.0).collect();
+    let edges: Vec<f64> = (0..=COSINE_BINS)
+        .map(|i| 2.0 * i as f64 / COSINE_BINS as f64 - 1.0)
+        .collect();
     let shares: Vec<f64> = counts.iter().map(|n| n / total).collect();
     let filled = |share: &f64| *share > 0.0;
     let first = shares.iter().position(filled).unwrap_or(0);
     let last = shares.iter().rposition(filled).unwrap_or(COSINE_BINS - 1);
-    let smallest = shares.iter().copied().filter(|s| *s > 0.0).fold(1.0, f64::min);
+    let smallest = shares
+        .iter()
+        .copied()
+        .filter(|s| *s > 0.0)
+        .fold(1.0, f64::min);
     let chart = Chart::new(
         "Pairs of latents by the cosine of their directions",
         "On a logarithmic scale, so that rare close pairs can be seen",
         Axis::linear("cosine", edges[first], edges[last + 1]),
-        Axis::log("part of the pairs", smallest / 2.0, shares.iter().copied().fold(0.0, f64::max) * 1.3),
+        Axis::log(
+            "part of the pairs",
+            smallest / 2.0,
+            shares.iter().copied().fold(0.0, f64::max) * 1.3,
+        ),
     );
     let (edges, shares) = (&edges[first..=last + 1], &shares[first..=last]);
-    let title = |i: usize| format!("{:.3} to {:.3}: {} of the pairs", edges[i], edges[i + 1], percent(shares[i]));
+    let title = |i: usize| {
+        format!(
+            "{:.3} to {:.3}: {} of the pairs",
+            edges[i],
+            edges[i + 1],
+            percent(shares[i])
+        )
+    };
     let (compared, all) = (findings.decoder.compared, findings.latents.len());
     chart.draw(
         chart.bars(edges, shares, title),

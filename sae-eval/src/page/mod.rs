@@ -4,6 +4,7 @@
 //! section. Pictures and tables are written here; the page's script only adds search, order, cards and the switch of
 //! the theme. Templates escape every text, and the page's own policy lets no script run but that one.
 
+mod axis;
 mod chart;
 mod classes;
 mod cofiring;
@@ -21,6 +22,8 @@ mod text;
 mod training;
 mod verdict;
 
+#[cfg(test)]
+mod synthetic;
 #[cfg(test)]
 mod tests;
 

@@ -36,16 +36,23 @@ mod tests {
 
     #[test]
     fn what_is_packed_comes_back() {
-        let bytes: Vec<u8> = (0..10_000u32).flat_map(|i| (i % 97).to_le_bytes()).collect();
+        let bytes: Vec<u8> = (0..10_000u32)
+            .flat_map(|i| (i % 97).to_le_bytes())
+            .collect();
         let deflated = BASE64.decode(packed(&bytes).as_bytes()).unwrap();
         let mut back = Vec::new();
-        flate2::read::DeflateDecoder::new(&deflated[..]).read_to_end(&mut back).unwrap();
+        flate2::read::DeflateDecoder::new(&deflated[..])
+            .read_to_end(&mut back)
+            .unwrap();
         assert_eq!(back, bytes);
         assert!(deflated.len() < bytes.len() / 4);
     }
 
     #[test]
     fn the_hash_of_nothing_is_known() {
-        assert_eq!(policy_hash(""), "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='");
+        assert_eq!(
+            policy_hash(""),
+            "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
+        );
     }
 }

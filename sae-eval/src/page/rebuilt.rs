@@ -26,7 +26,11 @@ pub(super) fn section(findings: &Findings) -> Markup {
 }
 
 fn row(findings: &Findings, apart: &Apart) -> Markup {
-    let most = apart.parts.iter().map(|part| part.share.abs()).fold(1e-9, f64::max);
+    let most = apart
+        .parts
+        .iter()
+        .map(|part| part.share.abs())
+        .fold(1e-9, f64::max);
     let others = apart.l0 - apart.parts.len();
     html! {
         article.apart {
@@ -53,19 +57,28 @@ fn row(findings: &Findings, apart: &Apart) -> Markup {
 }
 
 fn best(findings: &Findings, latent: u32) -> String {
-    let best = findings.latents.get(latent as usize).and_then(|latent| latent.best);
+    let best = findings
+        .latents
+        .get(latent as usize)
+        .and_then(|latent| latent.best);
     best.map_or(String::new(), |(class, _)| findings.class(class))
 }
 
 /// A row: its text if it has one, and its number and class.
 pub(super) fn row_in_words(findings: &Findings, row: u64) -> Markup {
-    let Some((_, shown)) = findings.shown.get(findings.place(row)).filter(|(other, _)| *other == row) else {
+    let Some((_, shown)) = findings
+        .shown
+        .get(findings.place(row))
+        .filter(|(other, _)| *other == row)
+    else {
         return html! { "row " (row) };
     };
     let about = about(findings, shown);
     match &shown.content {
         Content::Unknown => html! { span.about { (about) } },
-        Content::Text(text) => html! { span.text { (clean(text, TEXT)) } " " span.about { (about) } },
+        Content::Text(text) => {
+            html! { span.text { (clean(text, TEXT)) } " " span.about { (about) } }
+        }
         Content::Token { tokens, at } => html! {
             span.text {
                 @for (i, token) in tokens.iter().enumerate() {
@@ -87,7 +100,10 @@ pub(super) fn row_in_words(findings: &Findings, row: u64) -> Markup {
 fn about(findings: &Findings, shown: &Shown) -> String {
     let mut words = vec![format!("row {}", grouped(shown.row as i64))];
     if let (Some(document), Some(position)) = (shown.document, shown.position) {
-        words = vec![format!("document {}, position {position}", grouped(document as i64))];
+        words = vec![format!(
+            "document {}, position {position}",
+            grouped(document as i64)
+        )];
     }
     words.extend(shown.label.map(|label| findings.class(label)));
     words.join(" · ")

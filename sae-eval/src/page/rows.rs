@@ -57,14 +57,23 @@ pub(super) struct Thumbnail {
 impl Thumbnail {
     /// The picture as a `data:` address.
     pub(super) fn url(&self) -> String {
-        format!("data:{};base64,{}", self.media_type, BASE64.encode(&self.bytes))
+        format!(
+            "data:{};base64,{}",
+            self.media_type,
+            BASE64.encode(&self.bytes)
+        )
     }
 }
 
 /// Shows rows.
 pub(super) trait Showing {
     /// These held-out rows, ascending, each with at most `longest` characters of text. Pictures are added to `thumbnails`.
-    fn show(&self, rows: &[u64], longest: usize, thumbnails: &mut Vec<Thumbnail>) -> Result<Vec<Shown>>;
+    fn show(
+        &self,
+        rows: &[u64],
+        longest: usize,
+        thumbnails: &mut Vec<Thumbnail>,
+    ) -> Result<Vec<Shown>>;
 
     /// Whether rows are tokens whose neighbours can be shaded by a latent's activation.
     fn has_tokens(&self) -> bool {
@@ -121,7 +130,11 @@ impl Places {
     }
 
     /// The positions of `rows`, from 0.
-    pub(super) fn positions(&self, data: &ActivationData, rows: Range<usize>) -> Option<Vec<usize>> {
+    pub(super) fn positions(
+        &self,
+        data: &ActivationData,
+        rows: Range<usize>,
+    ) -> Option<Vec<usize>> {
         let documents = data.info().documents.as_ref().filter(|_| self.known)?;
         let of = data.documents(rows.clone())?;
         let rows = data.rows_in_source(rows).into_iter().zip(of);
@@ -149,6 +162,12 @@ impl Shown {
             }
         };
         let label = self.label.map(|label| label as u64);
-        Packed(self.row, signed(self.document), signed(self.position), signed(label), content)
+        Packed(
+            self.row,
+            signed(self.document),
+            signed(self.position),
+            signed(label),
+            content,
+        )
     }
 }

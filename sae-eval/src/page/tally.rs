@@ -138,11 +138,18 @@ impl Tally {
     /// One row of each tenth of the activations in the sample, strongest first; fewer if there are fewer rows.
     pub(super) fn tenths(&self) -> Vec<Example> {
         let mut sample: Vec<Example> = self.sample.iter().map(|d| d.example).collect();
-        sample.sort_by(|a, b| b.value.abs().total_cmp(&a.value.abs()).then(a.row.cmp(&b.row)));
+        sample.sort_by(|a, b| {
+            b.value
+                .abs()
+                .total_cmp(&a.value.abs())
+                .then(a.row.cmp(&b.row))
+        });
         let n = sample.len();
         match n {
             0..=TENTHS => sample,
-            _ => (0..TENTHS).map(|t| sample[(2 * t + 1) * n / (2 * TENTHS)]).collect(),
+            _ => (0..TENTHS)
+                .map(|t| sample[(2 * t + 1) * n / (2 * TENTHS)])
+                .collect(),
         }
     }
 }
@@ -160,13 +167,30 @@ mod tests {
 
     #[test]
     fn bins_are_half_octaves() {
-        let tally = tally([(0, 1.0), (1, 1.5), (2, -2.0), (3, 0.0), (4, f32::NAN), (5, 1e-9)].into_iter());
+        let tally = tally(
+            [
+                (0, 1.0),
+                (1, 1.5),
+                (2, -2.0),
+                (3, 0.0),
+                (4, f32::NAN),
+                (5, 1e-9),
+            ]
+            .into_iter(),
+        );
         assert_eq!((tally.fired, tally.max), (4, 2.0));
         let (first, counts) = tally.histogram();
         assert_eq!(first, 2 + 1 - BINS as i32);
         assert_eq!(counts[0], 1, "far below: the first bin");
-        assert_eq!(counts[BINS - 3..], [1, 1, 1], "[1, 1.41), [1.41, 2), [2, 2.83)");
-        assert_eq!(tally.strongest(2).iter().map(|e| e.row).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(
+            counts[BINS - 3..],
+            [1, 1, 1],
+            "[1, 1.41), [1.41, 2), [2, 2.83)"
+        );
+        assert_eq!(
+            tally.strongest(2).iter().map(|e| e.row).collect::<Vec<_>>(),
+            [2, 1]
+        );
     }
 
     #[test]

@@ -69,7 +69,11 @@ pub(super) fn grouped(value: i64) -> String {
 
 /// A count and the noun for it.
 pub(super) fn counted(count: usize, one: &str, many: &str) -> String {
-    format!("{} {}", grouped(count as i64), if count == 1 { one } else { many })
+    format!(
+        "{} {}",
+        grouped(count as i64),
+        if count == 1 { one } else { many }
+    )
 }
 
 #[cfg(test)]
@@ -78,11 +82,37 @@ mod tests {
 
     #[test]
     fn numbers_by_hand() {
-        let shown = [0.0, 41.0, 2048.0, -1_234_567.0, 0.26351, 12.34, 1234.5, 1.2e-5, f64::NAN];
-        let expected = ["0", "41", "2,048", "−1,234,567", "0.2635", "12.3", "1,235", "1.20e-5", "–"];
+        let shown = [
+            0.0,
+            41.0,
+            2048.0,
+            -1_234_567.0,
+            0.26351,
+            12.34,
+            1234.5,
+            1.2e-5,
+            f64::NAN,
+        ];
+        let expected = [
+            "0",
+            "41",
+            "2,048",
+            "−1,234,567",
+            "0.2635",
+            "12.3",
+            "1,235",
+            "1.20e-5",
+            "–",
+        ];
         assert_eq!(shown.map(number), expected);
-        assert_eq!([0.0, 0.5, 0.0001].map(percent), ["0.0 %", "50.0 %", "0.010 %"]);
-        assert_eq!(counted(1, "row", "rows") + &counted(1200, "row", "rows"), "1 row1,200 rows");
+        assert_eq!(
+            [0.0, 0.5, 0.0001].map(percent),
+            ["0.0 %", "50.0 %", "0.010 %"]
+        );
+        assert_eq!(
+            counted(1, "row", "rows") + &counted(1200, "row", "rows"),
+            "1 row1,200 rows"
+        );
     }
 
     #[test]

@@ -105,7 +105,10 @@ mod tests {
     fn many_records_are_thinned_evenly() {
         let mut thinned = Thinned::default();
         for step in 0..100_000 {
-            thinned.push(Record { step, ..Record::default() });
+            thinned.push(Record {
+                step,
+                ..Record::default()
+            });
         }
         let steps: Vec<u64> = thinned.records.iter().map(|r| r.step).collect();
         assert!((MOST / 2..=MOST).contains(&steps.len()), "{}", steps.len());

@@ -4,7 +4,8 @@ use maud::{Markup, html};
 use sae_model::Architecture;
 use sae_model::stats::Metric;
 
-use super::chart::{Axis, Chart, key};
+use super::axis::Axis;
+use super::chart::{Chart, key};
 use super::findings::Findings;
 use super::text::{clean, counted, lines, maybe, name, number, percent};
 use super::training::Record;
@@ -38,12 +39,16 @@ pub(super) fn section(report: &Report, findings: &Findings) -> Markup {
 
 fn architecture(report: &Report) -> String {
     let name = report.model.architecture.name();
-    report.architecture.as_deref().map_or(name.to_string(), |words| clean(words, 200))
+    report
+        .architecture
+        .as_deref()
+        .map_or(name.to_string(), |words| clean(words, 200))
 }
 
 fn value(report: &Report, name: &str) -> Option<f64> {
     let mut all = report.reconstruction.iter().chain(&report.sparsity);
-    all.find(|metric| metric.name == name).and_then(|metric| metric.value)
+    all.find(|metric| metric.name == name)
+        .and_then(|metric| metric.value)
 }
 
 /// The whole report in a sentence or two.
@@ -51,16 +56,25 @@ fn sentence(report: &Report) -> String {
     let latents = report.model.n_latents;
     let rows = counted(report.held_out.rows, "held-out row", "held-out rows");
     let kept = value(report, "explained_variance").map_or(
-        format!("{} were evaluated on {rows}", counted(latents, "latent", "latents")),
+        format!(
+            "{} were evaluated on {rows}",
+            counted(latents, "latent", "latents")
+        ),
         |share| {
             let latents = counted(latents, "latent rebuilds", "latents rebuild");
             format!("{latents} {} of the variance of {rows}", percent(share))
         },
     );
-    let l0 = value(report, "l0_mean").map_or(String::new(), |l0| format!(", {} active on a typical row", number(l0)));
+    let l0 = value(report, "l0_mean").map_or(String::new(), |l0| {
+        format!(", {} active on a typical row", number(l0))
+    });
     let dead = match value(report, "dead_latents") {
         Some(0.0) => "; every latent fires".to_string(),
-        Some(dead) => format!("; {} never fire ({})", number(dead), percent(dead / latents.max(1) as f64)),
+        Some(dead) => format!(
+            "; {} never fire ({})",
+            number(dead),
+            percent(dead / latents.max(1) as f64)
+        ),
         None => String::new(),
     };
     let classes = report.top_n.as_ref().and_then(|top_n| {
@@ -82,10 +96,26 @@ fn tiles(report: &Report) -> Markup {
     let share = |name: &str| value(report, name).map_or("–".into(), percent);
     let count = |name: &str| maybe(value(report, name));
     let tiles = [
-        ("Variance explained", share("explained_variance"), "1 − FVU".to_string()),
-        ("Active per row", count("l0_mean"), format!("5–95 %: {} to {}", count("l0_p5"), count("l0_p95"))),
-        ("Cosine with the row", count("cosine"), "mean over rows".into()),
-        ("Dead latents", count("dead_latents"), format!("of {}", number(report.model.n_latents as f64))),
+        (
+            "Variance explained",
+            share("explained_variance"),
+            "1 − FVU".to_string(),
+        ),
+        (
+            "Active per row",
+            count("l0_mean"),
+            format!("5–95 %: {} to {}", count("l0_p5"), count("l0_p95")),
+        ),
+        (
+            "Cosine with the row",
+            count("cosine"),
+            "mean over rows".into(),
+        ),
+        (
+            "Dead latents",
+            count("dead_latents"),
+            format!("of {}", number(report.model.n_latents as f64)),
+        ),
     ];
     html! {
         dl.tiles {
@@ -117,7 +147,10 @@ fn curves(findings: &Findings) -> Markup {
 
 fn curve(findings: &Findings, title: &str, unit: &str, of: fn(&Record) -> Option<f64>) -> Markup {
     let points = |records: &[Record]| -> Vec<(f64, f64)> {
-        records.iter().filter_map(|r| Some((r.step as f64, of(r)?))).collect()
+        records
+            .iter()
+            .filter_map(|r| Some((r.step as f64, of(r)?)))
+            .collect()
     };
     let train = points(&findings.training.train.records);
     let held_out = points(&findings.training.held_out.records);
@@ -125,12 +158,21 @@ fn curve(findings: &Findings, title: &str, unit: &str, of: fn(&Record) -> Option
         return html! {};
     };
     let all = || train.iter().chain(&held_out);
-    let wide = all().map(|p| p.1).filter(|y| *y > 0.0).fold((f64::MAX, 0.0f64), |(l, h), y| (l.min(y), h.max(y)));
+    let wide = all()
+        .map(|p| p.1)
+        .filter(|y| *y > 0.0)
+        .fold((f64::MAX, 0.0f64), |(l, h), y| (l.min(y), h.max(y)));
     let y = match wide.0 > 0.0 && wide.1 / wide.0 > 30.0 && all().all(|p| p.1 > 0.0) {
         true => Axis::log_of(unit, all().map(|p| p.1)),
         false => Axis::of(unit, all().map(|p| p.1)),
     };
-    let described = format!("From {} at step {} to {} at step {}", number(first.1), first.0, number(last.1), last.0);
+    let described = format!(
+        "From {} at step {} to {} at step {}",
+        number(first.1),
+        first.0,
+        number(last.1),
+        last.0
+    );
     let x = Axis::linear("step", 0.0, all().map(|p| p.0).fold(1.0, f64::max));
     let mut chart = Chart::new(title, described, x, y);
     (chart.width, chart.height) = (400.0, 240.0);
@@ -234,11 +276,32 @@ fn origin(report: &Report, findings: &Findings) -> Markup {
     let facts = [
         ("Training data", data(&report.train)),
         ("Held-out data", data(&report.held_out)),
-        ("Trained with", format!("sae-train {}, Burn {}, revision {}", of("version"), of("burn"), of("git_revision"))),
-        ("Trained on", format!("{}, {} threads, seed {}", of("device"), of("threads"), of("seed"))),
+        (
+            "Trained with",
+            format!(
+                "sae-train {}, Burn {}, revision {}",
+                of("version"),
+                of("burn"),
+                of("git_revision")
+            ),
+        ),
+        (
+            "Trained on",
+            format!(
+                "{}, {} threads, seed {}",
+                of("device"),
+                of("threads"),
+                of("seed")
+            ),
+        ),
         (
             "Evaluated on",
-            format!("{} in {:.1} s, sae-eval {}", name(&report.device), report.seconds, name(&report.version)),
+            format!(
+                "{} in {:.1} s, sae-eval {}",
+                name(&report.device),
+                report.seconds,
+                name(&report.version)
+            ),
         ),
     ];
     html! {
