@@ -46,6 +46,11 @@ document in the source, never decreasing) and `labels` i64 [n] where there are a
 class_embeddings.safetensors (`weight` f32 [C, d]) where they apply; and at the very end index.json, which lists the
 shards with their BLAKE3 hashes. Every file is written under another name, synced and renamed, so a directory with an
 index.json is complete. Rows are streamed: memory holds the model, 32,768 tokens and one shard (--shard-mb).
+
+So that people can see what a row is (docs/DATA.md, "What rows are"): the tensors `tokens` i32 [n] (ids; of texts) and
+`positions` i32 [n] (in the model's input), except with --tokens mean and embed; vocab.json, the text of every id; and,
+without --no-texts, texts.jsonl with the text of each document that has rows, or thumbnails/0.jpg, ... with what the model
+sees of each image. The texts are copied whole, a thumbnail has about 3 KB.
 """
 
 import argparse
@@ -60,16 +65,17 @@ import torch
 import transformers
 
 from sae_export import TOOL, Args, ExportError, Inputs
-from sae_export.inputs import TextEncoder, image_encoder, load_model
+from sae_export.inputs import ImageEncoder, TextEncoder, load_model
+from sae_export.meanings import VOCABULARY, MeaningWriter, thumbnail, token_strings
 from sae_export.reading import Document, find_documents, read_class_texts
-from sae_export.states import activations, class_head
+from sae_export.states import Rows, activations, class_head
 from sae_export.writing import ShardWriter, safetensors_parts, write_file, write_json
 
 DTYPES = {"f16": torch.float16, "f32": torch.float32, "bf16": torch.bfloat16}
 WINDOW_BATCHES, WINDOW_TOKENS = 16, 1 << 15  # read ahead and sorted by length
 
-Compute = Callable[[Inputs], list[torch.Tensor]]
-Rows = Iterator[tuple[Document, torch.Tensor]]
+Compute = Callable[[Inputs], list[Rows]]
+RowsOf = Iterator[tuple[Document, Rows]]
 
 
 def batched(items: Iterable, size: int) -> Iterator[list]:
@@ -156,33 +162,39 @@ def windows(batches: Iterable[tuple[list[Document], list[list[int]]]]) -> Iterat
         yield window
 
 
-def text_rows(args: Args, encoder: TextEncoder, compute: Compute, documents: Iterable[Document]) -> Rows:
+def text_rows(args: Args, encoder: TextEncoder, compute: Compute, documents: Iterable[Document]) -> RowsOf:
     """Every document with its rows, in order; documents of similar length go through the model together."""
 
     def prepare(batch: list[Document]) -> tuple[list[Document], list[list[int]]]:
         return batch, encoder.tokens([document.content for document in batch])
 
     for window in windows(ahead(batched(documents, args.batch), prepare)):
-        rows: list[torch.Tensor | None] = [None] * len(window)
+        rows: list[Rows | None] = [None] * len(window)
         by_length = sorted(range(len(window)), key=lambda place: len(window[place][1]))
         for places in batched(by_length, args.batch):
             computed = compute(encoder.pad([window[place][1] for place in places]))
             for place, part in zip(places, computed, strict=True):
+                if part.positions is not None:
+                    part.tokens = torch.tensor(window[place][1], dtype=torch.int64)[part.positions]
                 rows[place] = part
         yield from zip((document for document, _ in window), rows, strict=True)
 
 
-def image_rows(args: Args, encode: Callable, compute: Compute, documents: Iterable[Document]) -> Rows:
-    def prepare(batch: list[Document]) -> tuple[list[Document], Inputs]:
-        return batch, encode([document.content for document in batch])
+def image_rows(args: Args, encode: ImageEncoder, compute: Compute, documents: Iterable[Document]) -> RowsOf:
+    def prepare(batch: list[Document]) -> tuple[list[Document], Inputs, list[bytes | None]]:
+        inputs = encode([document.content for document in batch])
+        pixels = inputs["pixel_values"].float().cpu() if args.texts else ()
+        return batch, inputs, [thumbnail(image, encode.processor) for image in pixels] or [None] * len(batch)
 
-    for batch, inputs in ahead(batched(documents, args.batch), prepare):
-        yield from zip(batch, compute(inputs), strict=True)
+    for batch, inputs, thumbnails in ahead(batched(documents, args.batch), prepare):
+        for document, part, small in zip(batch, compute(inputs), thumbnails, strict=True):
+            part.thumbnail = small
+            yield document, part
 
 
 def write_head(args: Args, encoder: TextEncoder, compute: Compute, texts: list[str]) -> None:
     def embed(lines: list[str]) -> torch.Tensor:
-        rows = [row for part in batched(lines, args.batch) for row in compute(encoder(part))]
+        rows = [row.values for part in batched(lines, args.batch) for row in compute(encoder(part))]
         if empty := [line for line, row in zip(lines, rows, strict=True) if len(row) == 0]:
             raise ExportError(f"--drop-first leaves no token of the class text {empty[0]!r}")
         return torch.cat(rows)
@@ -191,19 +203,22 @@ def write_head(args: Args, encoder: TextEncoder, compute: Compute, texts: list[s
     write_file(args.dst / "class_embeddings.safetensors", safetensors_parts({"weight": head}, {"tool": TOOL}))
 
 
-def write_rows(args: Args, rows_of: Rows, writer: ShardWriter) -> tuple[int, int, int]:
+def write_rows(args: Args, rows_of: RowsOf, writer: ShardWriter) -> tuple[int, int, int]:
     """Writes all rows; returns the numbers of documents with rows, of rows, and of documents seen."""
     exported = rows = seen = 0
+    meanings = MeaningWriter(args.dst, args.texts)
     start = told = time.monotonic()
     for document, part in rows_of:
-        if len(part):
+        if len(part.values):
             writer.add(document, part)
+            meanings.add(document, part)
             exported += 1
-            rows += len(part)
+            rows += len(part.values)
         seen = document.number + 1
         if time.monotonic() - told > 10:
             told = time.monotonic()
             print(f"{exported} documents, {rows} rows, {rows / (told - start):.0f} rows/s", file=sys.stderr, flush=True)
+    meanings.finish()
     return exported, rows, seen
 
 
@@ -221,13 +236,15 @@ def export(args: Args) -> None:
     if getattr(model.config, "is_encoder_decoder", False):
         raise ExportError(f"--model {args.model}: encoder-decoder models are not supported")
     encoder = TextEncoder(args, model, args.context) if args.modality == "text" or with_head else None
-    encode_images = image_encoder(args) if args.modality == "vision" else None
+    encode_images = ImageEncoder(args) if args.modality == "vision" else None
     compute = activations(args, model)
 
     args.dst.mkdir(parents=True, exist_ok=True)
     writer = ShardWriter(args.dst, DTYPES[args.dtype], args.shard_mb << 20, labelled)
     if classes:
         write_json(args.dst / "classes.json", classes)
+    if args.modality == "text" and args.tokens in ("all", "cls", "last"):
+        write_json(args.dst / VOCABULARY, token_strings(encoder.tokenizer))
     if with_head:
         write_head(args, encoder, compute, list(texts.values()) if texts else classes)
     some = itertools.islice(documents, args.limit)
@@ -262,6 +279,7 @@ def parse_arguments() -> Args:
     option("--class-texts", type=pathlib.Path, metavar="FILE", help='JSON {"class name": "text", ...} for a class head')
     option("--class-prompts", action="append", metavar="P", help='"a photo of a {}"; may be repeated (default "{}")')
     option("--context", type=int, metavar="TOKENS", help="cut documents to this length (default: the model's longest)")
+    option("--no-texts", dest="texts", action="store_false", help="write neither texts nor thumbnails")
     option("--limit", type=int, metavar="N", help="only the first N documents that are not blank")
     option("--dtype", choices=tuple(DTYPES), default="f16", help="of the activations (default f16)")
     option("--batch", type=int, default=32, help="documents per forward pass (default 32)")

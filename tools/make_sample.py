@@ -5,8 +5,8 @@ Usage:  python3 tools/make_sample.py SOURCE_DIR data/wordnet_minilm      (needs 
 
 SOURCE_DIR holds the shards that tools/export_activations.py writes from the WordNet glosses (README, "Your own
 activations"), or sentences.safetensors (activations f16 [N, d], labels i64 [N]); class_embeddings.safetensors (weight
-f32 [C, d]) and classes.json. The cut is stratified by class and a pure function of SEED, so running it again gives the
-same rows.
+f32 [C, d]) and classes.json. If texts.jsonl is there, too, the texts of the chosen rows are written beside them. The cut
+is stratified by class and a pure function of SEED, so running it again gives the same rows.
 """
 
 import json
@@ -43,10 +43,22 @@ def load(source: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([part["activations"] for part in parts]), np.concatenate([part["labels"] for part in parts])
 
 
+def read_texts(source: pathlib.Path, rows: int) -> list[str] | None:
+    """The lines of the texts, one per row, if there are texts."""
+    path = source / "texts.jsonl"
+    if not path.exists():
+        return None
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    if len(lines) != rows:
+        raise SystemExit(f"error: {path} has {len(lines)} lines for {rows} rows")
+    return lines
+
+
 def main() -> None:
     source, target = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
     target.mkdir(parents=True, exist_ok=True)
     activations, labels = load(source)
+    texts = read_texts(source, len(labels))
     rng = np.random.default_rng(SEED)
     quota = class_quota(np.bincount(labels))
     train, held_out = [], []
@@ -62,6 +74,8 @@ def main() -> None:
             target / f"{name}.safetensors",
             metadata={"model": "all-MiniLM-L6-v2", "hook": "mean pooled, unit norm", "split": name},
         )
+        if texts is not None:
+            (target / f"{name}.texts.jsonl").write_text("".join(texts[row] for row in rows), encoding="utf-8")
         print(f"{name}: {len(rows)} rows, smallest class {np.bincount(labels[rows]).min()}")
     shutil.copy(source / "class_embeddings.safetensors", target)
     classes = json.loads((source / "classes.json").read_text())

@@ -1,8 +1,9 @@
 //! Conversion to shards: safetensors files of limited size, with an index that has their checksums.
 //!
 //! ```text
-//! DST/  shard-00000.safetensors    activations [n, d], and labels [n], doc [n] in i64 where there are any
-//!       shard-00001.safetensors
+//! DST/  shard-00000.safetensors    activations [n, d]; labels [n], doc [n] in i64 and tokens [n], positions [n] in i32 where
+//!       shard-00001.safetensors    there are any
+//!       vocab.json, texts.jsonl, thumbnails/    as beside the source
 //!       index.json                 written last: without it the conversion is not finished
 //!       index.json.partial         during the conversion: the finished shards and their source
 //! ```
@@ -24,6 +25,7 @@ use crate::data::ActivationData;
 use crate::element::Element;
 use crate::error::DataError;
 use crate::fingerprint::Fingerprint;
+use crate::meanings::Meanings;
 use crate::source::{self, INDEX, INDEX_FORMAT, IndexedShard, ShardIndex};
 
 const PARTIAL: &str = "index.json.partial";
@@ -46,6 +48,9 @@ struct Partial {
     /// BLAKE3 of the labels, which are written but not part of the fingerprint.
     #[serde(default)]
     labels: Option<String>,
+    /// Names of the columns of what rows are.
+    #[serde(default)]
+    columns: Vec<String>,
     shard_rows: usize,
     index: ShardIndex,
 }
@@ -61,7 +66,8 @@ pub fn convert(
     conversion: Conversion,
     mut progress: impl FnMut(usize),
 ) -> Result<ShardIndex, DataError> {
-    let mut partial = begin(data, destination, conversion)?;
+    let meanings = data.meanings()?;
+    let mut partial = begin(data, &meanings, destination, conversion)?;
     let shards = data.rows().div_ceil(conversion.shard_rows);
     progress(partial.index.shards.iter().map(|shard| shard.rows).sum());
     for number in partial.index.shards.len()..shards {
@@ -69,6 +75,7 @@ pub fn convert(
         let rows = start..(start + conversion.shard_rows).min(data.rows());
         let writer = ShardWriter {
             data,
+            meanings: &meanings,
             element: conversion.element,
             path: destination.join(format!("shard-{number:05}.safetensors")),
         };
@@ -78,7 +85,9 @@ pub fn convert(
         write_json(&destination.join(PARTIAL), &partial)
             .map_err(|error| stopped(error, number, shards))?;
     }
-    write_json(&destination.join(INDEX), &partial.index)
+    meanings
+        .copy_to(destination)
+        .and_then(|()| write_json(&destination.join(INDEX), &partial.index))
         .map_err(|error| stopped(error, shards, shards))?;
     let leftover = destination.join(PARTIAL);
     std::fs::remove_file(&leftover).map_err(DataError::io(&leftover))?;
@@ -114,7 +123,12 @@ pub fn verify(dir: &Path, mut progress: impl FnMut(u64)) -> Result<(), DataError
 }
 
 /// The state to start from, or to continue from.
-fn begin(data: &ActivationData, dir: &Path, conversion: Conversion) -> Result<Partial, DataError> {
+fn begin(
+    data: &ActivationData,
+    meanings: &Meanings,
+    dir: &Path,
+    conversion: Conversion,
+) -> Result<Partial, DataError> {
     std::fs::create_dir_all(dir).map_err(DataError::io(dir))?;
     if dir.join(INDEX).exists() {
         return Err(occupied(
@@ -126,6 +140,7 @@ fn begin(data: &ActivationData, dir: &Path, conversion: Conversion) -> Result<Pa
     let fresh = Partial {
         source: data.fingerprint()?,
         labels: labels_blake3(data)?,
+        columns: meanings.columns().map(String::from).collect(),
         shard_rows: conversion.shard_rows,
         index: ShardIndex {
             format: INDEX_FORMAT.into(),
@@ -134,6 +149,7 @@ fn begin(data: &ActivationData, dir: &Path, conversion: Conversion) -> Result<Pa
             width: data.width(),
             dtype: conversion.element.name().into(),
             shards: Vec::new(),
+            image: meanings.image_grid(),
             metadata: serde_json::Map::from_iter([("source".to_string(), source.into())]),
         },
     };
@@ -159,6 +175,7 @@ fn resume(dir: &Path, fresh: &Partial) -> Result<Partial, DataError> {
     let partial: Partial = source::json(&dir.join(PARTIAL))?;
     let same = partial.source.same_data(&fresh.source)
         && partial.labels == fresh.labels
+        && partial.columns == fresh.columns
         && partial.shard_rows == fresh.shard_rows
         && partial.index.dtype == fresh.index.dtype;
     if !same {
@@ -206,8 +223,29 @@ fn stopped(error: DataError, whole: usize, shards: usize) -> DataError {
 
 struct ShardWriter<'a> {
     data: &'a ActivationData,
+    meanings: &'a Meanings,
     element: Element,
     path: PathBuf,
+}
+
+/// A tensor of integers [rows].
+struct Column {
+    name: &'static str,
+    dtype: Dtype,
+    /// Little-endian.
+    bytes: Vec<u8>,
+}
+
+impl Column {
+    /// Values that fit `dtype`, i32 or i64.
+    fn new(name: &'static str, dtype: Dtype, values: &[i64]) -> Self {
+        let size = dtype.bitsize() / 8;
+        let bytes = values
+            .iter()
+            .flat_map(|v| v.to_le_bytes().into_iter().take(size));
+        let bytes = bytes.collect();
+        Self { name, dtype, bytes }
+    }
 }
 
 impl ShardWriter<'_> {
@@ -216,14 +254,7 @@ impl ShardWriter<'_> {
         rows: Range<usize>,
         progress: &mut impl FnMut(usize),
     ) -> Result<IndexedShard, DataError> {
-        let labels = self.data.labels(rows.clone())?;
-        let labels = labels.map(|labels| labels.into_iter().map(|label| label as i64).collect());
-        let documents = self.data.documents(rows.clone());
-        let columns = [("labels", labels), ("doc", documents)];
-        let integers: Vec<(&str, Vec<i64>)> = columns
-            .into_iter()
-            .filter_map(|(name, values)| Some((name, values?)))
-            .collect();
+        let integers = self.integers(&rows)?;
         let mut file = AtomicFile::create(&self.path).map_err(DataError::io(&self.path))?;
         let (mut hasher, mut bytes) = (blake3::Hasher::new(), 0);
         let mut put = |file: &mut AtomicFile, part: &[u8]| {
@@ -242,9 +273,8 @@ impl ShardWriter<'_> {
             put(&mut file, &converted)?;
             progress(block.len());
         }
-        for (_, values) in &integers {
-            let words: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            put(&mut file, &words)?;
+        for column in &integers {
+            put(&mut file, &column.bytes)?;
         }
         file.commit().map_err(DataError::io(&self.path))?;
         let name = self.path.file_name().unwrap_or_default();
@@ -256,8 +286,27 @@ impl ShardWriter<'_> {
         })
     }
 
+    /// The integers per row. Those of 8 bytes come first, so that all are aligned.
+    fn integers(&self, rows: &Range<usize>) -> Result<Vec<Column>, DataError> {
+        let labels = self.data.labels(rows.clone())?;
+        let labels = labels.map(|labels| labels.into_iter().map(|label| label as i64).collect());
+        let documents = self.data.documents(rows.clone());
+        let mut columns = Vec::new();
+        for (name, values) in [("labels", labels), ("doc", documents)] {
+            columns.extend(values.map(|values| Column::new(name, Dtype::I64, &values)));
+        }
+        for name in self.meanings.columns() {
+            let values = self.meanings.column(name, rows.clone())?;
+            let short = values.iter().all(|value| i32::try_from(*value).is_ok());
+            let dtype = if short { Dtype::I32 } else { Dtype::I64 };
+            columns.push(Column::new(name, dtype, &values));
+        }
+        columns.sort_by_key(|column| std::cmp::Reverse(column.dtype.bitsize()));
+        Ok(columns)
+    }
+
     /// The header of a safetensors file, with its length.
-    fn header(&self, rows: usize, integers: &[(&str, Vec<i64>)]) -> Result<Vec<u8>, DataError> {
+    fn header(&self, rows: usize, integers: &[Column]) -> Result<Vec<u8>, DataError> {
         let mut end = 0;
         let mut tensor = |name: &str, dtype: Dtype, shape: Vec<usize>| {
             let start = end;
@@ -280,7 +329,7 @@ impl ShardWriter<'_> {
         tensors.extend(
             integers
                 .iter()
-                .map(|(name, _)| tensor(name, Dtype::I64, vec![rows])),
+                .map(|column| tensor(column.name, column.dtype, vec![rows])),
         );
         let failed = |reason: String| DataError::damaged(&self.path, "safetensors", 0, reason);
         let metadata = Metadata::new(None, tensors).map_err(|error| failed(error.to_string()))?;

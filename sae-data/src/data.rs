@@ -262,6 +262,16 @@ impl ActivationData {
         self.selection.ranges()
     }
 
+    /// `rows` as ranges of rows of the whole data set.
+    pub(crate) fn pieces(&self, rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        self.selection.pieces(rows)
+    }
+
+    /// The row with this number in the whole data set, if it is one of these rows.
+    pub(crate) fn row_of_source(&self, number: usize) -> Option<usize> {
+        self.selection.position(number)
+    }
+
     /// The number of `row` in the whole data set.
     pub(crate) fn row_in_source(&self, row: usize) -> usize {
         self.selection

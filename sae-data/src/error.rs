@@ -78,9 +78,33 @@ pub enum DataError {
         value: String,
         remedy: String,
     },
+    /// A file about the rows without one entry per row or per document.
+    #[error("{}: {entries} {what} for {rows} rows{}; there must be one per row{}", path.display(), in_documents(*documents), or_per_document(*documents))]
+    Meanings {
+        path: PathBuf,
+        what: &'static str,
+        entries: usize,
+        rows: usize,
+        documents: Option<usize>,
+    },
+    /// A line of a file of texts.
+    #[error("{}, line {line}: {reason}; each line is an object such as {{\"text\": \"...\"}}", path.display())]
+    Line {
+        path: PathBuf,
+        line: usize,
+        reason: String,
+    },
     /// The destination of a conversion.
     #[error("{}: {reason}", path.display())]
     Destination { path: PathBuf, reason: String },
+}
+
+fn in_documents(documents: Option<usize>) -> String {
+    documents.map_or(String::new(), |n| format!(" in {n} documents"))
+}
+
+fn or_per_document(documents: Option<usize>) -> &'static str {
+    documents.map_or("", |_| ", or one per document")
 }
 
 impl DataError {

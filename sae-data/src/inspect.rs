@@ -4,7 +4,7 @@ use anyhow::Result;
 use sae_data::config::default_check_rows;
 use sae_data::{ActivationData, Beyond, Documents, Streaming, Summary};
 
-use crate::bar;
+use crate::{bar, examples};
 
 /// Batch size for which the loader's plan is shown.
 const BATCH: usize = 4096;
@@ -15,6 +15,7 @@ const BAR: usize = 40;
 
 pub(crate) fn print(data: &ActivationData, sample: Option<usize>, window_mb: usize) -> Result<()> {
     describe(data);
+    examples::print(data)?;
     let rows = sample.unwrap_or_else(|| default_check_rows(data.rows(), data.width()));
     let length = if rows == 0 { data.rows() } else { rows };
     let bar = bar(length.min(data.rows()) as u64, "checking");

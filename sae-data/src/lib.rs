@@ -21,7 +21,8 @@
 //!
 //! [`ActivationData`] opens files that other tools write (see [`formats`]) or a [`Source`] of your own
 //! (`examples/custom_source.rs`), and returns rows as float32. [`ActivationLoader`] streams them as Burn batches, prepared
-//! ahead of time in an order that is a pure function of (seed, epoch). [`Summary`] is the result of one pass over the
+//! ahead of time in an order that is a pure function of (seed, epoch). [`Meanings`] has what people can look at of a row: its
+//! token, its text, its thumbnail. [`Summary`] is the result of one pass over the
 //! data, [`convert`] writes shards, and [`synthetic`] generates data with known concepts. [`DataConfig`] is the section
 //! `[data]` of a config file. The crate does not depend on the model.
 //!
@@ -39,6 +40,7 @@ mod error;
 mod fingerprint;
 mod limit;
 mod loader;
+mod meanings;
 mod moments;
 mod pool;
 mod selection;
@@ -58,7 +60,13 @@ pub use error::DataError;
 pub use fingerprint::Fingerprint;
 pub use limit::MaxNorm;
 pub use loader::{ActivationBatch, ActivationLoader, Streaming, Waiting};
-pub use source::{Documents, IndexedShard, Info, Options, ShardIndex, Source, SourceFile, formats};
+pub use meanings::{
+    ImagePlace, Meanings, MediaType, Neighbour, Neighbourhood, Per, RowMeaning, Text, Thumbnail,
+    Token,
+};
+pub use source::{
+    Documents, ImageGrid, IndexedShard, Info, Options, ShardIndex, Source, SourceFile, formats,
+};
 pub use summary::{Beyond, Statistics, Summary};
 pub use truth::Truth;
 pub use window::StreamingPlan;

@@ -1,5 +1,6 @@
 //! `sae-data`: inspects activation data, and converts it.
 
+mod examples;
 mod inspect;
 
 use std::path::{Path, PathBuf};

@@ -83,6 +83,13 @@ impl Selection {
             })
     }
 
+    /// The number of a row of the data set among the selected rows, if it is one of them.
+    pub(crate) fn position(&self, row: usize) -> Option<usize> {
+        let at = self.ranges.partition_point(|range| range.end <= row);
+        let range = self.ranges.get(at).filter(|range| range.contains(&row))?;
+        Some(self.before[at] + row - range.start)
+    }
+
     /// `(all others, left_out)`; `left_out` are numbers of selected rows, in order.
     pub(crate) fn without(&self, left_out: &[usize]) -> (Self, Self) {
         let starts = std::iter::once(0).chain(left_out.iter().map(|row| row + 1));
@@ -202,6 +209,9 @@ mod tests {
             let (a, b) = (a.min(b).min(all.len()), a.max(b).min(all.len()));
             let found: Vec<usize> = selection.pieces(a..b).flatten().collect();
             prop_assert_eq!(found, all[a..b].to_vec());
+            for row in 0..201 {
+                prop_assert_eq!(selection.position(row), all.iter().position(|found| *found == row));
+            }
         }
     }
 

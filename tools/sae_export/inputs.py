@@ -2,7 +2,6 @@
 
 import pathlib
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -69,23 +68,24 @@ class TextEncoder:
         return self.pad(self.tokens(texts))
 
 
-def image_encoder(args: Args) -> Callable[[list[pathlib.Path]], Inputs]:
-    """A function from image files to model inputs; decodes and resizes on all cores."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ExportError("--modality vision needs pillow: pip install pillow") from error
-    processor = load(transformers.AutoImageProcessor, args)
-    pool = ThreadPoolExecutor()
+class ImageEncoder:
+    """Turns image files into model inputs; decodes and resizes on all cores."""
 
-    def read(path: pathlib.Path) -> torch.Tensor:
+    def __init__(self, args: Args):
         try:
-            with Image.open(path) as image:
-                return processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"]
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL raises SyntaxError on a broken PNG
+            from PIL import Image
+        except ImportError as error:
+            raise ExportError("--modality vision needs pillow: pip install pillow") from error
+        self.image, self.device = Image, args.device
+        self.processor = load(transformers.AutoImageProcessor, args)
+        self.pool = ThreadPoolExecutor()
+
+    def read(self, path: pathlib.Path) -> torch.Tensor:
+        try:
+            with self.image.open(path) as image:
+                return self.processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"]
+        except (OSError, SyntaxError, self.image.DecompressionBombError) as error:  # SyntaxError: PIL, of a broken PNG
             raise ExportError(f"{path}: not a readable image: {error}") from error
 
-    def encode(paths: list[pathlib.Path]) -> Inputs:
-        return {"pixel_values": torch.cat(list(pool.map(read, paths))).to(args.device)}
-
-    return encode
+    def __call__(self, paths: list[pathlib.Path]) -> Inputs:
+        return {"pixel_values": torch.cat(list(self.pool.map(self.read, paths))).to(self.device)}

@@ -2,11 +2,23 @@
 
 import difflib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from . import Args, ExportError, Inputs
+
+
+@dataclass
+class Rows:
+    """The rows of one document, and what they are."""
+
+    values: torch.Tensor  # [k, d], f32
+    positions: torch.Tensor | None = None  # [k], in the model's input; None if a row is not at one of them
+    tokens: torch.Tensor | None = None  # [k], ids
+    image: dict[str, object] | None = None  # of an image: how positions lie in it
+    thumbnail: bytes | None = None
 
 
 class Reached(Exception):
@@ -103,30 +115,30 @@ def hidden_states(args: Args, model: torch.nn.Module) -> Callable[[Inputs], torc
     return run
 
 
-def choose_tokens(hidden: torch.Tensor, keep: torch.Tensor, tokens: str) -> list[torch.Tensor]:
-    """The rows [k, d] of every document, from its states [batch, tokens, d] and a mask of the tokens that count."""
+def choose_tokens(hidden: torch.Tensor, keep: torch.Tensor, tokens: str) -> list[Rows]:
+    """The rows of every document, from its states [batch, tokens, d] and a mask of the tokens that count."""
     if tokens == "all":
-        return [states[mask] for states, mask in zip(hidden, keep, strict=True)]
+        return [Rows(states[mask], mask.nonzero()[:, 0]) for states, mask in zip(hidden, keep, strict=True)]
     some = keep.any(1)
-    if tokens == "cls":
-        rows = hidden[:, 0]
-    elif tokens == "last":
-        last = keep.shape[1] - 1 - keep.flip(1).int().argmax(1)
-        rows = hidden[torch.arange(len(hidden)), last]
-    else:
+    if tokens == "mean":
         rows = (hidden * keep[..., None]).sum(1) / keep.sum(1, keepdim=True).clamp(min=1)
-    return [rows[i : i + 1] if some[i] else rows[:0] for i in range(len(rows))]
+        return [Rows(rows[i : i + 1] if some[i] else rows[:0]) for i in range(len(rows))]
+    last = keep.shape[1] - 1 - keep.flip(1).int().argmax(1)
+    place = last if tokens == "last" else torch.zeros_like(last)
+    rows = hidden[torch.arange(len(hidden)), place]
+    return [Rows(rows[i : i + some[i]], place[i : i + some[i]]) for i in range(len(rows))]
 
 
-def patch_mask(mask: torch.Tensor, pixels: torch.Tensor, model: torch.nn.Module) -> torch.Tensor:
-    """Keeps the patches, which come last, after a class token and any register tokens."""
+def patch_grid(tokens: int, pixels: torch.Tensor, model: torch.nn.Module) -> dict[str, object]:
+    """How the positions of an input lie in an image: patches come last, after a class token and any register tokens."""
     patch = getattr(getattr(model, "vision_model", model).config, "patch_size", None)
     if not isinstance(patch, int):
         raise ExportError("--tokens patches: the model's config has no patch_size")
-    before = mask.shape[1] - (pixels.shape[-2] // patch) * (pixels.shape[-1] // patch)
+    grid = [pixels.shape[-2] // patch, pixels.shape[-1] // patch]
+    before = tokens - grid[0] * grid[1]
     if before < 0:
-        raise ExportError(f"--tokens patches: {mask.shape[1]} tokens are fewer than the image has patches")
-    return mask & (torch.arange(mask.shape[1]) >= before)
+        raise ExportError(f"--tokens patches: {tokens} tokens are fewer than the image has patches")
+    return {"grid": grid, "class_token": before > 0, "first_patch": before}
 
 
 def features(model: torch.nn.Module, inputs: Inputs) -> torch.Tensor:
@@ -135,36 +147,54 @@ def features(model: torch.nn.Module, inputs: Inputs) -> torch.Tensor:
     return getattr(output, "pooler_output", output)  # transformers before 5 return the tensor itself
 
 
-def activations(args: Args, model: torch.nn.Module) -> Callable[[Inputs], list[torch.Tensor]]:
+def activations(args: Args, model: torch.nn.Module) -> Callable[[Inputs], list[Rows]]:
     """A function from model inputs to the rows of every document: f32, on the CPU."""
     if args.tokens == "embed":
         if not hasattr(model, "get_text_features" if args.modality == "text" else "get_image_features"):
             raise ExportError(f"--tokens embed: {args.model} has no projected embeddings (it is not CLIP-like)")
 
-        def compute(inputs: Inputs) -> Iterable[torch.Tensor]:
-            return features(model, inputs).float().cpu()[:, None].unbind()
+        def compute(inputs: Inputs) -> list[Rows]:
+            return [Rows(row) for row in features(model, inputs).float().cpu()[:, None].unbind()]
 
     else:
         states = hidden_states(args, model)
 
-        def compute(inputs: Inputs) -> Iterable[torch.Tensor]:
+        def compute(inputs: Inputs) -> list[Rows]:
             hidden = states(inputs).float().cpu()
             mask = inputs.get("attention_mask")
             keep = torch.ones(hidden.shape[:2], dtype=torch.bool) if mask is None else mask.bool().cpu()
             if keep.shape != hidden.shape[:2]:
                 raise ExportError(f"--hook {args.hook} gives {list(hidden.shape)} for {list(keep.shape)} tokens")
+            image = image_grid(args, model, hidden.shape[1], inputs)
             if args.tokens == "patches":
-                keep = patch_mask(keep, inputs["pixel_values"], model)
+                keep &= torch.arange(keep.shape[1]) >= image["first_patch"]
             if args.drop_first:
                 keep[:, 0] = False
-            return choose_tokens(hidden, keep, "all" if args.tokens == "patches" else args.tokens)
+            rows = choose_tokens(hidden, keep, "all" if args.tokens == "patches" else args.tokens)
+            for part in rows:
+                part.image = image if part.positions is not None else None
+            return rows
 
-    def run(inputs: Inputs) -> list[torch.Tensor]:
+    def run(inputs: Inputs) -> list[Rows]:
         with torch.inference_mode():
-            rows = list(compute(inputs))
-        return [torch.nn.functional.normalize(part, dim=1) for part in rows] if args.normalize else rows
+            rows = compute(inputs)
+            for part in rows if args.normalize else ():
+                part.values = torch.nn.functional.normalize(part.values, dim=1)
+        return rows
 
     return run
+
+
+def image_grid(args: Args, model: torch.nn.Module, tokens: int, inputs: Inputs) -> dict[str, object] | None:
+    """The grid of the patches, for images; None if the model has none and none are asked for."""
+    if "pixel_values" not in inputs:
+        return None
+    try:
+        return patch_grid(tokens, inputs["pixel_values"], model)
+    except ExportError:
+        if args.tokens == "patches":
+            raise
+        return None
 
 
 def class_head(embed: Callable[[list[str]], torch.Tensor], texts: list[str], prompts: list[str]) -> torch.Tensor:

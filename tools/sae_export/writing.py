@@ -9,9 +9,12 @@ import torch
 from blake3 import blake3
 
 from . import TOOL, ExportError
+from .meanings import TEXTS, THUMBNAILS, VOCABULARY
 from .reading import Document
+from .states import Rows
 
-FORMAT_NAMES = {torch.float16: "F16", torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64"}
+FORMAT_NAMES = {torch.float16: "F16", torch.float32: "F32", torch.bfloat16: "BF16"}
+FORMAT_NAMES |= {torch.int64: "I64", torch.int32: "I32"}
 
 
 def write_file(path: pathlib.Path, parts: Iterable[bytes | memoryview]) -> tuple[int, str]:
@@ -52,7 +55,8 @@ def safetensors_parts(tensors: dict[str, torch.Tensor], metadata: dict[str, str]
 
 def remove_export(directory: pathlib.Path) -> None:
     """Remove what this tool wrote, the index first, so that a partly removed export never looks complete."""
-    for pattern in ("index.json", "shard-*.safetensors", "classes.json", "class_embeddings.safetensors", "*.tmp"):
+    own = ("index.json", "shard-*.safetensors", "classes.json", "class_embeddings.safetensors", "*.tmp")
+    for pattern in (*own, VOCABULARY, TEXTS, f"{THUMBNAILS}/*.jpg", f"{THUMBNAILS}/*.tmp"):
         for path in directory.glob(pattern):
             path.unlink()
 
@@ -65,46 +69,58 @@ class ShardWriter:
         self.shards: list[dict[str, object]] = []
         self.rows = 0  # in finished shards
         self.used = 0  # in the current one
-        self.buffer: torch.Tensor | None = None  # [capacity, d], allocated at the first document
+        self.buffers: dict[str, torch.Tensor] = {}  # [capacity, ...] by tensor, allocated at the first document
+        self.image: dict[str, object] | None = None
         remove_export(directory)
 
-    def add(self, document: Document, rows: torch.Tensor) -> None:
-        """Append the rows [k, d], f32, of one document."""
-        if not rows.isfinite().all():
+    def add(self, document: Document, rows: Rows) -> None:
+        """Append the rows of one document."""
+        tensors = self._tensors(document, rows)
+        count = len(rows.values)
+        if not self.buffers:
+            row_bytes = sum(tensor[:1].nbytes for tensor in tensors.values())
+            self.capacity = max(1, self.shard_bytes // row_bytes)
+            self.buffers = {
+                name: torch.empty((self.capacity, *tensor.shape[1:]), dtype=tensor.dtype)
+                for name, tensor in tensors.items()
+            }
+            self.image = rows.image
+        if rows.image != self.image:
+            self.image = None  # images of different sizes have no common grid
+        if self.used + count > self.capacity and count <= self.capacity:
+            self._write_shard()
+        start = 0
+        while start < count:  # more than one round only for a document larger than a shard
+            length = min(count - start, self.capacity - self.used)
+            for name, tensor in tensors.items():
+                self.buffers[name][self.used : self.used + length] = tensor[start : start + length]
+            self.used, start = self.used + length, start + length
+            if self.used == self.capacity:
+                self._write_shard()
+
+    def _tensors(self, document: Document, rows: Rows) -> dict[str, torch.Tensor]:
+        """What is stored of a document, one entry per row."""
+        values = rows.values
+        if not values.isfinite().all():
             raise ExportError(f"{document.name}: an activation is not finite")
-        stored = rows.to(self.dtype)
+        stored = values.to(self.dtype)
         if not stored.isfinite().all():
             raise ExportError(
-                f"{document.name}: activation {rows.abs().max():.4g} does not fit {FORMAT_NAMES[self.dtype]}; "
+                f"{document.name}: activation {values.abs().max():.4g} does not fit {FORMAT_NAMES[self.dtype]}; "
                 "use --dtype bf16 or f32"
             )
-        if self.buffer is None:
-            row_bytes = rows.shape[1] * self.dtype.itemsize + (16 if self.labelled else 8)
-            capacity = max(1, self.shard_bytes // row_bytes)
-            self.buffer = torch.empty((capacity, rows.shape[1]), dtype=self.dtype)
-            self.doc = torch.empty(capacity, dtype=torch.int64)
-            self.labels = torch.empty(capacity, dtype=torch.int64)
-        capacity = len(self.buffer)
-        if self.used + len(stored) > capacity and len(stored) <= capacity:
-            self._write_shard()
-        while len(stored):  # more than one round only for a document larger than a shard
-            part = stored[: capacity - self.used]
-            place = slice(self.used, self.used + len(part))
-            self.buffer[place] = part
-            self.doc[place] = document.number
-            if self.labelled:
-                self.labels[place] = document.label
-            self.used += len(part)
-            stored = stored[len(part) :]
-            if self.used == capacity:
-                self._write_shard()
+        tensors = {"activations": stored, "doc": torch.full((len(stored),), document.number)}
+        if self.labelled:
+            tensors["labels"] = torch.full((len(stored),), document.label)
+        for name, integers in (("tokens", rows.tokens), ("positions", rows.positions)):
+            if integers is not None:
+                tensors[name] = integers.to(torch.int32)
+        return tensors
 
     def _write_shard(self) -> None:
         if self.used == 0:
             return
-        tensors = {"activations": self.buffer[: self.used], "doc": self.doc[: self.used]}
-        if self.labelled:
-            tensors["labels"] = self.labels[: self.used]
+        tensors = {name: buffer[: self.used] for name, buffer in self.buffers.items()}
         name = f"shard-{len(self.shards):05}.safetensors"
         size, digest = write_file(self.directory / name, safetensors_parts(tensors, {"tool": TOOL}))
         self.shards.append({"file": name, "rows": self.used, "bytes": size, "blake3": digest})
@@ -114,8 +130,9 @@ class ShardWriter:
     def finish(self, metadata: dict[str, str]) -> None:
         """Write the last shard and the index."""
         self._write_shard()
-        if self.buffer is None:
+        if not self.buffers:
             raise ExportError("the input has no document to export")
-        index = {"format": "dynamic-sae.shards", "version": 1, "rows": self.rows, "width": self.buffer.shape[1]}
-        index |= {"dtype": FORMAT_NAMES[self.dtype], "shards": self.shards, "metadata": metadata}
+        index = {"format": "dynamic-sae.shards", "version": 1, "rows": self.rows, "width": self.buffers["activations"].shape[1]}
+        index |= {"dtype": FORMAT_NAMES[self.dtype], "shards": self.shards}
+        index |= ({"image": self.image} if self.image else {}) | {"metadata": metadata}
         write_json(self.directory / "index.json", index)

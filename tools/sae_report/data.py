@@ -199,7 +199,7 @@ def parts_of(path, wanted, layer, drop, labels):
         names = [f["filename"] for f in json.loads((path / "state.json").read_text())["_data_files"]]
         return [p for name in names for p in file_parts(path / name, wanted)], False
     files = sorted((f for f in path.iterdir() if f.is_file() and not f.name.startswith((".", "_"))
-                    and not f.name.endswith(".tmp")), key=natural)
+                    and not f.name.endswith((".tmp", "tokens.safetensors"))), key=natural)
     files = [f for f in files if not (labels and f.samefile(labels)) and f.stat().st_size and kind_of(f)]
     return [p for f in files for p in file_parts(f, wanted)], False
 

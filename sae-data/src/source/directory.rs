@@ -10,6 +10,7 @@ use super::json::{beside, json};
 use super::matrix::Matrix;
 use super::{Options, arrow, saev, safetensors};
 use crate::error::DataError;
+use crate::meanings::is_companion;
 
 /// The directories that can be read, for help texts.
 pub(super) const ABOUT: &str = "saev's shards, and directories of these";
@@ -33,9 +34,23 @@ pub struct ShardIndex {
     pub dtype: String,
     /// The shards, in the order of their rows.
     pub shards: Vec<IndexedShard>,
+    /// How the rows lie in images, if they are parts of images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageGrid>,
     /// Where the data comes from, in free form.
     #[serde(default)]
     pub metadata: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Where the positions of rows lie in an image: patches in rows, after tokens that are not part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageGrid {
+    /// Rows and columns of patches.
+    pub grid: [usize; 2],
+    /// Whether position 0 is a class token.
+    pub class_token: bool,
+    /// Position of the first patch: the number of class and register tokens before it.
+    pub first_patch: usize,
 }
 
 /// One shard.
@@ -237,9 +252,10 @@ fn listed(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
         let name = path
             .file_name()
             .map(|name| name.to_string_lossy().into_owned());
+        let beside = name.as_deref().is_some_and(is_companion);
         let hidden =
             name.is_some_and(|name| name.starts_with(['.', '_']) || name.ends_with(".tmp"));
-        if path.is_file() && !hidden {
+        if path.is_file() && !hidden && !beside {
             paths.push(path);
         }
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::builder::MatrixBuilder;
 use super::file::{OpenFile, ReadAt, SourceFile};
 use super::matrix::{IntegerColumn, Matrix};
+use super::tokens::FindRowIntegers;
 use super::{Options, arrow, directory, npy, parquet, safetensors};
 use crate::error::DataError;
 
@@ -34,6 +35,8 @@ pub(super) struct Format {
     pub(super) add: Add,
     /// Finds the labels in a file that holds nothing else.
     pub(super) labels: Option<FindLabels>,
+    /// Finds token ids and positions of the rows of a file.
+    pub(super) row_integers: Option<FindRowIntegers>,
 }
 
 type Recognises = fn(&SourceFile, &mut OpenFile<'_>, &[u8]) -> Result<bool, DataError>;
@@ -50,6 +53,7 @@ impl Format {
         extensions: &[],
         add: |_, _, _| Ok(()),
         labels: None,
+        row_integers: None,
     };
 
     /// Whether files with the extension of `path` are of this format.
@@ -82,6 +86,12 @@ impl Format {
 pub fn formats() -> String {
     let names: Vec<&str> = FORMATS.iter().map(|format| format.about).collect();
     format!("{}, {}", names.join(", "), directory::ABOUT)
+}
+
+/// How token ids and positions are found in files of the format with this name.
+pub(super) fn row_integers(name: &str) -> Option<FindRowIntegers> {
+    let format = FORMATS.iter().find(|format| format.name == name)?;
+    format.row_integers
 }
 
 /// Whether a format claims files with the extension of `path`.

@@ -18,6 +18,7 @@ mod parquet;
 mod saev;
 mod safetensors;
 mod table;
+mod tokens;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -26,12 +27,15 @@ use std::path::{Path, PathBuf};
 use crate::element::Element;
 use crate::error::DataError;
 pub(crate) use directory::{INDEX, INDEX_FORMAT};
-pub use directory::{IndexedShard, ShardIndex};
+pub use directory::{ImageGrid, IndexedShard, ShardIndex};
 pub use documents::Documents;
 pub(crate) use file::ReadAt;
 pub use file::SourceFile;
 pub use format::formats;
 pub(crate) use json::json;
+pub(crate) use safetensors::has_document_ids;
+pub(crate) use tokens::{RowInteger, RowIntegers};
+
 use matrix::Matrix;
 
 /// How to open a data set.

@@ -3,10 +3,12 @@
 use ::safetensors::tensor::{Metadata, TensorInfo};
 use ::safetensors::{Dtype, SafeTensorError, SafeTensors};
 
+use super::Info;
 use super::builder::MatrixBuilder;
 use super::file::{OpenFile, ReadAt, SourceFile};
 use super::format::{Format, only};
 use super::matrix::{Integer, IntegerColumn};
+use super::tokens::{Found, RowInteger};
 use crate::element::Element;
 use crate::error::DataError;
 
@@ -19,6 +21,7 @@ pub(super) static FORMAT: Format = Format {
     extensions: &["safetensors"],
     add,
     labels: Some(label_column),
+    row_integers: Some(row_integers),
     ..Format::UNNAMED
 };
 
@@ -125,6 +128,53 @@ fn label_column(file: &SourceFile) -> Result<IntegerColumn, DataError> {
     }
 }
 
+/// The integers per row in a file of activations, if it has a tensor of integers for them.
+fn row_integers(
+    file: &SourceFile,
+    info: &Info,
+    kind: RowInteger,
+) -> Result<Option<Found>, DataError> {
+    let header = Header::read(file)?;
+    let Some(column) = header.integers_if_any(file, kind.tensor()) else {
+        return Ok(None);
+    };
+    let named = header.activations(file, info.tensor.as_deref());
+    let (_, activations) = named.or_else(|_| header.activations(file, None))?;
+    let shape = &activations.shape;
+    let rows: usize = shape[..shape.len().saturating_sub(1)].iter().product();
+    if column.count != rows {
+        return Err(DataError::Meanings {
+            path: file.path.clone(),
+            what: kind.tensor(),
+            entries: column.count,
+            rows,
+            documents: None,
+        });
+    }
+    Ok(Some(Found {
+        columns: vec![column],
+        examples: None,
+    }))
+}
+
+/// The tensor of integers `name` in a file that need not have activations.
+pub(super) fn integers_alone(
+    file: &SourceFile,
+    name: &str,
+) -> Result<Option<IntegerColumn>, DataError> {
+    Ok(Header::read(file)?.integers_if_any(file, name))
+}
+
+/// Whether the documents of a data set are ids in a tensor, and not examples of consecutive tokens.
+pub(crate) fn has_document_ids(info: &Info) -> Result<bool, DataError> {
+    match info.files.first().filter(|_| info.format == NAME) {
+        Some(file) => Ok(Header::read(file)?
+            .integers_if_any(file, DOCUMENTS)
+            .is_some()),
+        None => Ok(false),
+    }
+}
+
 fn wrong_type(file: &SourceFile, name: &str, dtype: Dtype, expected: &str) -> DataError {
     DataError::wrong_type(&file.path, name, format!("{dtype:?}"), expected)
 }
@@ -222,6 +272,11 @@ impl Header {
             offset,
             count,
         }))
+    }
+
+    /// The tensor of this name, if there is one of integers; another tensor may have the name by chance.
+    fn integers_if_any(&self, file: &SourceFile, name: &str) -> Option<IntegerColumn> {
+        self.integers(file, name).ok().flatten()
     }
 
     /// Names, types and shapes, for messages.

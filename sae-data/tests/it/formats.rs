@@ -41,6 +41,7 @@ struct Expected {
     values: PathBuf,
     labels: Option<PathBuf>,
     documents: Option<Vec<usize>>,
+    tokens: Option<Vec<i64>>,
 }
 
 #[derive(Deserialize)]
@@ -156,6 +157,16 @@ fn differences(root: &Path, expected: &Expected) -> Result<(), String> {
             "documents {documents:?}, not {:?}",
             expected.documents
         ));
+    }
+    let meanings = data.meanings().map_err(say)?;
+    let tokens = (0..expected.rows).map(|row| Ok(meanings.row(row).map_err(say)?.token));
+    let tokens = tokens.map(|token| token.map(|token| token.map(|token| token.id)));
+    let tokens: Option<Vec<i64>> = match meanings.has_tokens() {
+        true => tokens.collect::<Result<_, String>>()?,
+        false => None,
+    };
+    if tokens != expected.tokens {
+        return Err(format!("tokens {tokens:?}, not {:?}", expected.tokens));
     }
     Ok(())
 }

@@ -82,6 +82,13 @@ fn read(path: &Path, options: &Options) -> Result<(), DataError> {
         let labels = data.labels(range.clone())?;
         assert!(labels.is_none_or(|labels| labels.len() == range.len()));
     }
+    let meanings = data.meanings()?;
+    for row in 0..rows.min(64) {
+        let around = meanings.around(row, 3, 3)?;
+        assert!(around.is_none_or(|around| around.rows[around.own].row == Some(row)));
+        meanings.row(row)?;
+        meanings.text(row)?;
+    }
     // rows in pieces, too: a side of a split, and a sample of it
     if let Ok((_, held_out)) = data.split_fraction(0.3, 1) {
         for part in [held_out.spread(40), held_out] {

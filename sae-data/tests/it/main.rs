@@ -7,6 +7,7 @@ mod formats;
 mod fuzz;
 mod limit;
 mod loader;
+mod meanings;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod reading;

@@ -5,7 +5,7 @@
 `OUT_DIR/expected.json` lists data sets to be read, `OUT_DIR/refused.json` those to be refused; paths in both are
 relative to OUT_DIR. A data set to be read has "name", "path", "options" (of "tensor", "layer", "drop_first_token",
 "labels"), "rows", "width", "values" (a file of raw float32 [rows, width]), "labels" (null, or a file of raw int64
-[rows]) and "documents" (null, or the first row of every document). One to be refused has "name", "path", "options"
+[rows]), "documents" (null, or the first row of every document) and "tokens" (null, or the token id of every row). One to be refused has "name", "path", "options"
 and "says", parts of the message.
 
 Nothing may unpickle anything: every pickle here creates `OUT_DIR/PICKLE_WAS_READ` when it is read.
@@ -51,7 +51,7 @@ class Out:
     def bad_path(self, name):
         return self.root / "bad" / name
 
-    def good(self, path, values, of_rows=None, documents=None, name=None, **options):
+    def good(self, path, values, of_rows=None, documents=None, name=None, tokens=None, **options):
         """`of_rows` are the labels, `documents` is the number of rows of each document."""
         name = name or path.name
         values = np.asarray(values, dtype="<f4").reshape(-1, np.shape(values)[-1])
@@ -67,7 +67,8 @@ class Out:
         labels = None if of_rows is None else f"values/{name}.i64"
         entry = {"name": name, "path": self.relative(path), "options": options}
         entry |= {"rows": values.shape[0], "width": values.shape[1], "values": f"values/{name}.f32"}
-        self.expected.append(entry | {"labels": labels, "documents": documents})
+        tokens = None if tokens is None else np.asarray(tokens).reshape(-1).tolist()
+        self.expected.append(entry | {"labels": labels, "documents": documents, "tokens": tokens})
 
     def bad(self, path, says=None, name=None, **options):
         """`says` is the name of the path if it is not given."""
@@ -340,8 +341,10 @@ def huggingface_folders(out):
         written = saelens_folder(folder, [values[:8], values[8:16], values[16:]], hook)
         written.shuffle(seed=3)  # SAELens' shuffle=True leaves its indices, `cache-*.arrow`, in the folder
         assert (read_back(folder, hook) == values).all()
-        out.good(folder, values, documents=[6] * 21)
-        out.good(folder, values[:, 1:], documents=[5] * 21, name=f"{folder.name}-drop", drop_first_token=True)
+        tokens = read_back(folder, "token_ids")
+        out.good(folder, values, documents=[6] * 21, tokens=tokens)
+        name = f"{folder.name}-drop"
+        out.good(folder, values[:, 1:], documents=[5] * 21, tokens=tokens[:, 1:], name=name, drop_first_token=True)
 
     one = saelens_dataset(values, hook)
     for name, dataset, count in (
@@ -356,35 +359,45 @@ def huggingface_folders(out):
             state = json.loads((folder / "state.json").read_text())
             state["_data_files"].reverse()
             (folder / "state.json").write_text(json.dumps(state))
-        out.good(folder, read_back(folder, hook), documents=[6] * 21, tensor=hook)
+        tokens = read_back(folder, "token_ids")
+        out.good(folder, read_back(folder, hook), documents=[6] * 21, tokens=tokens, tensor=hook)
     path = out.good_path("hf-array2d.parquet")  # what push_to_hub uploads
     one.to_parquet(path)
     out.good(path, values, documents=[6] * 21)
 
     lengths = [3, 17, 1, 8, 40, 2]
     documents = [acts(n, 7, seed=n) for n in lengths]
-    nested = {"text": [f"document {n}" * n for n in lengths], "acts": documents}
+    tokens = [np.arange(n) - n for n in lengths]
+    nested = {"text": [f"document {n}" * n for n in lengths], "acts": documents, "token_ids": tokens}
     labels = some_labels(6)
     sequence, value = datasets.Sequence, datasets.Value
     for name, of_rows in (("hf-nested", value("float32")), ("hf-nested-f16", value("float16"))):
         features = {"text": value("string"), "acts": sequence(sequence(of_rows)), "label": value("int64")}
+        features["token_ids"] = sequence(value("int64"))
         rounded = [d.astype(f16) if "16" in name else d for d in documents]
         folder = out.good_path(name)
         data = {**nested, "acts": rounded, "label": labels}
         datasets.Dataset.from_dict(data, datasets.Features(features)).save_to_disk(folder, num_shards=2)
         # a label is of a document, therefore of all its rows
-        out.good(folder, np.concatenate(rounded), np.repeat(labels, lengths), lengths)
+        out.good(folder, np.concatenate(rounded), np.repeat(labels, lengths), lengths, tokens=np.concatenate(tokens))
     lengths, documents = [n for n in lengths if n > 1], [d for d in documents if len(d) > 1]
     folder = out.good_path("hf-nested-drop")
-    features = datasets.Features({"acts": datasets.LargeList(datasets.LargeList(value("float32")))})
-    datasets.Dataset.from_dict({"acts": documents}, features).save_to_disk(folder)
-    out.good(folder, np.concatenate(documents), documents=lengths, name="hf-nested-large")
+    columns = {"token_ids": datasets.LargeList(value("int32"))}
+    columns["acts"] = datasets.LargeList(datasets.LargeList(value("float32")))
+    tokens = [np.arange(n) + 10 * n for n in lengths]
+    data = {"token_ids": tokens, "acts": documents}
+    datasets.Dataset.from_dict(data, datasets.Features(columns)).save_to_disk(folder)
+    tokens, name = np.concatenate(tokens), "hf-nested-large"
+    out.good(folder, np.concatenate(documents), documents=lengths, tokens=tokens, name=name)
     kept = np.concatenate([d[1:] for d in documents])
-    out.good(folder, kept, documents=[n - 1 for n in lengths], drop_first_token=True)
+    tokens = np.concatenate([np.arange(1, n) + 10 * n for n in lengths])
+    out.good(folder, kept, documents=[n - 1 for n in lengths], tokens=tokens, drop_first_token=True)
 
     values, labels = acts(333, 12), some_labels(333)
     columns = {"acts": sequence(value("float32"), length=12), "label": value("int64")}
-    flat = datasets.Dataset.from_dict({"acts": values, "label": labels}, datasets.Features(columns))
+    columns["token_ids"] = sequence(value("int32"))  # the tokens of a sentence: none of them is the row's
+    flat = {"acts": values, "label": labels, "token_ids": [[1, 2, 3][: 1 + i % 3] for i in range(333)]}
+    flat = datasets.Dataset.from_dict(flat, datasets.Features(columns))
     folder = out.good_path("hf-flat")
     flat.save_to_disk(folder, num_shards=4)
     out.good(folder, values, labels)

@@ -4,6 +4,7 @@
 //! places of the values in the file. Columns before the activations are skipped by the number of buffers of their types.
 
 mod schema;
+mod tokens;
 
 use arrow_ipc::{RecordBatch, root_as_message};
 
@@ -23,6 +24,7 @@ pub(super) static FORMAT: Format = Format {
     magic: &[b"ARROW", STREAM_MAGIC],
     extensions: &["arrow", "feather"],
     add,
+    row_integers: Some(tokens::find),
     ..Format::UNNAMED
 };
 

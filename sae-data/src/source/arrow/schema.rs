@@ -135,8 +135,17 @@ fn integer(field: &Field<'_>) -> Option<Integer> {
     }
 }
 
+/// The type of a column of integers, or of lists of integers, and the kind of these lists.
+pub(super) fn integer_in_lists(field: &Field<'_>) -> Option<(Option<List>, Integer)> {
+    let Some(list) = list(field) else {
+        return Some((None, integer(field)?));
+    };
+    let child = field.children().filter(|c| c.len() == 1)?.get(0);
+    Some((Some(list), integer(&child)?))
+}
+
 /// Counts the nodes and buffers of a field and its children (Arrow columnar format, "Buffer layouts").
-fn step_over(
+pub(super) fn step_over(
     file: &SourceFile,
     field: &Field<'_>,
     place: &mut Place,
