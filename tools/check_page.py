@@ -22,6 +22,8 @@ from sae_report.data import split, within
 from sae_report.model import Model
 
 CLOSE = 1e-4
+ARTICLE = re.compile(r'<article class="apart">(.*?)</article>', re.S)
+PART = re.compile(r'#latent-(\d+)".*?<td class="n">([-0-9.e]+) %</td>', re.S)
 PACKED = re.compile(r'<script type="application/octet-stream;base64" id="([a-z0-9-]+)">([^<]*)</script>')
 
 
@@ -121,9 +123,30 @@ def examples(compare, cards, rows, a, numbers):
     compare.say("Jaccard index", jaccard, 5e-2)
 
 
+def apart(compare, html, model, side):
+    """The rows that are taken apart, where they are shown by number."""
+    place = {int(number): i for i, number in enumerate(side.row_numbers)}
+    left = share = 0.0
+    for article in ARTICLE.findall(html):
+        found = re.search(r"row ([0-9,]+)", article)
+        if not found:
+            continue
+        _, x = next(side.blocks(1, [place[int(found[1].replace(",", ""))]]))
+        a, n = model.encode(x)
+        x0 = x - model.w["b_dec"] if model.cfg["pre_bias"] else x
+        total = (x0**2).sum()
+        said = float(re.search(r"<strong>([0-9.]+) %</strong> left over", article)[1])
+        left = max(left, abs(said - 100 * ((x - model.decode(a, n)) ** 2).sum() / total))
+        parts = 100 * n[0, 0] * a[0] * (model.values @ x0[0]) / total
+        share = max([share, *(abs(float(p) - parts[int(j)]) for j, p in PART.findall(article))])
+    compare.say("what is left over of a row (points of %)", left, 0.06)
+    compare.say("what a latent adds to a row (points of %)", share, 0.06)
+
+
 def main():
     run = pathlib.Path(sys.argv[1])
-    pieces = unpacked((run / "reports/report.html").read_text())
+    html = (run / "reports/report.html").read_text()
+    pieces = unpacked(html)
     config = tomllib.loads((run / "config.toml").read_text())
     model = Model.load(run / "model")
     _, held_out = split(config["data"])
@@ -144,6 +167,7 @@ def main():
         by_class(compare, page, a, side.labels)
     decoder(compare, page, cards, model.values)
     plane(compare, page, model.values, live)
+    apart(compare, html, model, side)
     examples(compare, cards, rows, a, side.row_numbers)
     sys.exit(bool(compare.wrong))
 

@@ -39,6 +39,16 @@ impl Axis {
         if low > 0.0 && low < 0.5 * high {
             low = 0.0;
         }
+        if high - low <= 1e-9 * high.abs() {
+            (low, high) = (
+                low.min(0.0),
+                if high == 0.0 {
+                    1.0
+                } else {
+                    high.max(0.0) * 1.1
+                },
+            );
+        }
         let pad = 0.04 * (high - low).max(1e-9 * high.abs()).max(1e-12);
         high += pad;
         if low != 0.0 {

@@ -7,7 +7,7 @@ use super::axis::{Axis, tick_label};
 use super::text::number;
 
 /// Space around the plot: left, top, right, bottom.
-const MARGIN: [f64; 4] = [54.0, 12.0, 14.0, 46.0];
+const MARGIN: [f64; 4] = [66.0, 12.0, 14.0, 46.0];
 
 /// A chart with its axes.
 #[derive(Clone, Debug)]

@@ -131,7 +131,7 @@ fn curve(
             h4 { (class) }
             (picture(findings, of, &class))
             @if let Some(accuracy) = accuracy {
-                p.quiet { (grouped(accuracy.rows as i64)) " rows; before encoding " (accuracy.original.map_or("–".into(), percent)) }
+                p.quiet { (grouped(accuracy.rows as i64)) " rows; activations " (accuracy.original.map_or("–".into(), percent)) }
             }
             p.links { @for latent in of.latents.iter().take(LISTED) { (latent_link(*latent)) " " } }
             @if let Some((latent, f1)) = single { p.quiet { "best alone: " (latent_link(latent)) ", F1 " (format!("{f1:.2}")) } }

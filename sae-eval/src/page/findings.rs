@@ -7,8 +7,10 @@ use burn::tensor::{Tensor, TensorData};
 
 use super::cofiring::together;
 use super::decoder::{self, Decoder, Near};
+use super::described::Described;
 use super::gather::{ClassSums, Gather, L0Sums, Point};
 use super::rows::{Numbered, Showing, Shown, Thumbnail};
+use super::shades::shade;
 use super::tally::{Example, Tally};
 use super::training::Training;
 use crate::classes::Judged;
@@ -160,7 +162,14 @@ impl Gather {
             ..Findings::default()
         };
         findings.apart = taken_apart(passes, model, &findings.points)?;
-        findings.show(&Numbered(&run.held_out))?;
+        let described = Described::of(&run.held_out)?;
+        match &described {
+            Some(described) => {
+                shade(&mut findings.latents, described, passes, model)?;
+                findings.show(described)?;
+            }
+            None => findings.show(&Numbered(&run.held_out))?,
+        }
         findings.read_run(run);
         Ok(findings)
     }

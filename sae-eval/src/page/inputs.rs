@@ -108,9 +108,9 @@ fn against(
     }
     points.sort_by(|a, b| a.0.total_cmp(&b.0));
     let spread = points[points.len() - 1].0 - points[0].0;
-    if spread <= 1e-5 * points[0].0.abs() {
+    if spread <= 1e-3 * points[0].0.abs() {
         let x = number(points[0].0);
-        return html! { figure.chart.empty { figcaption { (title) } p.note { "It is " (x) " for all rows, so there is nothing to compare." } } };
+        return html! { figure.chart.empty { figcaption { (title) } p.note { "It is " (x) " for all rows, up to a thousandth, so there is nothing to compare." } } };
     }
     let medians: Vec<(f64, f64)> = groups(&points).collect();
     let chart = Chart::new(

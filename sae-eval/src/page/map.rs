@@ -10,6 +10,8 @@ use super::text::{counted, grouped, percent};
 
 /// A latent that fires on a larger part of the rows is dense.
 const DENSE: f64 = 0.1;
+/// Bins of firing frequency in a decade.
+const PARTS: i32 = 6;
 /// Colours of the scale of class entropy.
 const COLOURS: usize = 6;
 
@@ -198,12 +200,13 @@ fn by_direction(findings: &Findings, coloured: bool) -> Markup {
 }
 
 fn frequencies(findings: &Findings) -> Markup {
-    let decades: Vec<f64> = (-16..=0)
-        .map(|half| 10f64.powf(f64::from(half) / 2.0))
+    let decades: Vec<f64> = (-8 * PARTS..=0)
+        .map(|part| 10f64.powf(f64::from(part) / f64::from(PARTS)))
         .collect();
     let mut counts = vec![0.0; decades.len() - 1];
     for latent in findings.latents.iter().filter(|latent| latent.fired > 0) {
-        let place = (frequency(findings, latent).log10() * 2.0).floor() as i32 + 16;
+        let place =
+            (frequency(findings, latent).log10() * f64::from(PARTS)).floor() as i32 + 8 * PARTS;
         counts[(place.max(0) as usize).min(decades.len() - 2)] += 1.0;
     }
     let Some(first) = counts.iter().position(|n| *n > 0.0) else {

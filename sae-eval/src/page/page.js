@@ -110,9 +110,8 @@
       const order = byColumn();
       if (query === "") return order;
       const wanted = classes.map((name) => name.includes(query));
-      const digits = /^\d+$/.test(query);
-      const hit = (j) => (digits && String(j).startsWith(query)) || wanted[columns.best[j]] || (texts[j] ?? "").includes(query)
-        || (query === "dead" && columns.fired[j] === 0);
+      if (/^\d+$/.test(query)) return order.filter((j) => String(j).startsWith(query));
+      const hit = (j) => wanted[columns.best[j]] || (texts[j] ?? "").includes(query) || (query === "dead" && columns.fired[j] === 0);
       return order.filter(hit);
     };
     const row = (j) => {
@@ -273,15 +272,16 @@
       const top = make("div", { class: "top" }, make("h2", { id: "card-title", tabindex: "-1" }, "Latent " + j), step(-1, "Previous"), step(1, "Next"), close);
       if (columns.fired[j] === 0) return [top, make("p", {}, "It is dead: it does not fire on any held-out row."), list("Nearest by direction", near(nearest), "Not compared.")];
       const ranks = serves.map(([label, rank]) => className(label) + " (" + (rank + 1) + ".)");
-      return [top, facts(j), make("div", { class: "columns" },
-        make("div", {}, make("h3", {}, "Activations"), histogram(first, counts)),
-        ...(classes.length ? [list("Activation by class", classes.map(([label, part]) => share(className(label), part, percent(part))), "")] : []),
-        list("Nearest by direction (cosine)", near(nearest), "Only the " + count(meta.compared) + " most frequent latents are compared."),
-        list("Fires together with (Jaccard)", near(together), "No other latent fires on the same rows more than once.")),
-        ...(ranks.length ? [make("p", {}, "Among the first ten latents of: " + ranks.join(", "))] : []),
-        make("div", { class: "columns" },
+      return [top, facts(j),
+        ...(ranks.length ? [make("p", { class: "quiet" }, "Among the first ten latents of " + ranks.join(", "))] : []),
+        make("div", { class: "columns two" },
           await examples("Strongest rows", strongest, shades.slice(0, strongest.length)),
-          await examples("From strong to weak, one row of each part", tenths, shades.slice(strongest.length)))];
+          await examples("From strong to weak, one row of each part", tenths, shades.slice(strongest.length))),
+        make("div", { class: "columns" },
+          make("div", {}, make("h3", {}, "Activations"), histogram(first, counts)),
+          ...(classes.length ? [list("Activation by class", classes.map(([label, part]) => share(className(label), part, percent(part))), "")] : []),
+          list("Nearest by direction (cosine)", near(nearest), "Only the " + count(meta.compared) + " most frequent latents are compared."),
+          list("Fires together with (Jaccard)", near(together), "No other latent fires on the same rows more than once."))];
     };
     const open = async () => {
       const wanted = /^#latent-(\d+)$/.exec(location.hash);

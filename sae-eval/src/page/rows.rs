@@ -1,5 +1,5 @@
-//! A held-out row as a person can look at it, behind one trait. So far a row is its number, its document with its
-//! position there, and its class.
+//! A held-out row as a person can look at it, behind one trait: by its number here, by what the data says of it in
+//! `described.rs`.
 
 use std::ops::Range;
 
@@ -75,9 +75,9 @@ pub(super) trait Showing {
         thumbnails: &mut Vec<Thumbnail>,
     ) -> Result<Vec<Shown>>;
 
-    /// Whether rows are tokens whose neighbours can be shaded by a latent's activation.
-    fn has_tokens(&self) -> bool {
-        false
+    /// The rows of the tokens around a row, in order, as far as they are held-out rows; `None` if rows are no tokens.
+    fn window(&self, _row: u64) -> Result<Option<Vec<Option<u64>>>> {
+        Ok(None)
     }
 }
 

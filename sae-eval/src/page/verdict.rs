@@ -80,7 +80,7 @@ fn sentence(report: &Report) -> String {
     let classes = report.top_n.as_ref().and_then(|top_n| {
         let ten = top_n.trained.iter().find(|row| row.n == "10").or(top_n.trained.first())?;
         Some(format!(
-            " With only the first {} of a class, {} of its rows are still recognised, of {} before encoding.",
+            " From only the first {} of their class, {} of the rows are given their class; from the activations themselves, {}.",
             match ten.n.as_str() {
                 "1" => "latent".into(),
                 n => format!("{} latents", clean(n, 20)),

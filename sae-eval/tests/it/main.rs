@@ -3,6 +3,7 @@
 
 mod criteria;
 mod data;
+mod page;
 mod processes;
 mod ranking;
 mod recovery;
