@@ -280,7 +280,7 @@ impl Meanings {
     /// The thumbnail of the image that `row` is or is a part of, if there is one.
     ///
     /// # Errors
-    /// As [`Meanings::row`], and [`DataError::Unsupported`] if the file is no small JPEG or PNG.
+    /// As [`Meanings::row`], and [`DataError::Unusable`] if the file is no small JPEG or PNG.
     pub fn thumbnail(&self, row: usize) -> Result<Option<Thumbnail>, DataError> {
         let (Some(thumbnails), Some(per)) = (&self.thumbnails, self.thumbnails()) else {
             return Ok(None);
