@@ -30,8 +30,8 @@ impl Chart {
             description,
             x,
             y,
-            width: 480.0,
-            height: 300.0,
+            width: 420.0,
+            height: 280.0,
         }
     }
 

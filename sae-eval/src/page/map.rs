@@ -161,7 +161,7 @@ fn by_strength(findings: &Findings, coloured: bool) -> Markup {
             alive().map(|latent| latent.mean),
         ),
     );
-    chart.height = 380.0;
+    (chart.width, chart.height) = (480.0, 380.0);
     let place = |_: usize, latent: &Latent| {
         (latent.fired > 0).then(|| (frequency(findings, latent), latent.mean))
     };
@@ -188,7 +188,7 @@ fn by_direction(findings: &Findings, coloured: bool) -> Markup {
         Axis::of(&label("first", first), along(0)),
         Axis::of(&label("second", second), along(1)),
     );
-    chart.height = 380.0;
+    (chart.width, chart.height) = (480.0, 380.0);
     let place = |j: usize, _: &Latent| plane.get(j).map(|p| (f64::from(p[0]), f64::from(p[1])));
     let marks = dots(findings, &chart, coloured, place);
     map(

@@ -15,7 +15,7 @@ const LINE: u64 = 1 << 16;
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub(super) struct Record {
     #[serde(default)]
-    split: String,
+    pub(super) split: String,
     pub(super) step: u64,
     pub(super) loss: Option<f64>,
     pub(super) fvu: Option<f64>,

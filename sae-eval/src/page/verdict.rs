@@ -136,7 +136,7 @@ fn curves(findings: &Findings) -> Markup {
         ("Variance unexplained", "FVU", |r| r.fvu),
         ("Active latents per row", "L0", |r| r.l0),
         ("Loss", "loss", |r| r.loss),
-        ("Latents that have not fired lately", "latents", |r| r.dead),
+        ("Latents not fired lately", "latents", |r| r.dead),
     ];
     html! {
         h2 { "Training" }
@@ -175,7 +175,7 @@ fn curve(findings: &Findings, title: &str, unit: &str, of: fn(&Record) -> Option
     );
     let x = Axis::linear("step", 0.0, all().map(|p| p.0).fold(1.0, f64::max));
     let mut chart = Chart::new(title, described, x, y);
-    (chart.width, chart.height) = (400.0, 240.0);
+    (chart.width, chart.height) = (310.0, 210.0);
     let marks = html! {
         (chart.line("c0", &train))
         @if held_out.len() > 1 { (chart.line("c1", &held_out)) }
