@@ -71,15 +71,16 @@ const use = async (width, colorScheme) => {
   expect(sorted.join() !== before.join(), `${name}: sorting changes nothing`);
   await page.getByRole("button", { name: "max", exact: true }).click();
   expect((await rows(page)).join() !== sorted.join(), `${name}: sorting the other way changes nothing`);
-  const seconds = await page.evaluate(() => {
+  const search = (query) => page.evaluate((query) => {
     const search = document.getElementById("search");
-    search.value = "1";
+    search.value = query;
     const started = performance.now();
     search.dispatchEvent(new Event("input"));
     return performance.now() - started;
-  });
-  console.log(`${name}: a search takes ${seconds.toFixed(1)} ms`);
-  expect(seconds < 100, `${name}: a search takes ${seconds} ms`);
+  }, query);
+  const time = Math.max(await search("an"), await search("1"));
+  console.log(`${name}: a search takes ${time.toFixed(1)} ms`);
+  expect(time < 100, `${name}: a search takes ${time} ms`);
   const found = await rows(page);
   expect(found.length > 0 && found.every((row) => /^1/.test(row)) , `${name}: searching for 1 finds ${found[0]}`);
 

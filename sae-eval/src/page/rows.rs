@@ -8,6 +8,11 @@ use data_encoding::BASE64;
 use sae_data::ActivationData;
 use serde::Serialize;
 
+use super::text::clean;
+
+/// Characters of a text that no row exceeds.
+const LONGEST: usize = 1000;
+
 /// A row to show.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Shown {
@@ -155,8 +160,12 @@ impl Shown {
         let signed = |value: Option<u64>| value.map_or(-1, |value| value as i64);
         let content = match &self.content {
             Content::Unknown => serde_json::Value::Null,
-            Content::Text(text) => text.as_str().into(),
-            Content::Token { tokens, at } => serde_json::json!({ "t": tokens, "i": at }),
+            Content::Text(text) => clean(text, LONGEST).into(),
+            Content::Token { tokens, at } => {
+                let tokens: Vec<String> =
+                    tokens.iter().map(|token| clean(token, LONGEST)).collect();
+                serde_json::json!({ "t": tokens, "i": at })
+            }
             Content::Patch(patch) => {
                 serde_json::json!({ "p": patch.thumbnail, "g": patch.grid, "c": patch.cell })
             }
