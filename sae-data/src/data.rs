@@ -315,7 +315,10 @@ impl ActivationData {
     }
 
     /// The document of each row, numbered as in the whole data set, if there are documents.
-    pub(crate) fn documents(&self, rows: Range<usize>) -> Option<Vec<i64>> {
+    ///
+    /// # Panics
+    /// If there are no such rows.
+    pub fn documents(&self, rows: Range<usize>) -> Option<Vec<i64>> {
         let documents = self.info().documents.as_ref()?;
         let rows = self.selection.pieces(rows).flatten();
         Some(rows.map(|row| documents.of(row) as i64).collect())

@@ -9,6 +9,7 @@ use sae_model::{Input, SparseCodes};
 use crate::evaluate::{ObserveTrain, Passes};
 use crate::head::{Accuracy, Head};
 use crate::model::{Codes, Model};
+use crate::page::Carried;
 use crate::ranking::{Counters, Ranking, Rule, classes_at_once};
 use crate::report::{ClassAccuracy, TopN, TopNRow};
 
@@ -35,6 +36,30 @@ pub(crate) struct Judged {
     original: Accuracy,
     /// Over the same rows: `(n, on, off)` for each n, then for all latents (`None`).
     rows: Vec<(Option<usize>, Accuracy, Accuracy)>,
+    /// The first latents of each class.
+    ranking: Ranking,
+}
+
+impl Judged {
+    /// The numbers of latents of the curves, `None` for all latents.
+    pub(crate) fn ns(&self) -> Vec<Option<usize>> {
+        self.rows.iter().map(|(n, _, _)| *n).collect()
+    }
+
+    /// For each ranked class its first latents, and its accuracy with the first n on and off.
+    pub(crate) fn carried(&self) -> Vec<Carried> {
+        let ranked = (0..self.original.classes()).filter(|class| self.ranking.has(*class));
+        let of = |class: usize| Carried {
+            class,
+            latents: self.ranking.best_first(class),
+            curve: self
+                .rows
+                .iter()
+                .map(|(_, on, off)| (on.of_class(class).1, off.of_class(class).1))
+                .collect(),
+        };
+        ranked.map(of).collect()
+    }
 }
 
 impl<'a> Setting<'a> {
@@ -152,7 +177,6 @@ impl<'a> Batch<'a> {
 pub(crate) struct ClassPass<'a> {
     setting: &'a Setting<'a>,
     model: &'a Model,
-    ranking: Ranking,
     pub(crate) judged: Judged,
 }
 
@@ -171,11 +195,11 @@ impl<'a> ClassPass<'a> {
             all: [accuracy(), accuracy()],
             original: accuracy(),
             rows: ns.map(|n| (n, accuracy(), accuracy())).collect(),
+            ranking,
         };
         Ok(Self {
             setting,
             model,
-            ranking,
             judged,
         })
     }
@@ -191,20 +215,21 @@ impl<'a> ClassPass<'a> {
     ) -> Result<()> {
         let (head, Codes { codes, input }) = (self.setting.head, encoded);
         let labels = head.labels(held_out, start, codes.pattern.rows())?;
-        let ranked = |label: &usize| self.ranking.has(*label);
         let [original, full] = [x, x_hat].map(|x| head.classify(x));
         let Judged {
             all,
             original: original_ranked,
             rows,
+            ranking,
         } = &mut self.judged;
+        let ranked = |label: &usize| ranking.has(*label);
         for (accuracy, answers) in all.iter_mut().zip([&original, &full]) {
             accuracy.add(answers, &labels, |_| true);
         }
         original_ranked.add(&original, &labels, ranked);
         let filter = Filter {
             values: codes.host_values(),
-            ranks: self.ranking.ranks(codes, &labels),
+            ranks: ranking.ranks(codes, &labels),
             codes,
             input,
         };

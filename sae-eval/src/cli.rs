@@ -1,5 +1,5 @@
-//! The command line of `sae-eval`: evaluates a run on its held-out data, or on other data, and writes a report; or encodes a
-//! data set (`encode`).
+//! The command line of `sae-eval`: evaluates a run on its held-out data, or on other data, and writes a report
+//! (`report.{json,md,html}`); or encodes a data set (`encode`).
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::encode::{self, EncodeArguments};
+use crate::page::{self, Findings};
 use crate::ranking::Rule;
 use crate::report::{self, Report};
 use crate::{evaluate, model, run};
@@ -24,8 +25,8 @@ const PAPER_THRESHOLD: f32 = 0.2;
 
 /// Evaluate a trained run on its held-out data: reconstruction, sparsity, top-n classification.
 ///
-/// Writes report.md and report.json into the directory reports of the run, or into that of --output. An existing report is
-/// replaced, whichever options it was made with.
+/// Writes report.html, report.md and report.json into the directory reports of the run, or into that of --output. An existing
+/// report is replaced, whichever options it was made with.
 ///
 /// Exit codes: 0 done; 1 the report could not be written; 2 the run, the data or the device is wrong (no report is written).
 #[derive(Parser, Debug)]
@@ -63,10 +64,13 @@ pub(crate) struct Arguments {
     /// step. The run may be in progress; no lock is taken.
     #[arg(long, value_name = "WHICH")]
     checkpoint: Option<Which>,
-    /// Directory for report.md and report.json. Default: reports in the run directory; of a checkpoint,
+    /// Directory for the files of the report. Default: reports in the run directory; of a checkpoint,
     /// reports/step-00000300.
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
+    /// Leave out report.html, the report to look at.
+    #[arg(long)]
+    pub(crate) no_html: bool,
     #[command(flatten)]
     elsewhere: run::Elsewhere,
 }
@@ -136,7 +140,10 @@ fn parsed<T>(arguments: Result<T, clap::Error>) -> T {
 /// Makes the report of a run.
 fn make_report(arguments: &Arguments) -> ExitCode {
     let done = match evaluate_run(arguments) {
-        Ok(report) => publish(&arguments.reports(&report), &report).map_err(|error| (1, error)),
+        Ok((report, findings)) => {
+            let dir = arguments.reports(&report);
+            publish(&dir, &report, findings).map_err(|error| (1, error))
+        }
         Err(error) => Err((2, error)),
     };
     match done {
@@ -153,7 +160,7 @@ fn make_report(arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn evaluate_run(arguments: &Arguments) -> Result<Report> {
+fn evaluate_run(arguments: &Arguments) -> Result<(Report, Option<Findings>)> {
     let rule = arguments.rule()?;
     if let Some(output) = &arguments.output
         && output.exists()
@@ -185,12 +192,16 @@ pub(crate) fn start_threads(threads: Option<u32>) -> Result<()> {
 }
 
 /// Writes a report into `dir` and prints it, even if it cannot be written.
-fn publish(dir: &Path, report: &Report) -> Result<()> {
+fn publish(dir: &Path, report: &Report, findings: Option<Findings>) -> Result<()> {
     let markdown = report::markdown::render(report);
-    let written = write(dir, report, &markdown);
+    let page = findings.map(|findings| page::render(report, &findings));
+    let written = write(dir, report, &markdown, page.as_deref());
     print!("{markdown}");
     let path = written?;
     println!("\nWritten to {} and report.json beside it.", path.display());
+    if page.is_some() {
+        println!("Open {} in a browser.", dir.join("report.html").display());
+    }
     Ok(())
 }
 
@@ -205,18 +216,27 @@ pub(crate) fn open_device(name: &str) -> Result<Device> {
     })
 }
 
-/// Writes both files of a report; returns the path of the one to read. Processes take turns, so that both files belong to
-/// the same report.
-fn write(dir: &Path, report: &Report, markdown: &str) -> Result<PathBuf> {
+/// Writes the files of a report; without a `page`, one of an earlier report is removed. Returns the path of the one to read.
+/// Processes take turns, so that all files belong to the same report.
+fn write(dir: &Path, report: &Report, markdown: &str, page: Option<&str>) -> Result<PathBuf> {
     std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
     let lock = File::open(dir);
     // Some network file systems have no locks; even there, each file is whole.
     let _locked = lock.as_ref().is_ok_and(|dir| dir.lock().is_ok());
     let json = serde_json::to_string_pretty(report)? + "\n";
     let path = dir.join("report.md");
-    for (path, text) in [(&dir.join("report.json"), json.as_str()), (&path, markdown)] {
-        atomic_file::write(path, text.as_bytes())
-            .with_context(|| format!("writing {}", path.display()))?;
+    for (path, text) in [
+        (&dir.join("report.json"), Some(json.as_str())),
+        (&path, Some(markdown)),
+        (&dir.join("report.html"), page),
+    ] {
+        match text {
+            Some(text) => atomic_file::write(path, text.as_bytes())
+                .with_context(|| format!("writing {}", path.display()))?,
+            None if path.exists() => std::fs::remove_file(path)
+                .with_context(|| format!("removing {}", path.display()))?,
+            None => {}
+        }
     }
     Ok(path)
 }

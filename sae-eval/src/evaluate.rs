@@ -17,6 +17,7 @@ use crate::classes::{self, ClassPass, Judged, Setting};
 use crate::cli::Arguments;
 use crate::criteria::{self, Side};
 use crate::model::{Model, host_of, values};
+use crate::page::{Findings, Gather};
 use crate::ranking::Rule;
 use crate::recovery;
 use crate::report::{AllRowsSection, Measured, Report, TopN};
@@ -33,7 +34,7 @@ pub(crate) fn report(
     arguments: &Arguments,
     rule: Rule,
     device: &Device,
-) -> Result<Report> {
+) -> Result<(Report, Option<Findings>)> {
     let started = Instant::now();
     let config = &run.config.model;
     let model = Model::new(run.sae.clone(), device);
@@ -47,6 +48,10 @@ pub(crate) fn report(
     let mut gathered = Gathered::new(&passes)?;
     let mut train = Side::train(run.data.train.as_ref().ok());
     let mut held_out = Side::held_out(run);
+    let mut page = match arguments.no_html {
+        true => None,
+        false => Some(Gather::new(run)?),
+    };
     let mut observe_train =
         |rows: &[usize], x: &[f32], codes: &SparseCodes| train.add(rows, x, codes);
     let trained = passes.judge(
@@ -54,8 +59,11 @@ pub(crate) fn report(
         setting.as_ref().ok(),
         &mut observe_train,
         |x, codes, x_hat| {
-            gathered.add(x, codes, &values(x_hat));
+            let x_hat = values(x_hat);
+            gathered.add(x, codes, &x_hat);
             held_out.add_next(x, codes);
+            page.iter_mut()
+                .try_for_each(|page| page.add(x, codes, &x_hat))
         },
     )?;
     let alive = gathered
@@ -70,8 +78,10 @@ pub(crate) fn report(
         Ok(setting) if !arguments.no_untrained => passes.untrained(setting, device)?,
         _ => None,
     };
+    let findings = page.map(|page| page.finish(&passes, &model, trained.as_ref()));
+    let findings = findings.transpose()?;
     let top_n = top_n(setting, trained, untrained);
-    Ok(Report::new(
+    let report = Report::new(
         run,
         &arguments.device,
         Measured {
@@ -84,7 +94,8 @@ pub(crate) fn report(
             recovery,
         },
         started.elapsed().as_secs_f64(),
-    ))
+    );
+    Ok((report, findings))
 }
 
 /// Sums that the pass over the held-out rows collects.
@@ -222,7 +233,7 @@ impl Passes<'_> {
             }
         };
         let model = Model::new(sae, device);
-        self.judge(&model, Some(setting), &mut |_, _, _| {}, |_, _, _| {})
+        self.judge(&model, Some(setting), &mut |_, _, _| {}, |_, _, _| Ok(()))
     }
 
     /// Walks the held-out split once; `observe(x, codes, x_hat)` sees each batch. With a `setting`, it first ranks
@@ -233,7 +244,7 @@ impl Passes<'_> {
         model: &Model,
         setting: Option<&Setting>,
         observe_train: &mut ObserveTrain,
-        mut observe: impl FnMut(&[f32], &SparseCodes, Tensor<2>),
+        mut observe: impl FnMut(&[f32], &SparseCodes, Tensor<2>) -> Result<()>,
     ) -> Result<Option<Judged>> {
         let held_out = &self.run.data.held_out;
         let mut classes = match setting {
@@ -246,8 +257,7 @@ impl Passes<'_> {
             if let Some(classes) = &mut classes {
                 classes.add(held_out, start, x, &encoded, x_hat.clone())?;
             }
-            observe(rows, &encoded.codes, x_hat);
-            Ok(())
+            observe(rows, &encoded.codes, x_hat)
         })?;
         Ok(classes.map(|classes| classes.judged))
     }

@@ -85,6 +85,11 @@ impl Accuracy {
         }
     }
 
+    /// Number of classes.
+    pub(crate) fn classes(&self) -> usize {
+        self.rows.len()
+    }
+
     /// Number of rows of a class, and the share of them answered correctly (`None` without rows).
     pub(crate) fn of_class(&self, class: usize) -> (u64, Option<f64>) {
         let rows = self.rows[class];

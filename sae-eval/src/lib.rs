@@ -12,6 +12,7 @@ mod evaluation;
 mod head;
 mod model;
 mod other;
+mod page;
 mod ranking;
 mod recovery;
 mod report;

@@ -141,6 +141,13 @@ impl Ranking {
         self.classes[class].is_some()
     }
 
+    /// The latents of a class, best first; empty for a class without a ranking.
+    pub(crate) fn best_first(&self, class: usize) -> Vec<u32> {
+        let mut ranked = self.classes[class].clone().unwrap_or_default();
+        ranked.sort_unstable_by_key(|(_, rank)| *rank);
+        ranked.into_iter().map(|(latent, _)| latent).collect()
+    }
+
     /// The rank of each entry of a batch for the class of its row; `u32::MAX` if it is not ranked.
     pub(crate) fn ranks(&self, codes: &SparseCodes, labels: &[usize]) -> Vec<u32> {
         let mut ranks = Vec::with_capacity(codes.pattern.len());

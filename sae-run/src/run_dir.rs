@@ -10,7 +10,7 @@
 //!              tensorboard/     the same records as TensorBoard's event files, if they were asked for
 //!              train.log        the log
 //!              model/           cfg.json, sae.safetensors, BLAKE3SUMS
-//!              reports/         report.json and report.md, written by sae-eval
+//!              reports/         report.json, report.md and report.html, written by sae-eval
 //! ```
 
 use std::fs::{self, File};
@@ -74,8 +74,6 @@ impl RunDir {
         reports = "reports";
         /// The report as data.
         report_json = "reports/report.json";
-        /// The report to read.
-        report_md = "reports/report.md";
     }
 
     /// The run directory at `path`.

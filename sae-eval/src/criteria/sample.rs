@@ -51,6 +51,14 @@ impl Sample {
         }
     }
 
+    /// The same with a smaller limit of the entries.
+    pub(crate) fn within(total: usize, most: usize, max_entries: usize) -> Self {
+        Self {
+            max_entries,
+            ..Self::new(total, most)
+        }
+    }
+
     /// True if a row is in the sample under the current bound.
     pub(crate) fn keeps(&self, row: usize) -> bool {
         mixed(row as u64 + 1) >> 32 < self.bound

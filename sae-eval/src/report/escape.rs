@@ -56,7 +56,7 @@ fn inline(text: &str, limit: usize) -> String {
 
 /// Turns line breaks and tabs into spaces. Other control characters, and characters that reverse the direction of text
 /// so that it reads differently, become the replacement character.
-fn visible(c: char) -> char {
+pub(crate) fn visible(c: char) -> char {
     match c {
         '\n' | '\r' | '\t' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}' => ' ',
         '\u{61c}' | '\u{200e}' | '\u{200f}' => char::REPLACEMENT_CHARACTER,
@@ -67,13 +67,13 @@ fn visible(c: char) -> char {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
     /// Text of pieces that mean something to Markdown, HTML or terminals or deceive the eye, mixed with arbitrary
     /// characters.
-    pub(in crate::report) fn hostile() -> impl Strategy<Value = String> {
+    pub(crate) fn hostile() -> impl Strategy<Value = String> {
         let pieces = prop::sample::select(vec![
             "|",
             "||",

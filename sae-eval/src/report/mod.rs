@@ -1,7 +1,7 @@
 //! A report is data; the renderers beside this file turn it into text.
 
 pub(crate) mod criteria;
-mod escape;
+pub(crate) mod escape;
 pub(crate) mod markdown;
 pub(crate) mod recovery;
 

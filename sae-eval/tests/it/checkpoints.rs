@@ -2,7 +2,6 @@
 
 use burn::module::Module;
 use burn::tensor::Device;
-use burn::train::checkpoint::Checkpoint;
 use sae_model::architectures::Attention;
 use sae_model::{Preset, Sae, SaeConfig, saved};
 use sae_run::checkpoints::{FORMAT, FORMAT_VERSION, MODEL_FILE, POSITION_FILE, name_of};

@@ -8,6 +8,7 @@ mod encode;
 mod encode_formats;
 mod encode_output;
 mod other;
+mod page;
 mod processes;
 mod ranking;
 mod recovery;

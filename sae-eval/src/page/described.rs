@@ -1,0 +1,139 @@
+//! Rows as the data set describes them: tokens in their passages, texts, cells of images.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use sae_data::{ActivationData, ImagePlace, Meanings, Neighbour};
+
+use super::rows::{Content, Patch, Showing, Shown, Thumbnail};
+use super::text::clean;
+
+/// Tokens before and behind a row's own token.
+const BEFORE: usize = 10;
+const BEHIND: usize = 5;
+/// Characters of a token.
+const TOKEN: usize = 40;
+/// Bytes of all thumbnails.
+const PICTURES: usize = 6 << 20;
+
+/// A data set that says what its rows are.
+pub(super) struct Described {
+    meanings: Meanings,
+}
+
+/// Where the pictures of documents, or of rows without documents, lie in the list of thumbnails.
+#[derive(Default)]
+struct Pictures {
+    places: BTreeMap<usize, usize>,
+    bytes: usize,
+}
+
+impl Described {
+    /// `None` if the data says nothing of its rows beyond document and label.
+    pub(super) fn of(data: &ActivationData) -> Result<Option<Self>> {
+        let meanings = data.meanings()?;
+        Ok((!meanings.is_empty()).then_some(Self { meanings }))
+    }
+
+    /// The tokens around a row and its place among them.
+    fn token(&self, row: u64) -> Result<Option<Content>> {
+        if !self.meanings.has_tokens() {
+            return Ok(None);
+        }
+        let around = self.meanings.around(row as usize, BEFORE, BEHIND)?;
+        let word = |neighbour: &Neighbour| {
+            let token = neighbour.token.as_ref();
+            token.map_or(String::new(), |token| clean(&token.to_string(), TOKEN))
+        };
+        Ok(around.map(|around| Content::Token {
+            tokens: around.rows.iter().map(word).collect(),
+            at: around.own,
+        }))
+    }
+
+    /// The picture that a row belongs to, and its cell.
+    fn patch(
+        &self,
+        row: u64,
+        unit: usize,
+        place: Option<ImagePlace>,
+        pictures: &mut Pictures,
+        thumbnails: &mut Vec<Thumbnail>,
+    ) -> Result<Option<Content>> {
+        if self.meanings.thumbnails().is_none() {
+            return Ok(None);
+        }
+        if !pictures.places.contains_key(&unit)
+            && pictures.bytes < PICTURES
+            && let Some(picture) = self.meanings.thumbnail(row as usize)?
+        {
+            pictures.bytes += picture.bytes.len();
+            pictures.places.insert(unit, thumbnails.len());
+            thumbnails.push(Thumbnail {
+                media_type: picture.media_type.name(),
+                bytes: picture.bytes,
+            });
+        }
+        let grid = self
+            .meanings
+            .image_grid()
+            .map_or([1, 1], |image| image.grid);
+        let cell = match place {
+            Some(ImagePlace::Patch { row, column }) => Some([row, column]),
+            _ => None,
+        };
+        let thumbnail = pictures.places.get(&unit).copied();
+        Ok(thumbnail.map(|thumbnail| {
+            Content::Patch(Patch {
+                thumbnail,
+                grid,
+                cell,
+            })
+        }))
+    }
+
+    fn text(&self, row: u64, longest: usize) -> Result<Option<Content>> {
+        let text = self.meanings.text(row as usize)?;
+        Ok(text.map(|text| Content::Text(clean(&text.text, longest))))
+    }
+}
+
+impl Showing for Described {
+    fn show(
+        &self,
+        rows: &[u64],
+        longest: usize,
+        thumbnails: &mut Vec<Thumbnail>,
+    ) -> Result<Vec<Shown>> {
+        let mut pictures = Pictures::default();
+        let mut shown = Vec::with_capacity(rows.len());
+        for row in rows {
+            let meaning = self.meanings.row(*row as usize)?;
+            let unit = meaning.document.unwrap_or(meaning.number);
+            let content = match self.token(*row)? {
+                Some(content) => Some(content),
+                None => match self.patch(*row, unit, meaning.place, &mut pictures, thumbnails)? {
+                    Some(content) => Some(content),
+                    None => self.text(*row, longest)?,
+                },
+            };
+            shown.push(Shown {
+                row: meaning.number as u64,
+                document: meaning.document.map(|document| document as u64),
+                position: meaning.position.map(|position| position as u64),
+                label: meaning.label,
+                content: content.unwrap_or_default(),
+            });
+        }
+        Ok(shown)
+    }
+
+    fn window(&self, row: u64) -> Result<Option<Vec<Option<u64>>>> {
+        if !self.meanings.has_tokens() {
+            return Ok(None);
+        }
+        let around = self.meanings.around(row as usize, BEFORE, BEHIND)?;
+        let row_of = |neighbour: &Neighbour| neighbour.row.map(|row| row as u64);
+        Ok(around.map(|around| around.rows.iter().map(row_of).collect()))
+    }
+}

@@ -1,0 +1,107 @@
+//! `report.html`: a report to look at, in one file that needs no network.
+//!
+//! `gather.rs` collects while the held-out rows pass, `findings.rs` makes of it what is shown, and there is one file per
+//! section. Pictures and tables are written here; the page's script only adds search, order, cards and the switch of
+//! the theme. Templates escape every text, and the page's own policy lets no script run but that one.
+
+mod axis;
+mod chart;
+mod classes;
+mod cofiring;
+mod decoder;
+mod described;
+mod findings;
+mod gather;
+mod inputs;
+mod latents;
+mod map;
+mod pack;
+mod rebuilt;
+mod rows;
+mod shades;
+mod tally;
+mod text;
+mod training;
+mod verdict;
+
+#[cfg(test)]
+mod synthetic;
+#[cfg(test)]
+mod tests;
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use crate::report::Report;
+pub(crate) use findings::{Carried, Findings};
+
+pub(crate) use gather::Gather;
+
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+/// The sections: their ids and titles.
+const SECTIONS: [(&str, &str); 6] = [
+    ("verdict", "Verdict"),
+    ("inputs", "Inputs"),
+    ("map", "Map"),
+    ("latents", "Latents"),
+    ("rows", "Rows"),
+    ("classes", "Classes"),
+];
+
+/// The whole page.
+pub(crate) fn render(report: &Report, findings: &Findings) -> String {
+    let title = text::name(&report.run);
+    let policy = format!(
+        "default-src 'none'; script-src {}; style-src {}; img-src data:; base-uri 'none'; form-action 'none'",
+        pack::policy_hash(SCRIPT),
+        pack::policy_hash(STYLE),
+    );
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta http-equiv="Content-Security-Policy" content=(policy);
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                meta name="referrer" content="no-referrer";
+                title { (title) " · sparse autoencoder" }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                a.skip href="#main" { "Skip to the report" }
+                (navigation())
+                main id="main" {
+                    (verdict::section(report, findings))
+                    (inputs::section(report, findings))
+                    (map::section(findings))
+                    (latents::section(findings))
+                    (rebuilt::section(findings))
+                    (classes::section(report, findings))
+                }
+                footer { p { "Made by sae-eval " (text::name(&report.version)) ". This file needs no network." } }
+                dialog id="card" aria-labelledby="card-title" {}
+                (latents::data(findings))
+                script { (PreEscaped(SCRIPT)) }
+            }
+        }
+    };
+    page.into_string()
+}
+
+fn navigation() -> Markup {
+    html! {
+        header.bar-top {
+            nav aria-label="Sections" {
+                @for (id, title) in SECTIONS { a href={ "#" (id) } { (title) } }
+            }
+            button.theme.script type="button" id="theme" aria-label="Switch between light and dark" { "Dark" }
+        }
+    }
+}
+
+/// A link to a latent's card.
+fn latent_link(latent: u32) -> Markup {
+    html! { a.latent href={ "#latent-" (latent) } { (latent) } }
+}

@@ -1,0 +1,104 @@
+//! How strongly a latent is active on the tokens around its examples. The rows around all examples are read and encoded
+//! once more, because while they passed it was not known which of them would be shown.
+
+use anyhow::Result;
+
+use super::findings::Latent;
+use super::rows::Showing;
+use crate::evaluate::Passes;
+use crate::model::Model;
+
+/// Most tokens around examples: 24 MB.
+const MOST: usize = 3 << 19;
+
+/// A token around an example of a latent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Wanted {
+    row: u64,
+    latent: u32,
+    example: u16,
+    place: u16,
+}
+
+/// Sets the shades of all latents, or of the first ones if there are too many tokens.
+pub(super) fn shade(
+    latents: &mut [Latent],
+    showing: &dyn Showing,
+    passes: &Passes,
+    model: &Model,
+) -> Result<()> {
+    let mut wanted = Vec::new();
+    for (j, latent) in (0u32..).zip(latents.iter_mut()) {
+        let examples: Vec<u64> = latent
+            .strongest
+            .iter()
+            .chain(&latent.tenths)
+            .map(|e| e.row)
+            .collect();
+        for (example, row) in (0u16..).zip(examples) {
+            let Some(window) = showing.window(row)? else {
+                return Ok(());
+            };
+            latent.shades.push("0".repeat(window.len()));
+            for (place, row) in (0u16..).zip(window) {
+                wanted.extend(row.map(|row| Wanted {
+                    row,
+                    latent: j,
+                    example,
+                    place,
+                }));
+            }
+        }
+        if wanted.len() > MOST {
+            break;
+        }
+    }
+    wanted.sort_unstable();
+    for part in wanted.chunk_by(|a, b| a.row / passes.batch as u64 == b.row / passes.batch as u64) {
+        encode(latents, part, passes, model)?;
+    }
+    Ok(())
+}
+
+/// Encodes the rows of a stretch and sets the shades there.
+fn encode(latents: &mut [Latent], wanted: &[Wanted], passes: &Passes, model: &Model) -> Result<()> {
+    let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else {
+        return Ok(());
+    };
+    let (start, end) = (first.row as usize, last.row as usize + 1);
+    let rows = passes.run.data.held_out.read(start..end)?;
+    let codes = model.encode(passes.tensor(&rows, end - start)).codes;
+    let (values, indices) = (codes.host_values(), codes.pattern.indices());
+    for want in wanted {
+        let entries = codes.pattern.row(want.row as usize - start);
+        let at = indices[entries.clone()]
+            .iter()
+            .position(|j| *j == want.latent);
+        let value = at.map_or(0.0, |at| values[entries.start + at].abs());
+        let latent = &mut latents[want.latent as usize];
+        let (example, place) = (want.example as usize, want.place as usize);
+        let digit = shade_of(value, latent.max);
+        latent.shades[example].replace_range(place..place + 1, &digit.to_string());
+    }
+    Ok(())
+}
+
+/// A digit from 0, not active, to 9, the latent's largest activation.
+fn shade_of(value: f32, max: f32) -> u8 {
+    match value > 0.0 && max > 0.0 {
+        true => ((value / max * 9.0).ceil() as u8).clamp(1, 9),
+        false => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shades_by_hand() {
+        let shades = [0.0, 0.01, 0.5, 1.0, 2.0, f32::NAN].map(|value| shade_of(value, 1.0));
+        assert_eq!(shades, [0, 1, 5, 9, 9, 0]);
+        assert_eq!(shade_of(1.0, 0.0), 0);
+    }
+}
