@@ -58,7 +58,7 @@ fn several_evaluations_of_one_run_at_a_time_all_succeed() {
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
-        assert_eq!(names.len(), 2, "{names:?}");
+        assert_eq!(names.len(), 3, "{names:?}");
     }
 }
 
