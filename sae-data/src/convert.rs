@@ -228,7 +228,7 @@ struct ShardWriter<'a> {
     path: PathBuf,
 }
 
-/// A tensor of integers [rows].
+/// A tensor of integers `[rows]`.
 struct Column {
     name: &'static str,
     dtype: Dtype,

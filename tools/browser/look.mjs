@@ -61,6 +61,9 @@ const use = async (width, colorScheme) => {
   await page.locator("#table thead button").first().waitFor();
   const shot = (what, options = {}) => page.screenshot({ path: join(shots, `${width}-${colorScheme}-${what}.png`), ...options });
   await shot("page", { fullPage: true });
+  await page.locator("#map").scrollIntoViewIfNeeded();
+  await page.evaluate(() => document.querySelector("#map").scrollIntoView());
+  await shot("map");
   await violations(page, name);
   const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
   expect(wide <= 0, `${name}: the page is ${wide} px wider than the window`);

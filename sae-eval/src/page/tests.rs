@@ -119,7 +119,7 @@ fn scan(page: &str) -> Scanned {
 
 /// Characters that control, or that turn the direction of text.
 fn deceives(c: char) -> bool {
-    (c.is_control() && c != '\n') || crate::report::escape::visible(c) != c && c != '\n'
+    c != '\n' && (c.is_control() || crate::report::escape::visible(c) != c)
 }
 
 fn unpacked(packed: &str) -> Vec<u8> {

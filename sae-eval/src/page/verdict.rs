@@ -132,7 +132,8 @@ fn curves(findings: &Findings) -> Markup {
     if train.len() < 2 {
         return html! { p.quiet { "There are no records of training (metrics.jsonl), so there are no curves." } };
     }
-    let charts: [(&str, &str, fn(&Record) -> Option<f64>); 4] = [
+    type Curve = (&'static str, &'static str, fn(&Record) -> Option<f64>);
+    let charts: [Curve; 4] = [
         ("Variance unexplained", "FVU", |r| r.fvu),
         ("Active latents per row", "L0", |r| r.l0),
         ("Loss", "loss", |r| r.loss),

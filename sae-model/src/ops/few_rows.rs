@@ -26,6 +26,6 @@ pub(super) fn filled(x: Tensor<2>, value: f32) -> Tensor<2> {
 pub(super) fn first(x: Tensor<2>, rows: usize) -> Tensor<2> {
     match x.dims()[0] == rows {
         true => x,
-        false => x.slice([0..rows]),
+        false => x.narrow(0, 0, rows),
     }
 }

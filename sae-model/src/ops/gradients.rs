@@ -118,7 +118,7 @@ pub(crate) trait GradientOps: SaeOps {
         )
     }
 
-    /// `db [d]` of [`SaeOps::normalize`](super::backend::SaeOps::normalize), from the gradient with respect to u.
+    /// `db [d]` of [`SaeOps::normalize`], from the gradient with respect to u.
     fn normalize_backward(
         u: &FloatTensor<Self>,
         norms: &FloatTensor<Self>,
@@ -129,7 +129,7 @@ pub(crate) trait GradientOps: SaeOps {
         primitives::normalize_backward::<Self>(u, norms, grad, norm)
     }
 
-    /// `db [d]` of [`SaeOps::project`](super::backend::SaeOps::project).
+    /// `db [d]` of [`SaeOps::project`].
     fn project_backward(
         (u, _q, norms): (&FloatTensor<Self>, &FloatTensor<Self>, &FloatTensor<Self>),
         weight: &FloatTensor<Self>,
@@ -140,7 +140,7 @@ pub(crate) trait GradientOps: SaeOps {
         primitives::normalize_backward::<Self>(u.clone(), norms.clone(), du, norm)
     }
 
-    /// `(dy [B, d], db [d])` of [`SaeOps::restore`](super::backend::SaeOps::restore).
+    /// `(dy [B, d], db [d])` of [`SaeOps::restore`].
     fn restore_backward(
         y: &FloatTensor<Self>,
         u: &FloatTensor<Self>,

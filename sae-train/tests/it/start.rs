@@ -175,9 +175,9 @@ fn another_model_is_refused(w: &Workspace, long: &[&str], moved: &[&str]) {
     );
     assert!(message.contains("other/model"), "{message}");
     let (code, message) = refused(
-        &w,
+        w,
         &[
-            &moved[..],
+            moved,
             &["--resume", "--set", "run=other", "--set", "seed=1"],
         ]
         .concat(),

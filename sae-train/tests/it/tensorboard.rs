@@ -14,8 +14,11 @@ const LONG: [&str; 5] = [
     "--tensorboard",
 ];
 
-/// Scalars of a run as TensorBoard reads them: step and value by split and tag. `None` without the package.
-fn scalars(run: &Path) -> Option<BTreeMap<(String, String), Vec<(f64, f32)>>> {
+/// Steps and values, by split and tag.
+type Scalars = BTreeMap<(String, String), Vec<(f64, f32)>>;
+
+/// Scalars of a run as TensorBoard reads them. `None` without the package.
+fn scalars(run: &Path) -> Option<Scalars> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/tensorboard_golden.py");
     let python = std::env::var_os("SAE_PYTHON").unwrap_or_else(|| "python3".into());
     let output = Command::new(python)
