@@ -48,10 +48,7 @@ pub(crate) fn report(
     let mut gathered = Gathered::new(&passes)?;
     let mut train = Side::train(run.data.train.as_ref().ok());
     let mut held_out = Side::held_out(run);
-    let mut page = match arguments.no_html {
-        true => None,
-        false => Some(Gather::new(run)?),
-    };
+    let mut page = (!arguments.no_html).then(|| Gather::new(run)).transpose()?;
     let mut observe_train =
         |rows: &[usize], x: &[f32], codes: &SparseCodes| train.add(rows, x, codes);
     let trained = passes.judge(
@@ -66,12 +63,7 @@ pub(crate) fn report(
                 .try_for_each(|page| page.add(x, codes, &x_hat))
         },
     )?;
-    let alive = gathered
-        .sparsity
-        .frequencies()
-        .filter(|part| *part > 0.0)
-        .count();
-    let recovery = recovery::measure(run, &held_out.codes, alive)?;
+    let recovery = recovery::measure(run, &held_out.codes, gathered.alive())?;
     let criteria = criteria::measure(&passes, &model, train, held_out)?;
     let (metrics, all_rows) = gathered.reconstruction(&passes, &model)?;
     let untrained = match &setting {
@@ -134,6 +126,12 @@ impl Gathered {
         if let Some(all_rows) = &mut self.all_rows {
             all_rows.largest.add(x);
         }
+    }
+
+    /// Number of latents that are active on some row.
+    fn alive(&self) -> usize {
+        let frequencies = self.sparsity.frequencies();
+        frequencies.filter(|part| *part > 0.0).count()
     }
 
     /// Metrics of the rows within the limit, and the section on all rows, for which the rows beyond it are

@@ -11,7 +11,7 @@ use super::text::{clean, grouped, percent};
 use crate::report::criteria::ClassCriteria;
 use crate::report::{ClassAccuracy, Report, TopN, TopNRow};
 
-/// Classes that are drawn; the others are in report.json.
+/// Classes that are drawn; report.json has the accuracies of the others.
 const DRAWN: usize = 200;
 /// Latents listed for a class.
 const LISTED: usize = 8;
@@ -104,7 +104,7 @@ fn curves(report: &Report, findings: &Findings) -> Markup {
                 (curve(findings, class, top_n.per_class.get(class.class), criteria.get(&class.class).copied()))
             }
         }
-        @if all > DRAWN { p.note { "The first " (DRAWN) " of " (grouped(all as i64)) " classes; report.json has all." } }
+        @if all > DRAWN { p.note { "The first " (DRAWN) " of " (grouped(all as i64)) " classes; report.json has the accuracies of all of them, without the curves." } }
     }
 }
 

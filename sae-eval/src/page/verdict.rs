@@ -54,7 +54,14 @@ fn value(report: &Report, name: &str) -> Option<f64> {
 /// The whole report in a sentence or two.
 fn sentence(report: &Report) -> String {
     let latents = report.model.n_latents;
-    let rows = counted(report.held_out.rows, "held-out row", "held-out rows");
+    let rows = match report.other_data {
+        true => counted(
+            report.held_out.rows,
+            "row of other data",
+            "rows of other data",
+        ),
+        false => counted(report.held_out.rows, "held-out row", "held-out rows"),
+    };
     let kept = value(report, "explained_variance").map_or(
         format!(
             "{} were evaluated on {rows}",
@@ -257,6 +264,18 @@ fn toolkits(report: &Report) -> Markup {
     }
 }
 
+/// A side of the data in words.
+fn data(side: &sae_data::Fingerprint) -> String {
+    format!(
+        "{}: {} of width {}, {} {}",
+        name(&side.path.display().to_string()),
+        counted(side.rows, "row", "rows"),
+        side.width,
+        name(&side.format),
+        name(&side.dtype),
+    )
+}
+
 /// The data, the versions and the config.
 fn origin(report: &Report, findings: &Findings) -> Markup {
     let of = |key: &str| match findings.provenance.as_ref().and_then(|p| p.get(key)) {
@@ -264,22 +283,19 @@ fn origin(report: &Report, findings: &Findings) -> Markup {
         Some(serde_json::Value::Number(number)) => number.to_string(),
         _ => "unknown".into(),
     };
-    let data = |side: &sae_data::Fingerprint| {
-        format!(
-            "{}: {} of width {}, {} {}",
-            name(&side.path.display().to_string()),
-            counted(side.rows, "row", "rows"),
-            side.width,
-            name(&side.format),
-            name(&side.dtype),
-        )
-    };
     let facts = [
         (
             "Training data",
             report.train.as_ref().map_or("unknown".into(), data),
         ),
-        ("Held-out data", data(&report.held_out)),
+        (
+            if report.other_data {
+                "Other data"
+            } else {
+                "Held-out data"
+            },
+            data(&report.held_out),
+        ),
         (
             "Trained with",
             format!(
