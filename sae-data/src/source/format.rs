@@ -216,3 +216,26 @@ pub(super) fn label_file(file: &SourceFile) -> Result<IntegerColumn, DataError> 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The list "Add a file format" of CONTRIBUTING.md.
+    #[test]
+    fn every_format_is_described_and_written_by_python_and_fuzzed() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let read = |path: &str| std::fs::read_to_string(root.join(path)).expect("a file");
+        let described = read("../docs/DATA.md");
+        let written = read("tests/python/write_formats.py");
+        for format in FORMATS {
+            for extension in format.extensions {
+                let name = format!(".{extension}");
+                assert!(described.contains(&format!("`{name}`")), "DATA.md: {name}");
+                assert!(written.contains(&name), "write_formats.py: {name}");
+            }
+            let corpus = root.join("tests/corpus").join(format.extensions[0]);
+            assert!(corpus.is_dir(), "{}", corpus.display());
+        }
+    }
+}
