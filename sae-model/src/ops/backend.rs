@@ -1,8 +1,9 @@
 //! The operations as Burn dispatches them to a backend. The functions in `mod.rs` are what the model calls.
 //!
-//! Every operation has a default body: the steps on rows and Adam from Burn's primitives (`primitives.rs`), the products with
-//! codes by the CPU's kernels on the host, because codes lie there. So a backend is correct with an empty `impl` of
-//! [`Host`], [`SaeOps`] and [`GradientOps`](super::gradients::GradientOps), and every method that it overrides makes it faster.
+//! Every operation has a default body: the dense sparsemax, the steps on rows and Adam from Burn's primitives
+//! (`reference.rs`, `primitives.rs`), the products with codes by the CPU's kernels on the host, because codes lie there. So a
+//! backend is correct with an empty `impl` of [`Host`], [`SaeOps`] and
+//! [`GradientOps`](super::gradients::GradientOps), and every method that it overrides makes it faster.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use super::adam::AdamStep;
 use super::codes::Pattern;
 use super::cpu::rows::Norm;
 use super::cpu::simd::Simd;
-use super::cpu::{decode, encode, sparsemax};
+use super::cpu::{decode, encode};
 use super::primitives;
 use super::selection::Selection;
 
@@ -108,15 +109,7 @@ pub(crate) trait SaeOps: Host {
         scores: FloatTensor<Self>,
         value: SparseValue,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (rows, latents) = (size(&scores, 0), size(&scores, 1));
-        let mut weights = vec![0.0; rows * latents];
-        let mut thresholds = vec![0.0; rows * 2];
-        let (z, a, t) = (Self::read(&scores), &mut weights, &mut thresholds);
-        sparsemax::forward(&z, latents, value, a, t);
-        (
-            Self::write(weights, &[rows, latents], &scores),
-            Self::write(thresholds, &[rows, 2], &scores),
-        )
+        primitives::sparse_attention::<Self>(scores, value)
     }
 
     /// Codes of `z = q E^T + bias` where the mask is not 0: queries `[B, d]`, dictionary `[M, d]`; bias, JumpReLU's

@@ -14,7 +14,8 @@
 //!
 //! From primitives this takes a sort and a cumulative sum of every row, each stored for the backward
 //! pass. Here it is one kernel per kind of device: an exact tau without sorting (`cpu`, `cube`), a closed-form
-//! backward pass (`autodiff`), and the sort-based version (`reference`) as the oracle of the tests.
+//! backward pass (`autodiff`). The sort-based version (`reference`) is what a backend without a kernel runs, and the oracle of the
+//! tests.
 //!
 //! A row that holds NaN or infinity gets NaN weights (and NaN gradients) and leaves its neighbours alone.
 
@@ -156,7 +157,7 @@ pub(crate) fn dots(x: Tensor<2>, dictionary: Tensor<2>, pattern: &Arc<Pattern>) 
 
 /// The latents that sparsemax chooses of `z = q E^T + bias`, among those that the mask lets take part: see [`encode`].
 /// As codes on the CPU, as `[B, M]` on a GPU.
-pub fn sparsemax_latents(
+pub(crate) fn sparsemax_latents(
     queries: Tensor<2>,
     dictionary: Tensor<2>,
     options: EncodeOptions,
@@ -176,7 +177,7 @@ pub fn sparsemax_latents(
 ///
 /// The same as [`sparsemax_latents`] and their product with the dictionary. On the CPU its gradient is made in one pass
 /// over the concepts and stored once, and the codes returned carry none.
-pub fn attend(
+pub(crate) fn attend(
     queries: Tensor<2>,
     dictionary: Tensor<2>,
     mask: Arc<Vec<f32>>,

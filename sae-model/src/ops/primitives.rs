@@ -1,6 +1,7 @@
-//! The steps on rows and Adam, from Burn's primitives: for backends that have no kernels of their own for them.
+//! The dense sparsemax, the steps on rows and Adam, from Burn's primitives: for backends that have no kernels of their own for
+//! them.
 //!
-//! The formulas are those of `cpu/rows.rs` and `adam.rs`.
+//! The formulas are those of `reference.rs`, `cpu/rows.rs` and `adam.rs`.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Scalar, TensorMetadata};
@@ -10,6 +11,7 @@ use super::SparseValue;
 use super::adam::AdamStep;
 use super::backend::{AdamUpdate, SaeOps, size};
 use super::cpu::rows::{Norm, TINY};
+use super::reference;
 
 /// How far below zero the dense kernels, which read minus infinity as a fault, see a masked score.
 const FAR: f32 = 1e30;
@@ -150,6 +152,28 @@ pub(super) fn squared_error_backward<B: Backend>(
 ) -> FloatTensor<B> {
     let error = B::float_sub(x_hat, x);
     B::float_mul(error, times::<B>(row::<B>(grad), 2.0))
+}
+
+/// See [`SaeOps::sparse_attention`]. A row that holds NaN or infinity becomes NaN.
+pub(super) fn sparse_attention<B: Backend>(
+    scores: FloatTensor<B>,
+    value: SparseValue,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let zero_or_nan = B::float_sub(scores.clone(), scores.clone());
+    let zero_or_nan = B::float_sum_dim(zero_or_nan, 1); // [B, 1]
+    let most = B::float_max_dim(scores.clone(), 1); // [B, 1]
+    let z = B::float_sub(scores.clone(), most.clone());
+    let tau = reference::tau::<B>(z.clone());
+    let p = reference::above::<B>(z, tau.clone());
+    let weights = match value {
+        SparseValue::Probability => p,
+        SparseValue::Score => B::float_mul(scores, reference::positive::<B>(p)),
+    };
+    let threshold = B::float_cat(vec![most, tau], 1); // [B, 2]
+    (
+        B::float_add(weights, zero_or_nan.clone()),
+        B::float_add(threshold, zero_or_nan),
+    )
 }
 
 /// Weights `[B, M]` of sparse attention on scores `[B, M]` where the mask `[M]` is not 0; an empty mask hides none.

@@ -1,5 +1,5 @@
-//! The kernels of Burn's CPU backends. Flex hands over its memory; NdArray stays as a second opinion until Burn removes it: its
-//! steps on rows are all defaults.
+//! The kernels of Burn's CPU backends. Flex hands over its memory; NdArray stays as a second opinion until Burn removes it: it
+//! overrides nothing.
 
 use std::borrow::Cow;
 
@@ -10,6 +10,8 @@ use rayon::prelude::*;
 
 use super::rows::{self, Norm};
 use super::simd::{self, Simd};
+use super::sparsemax;
+use crate::ops::SparseValue;
 use crate::ops::adam::AdamStep;
 use crate::ops::backend::{AdamUpdate, Host, SaeOps, size};
 use crate::ops::gradients::GradientOps;
@@ -40,6 +42,18 @@ impl Host for Flex {
 }
 
 impl SaeOps for Flex {
+    fn sparse_attention(scores: FlexTensor, value: SparseValue) -> (FlexTensor, FlexTensor) {
+        let (rows, latents) = (size(&scores, 0), size(&scores, 1));
+        let mut weights = vec![0.0; rows * latents];
+        let mut thresholds = vec![0.0; rows * 2];
+        let (z, a, t) = (Self::read(&scores), &mut weights, &mut thresholds);
+        sparsemax::forward(&z, latents, value, a, t);
+        (
+            Self::write(weights, &[rows, latents], &scores),
+            Self::write(thresholds, &[rows, 2], &scores),
+        )
+    }
+
     fn normalize(x: FlexTensor, bias: FlexTensor, norm: Norm) -> (FlexTensor, FlexTensor) {
         let (b, d) = (size(&x, 0), size(&x, 1));
         let (u, norms) = rows::normalize(&Self::read(&x), &Self::read(&bias), d, norm);

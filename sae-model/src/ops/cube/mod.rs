@@ -16,7 +16,7 @@ use super::gradients::GradientOps;
 const MAX_CUBES: u32 = 65_535;
 
 /// A grid with at least one cube per row.
-fn one_cube_a_row(rows: usize) -> CubeCount {
+fn one_cube_per_row(rows: usize) -> CubeCount {
     let rows = u32::try_from(rows)
         .expect("a batch has fewer than 2^32 rows")
         .max(1);
@@ -57,7 +57,7 @@ impl SaeOps for Cube {
         if rows * latents > 0 {
             sparsemax::forward::launch(
                 &scores.client.clone(),
-                one_cube_a_row(rows),
+                one_cube_per_row(rows),
                 CubeDim::new_1d(sparsemax::UNITS),
                 scores.into_buffer_arg(),
                 weights.clone().into_buffer_arg(),
@@ -88,7 +88,7 @@ impl GradientOps for Cube {
         if rows * latents > 0 {
             sparsemax::backward::launch(
                 &scores.client.clone(),
-                one_cube_a_row(rows),
+                one_cube_per_row(rows),
                 CubeDim::new_1d(sparsemax::UNITS),
                 scores.into_buffer_arg(),
                 into_contiguous(threshold.clone()).into_buffer_arg(),

@@ -96,6 +96,15 @@ fn tau_offset(
     offset
 }
 
+/// Writes a row of `threshold [B, 2]`.
+#[cube]
+fn write_threshold(threshold: &mut [f32], row: u32, max: f32, offset: f32) {
+    if UNIT_POS == 0 {
+        threshold[(2 * row) as usize] = max;
+        threshold[(2 * row + 1) as usize] = offset;
+    }
+}
+
 /// Forward pass: `scores [B, M]` to `weights [B, M]` and `threshold [B, 2]` (`max`, `tau - max`).
 #[cube(launch)]
 pub(super) fn forward(
@@ -126,10 +135,7 @@ pub(super) fn forward(
         let bad = cube_sum(&mut shared, bad);
         if bad > 0.0 {
             let nan = f32::reinterpret(nan_bits);
-            if UNIT_POS == 0 {
-                threshold[(2 * row) as usize] = nan;
-                threshold[(2 * row + 1) as usize] = nan;
-            }
+            write_threshold(threshold, row, nan, nan);
             let mut j = UNIT_POS;
             while j < latents {
                 weights[(start + j) as usize] = nan;
@@ -138,10 +144,7 @@ pub(super) fn forward(
         } else {
             let max = cube_max(&mut shared, max);
             let offset = tau_offset(scores, &mut shared, start, latents, max);
-            if UNIT_POS == 0 {
-                threshold[(2 * row) as usize] = max;
-                threshold[(2 * row + 1) as usize] = offset;
-            }
+            write_threshold(threshold, row, max, offset);
             let mut j = UNIT_POS;
             while j < latents {
                 let z = scores[(start + j) as usize];
