@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::sealed::{self, SealError};
 use crate::{RunDir, read_text};
@@ -30,7 +31,7 @@ pub const FORMAT: &str = "sae-train-checkpoint";
 /// Value of `format_version` in `checkpoint.json`.
 pub const FORMAT_VERSION: u32 = 1;
 /// Longer than any `checkpoint.json` of ours.
-pub const MAX_POSITION_BYTES: u64 = 1 << 20;
+const MAX_POSITION_BYTES: u64 = 1 << 20;
 /// Times that a checkpoint is looked for when the one that was found goes away.
 const ATTEMPTS: usize = 10;
 
@@ -80,12 +81,17 @@ pub enum CheckpointError {
 #[error("must be best, newest or the number of a step")]
 pub struct NotAChoice;
 
-/// The part of `checkpoint.json` that is read here.
+/// What every `checkpoint.json` has.
 #[derive(Deserialize)]
-struct Position {
+struct Head {
     format: String,
     format_version: u32,
     step: usize,
+}
+
+/// The part of `checkpoint.json` that decides which checkpoint is the best.
+#[derive(Deserialize)]
+struct Position {
     held_out_fvu: Option<f64>,
 }
 
@@ -200,7 +206,10 @@ fn next(dir: &Path, which: Which, there: &[usize]) -> Option<usize> {
     match which {
         Which::Newest | Which::Step(_) => there.first().copied(),
         Which::Best => {
-            let fvu = |step: &usize| Some((*step, read(dir, *step).ok()?.held_out_fvu?));
+            let fvu = |step: &usize| {
+                let position: Position = read_position(dir, *step).ok()?;
+                Some((*step, position.held_out_fvu?))
+            };
             best(there.iter().filter_map(fvu))
         }
     }
@@ -213,7 +222,7 @@ fn look(dir: &Path, step: usize) -> Result<Checkpoint, String> {
         SealError::Io { path, source } => format!("{}: {source}", path.display()),
         error => error.to_string(),
     })?;
-    let position = read(dir, step)?;
+    let position: Position = read_position(dir, step)?;
     Ok(Checkpoint {
         path,
         step,
@@ -221,21 +230,24 @@ fn look(dir: &Path, step: usize) -> Result<Checkpoint, String> {
     })
 }
 
-/// Reads `checkpoint.json` of `step`.
-fn read(dir: &Path, step: usize) -> Result<Position, String> {
+/// The `checkpoint.json` of `step` within the directory of checkpoints, if it is of this format, version and step.
+///
+/// # Errors
+/// Why it cannot be used, in words that name the file.
+pub fn read_position<T: DeserializeOwned>(dir: &Path, step: usize) -> Result<T, String> {
     let path = dir.join(name_of(step)).join(POSITION_FILE);
     let wrong = |what: String| format!("{}: {what}", path.display());
     let text = read_text(&path, MAX_POSITION_BYTES).map_err(|error| wrong(error.to_string()))?;
-    let position: Position =
-        serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-    match position {
-        p if p.format != FORMAT || p.format_version != FORMAT_VERSION => Err(wrong(format!(
-            "format \"{}\" version {}",
-            p.format, p.format_version
-        ))),
-        p if p.step != step => Err(wrong(format!("it is of step {}", p.step))),
-        p => Ok(p),
+    let parsed = serde_json::from_str(&text);
+    let head: Head = parsed.map_err(|error| wrong(error.to_string()))?;
+    if head.format != FORMAT || head.format_version != FORMAT_VERSION {
+        let (format, version) = (head.format, head.format_version);
+        return Err(wrong(format!("format \"{format}\" version {version}")));
     }
+    if head.step != step {
+        return Err(wrong(format!("it is of step {}", head.step)));
+    }
+    serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))
 }
 
 fn list(steps: &[usize]) -> String {

@@ -20,9 +20,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use sae_run::checkpoints::{
-    FORMAT, FORMAT_VERSION, MAX_POSITION_BYTES, POSITION_FILE as POSITION, best, name_of, steps,
+    FORMAT, FORMAT_VERSION, POSITION_FILE as POSITION, best, name_of, read_position, steps,
 };
-use sae_run::{Raise, read_text, sealed};
+use sae_run::{Raise, sealed};
 use serde::{Deserialize, Serialize};
 
 use crate::collapse::Streak;
@@ -197,21 +197,12 @@ impl Checkpoints {
 
     /// Reads `checkpoint.json` of `step`.
     fn read(&self, step: usize) -> Result<Position, String> {
-        let path = self.path(step).join(POSITION);
-        let wrong = |what: String| format!("{}: {what}", path.display());
-        let text =
-            read_text(&path, MAX_POSITION_BYTES).map_err(|error| wrong(error.to_string()))?;
-        let position: Position =
-            serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-        match position {
-            p if p.format != FORMAT || p.format_version != FORMAT_VERSION => Err(wrong(format!(
-                "format \"{}\" version {}",
-                p.format, p.format_version
-            ))),
-            p if !self.owns(&p) => Err(wrong("it belongs to another run".into())),
-            p if p.step != step => Err(wrong(format!("it is of step {}", p.step))),
-            p => Ok(p),
+        let position = read_position(&self.dir, step)?;
+        if !self.owns(&position) {
+            let path = self.path(step).join(POSITION);
+            return Err(format!("{}: it belongs to another run", path.display()));
         }
+        Ok(position)
     }
 
     /// Prepares to continue: removes half-written checkpoints of a dead process, and moves `damaged` ones aside.
