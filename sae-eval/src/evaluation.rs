@@ -35,13 +35,7 @@ impl Evaluation {
             let forward = sae.forward(Tensor::from_data(x, &device), &Mode::Inference);
             let x_hat: Vec<f32> = forward.x_hat.into_data().iter().collect();
             reconstruction.add(&rows, &x_hat);
-            let codes = forward.encoded.latents.into_codes();
-            let pattern = &codes.pattern;
-            sparsity.add(
-                pattern.indices(),
-                &codes.host_values(),
-                pattern.row_lengths(),
-            );
+            sparsity.add_codes(&forward.encoded.latents.into_codes());
         }
         Ok(Self {
             reconstruction: reconstruction.metrics(),

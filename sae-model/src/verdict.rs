@@ -33,7 +33,7 @@ pub struct Signs<'a> {
 impl Signs<'_> {
     /// L0 below which the model has collapsed: 2, or the smallest of k / 2, half the target L0 and M / 16 if this is
     /// less.
-    pub fn least_l0(&self) -> f64 {
+    fn least_l0(&self) -> f64 {
         let k = self.model.architecture.asked_l0().map(|k| k as f64);
         let wanted = [k, self.target_l0].into_iter().flatten().map(|l0| l0 / 2.0);
         let few = self.model.n_latents as f64 / 16.0;

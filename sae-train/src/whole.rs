@@ -60,13 +60,7 @@ impl WholeSet {
             rows += n;
             loss += n as f64 * of_batch.into_scalar::<f64>();
             reconstruction.add(&host(x), &host(forward.x_hat));
-            let codes = forward.encoded.latents.into_codes();
-            let pattern = &codes.pattern;
-            sparsity.add(
-                pattern.indices(),
-                &codes.host_values(),
-                pattern.row_lengths(),
-            );
+            sparsity.add_codes(&forward.encoded.latents.into_codes());
             if stop() {
                 return Ok(None);
             }

@@ -197,6 +197,10 @@ fn columns(findings: &Findings) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(findings.latents.len() * 40);
     let float = |value: Option<f64>| value.map_or(f32::NAN, |value| value as f32).to_le_bytes();
     let int = |value: Option<usize>| value.map_or(-1, |value| value as i32).to_le_bytes();
+    let plane = |j: usize, axis: usize| {
+        let place = findings.decoder.plane.get(j)?;
+        Some(f64::from(place[axis]))
+    };
     type Column<'a> = &'a dyn Fn(usize, &Latent) -> [u8; 4];
     let columns: [Column; 10] = [
         &|_, latent| (latent.fired.min(u64::from(u32::MAX)) as u32).to_le_bytes(),
@@ -207,24 +211,8 @@ fn columns(findings: &Findings) -> Vec<u8> {
         &|_, latent| float(latent.best.map(|best| best.1)),
         &|j, _| int(nearest(findings, j).map(|near| near.0 as usize)),
         &|j, _| float(nearest(findings, j).map(|near| f64::from(near.1))),
-        &|j, _| {
-            float(
-                findings
-                    .decoder
-                    .plane
-                    .get(j)
-                    .map(|place| f64::from(place[0])),
-            )
-        },
-        &|j, _| {
-            float(
-                findings
-                    .decoder
-                    .plane
-                    .get(j)
-                    .map(|place| f64::from(place[1])),
-            )
-        },
+        &|j, _| float(plane(j, 0)),
+        &|j, _| float(plane(j, 1)),
     ];
     for column in columns {
         for (j, latent) in findings.latents.iter().enumerate() {

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::SparseCodes;
+
 use super::{
     DEAD_FRACTION, DEAD_LATENTS, L0_MEAN, L0_MEDIAN, L0_P5, L0_P95, L0_POSITIVE_MEAN, Metric,
 };
@@ -37,6 +39,16 @@ impl SparsityStats {
         }
     }
 
+    /// Adds a batch of codes.
+    pub fn add_codes(&mut self, codes: &SparseCodes) {
+        let pattern = &codes.pattern;
+        self.add(
+            pattern.indices(),
+            &codes.host_values(),
+            pattern.row_lengths(),
+        );
+    }
+
     /// Adds a batch of codes: latent and activation of each entry, and the number of entries of each row.
     /// Entries whose activation is zero do not count as active.
     ///
@@ -48,7 +60,7 @@ impl SparsityStats {
         activations: &[f32],
         lengths: impl Iterator<Item = usize>,
     ) {
-        assert_eq!(latents.len(), activations.len(), "an activation an entry");
+        assert_eq!(latents.len(), activations.len(), "one activation per entry");
         let mut start = 0;
         for length in lengths {
             let row = start..start + length;

@@ -129,7 +129,7 @@ impl ToolkitStats {
     ) {
         assert_eq!(x.len(), x_hat.len(), "as many reconstructions as inputs");
         assert_eq!(x.len() % self.width, 0, "whole rows");
-        assert_eq!(latents.len(), activations.len(), "an activation an entry");
+        assert_eq!(latents.len(), activations.len(), "one activation per entry");
         let mut lengths = lengths;
         let mut start = 0;
         for (x, x_hat) in x
@@ -137,13 +137,13 @@ impl ToolkitStats {
             .zip(x_hat.chunks_exact(self.width))
         {
             let length = lengths.next();
-            let row = start..start + length.expect("a length a row");
+            let row = start..start + length.expect("one length per row");
             start = row.end;
             let norm = self.add_row(x, x_hat);
             self.add_codes(&latents[row.clone()], &activations[row], norm);
         }
         assert_eq!(start, latents.len(), "every entry belongs to a row");
-        assert!(lengths.next().is_none(), "a row a length");
+        assert!(lengths.next().is_none(), "one row per length");
     }
 
     /// Returns `||x||`.

@@ -264,7 +264,7 @@ pub(super) mod tests {
         assert_eq!(store.records(), [record(0, 0.5), record(1, 0.5)]);
         store.add(record(2, 0.5)).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), whole);
-        // one line a run
+        // one line per run
         store.add(record(1, 0.25)).unwrap();
         let again = Store::open(&path).unwrap();
         assert_eq!(

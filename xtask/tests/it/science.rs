@@ -36,7 +36,7 @@ runs = [["model.k=16"], ["model.k=32"]]
 lr = [1e-3, 2e-3]
 "#;
 
-/// Takes a while, one process a directory, and leaves what the real one leaves; says which run it has begun.
+/// Takes a while, one process per directory, and leaves what the real one leaves; says which run it has begun.
 const TRAIN: &str = r#"#!/bin/sh
 for word; do case "$word" in
 runs_dir=*) runs=$(echo "${word#*=}" | tr -d '"') ;;
