@@ -203,7 +203,7 @@ fn numbers(report: &Report) -> Markup {
             @if let Some(all) = &report.all_rows {
                 (metrics("With the rows beyond data.max_norm", &all.metrics))
             }
-            @if let Some(criteria) = &report.criteria { (estimates("What latents say of classes", &criteria.metrics)) }
+            @if let Some(criteria) = &report.criteria { (estimates("How well latents tell classes", &criteria.metrics)) }
             @if let Some(recovery) = &report.recovery { (estimates("Recovery of known concepts", &recovery.metrics)) }
         }
         @if !report.toolkits.is_empty() { (toolkits(report)) }

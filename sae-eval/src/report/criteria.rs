@@ -1,4 +1,4 @@
-//! The report's section "What latents say of classes", as data and as Markdown.
+//! The report's section "How well latents tell classes", as data and as Markdown.
 
 use serde::{Deserialize, Serialize};
 
@@ -88,7 +88,7 @@ impl Criteria {
 
 /// Renders the section, or why it is missing; nothing for a report older than the section.
 pub(super) fn render(out: &mut String, criteria: Option<&Criteria>, missing: Option<&str>) {
-    const TITLE: &str = "\n## What latents say of classes\n\n";
+    const TITLE: &str = "\n## How well latents tell classes\n\n";
     let criteria = match (criteria, missing) {
         (Some(criteria), _) => criteria,
         (None, Some(reason)) => {
@@ -209,7 +209,7 @@ mod tests {
         render(&mut out, None, Some("no <b>"));
         assert_eq!(
             out,
-            "\n## What latents say of classes\n\nNot measured: no &lt;b>.\n"
+            "\n## How well latents tell classes\n\nNot measured: no &lt;b>.\n"
         );
     }
 

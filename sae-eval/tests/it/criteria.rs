@@ -1,4 +1,4 @@
-//! The report's section "What latents say of classes".
+//! The report's section "How well latents tell classes".
 
 use serde_json::Value;
 

@@ -138,7 +138,7 @@ fn plans(arguments: &Arguments, file: &Path) -> Result<Vec<Plan>> {
     }
     for plan in &mut plans {
         plan.place(&arguments.data)?;
-        plan.overrides.clone_from(&arguments.set);
+        plan.override_with(&arguments.set);
         for (name, data) in plan.unplaced().filter(|_| !arguments.render) {
             let how = format!("pass --data {name}=PATH ({})", data.how);
             if !science && !only.is_empty() {

@@ -172,6 +172,17 @@ impl Plan {
         tables.tables.into_iter().map(plan).collect()
     }
 
+    /// Runs every run with these settings; progress and tables name the steps that it really takes.
+    pub(super) fn override_with(&mut self, settings: &[String]) {
+        self.overrides = settings.into();
+        let steps = |setting: &String| setting.strip_prefix("training.steps=")?.parse().ok();
+        if let Some(steps) = settings.iter().rev().find_map(steps) {
+            for grid in &mut self.grids {
+                grid.steps = steps;
+            }
+        }
+    }
+
     /// The plan with the names and variants of its methods, if nothing is wrong with it.
     fn checked(mut self) -> Result<Self> {
         ensure!(!self.grids.is_empty(), "a plan needs a [[grid]]");
@@ -350,6 +361,19 @@ pub(super) mod tests {
         choose_at = 1
         without_pre_bias = true
     "#;
+
+    #[test]
+    fn overridden_steps_are_the_steps_of_the_runs() {
+        let mut plan = Plan::parse(PLAN).unwrap();
+        plan.override_with(&["training.steps=7".into(), "training.lr=1e-3".into()]);
+        let cells = plan.cells("small");
+        let run = &cells[0].runs(None)[0];
+        assert_eq!(run.steps, 7);
+        assert!(
+            run.set
+                .ends_with(&["training.steps=7".into(), "training.lr=1e-3".into()])
+        );
+    }
 
     #[test]
     fn cells_and_their_runs() {
