@@ -12,6 +12,8 @@ mod page;
 mod processes;
 mod ranking;
 mod recovery;
+mod shown;
+mod trained;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
