@@ -7,6 +7,7 @@ mod data;
 mod encode;
 mod encode_formats;
 mod encode_output;
+mod neuronpedia;
 mod other;
 mod page;
 mod processes;
