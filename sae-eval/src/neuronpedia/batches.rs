@@ -155,7 +155,13 @@ impl Batches {
         let path = self.dir.join(name);
         fs::create_dir_all(&self.dir)
             .and_then(|()| atomic_file::write(&path, text.as_bytes()))
-            .with_context(|| format!("writing {}", path.display()))
+            .with_context(|| {
+                format!(
+                    "{}: it cannot be written, so the files in {} are not complete; remove them before you start again",
+                    path.display(),
+                    self.dir.display()
+                )
+            })
             .map_err(Failure::Unwritten)
     }
 }

@@ -16,6 +16,7 @@ use crate::evaluate::{Passes, rows_at_once};
 use crate::model::{Model, host_of};
 use crate::page::shades::{self, Wanted, activations};
 use crate::page::tally::{TOP, Tally};
+use crate::page::text::counted;
 use crate::run::{Elsewhere, Run};
 use crate::{cli, encode};
 use batches::{Activation, Batches, Feature, Header, MOST_TOKENS};
@@ -128,12 +129,14 @@ fn write(arguments: &UploadArguments) -> Result<(), Failure> {
     let silent = job.write(&chosen)?;
     let files = job.batches.finish(run.data.held_out.rows(), silent)?;
     let mut line = format!(
-        "{}: {} latents in {files} files",
+        "{}: {} in {}",
         arguments.out.display(),
-        chosen.len() - silent
+        counted(chosen.len() - silent, "latent", "latents"),
+        counted(files, "file", "files")
     );
     if silent > 0 {
-        line += &format!("; {silent} latents are active on no row and are left out");
+        let silent = counted(silent, "latent", "latents");
+        line += &format!("; left out: {silent} without an active row");
     }
     if passages.are_texts() {
         line += "; the rows are whole texts, and each is a passage of one token";

@@ -38,6 +38,9 @@ impl Passages {
                  beside the data (docs/DATA.md, \"What rows are\")"
             ),
             (false, Some((texts, per))) if per == Per::Row || texts == data.info().rows => None,
+            _ if meanings.thumbnails().is_some() => {
+                bail!("{path}: its rows are of images, and Neuronpedia shows tokens")
+            }
             _ => bail!(
                 "{path}: nothing beside the data says which token or text each row is (docs/DATA.md, \"What rows are\"), and \
                  Neuronpedia shows tokens"

@@ -20,7 +20,7 @@ mod rebuilt;
 mod rows;
 pub(crate) mod shades;
 pub(crate) mod tally;
-mod text;
+pub(crate) mod text;
 mod training;
 mod verdict;
 

@@ -82,7 +82,7 @@ fn passages_are_those_of_the_cards_with_real_activations() {
             );
         }
     }
-    assert!(text(&output.stdout).contains(&format!("{live} latents in 1 files")));
+    assert!(text(&output.stdout).contains(&format!("{live} latents in 1 file")));
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn what_neuronpedia_cannot_take_is_refused() {
         assert!(!out.exists());
     };
     let patches = Trained::on("patches");
-    refused(patches.path(), &IDS, "Neuronpedia shows tokens");
+    refused(patches.path(), &IDS, "its rows are of images");
     let run = super::Run::new(sae_model::Preset::Default);
     let dir = run.dir.path();
     refused(dir, &IDS, "which token or text each row is");
@@ -162,6 +162,16 @@ fn what_neuronpedia_cannot_take_is_refused() {
         "there is no latent 30",
     );
     refused(dir, &IDS[..2], "--source");
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_another_fault() {
+    let run = Trained::on("tokens");
+    let file = run.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    let output = upload(run.path(), &file.join("upload"), &IDS);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("features-00000.json: it cannot be written"));
 }
 
 #[test]
