@@ -98,7 +98,7 @@ def files_of(directory):
 
 
 class Journal:
-    """What has been sent, and what was being sent."""
+    """Remembers the files that have been sent, and the one that was being sent."""
 
     def __init__(self, path, url):
         self.path, self.url = path, url
@@ -138,7 +138,7 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def error_of(error):
-    """What the server says of its refusal, in one line."""
+    """The server's words about its refusal, in one line."""
     text = error.read(2000).decode("utf-8", "replace")
     try:
         found = json.loads(text)
@@ -249,7 +249,7 @@ def run(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="More: docs/NEURONPEDIA.md.")
     option = parser.add_argument
-    option("directory", type=pathlib.Path, metavar="DIR", help="what sae-eval neuronpedia wrote")
+    option("directory", type=pathlib.Path, metavar="DIR", help="the directory that sae-eval neuronpedia wrote")
     option("--dry-run", action="store_true", help="check the files and send nothing; needs no key")
     option("--url", default=URL, help=f"where to send to (default {URL})")
     option("--pause", type=float, default=1.0, metavar="S", help="seconds between two requests (default 1)")

@@ -1,4 +1,4 @@
-"""What rows are, read independently of sae-data: docs/DATA.md, "What rows are"."""
+"""Meanings of rows, read independently of sae-data: docs/DATA.md, "What rows are"."""
 
 import json
 
@@ -53,7 +53,7 @@ class Meanings:
         return range(max(int(self.starts[document]), row - before), min(int(end), row + behind + 1))
 
     def unit(self, row):
-        """What a text or a thumbnail belongs to: a document, or a row where there are no documents."""
+        """The number of the document that a text or a thumbnail belongs to, or of the row where there are no documents."""
         return row if self.starts is None else self.document(row)
 
     def text(self, row):

@@ -1,4 +1,4 @@
-"""What report.html shows of rows that are tokens, texts or cells of images, compared with the files of the data set."""
+"""Compares the rows that report.html shows as tokens, texts or cells of images with the files of the data set."""
 
 import base64
 import re

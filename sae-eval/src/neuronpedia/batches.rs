@@ -19,7 +19,7 @@ pub(super) const MOST_TOKENS: usize = 1024;
 /// more than 4.5 MB.
 const MOST_BYTES: usize = 4_000_000;
 
-/// What a request is about.
+/// The model and the source that a request is about.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Header {

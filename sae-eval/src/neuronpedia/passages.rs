@@ -6,7 +6,7 @@ use sae_data::{ActivationData, Meanings, Per};
 /// Characters of a text that stands for one token.
 const LONGEST: usize = 1000;
 
-/// What can be sent of the rows of a data set.
+/// Finds the passage of each row of a data set.
 pub(super) struct Passages {
     meanings: Meanings,
     /// Tokens before and behind a row; `None` if rows are whole texts.

@@ -1,5 +1,5 @@
-//! Short runs on the data sets of `tests/data`, whose rows are tokens or cells of images, and what a browser would unpack of
-//! their reports.
+//! Short runs on the data sets of `tests/data`, whose rows are tokens or cells of images, and the data that a browser would
+//! unpack of their reports.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -99,7 +99,7 @@ impl Trained {
     }
 }
 
-/// What a page holds.
+/// A page and its packed data.
 pub(crate) struct Page {
     pub(crate) html: String,
     /// Bytes of packed data by id.
