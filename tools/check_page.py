@@ -4,8 +4,9 @@
 Usage:  python3 tools/check_page.py runs/quickstart
 
 Needs numpy and Python 3.11, and memory for the codes of all held-out rows, so it is for small runs. It unpacks the data
-that the page's script reads. Tolerances are those of check_report.py: activations are within 1e-4 of each other, and a
-row may be active for one and not for the other if it is that close to its threshold.
+that the page's script reads, and compares tokens, shades, texts and cells of images with the files of the data set.
+Tolerances are those of check_report.py: activations are within 1e-4 of each other, and a row may be active for one and
+not for the other if it is that close to its threshold.
 """
 
 import base64
@@ -19,7 +20,9 @@ import zlib
 import numpy as np
 
 from sae_report.data import split, within
+from sae_report.meanings import Meanings
 from sae_report.model import Model
+from sae_report.page_rows import compare_rows
 
 CLOSE = 1e-4
 ARTICLE = re.compile(r'<article class="apart">(.*?)</article>', re.S)
@@ -123,15 +126,31 @@ def examples(compare, cards, rows, a, numbers):
     compare.say("Jaccard index", jaccard, 5e-2)
 
 
-def apart(compare, html, model, side):
-    """The rows that are taken apart, where they are shown by number."""
+def number_of(article, meanings):
+    """The number of the row that an article is about; None if it does not say."""
+
+    def as_int(text):
+        return int(text.replace(",", ""))
+
+    if found := re.search(r'class="about">row ([0-9,]+)', article):
+        return as_int(found[1])
+    found = re.search(r'class="about">document ([0-9,]+), position ([0-9]+)', article)
+    if not found or meanings.positions is None:
+        return None
+    rows = meanings.around(int(meanings.starts[as_int(found[1])]), 0, meanings.rows)
+    return next(row for row in rows if meanings.positions[row] == as_int(found[2]))
+
+
+def apart(compare, html, model, side, meanings):
+    """The rows that are taken apart, where they say which ones they are."""
     place = {int(number): i for i, number in enumerate(side.row_numbers)}
     left = share = 0.0
-    for article in ARTICLE.findall(html):
-        found = re.search(r"row ([0-9,]+)", article)
-        if not found:
+    numbers = [(article, number_of(article, meanings)) for article in ARTICLE.findall(html)]
+    compare.say("rows taken apart that cannot be found", sum(number is None for _, number in numbers), 0)
+    for article, number in numbers:
+        if number is None:
             continue
-        _, x = next(side.blocks(1, [place[int(found[1].replace(",", ""))]]))
+        _, x = next(side.blocks(1, [place[number]]))
         a, n = model.encode(x)
         x0 = x - model.w["b_dec"] if model.cfg["pre_bias"] else x
         total = (x0**2).sum()
@@ -150,6 +169,8 @@ def main():
     config = tomllib.loads((run / "config.toml").read_text())
     model = Model.load(run / "model")
     _, held_out = split(config["data"])
+    named = config["data"].get("held_out")
+    meanings = Meanings(pathlib.Path(named if isinstance(named, str) else config["data"]["train"]), held_out.data)
     limit = config["data"].get("max_norm", "none")
     side = within(held_out, np.inf if limit == "none" else limit)[0]
     a = codes(model, side)
@@ -167,8 +188,9 @@ def main():
         by_class(compare, page, a, side.labels)
     decoder(compare, page, cards, model.values)
     plane(compare, page, model.values, live)
-    apart(compare, html, model, side)
+    apart(compare, html, model, side, meanings)
     examples(compare, cards, rows, a, side.row_numbers)
+    compare_rows(compare, meanings, side, pieces, cards, rows, a, page["max"], html)
     sys.exit(bool(compare.wrong))
 
 

@@ -1,5 +1,5 @@
 //! The command line of `sae-eval`: evaluates a run on its held-out data, or on other data, and writes a report
-//! (`report.{json,md,html}`); or encodes a data set (`encode`).
+//! (`report.{json,md,html}`); encodes a data set (`encode`); or writes files for Neuronpedia (`neuronpedia`).
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::encode::{self, EncodeArguments};
+use crate::neuronpedia::{self, UploadArguments};
 use crate::page::{self, Findings};
 use crate::ranking::Rule;
 use crate::report::{self, Report};
@@ -79,6 +80,7 @@ pub(crate) struct Arguments {
 #[derive(Subcommand, Debug)]
 enum Command {
     Encode(EncodeArguments),
+    Neuronpedia(UploadArguments),
 }
 
 /// Names of the ranking rules.
@@ -126,8 +128,10 @@ pub fn main() -> ExitCode {
     // The options of a report stand beside the subcommands: clap looks for both, and one of the two is there.
     let matches = Command::augment_subcommands(Arguments::command()).get_matches();
     if matches.subcommand().is_some() {
-        let Command::Encode(arguments) = parsed(Command::from_arg_matches(&matches));
-        return ExitCode::from(encode::main(&arguments));
+        return ExitCode::from(match parsed(Command::from_arg_matches(&matches)) {
+            Command::Encode(arguments) => encode::main(&arguments),
+            Command::Neuronpedia(arguments) => neuronpedia::main(&arguments),
+        });
     }
     make_report(&parsed(Arguments::from_arg_matches(&matches)))
 }
@@ -149,15 +153,19 @@ fn make_report(arguments: &Arguments) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, error)) => {
-            let data = error.downcast_ref::<sae_data::config::DataConfigError>();
-            let feature = data.and_then(|error| error.missing_feature);
-            let remedy = feature.map_or(String::new(), |feature| {
-                format!("; start this program with cargo run -p sae-eval --features {feature}")
-            });
-            eprintln!("error: {error:#}{remedy}");
+            eprintln!("error: {error:#}{}", remedy(&error));
             ExitCode::from(code)
         }
     }
+}
+
+/// The remedy for an error of a run's data, in the words of this program.
+pub(crate) fn remedy(error: &anyhow::Error) -> String {
+    let data = error.downcast_ref::<sae_data::config::DataConfigError>();
+    let feature = data.and_then(|error| error.missing_feature);
+    feature.map_or(String::new(), |feature| {
+        format!("; start this program with cargo run -p sae-eval --features {feature}")
+    })
 }
 
 fn evaluate_run(arguments: &Arguments) -> Result<(Report, Option<Findings>)> {

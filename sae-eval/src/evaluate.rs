@@ -39,8 +39,7 @@ pub(crate) fn report(
     let config = &run.config.model;
     let model = Model::new(run.sae.clone(), device);
     let batch = rows_at_once(arguments.batch_size, &model, config.n_latents);
-    let host = host_of(device);
-    let passes = Passes { run, host, batch };
+    let passes = Passes::new(run, device, batch);
     let setting = match (&run.data.head, &run.data.train) {
         (Ok(head), Ok(train)) => Ok(Setting::new(head, rule, &arguments.top_n, train)?),
         (Err(reason), _) | (_, Err(reason)) => Err(reason.clone()),
@@ -187,7 +186,13 @@ pub(crate) struct Passes<'a> {
     pub(crate) batch: usize,
 }
 
-impl Passes<'_> {
+impl<'a> Passes<'a> {
+    /// Passes over the data of `run` by a model on `device`, `batch` rows at a time.
+    pub(crate) fn new(run: &'a Run, device: &Device, batch: usize) -> Self {
+        let host = host_of(device);
+        Self { run, host, batch }
+    }
+
     /// Walks a data set in batches; `visit` gets the index of a batch's first row, and its rows.
     pub(crate) fn walk(
         &self,

@@ -11,6 +11,7 @@ mod evaluate;
 mod evaluation;
 mod head;
 mod model;
+mod neuronpedia;
 mod other;
 mod page;
 mod ranking;

@@ -117,6 +117,15 @@ pub(crate) struct Elsewhere {
 }
 
 impl Elsewhere {
+    /// Other rows than the run's own, as `--data` and `--tensor` name them.
+    pub(crate) fn rows(data: Option<PathBuf>, tensor: Option<String>) -> Self {
+        Self {
+            data,
+            tensor,
+            ..Self::default()
+        }
+    }
+
     /// Replaces the config's paths by these.
     fn apply(&self, data: &mut DataConfig) -> Result<()> {
         if let Some(path) = &self.train {

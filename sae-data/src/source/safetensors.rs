@@ -151,10 +151,7 @@ fn row_integers(
             documents: None,
         });
     }
-    Ok(Some(Found {
-        columns: vec![column],
-        examples: None,
-    }))
+    Ok(Some(Found::in_file(file, vec![column], None)))
 }
 
 /// The tensor of integers `name` in a file that need not have activations.

@@ -3,13 +3,17 @@
 //! Opening a data set does not look at them. They are found when somebody asks for them, and read where they lie.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::file::SourceFile;
+use super::file::{ReadAt, SourceFile, Store};
 use super::format::row_integers;
 use super::matrix::IntegerColumn;
 use super::{Documents, Info, safetensors};
 use crate::error::DataError;
+
+/// Name of the column of token ids in tables.
+pub(super) const COLUMN: &str = "token_ids";
 
 /// Integers per row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +38,7 @@ impl RowInteger {
 #[derive(Debug)]
 pub(super) struct Found {
     /// The places where they lie, one after the other.
-    pub(super) columns: Vec<IntegerColumn>,
+    pub(super) columns: Vec<(Arc<dyn Store>, IntegerColumn)>,
     /// The number of them in each example, if they are grouped into examples.
     pub(super) examples: Option<Vec<usize>>,
 }
@@ -43,10 +47,25 @@ pub(super) struct Found {
 pub(super) type FindRowIntegers =
     fn(&SourceFile, &Info, RowInteger) -> Result<Option<Found>, DataError>;
 
+impl Found {
+    /// Integers that lie in a file itself.
+    pub(super) fn in_file(
+        file: &SourceFile,
+        columns: Vec<IntegerColumn>,
+        examples: Option<Vec<usize>>,
+    ) -> Self {
+        let store: Arc<dyn Store> = Arc::new(file.clone());
+        let columns = columns.into_iter().map(|column| (store.clone(), column));
+        Self {
+            columns: columns.collect(),
+            examples,
+        }
+    }
+}
+
 /// One integer per row of a data set.
 #[derive(Debug)]
 pub(crate) struct RowIntegers {
-    files: Vec<SourceFile>,
     format: &'static str,
     parts: Vec<Part>,
     /// For data whose first row of each example is left out: the examples that are empty in the files. Then there is an
@@ -54,10 +73,10 @@ pub(crate) struct RowIntegers {
     stored: Option<Vec<usize>>,
 }
 
-/// Consecutive integers in one file.
+/// Consecutive integers in one file, or in one column of it.
 #[derive(Debug)]
 struct Part {
-    file: usize,
+    store: Arc<dyn Store>,
     column: IntegerColumn,
     /// Number of the first integer.
     first: usize,
@@ -77,7 +96,7 @@ impl RowIntegers {
             let found = info.files.iter().map(|file| find(file, info, kind));
             let found = found.collect::<Result<Option<Vec<Found>>, _>>()?;
             if let Some(found) = found.filter(|found| !found.is_empty()) {
-                return Self::new(info, info.files.clone(), info.format, found, kind);
+                return Self::new(info, info.format, found, kind);
             }
         }
         let Some(path) = companion else {
@@ -88,17 +107,12 @@ impl RowIntegers {
         let Some(column) = found else {
             return Ok(None);
         };
-        let found = Found {
-            columns: vec![column],
-            examples: None,
-        };
-        let format = safetensors::FORMAT.name;
-        Self::new(info, vec![file], format, vec![found], kind)
+        let found = Found::in_file(&file, vec![column], None);
+        Self::new(info, safetensors::FORMAT.name, vec![found], kind)
     }
 
     fn new(
         info: &Info,
-        files: Vec<SourceFile>,
         format: &'static str,
         found: Vec<Found>,
         kind: RowInteger,
@@ -108,12 +122,12 @@ impl RowIntegers {
             return Ok(None); // a list per row: the tokens of a text, not the token of the row
         }
         let (mut parts, mut count, mut lengths) = (Vec::new(), 0, Vec::new());
-        for (file, found) in found.into_iter().enumerate() {
-            for column in found.columns {
+        for found in found {
+            for (store, column) in found.columns {
                 let first = count;
                 count += column.count;
                 parts.push(Part {
-                    file,
+                    store,
                     column,
                     first,
                 });
@@ -132,14 +146,15 @@ impl RowIntegers {
         };
         let fits = |empty: &Vec<usize>| count == info.rows + skip * (documents - empty.len());
         let empty = empty.filter(fits).ok_or_else(|| DataError::Meanings {
-            path: files[0].path.clone(),
+            path: parts
+                .first()
+                .map_or_else(PathBuf::new, |part| part.store.path().into()),
             what: kind.tensor(),
             entries: count,
             rows: info.rows,
             documents: None,
         })?;
         Ok(Some(Self {
-            files,
             format,
             parts,
             stored: (skip > 0).then_some(empty),
@@ -177,7 +192,7 @@ impl RowIntegers {
     fn stored(&self, span: Range<usize>) -> Result<Vec<i64>, DataError> {
         let mut all = Vec::with_capacity(span.len());
         let first = self.parts.partition_point(|part| part.first <= span.start);
-        let mut open = None;
+        let mut open: Option<(&Arc<dyn Store>, Box<dyn ReadAt + '_>)> = None;
         for part in &self.parts[first.saturating_sub(1)..] {
             let start = span.start.max(part.first) - part.first;
             let end = span.end.min(part.first + part.column.count);
@@ -185,13 +200,19 @@ impl RowIntegers {
                 break;
             }
             let count = end.saturating_sub(part.first + start);
-            if open.as_ref().is_none_or(|(file, _)| *file != part.file) {
-                open = Some((part.file, self.files[part.file].open()?));
+            if open
+                .as_ref()
+                .is_none_or(|(store, _)| !Arc::ptr_eq(store, &part.store))
+            {
+                open = Some((&part.store, part.store.open()?));
             }
             let Some((_, file)) = &mut open else { continue };
             let size = part.column.integer.size();
             let offset = part.column.offset + (start * size) as u64;
-            let bytes = file.bytes_at(self.format, offset, (count * size) as u64)?;
+            let len = (count * size) as u64;
+            part.store.check_span(self.format, offset, len)?;
+            let mut bytes = vec![0; count * size];
+            file.read_at(offset, &mut bytes)?;
             part.column.integer.decode(&bytes, &mut all);
         }
         Ok(all)

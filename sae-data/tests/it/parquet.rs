@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use ::parquet::data_type::FloatType;
+use ::parquet::data_type::{FloatType, Int32Type};
 use ::parquet::file::properties::WriterProperties;
 use ::parquet::file::writer::SerializedFileWriter;
 use ::parquet::schema::parser::parse_message_type;
@@ -112,5 +112,89 @@ fn one_large_row_group_is_not_read_again_and_again() {
             "{:?}: {streamed} of {bytes} bytes",
             config.held_out
         );
+    }
+}
+
+/// Writes examples of these numbers of rows of width 2, each with a list of so many token ids: 0, 1, 2, ...
+fn with_tokens(path: &Path, rows: &[usize], tokens: &[usize]) {
+    let schema = "message m { \
+        required group acts (LIST) { repeated group list { required group element (LIST) { \
+            repeated group list { required float element; } } } } \
+        required group token_ids (LIST) { repeated group list { required int32 element; } } }";
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let file = File::create(path).unwrap();
+    let mut file = SerializedFileWriter::new(file, schema, Arc::default()).unwrap();
+    let mut first = 0;
+    for (rows, tokens) in rows.chunks(3).zip(tokens.chunks(3)) {
+        let mut group = file.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let levels = rows
+            .iter()
+            .flat_map(|n| (0..2 * n).map(|i| if i == 0 { 0 } else { 1 + (i % 2) as i16 }));
+        let levels: Vec<i16> = levels.collect();
+        let whole = vec![2; levels.len()];
+        let values: Vec<f32> = (0..levels.len()).map(|i| i as f32).collect();
+        let writer = column.typed::<FloatType>();
+        writer
+            .write_batch(&values, Some(&whole), Some(&levels))
+            .unwrap();
+        column.close().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let levels: Vec<i16> = tokens
+            .iter()
+            .flat_map(|n| (0..*n).map(|i| i16::from(i > 0)))
+            .collect();
+        let ids: Vec<i32> = (first..).take(levels.len()).collect();
+        first += levels.len() as i32;
+        let writer = column.typed::<Int32Type>();
+        writer
+            .write_batch(&ids, Some(&vec![1; ids.len()]), Some(&levels))
+            .unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+    }
+    file.close().unwrap();
+}
+
+#[test]
+fn a_token_belongs_to_each_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.parquet");
+    let lengths = [3, 1, 4, 2, 5, 2, 6];
+    with_tokens(&path, &lengths, &lengths);
+    for drop_first_token in [false, true] {
+        let options = Options {
+            drop_first_token,
+            ..Options::default()
+        };
+        let data = ActivationData::open(&path, &options).unwrap();
+        let meanings = data.meanings().unwrap();
+        let ids = (0..data.rows()).map(|row| meanings.row(row).unwrap().token.unwrap().id);
+        let starts = lengths.iter().scan(0, |at, length| {
+            *at += length;
+            Some(*at - length)
+        });
+        let starts: Vec<usize> = starts.collect();
+        let kept = |row: &usize| !drop_first_token || !starts.contains(row);
+        let expected: Vec<i64> = (0..23).filter(kept).map(|row| row as i64).collect();
+        assert_eq!(ids.collect::<Vec<i64>>(), expected);
+    }
+}
+
+#[test]
+fn other_numbers_of_tokens_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.parquet");
+    let lengths = [3, 1, 4, 2, 5, 2, 6];
+    for (tokens, count) in [
+        ([3, 1, 4, 2, 5, 2, 5], 22),
+        ([3, 1, 5, 2, 5, 2, 5], 23), // as many as rows, but not in the same examples
+        ([30, 10, 40, 20, 50, 20, 60], 80),
+    ] {
+        with_tokens(&path, &lengths, &tokens);
+        let data = ActivationData::open(&path, &Options::default()).unwrap();
+        let message = data.meanings().unwrap_err().to_string();
+        let expected = format!("{count} tokens for 23 rows");
+        assert!(message.contains(&expected), "{message}");
     }
 }

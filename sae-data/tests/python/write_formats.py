@@ -363,7 +363,9 @@ def huggingface_folders(out):
         out.good(folder, read_back(folder, hook), documents=[6] * 21, tokens=tokens, tensor=hook)
     path = out.good_path("hf-array2d.parquet")  # what push_to_hub uploads
     one.to_parquet(path)
-    out.good(path, values, documents=[6] * 21)
+    tokens = np.arange(21 * 6).reshape(21, 6)
+    out.good(path, values, documents=[6] * 21, tokens=tokens)
+    out.good(path, values[:, 1:], documents=[5] * 21, tokens=tokens[:, 1:], name=f"drop-{path.name}", drop_first_token=True)
 
     lengths = [3, 17, 1, 8, 40, 2]
     documents = [acts(n, 7, seed=n) for n in lengths]
@@ -379,7 +381,11 @@ def huggingface_folders(out):
         data = {**nested, "acts": rounded, "label": labels}
         datasets.Dataset.from_dict(data, datasets.Features(features)).save_to_disk(folder, num_shards=2)
         # a label is of a document, therefore of all its rows
-        out.good(folder, np.concatenate(rounded), np.repeat(labels, lengths), lengths, tokens=np.concatenate(tokens))
+        expected = (np.concatenate(rounded), np.repeat(labels, lengths), lengths)
+        out.good(folder, *expected, tokens=np.concatenate(tokens))
+        path = out.good_path(f"{name}.parquet")
+        datasets.Dataset.from_dict(data, datasets.Features(features)).to_parquet(path, batch_size=4)
+        out.good(path, *expected, tokens=np.concatenate(tokens))
     lengths, documents = [n for n in lengths if n > 1], [d for d in documents if len(d) > 1]
     folder = out.good_path("hf-nested-drop")
     columns = {"token_ids": datasets.LargeList(value("int32"))}
@@ -602,11 +608,11 @@ def parquet_files(out):
     with_label = {"acts": fixed(values), "label": pa.array(labels)}
     required = pa.schema([pa.field("acts", pa.list_(pa.field("element", pa.float32(), False)), False)])
 
-    def write(name, columns, expected, of_rows=None, documents=None, options=None, **settings):
+    def write(name, columns, expected, of_rows=None, documents=None, options=None, tokens=None, **settings):
         path = out.good_path(f"{name}.parquet")
         table = columns if isinstance(columns, pa.Table) else pa.table(columns)
         pq.write_table(table, path, **settings)
-        out.good(path, expected, of_rows, documents, **options or {})
+        out.good(path, expected, of_rows, documents, tokens=tokens, **options or {})
 
     write("fixed", {"acts": fixed(values)}, values)
     write("fixed-f16", {"acts": fixed(half)}, half)
@@ -646,6 +652,21 @@ def parquet_files(out):
         name = f"nested-small-pages-{name}"
         write(name, {"acts": nested}, later, row_group_size=3, use_dictionary=dictionary, **settings)
     write("labels-small-pages", with_label, values, labels, row_group_size=40, **small)
+    ids = np.random.default_rng(11).integers(0, 50257, 61)
+    for name, kind in (("i64", pa.int64()), ("i32", pa.int32()), ("u16", pa.uint16())):
+        of_rows = {"token_ids": pa.array(ids, kind), "acts": lists(values)}
+        write(f"tokens-{name}", of_rows, values, tokens=ids, row_group_size=25, **small)
+        in_lists = pa.array([part.tolist() for part in np.split(ids, first[1:])], pa.list_(kind))
+        with_ids = {"acts": nested, "token_ids": in_lists}
+        for dictionary in (True, False):
+            settings = {"documents": lengths, "row_group_size": 2, "use_dictionary": dictionary, **small}
+            write(f"tokens-nested-{name}-{dictionary}".lower(), with_ids, values, tokens=ids, **settings)
+    settings = {"options": {"drop_first_token": True}, "documents": [length - 1 for length in lengths], **small}
+    write("tokens-drop", with_ids, later, tokens=np.delete(ids, first), **settings)
+    sentences = pa.array([[1, 2, 3][: 1 + i % 3] for i in range(61)], pa.list_(pa.int32()))
+    write("tokens-of-sentences", {"acts": lists(values), "token_ids": sentences}, values)  # none of them is the row's
+    names = pa.array([f"{i}" for i in range(61)])
+    write("tokens-no-integers", {"acts": lists(values), "token_ids": names}, values)
     write("byte-stream-split", plain, values, use_dictionary=False, use_byte_stream_split=True)
     write("checksums", with_label, values, labels, write_page_checksum=True, write_page_index=True)
 

@@ -25,6 +25,7 @@ use failure::Failure;
 use index::{FORMAT, Index, Options, Output};
 use input::Input;
 use keep::Keep;
+pub(crate) use keep::named;
 use progress::Progress;
 use shards::{Dtype, Format, Layout};
 use stop::Stop;

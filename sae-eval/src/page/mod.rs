@@ -18,9 +18,9 @@ mod map;
 mod pack;
 mod rebuilt;
 mod rows;
-mod shades;
-mod tally;
-mod text;
+pub(crate) mod shades;
+pub(crate) mod tally;
+pub(crate) mod text;
 mod training;
 mod verdict;
 

@@ -224,7 +224,14 @@
       if (typeof data === "string") return make("span", { class: "text" }, data);
       if (data.t) {
         const shade = (i) => (shades ? "s" + shades[i] : "") + (i === data.i ? " at" : "");
-        return make("span", { class: "text" }, ...data.t.map((token, i) => make(i === data.i && !shades ? "mark" : "span", { class: shade(i) }, token)));
+        const passage = make("span", { class: "text" });
+        data.t.forEach((token, i) => { // the space before a word is not shaded, and a passage does not begin with one
+          const space = token.length - token.trimStart().length;
+          const word = space === token.length ? 0 : space;
+          if (word && i) passage.append(make("span", {}, token.slice(0, word)));
+          passage.append(make(i === data.i && !shades ? "mark" : "span", { class: shade(i) }, token.slice(word)));
+        });
+        return passage;
       }
       const [rows, columns] = data.g;
       const picture = (await json("pictures-" + Math.floor(data.p / meta.pictures)))[data.p % meta.pictures];

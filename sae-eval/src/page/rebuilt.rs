@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::chart::inline_bar;
 use super::findings::{Apart, Findings};
 use super::latent_link;
-use super::rows::{Content, Shown};
+use super::rows::{Content, Patch, Shown};
 use super::text::{clean, counted, grouped, number, percent};
 
 /// Characters of a row's text.
@@ -82,17 +82,46 @@ pub(super) fn row_in_words(findings: &Findings, row: u64) -> Markup {
         Content::Token { tokens, at } => html! {
             span.text {
                 @for (i, token) in tokens.iter().enumerate() {
-                    @if i == *at { mark { (clean(token, TEXT)) } } @else { (clean(token, TEXT)) }
+                    @let (space, word) = split_space(token);
+                    @if i > 0 { (clean(space, TEXT)) }
+                    @if i == *at { mark { (clean(word, TEXT)) } } @else { (clean(word, TEXT)) }
                 }
             }
             " " span.about { (about) }
         },
         Content::Patch(patch) => html! {
-            @if let Some(picture) = findings.thumbnails.get(patch.thumbnail) {
-                img.thumbnail src=(picture.url()) alt=(about.clone());
-            }
+            @if let Some(thumbnail) = findings.thumbnails.get(patch.thumbnail) { (picture(patch, &thumbnail.url())) }
             span.about { (about) }
         },
+    }
+}
+
+/// The space before the word of a token, and the word; a token of spaces alone is a word.
+fn split_space(token: &str) -> (&str, &str) {
+    let word = token.trim_start();
+    match word {
+        "" => ("", token),
+        word => token.split_at(token.len() - word.len()),
+    }
+}
+
+/// An image whose other cells are darkened, as the script draws it on cards.
+fn picture(patch: &Patch, url: &str) -> Markup {
+    let [rows, columns] = patch.grid;
+    let alt = patch.cell.map_or("Image".into(), |[row, column]| {
+        let (row, column) = (row + 1, column + 1);
+        format!("Image with row {row}, column {column} of its patches in light")
+    });
+    html! {
+        span.picture {
+            img src=(url) alt=(alt);
+            svg viewBox=(format!("0 0 {columns} {rows}")) preserveAspectRatio="none" aria-hidden="true" {
+                @if let Some([row, column]) = patch.cell {
+                    path.shade fill-rule="evenodd" d=(format!("M0 0H{columns}V{rows}H0ZM{column} {row}h1v1h-1Z")) {}
+                    rect.cell x=(column) y=(row) width="1" height="1" {}
+                }
+            }
+        }
     }
 }
 
@@ -107,4 +136,16 @@ fn about(findings: &Findings, shown: &Shown) -> String {
     }
     words.extend(shown.label.map(|label| findings.class(label)));
     words.join(" · ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_space_is_no_part_of_the_word() {
+        assert_eq!(split_space(" word"), (" ", "word"));
+        assert_eq!(split_space("word "), ("", "word "));
+        assert_eq!(split_space("  "), ("", "  "));
+    }
 }

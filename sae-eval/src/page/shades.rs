@@ -9,15 +9,15 @@ use crate::evaluate::Passes;
 use crate::model::Model;
 
 /// Most tokens around examples: 24 MB.
-const MOST: usize = 3 << 19;
+pub(crate) const MOST: usize = 3 << 19;
 
 /// A token around an example of a latent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Wanted {
-    row: u64,
-    latent: u32,
-    example: u16,
-    place: u16,
+pub(crate) struct Wanted {
+    pub(crate) row: u64,
+    pub(crate) latent: u32,
+    pub(crate) example: u16,
+    pub(crate) place: u16,
 }
 
 /// Sets the shades of all latents, or of the first ones if there are too many tokens.
@@ -53,15 +53,35 @@ pub(super) fn shade(
             break;
         }
     }
+    activations(wanted, passes, model, |want, value| {
+        let latent = &mut latents[want.latent as usize];
+        let (example, place) = (want.example as usize, want.place as usize);
+        let digit = shade_of(value.abs(), latent.max);
+        latent.shades[example].replace_range(place..place + 1, &digit.to_string());
+    })
+}
+
+/// Tells `set` the activation of each latent on the token where it is wanted; every row is encoded once.
+pub(crate) fn activations(
+    mut wanted: Vec<Wanted>,
+    passes: &Passes,
+    model: &Model,
+    mut set: impl FnMut(&Wanted, f32),
+) -> Result<()> {
     wanted.sort_unstable();
     for part in wanted.chunk_by(|a, b| a.row / passes.batch as u64 == b.row / passes.batch as u64) {
-        encode(latents, part, passes, model)?;
+        encode(part, passes, model, &mut set)?;
     }
     Ok(())
 }
 
-/// Encodes the rows of a stretch and sets the shades there.
-fn encode(latents: &mut [Latent], wanted: &[Wanted], passes: &Passes, model: &Model) -> Result<()> {
+/// Encodes the rows of a stretch.
+fn encode(
+    wanted: &[Wanted],
+    passes: &Passes,
+    model: &Model,
+    set: &mut impl FnMut(&Wanted, f32),
+) -> Result<()> {
     let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else {
         return Ok(());
     };
@@ -74,11 +94,7 @@ fn encode(latents: &mut [Latent], wanted: &[Wanted], passes: &Passes, model: &Mo
         let at = indices[entries.clone()]
             .iter()
             .position(|j| *j == want.latent);
-        let value = at.map_or(0.0, |at| values[entries.start + at].abs());
-        let latent = &mut latents[want.latent as usize];
-        let (example, place) = (want.example as usize, want.place as usize);
-        let digit = shade_of(value, latent.max);
-        latent.shades[example].replace_range(place..place + 1, &digit.to_string());
+        set(want, at.map_or(0.0, |at| values[entries.start + at]));
     }
     Ok(())
 }

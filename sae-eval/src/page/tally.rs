@@ -4,7 +4,7 @@
 /// Bins of a histogram.
 pub(super) const BINS: usize = 24;
 /// Strongest rows that are kept.
-pub(super) const TOP: usize = 10;
+pub(crate) const TOP: usize = 10;
 /// Rows in the sample: four for each tenth of the activations.
 const SAMPLE: usize = 40;
 /// Parts of equal size into which a latent's rows are cut by activation.
@@ -12,9 +12,9 @@ pub(super) const TENTHS: usize = 10;
 
 /// A row on which a latent is active, and the activation.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Example {
-    pub(super) row: u64,
-    pub(super) value: f32,
+pub(crate) struct Example {
+    pub(crate) row: u64,
+    pub(crate) value: f32,
 }
 
 /// A row of the sample.
@@ -26,9 +26,9 @@ struct Drawn {
 
 /// Everything about one latent.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     /// Rows with `a_j != 0`.
-    pub(super) fired: u64,
+    pub(crate) fired: u64,
     /// Sum of `|a_j|`.
     pub(super) mass: f64,
     /// Largest `|a_j|`.
@@ -59,7 +59,7 @@ pub(super) fn hash(latent: u32, row: u64) -> u32 {
 
 impl Tally {
     /// Adds the activation of latent `latent` on a row; zero and what is not finite count as not active.
-    pub(super) fn add(&mut self, latent: u32, row: u64, value: f32) {
+    pub(crate) fn add(&mut self, latent: u32, row: u64, value: f32) {
         let magnitude = value.abs();
         if magnitude == 0.0 || !magnitude.is_finite() {
             return;
@@ -131,7 +131,7 @@ impl Tally {
     }
 
     /// The rows with the largest `|a_j|`.
-    pub(super) fn strongest(&self, most: usize) -> &[Example] {
+    pub(crate) fn strongest(&self, most: usize) -> &[Example] {
         &self.top[..most.min(self.top.len())]
     }
 

@@ -68,7 +68,7 @@ pub(super) fn grouped(value: i64) -> String {
 }
 
 /// A count and the noun for it.
-pub(super) fn counted(count: usize, one: &str, many: &str) -> String {
+pub(crate) fn counted(count: usize, one: &str, many: &str) -> String {
     format!(
         "{} {}",
         grouped(count as i64),

@@ -7,11 +7,14 @@ mod data;
 mod encode;
 mod encode_formats;
 mod encode_output;
+mod neuronpedia;
 mod other;
 mod page;
 mod processes;
 mod ranking;
 mod recovery;
+mod shown;
+mod trained;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -8,9 +8,7 @@ use crate::error::DataError;
 use crate::source::Info;
 use crate::source::file::{OpenFile, SourceFile, Store};
 use crate::source::matrix::{Integer, IntegerColumn};
-use crate::source::tokens::{Found, RowInteger};
-
-const COLUMN: &str = "token_ids";
+use crate::source::tokens::{COLUMN, Found, RowInteger};
 
 /// The column of token ids: its place, the list that holds the tokens of an example, and the type of an id.
 #[derive(Clone, Copy)]
@@ -58,8 +56,7 @@ pub(super) fn find(
         at = body + len;
     }
     let examples = found.and_then(|(tokens, _)| tokens.list).map(|_| examples);
-    let columns = spans;
-    Ok(Some(Found { columns, examples }))
+    Ok(Some(Found::in_file(file, spans, examples)))
 }
 
 /// Finds the column in the schema.

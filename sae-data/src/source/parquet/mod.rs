@@ -18,6 +18,8 @@ mod opening;
 mod pages;
 #[cfg(feature = "parquet")]
 mod thrift;
+#[cfg(feature = "parquet")]
+mod tokens;
 
 use super::format::Format;
 
@@ -42,5 +44,7 @@ pub(super) static FORMAT: Format = Format {
             feature: "parquet",
         })
     },
+    #[cfg(feature = "parquet")]
+    row_integers: Some(tokens::find),
     ..Format::UNNAMED
 };

@@ -4,7 +4,9 @@ use std::fs::File;
 use std::sync::Arc;
 
 use parquet::basic::{LogicalType, Type as PhysicalType};
-use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaDataReader, RowGroupMetaData};
+use parquet::file::metadata::{
+    ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData,
+};
 use parquet::schema::types::ColumnDescriptor;
 
 use super::NAME;
@@ -36,10 +38,7 @@ pub(super) fn add(
     column: Option<&str>,
 ) -> Result<(), DataError> {
     builder.info.files.push(file.clone());
-    check_footer(file)?;
-    let metadata = guarded(file, 0, || {
-        ParquetMetaDataReader::new().parse_and_finish(&File::open(&file.path)?)
-    })?;
+    let metadata = footer(file)?;
     let schema = metadata.file_metadata().schema_descr();
     let leaves: Vec<&ColumnDescriptor> = schema.columns().iter().map(AsRef::as_ref).collect();
     let (column, depth, element) = activation_column(file, &leaves, column)?;
@@ -56,6 +55,14 @@ pub(super) fn add(
     };
     let mut groups = metadata.row_groups().iter();
     groups.try_for_each(|group| opening.group(builder, group))
+}
+
+/// The metadata of a file.
+pub(super) fn footer(file: &SourceFile) -> Result<ParquetMetaData, DataError> {
+    check_footer(file)?;
+    guarded(file, 0, || {
+        ParquetMetaDataReader::new().parse_and_finish(&File::open(&file.path)?)
+    })
 }
 
 /// Checks the footer before it is decoded.
