@@ -1,5 +1,5 @@
 //! The command line of `sae-eval`: evaluates a run on its held-out data, or on other data, and writes a report
-//! (`report.{json,md,html}`); or encodes a data set (`encode`).
+//! (`report.{json,md,html}`); or encodes a data set (`encode`), or compares several runs (`compare`).
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use sae_run::{RunDir, atomic_file};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
+use crate::compare::{self, CompareArguments};
 use crate::encode::{self, EncodeArguments};
 use crate::page::{self, Findings};
 use crate::ranking::Rule;
@@ -79,6 +80,7 @@ pub(crate) struct Arguments {
 #[derive(Subcommand, Debug)]
 enum Command {
     Encode(EncodeArguments),
+    Compare(CompareArguments),
 }
 
 /// Names of the ranking rules.
@@ -126,8 +128,10 @@ pub fn main() -> ExitCode {
     // The options of a report stand beside the subcommands: clap looks for both, and one of the two is there.
     let matches = Command::augment_subcommands(Arguments::command()).get_matches();
     if matches.subcommand().is_some() {
-        let Command::Encode(arguments) = parsed(Command::from_arg_matches(&matches));
-        return ExitCode::from(encode::main(&arguments));
+        return ExitCode::from(match parsed(Command::from_arg_matches(&matches)) {
+            Command::Encode(arguments) => encode::main(&arguments),
+            Command::Compare(arguments) => compare::main(&arguments),
+        });
     }
     make_report(&parsed(Arguments::from_arg_matches(&matches)))
 }

@@ -5,13 +5,17 @@ pub mod cli;
 
 mod all_rows;
 mod classes;
+mod compare;
 mod criteria;
+mod directions;
 mod encode;
 mod evaluate;
 mod evaluation;
 mod head;
+mod matching;
 mod model;
 mod other;
+mod packed;
 mod page;
 mod ranking;
 mod recovery;
