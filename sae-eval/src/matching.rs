@@ -4,8 +4,8 @@
 use pathfinding::kuhn_munkres::{Weights, kuhn_munkres};
 
 /// Largest work for which the assignment is optimal: the smaller of G and M squared times the larger, the algorithm's
-/// worst case. 1,000 concepts and 4,096 latents are just below it.
-const MAX_WORK: usize = 1 << 32;
+/// worst case. It is that of 2,048 directions on each side.
+const MAX_WORK: usize = 1 << 33;
 /// Candidates per concept of the greedy assignment, which is used beyond that.
 const CANDIDATES: usize = 16;
 /// Steps per unit of a cosine: the algorithm needs integers.

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use anyhow::Result;
 use sae_model::stats::{FVU, L0_MEAN};
 
 use super::data::{self, ComparedRun, Comparison, DataSet, Definition, Recipe};
@@ -15,7 +14,7 @@ use super::opened::Opened;
 use super::{recipes, stability};
 
 /// The comparison of opened runs, to be written to `dir`.
-pub(super) fn of_runs(runs: &[Opened], dir: &Path) -> Result<Comparison> {
+pub(super) fn of_runs(runs: &[Opened], dir: &Path) -> Comparison {
     let (data_sets, set_of) = data_sets(runs);
     let mut notes = Vec::new();
     if data_sets.len() > 1 {
@@ -33,15 +32,17 @@ pub(super) fn of_runs(runs: &[Opened], dir: &Path) -> Result<Comparison> {
     let recipes = recipes::describe(groups, runs, &names, &values, &set_of);
     let mut stability = Vec::new();
     for (number, recipe) in recipes.iter().enumerate().filter(|(_, r)| r.runs.len() > 1) {
-        match stability::measure(number, recipe, runs)? {
-            Some(found) => stability.push(found),
-            None => notes.push(format!(
+        match stability::measure(number, recipe, runs) {
+            Ok(Some(found)) => stability.push(found),
+            Ok(None) => notes.push(format!(
                 "{}: a run without a latent that fires has no stability",
                 recipe.name
             )),
+            // What the reports say of the runs is worth showing even if a model is damaged.
+            Err(error) => notes.push(format!("{}: no stability: {error}", recipe.name)),
         }
     }
-    Ok(Comparison {
+    Comparison {
         schema: data::SCHEMA.into(),
         schema_version: data::SCHEMA_VERSION,
         version: env!("CARGO_PKG_VERSION").into(),
@@ -54,7 +55,7 @@ pub(super) fn of_runs(runs: &[Opened], dir: &Path) -> Result<Comparison> {
         runs: compared(runs, names, values, &recipes, dir),
         recipes,
         stability,
-    })
+    }
 }
 
 fn definitions() -> Vec<Definition> {

@@ -82,7 +82,10 @@ fn compare(arguments: &CompareArguments) -> Result<(PathBuf, Comparison)> {
         Some(output) => output.clone(),
         None => parent_of(&runs)?,
     };
-    let mut comparison = assemble::of_runs(&runs, &dir)?;
+    let mut comparison = assemble::of_runs(&runs, &dir);
+    for note in &comparison.notes {
+        eprintln!("note: {note}");
+    }
     comparison.left_out = left_out;
     comparison.seconds = started.elapsed().as_secs_f64();
     Ok((dir, comparison))

@@ -106,7 +106,9 @@ fn common_name(names: &[&str]) -> String {
     let length = rest.iter().map(|name| shared(first, name)).min();
     let shared: String = first.chars().take(length.unwrap_or(0)).collect();
     let separator = |c: char| "-_. =".contains(c);
-    let bare = shared.trim_end_matches(|c: char| c.is_ascii_digit() || separator(c));
+    // A part of a number tells runs apart, a whole one before a separator does not.
+    let bare = shared.trim_end_matches(|c: char| c.is_ascii_digit());
+    let bare = bare.trim_end_matches(separator);
     let bare = ["seed", "s"]
         .iter()
         .find_map(|word| {
@@ -148,17 +150,11 @@ pub(super) fn differences(recipes: &[Recipe], runs: &[Opened]) -> Vec<Difference
     let of_history = [
         Difference {
             key: "training rows".into(),
-            values: firsts
-                .iter()
-                .map(|run| run.report.train.as_ref().map(rows))
-                .collect(),
+            values: rows_of(&firsts, |run| run.report.train.as_ref()),
         },
         Difference {
             key: "held-out rows".into(),
-            values: firsts
-                .iter()
-                .map(|run| Some(rows(&run.report.held_out)))
-                .collect(),
+            values: rows_of(&firsts, |run| Some(&run.report.held_out)),
         },
         Difference {
             key: "started from".into(),
@@ -176,6 +172,16 @@ pub(super) fn differences(recipes: &[Recipe], runs: &[Opened]) -> Vec<Difference
             .any(|value| *value != difference.values[0])
     };
     of_config.chain(of_history).filter(differs).collect()
+}
+
+/// The rows of each run in words; those of one data set have the same words, wherever it lies.
+fn rows_of(
+    runs: &[&Opened],
+    of: impl for<'a> Fn(&'a &Opened) -> Option<&'a Fingerprint>,
+) -> Vec<Option<String>> {
+    let known = || runs.iter().filter_map(&of);
+    let first = |own: &Fingerprint| known().find(|other| other.same_data(own)).map(rows);
+    runs.iter().map(|run| of(run).and_then(first)).collect()
 }
 
 /// Rows in words: number, path, and the beginning of the checksum that tells apart what has one path.
@@ -212,6 +218,7 @@ mod tests {
             "quickstart"
         );
         assert_eq!(common_name(&["press1", "press2"]), "press");
+        assert_eq!(common_name(&["m6144-0", "m6144-1"]), "m6144");
         assert_eq!(common_name(&["a", "b"]), "a");
         assert_eq!(common_name(&["run-10", "run-11"]), "run");
         assert_eq!(common_name(&["one-7"]), "one-7");

@@ -4,12 +4,11 @@
 //! Two models are in memory at a time, and of their cosines a block; the optimal matching alone holds all cosines, which is
 //! why it is used for dictionaries up to a certain size only (`matching.rs`).
 
-use anyhow::{Context, Result};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
-use sae_model::saved;
+use sae_model::saved::{self, SavedModelError};
 
 use super::data::{Matched, Pair, Recipe, Stability};
 use super::opened::Opened;
@@ -42,7 +41,7 @@ pub(super) fn measure(
     number: usize,
     recipe: &Recipe,
     runs: &[Opened],
-) -> Result<Option<Stability>> {
+) -> Result<Option<Stability>, SavedModelError> {
     let mut pairs = Vec::new();
     let mut of_first = Vec::new();
     let alive: Vec<Vec<u32>> = recipe.runs.iter().map(|run| alive(&runs[*run])).collect();
@@ -90,10 +89,9 @@ fn alive(run: &Opened) -> Vec<u32> {
 }
 
 /// Decoder directions of some latents of a run.
-fn of_run(run: &Opened, latents: &[u32]) -> Result<Tensor<2>> {
+fn of_run(run: &Opened, latents: &[u32]) -> Result<Tensor<2>, SavedModelError> {
     let dir = run.dir.model();
-    let sae = saved::load(&dir, &Device::flex());
-    let sae = sae.with_context(|| dir.display().to_string())?;
+    let sae = saved::load(&dir, &Device::flex())?;
     Ok(select(&directions(&sae), latents))
 }
 

@@ -129,6 +129,23 @@ fn a_model_recurs_in_itself() {
 }
 
 #[test]
+fn a_damaged_model_costs_the_stability_alone() {
+    let runs = [1, 2].map(|seed| run(seed, Attention::from(Preset::Default)));
+    let path = runs[1].path("model/sae.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let (comparison, said) = compared(&[&runs[0], &runs[1]]);
+    assert!(
+        said.contains("no stability") && said.contains("it has been changed or damaged"),
+        "{said}"
+    );
+    assert!(list(&comparison, "stability").is_empty());
+    assert_eq!(comparison["recipes"][0]["spreads"]["fvu"]["runs"], 2);
+}
+
+#[test]
 fn other_rows_have_a_front_of_their_own() {
     let runs = [
         run(1, Attention::from(Preset::Default)),

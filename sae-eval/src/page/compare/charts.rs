@@ -4,70 +4,90 @@ use maud::{Markup, html};
 
 use super::super::axis::Axis;
 use super::super::chart::{Chart, at};
-use super::super::text::{clean, name, number, percent};
-use super::tables::{mean_and_spread, of_set};
+use super::super::text::{clean, name, number};
+use super::tables::{Unit, of_set};
 use super::{badge, class_of};
 use crate::compare::data::{Comparison, Recipe, Spread};
 
 /// Radius of the circle around a letter.
 const RADIUS: f64 = 9.0;
+/// How far a letter is from its place, in each direction.
+const BESIDE: f64 = 13.0;
 
-/// FVU against L0 of the recipes that were evaluated on the same rows, with the Pareto front.
-pub(super) fn front(comparison: &Comparison, set: usize) -> Markup {
-    let rows = &comparison.data_sets[set];
+/// FVU of the recipes that were evaluated on the same rows: against L0, with the Pareto front, and against the time of training.
+pub(super) fn trades(comparison: &Comparison, set: usize) -> Markup {
+    html! {
+        (against(comparison, set, "l0_mean", "Reconstruction against sparsity", "active latents per row (L0)"))
+        (against(comparison, set, "training_seconds", "Reconstruction against time", "training, s"))
+    }
+}
+
+/// FVU against another value, of runs and of recipes; down and to the left is better.
+fn against(comparison: &Comparison, set: usize, key: &str, title: &str, label: &str) -> Markup {
     let recipes: Vec<(usize, &Recipe)> = of_set(comparison, set).collect();
     let run = |i: usize| {
         let values = &comparison.runs[i].values;
-        Some((*values.get("l0_mean")?, *values.get("fvu")?))
+        Some((*values.get(key)?, *values.get("fvu")?))
     };
-    let singles: Vec<(f64, f64)> = recipes
-        .iter()
-        .flat_map(|(_, r)| r.runs.iter().filter_map(|i| run(*i)))
-        .collect();
-    if singles.is_empty() {
-        return html! {};
-    }
-    let of = |recipe: &Recipe| Some((*recipe.spreads.get("l0_mean")?, *recipe.spreads.get("fvu")?));
+    let of = |recipe: &Recipe| Some((*recipe.spreads.get(key)?, *recipe.spreads.get("fvu")?));
     let reach = |(x, y): (Spread, Spread)| {
         let [dx, dy] = [x, y].map(|spread| spread.sd.unwrap_or(0.0));
         [(x.mean - dx, y.mean - dy), (x.mean + dx, y.mean + dy)]
     };
+    let singles = recipes
+        .iter()
+        .flat_map(|(_, r)| r.runs.iter().filter_map(|i| run(*i)));
     let ends = recipes.iter().filter_map(|(_, r)| of(r)).flat_map(reach);
-    let all: Vec<(f64, f64)> = singles.iter().copied().chain(ends).collect();
+    let all: Vec<(f64, f64)> = singles.chain(ends).collect();
+    if all.is_empty() {
+        return html! {};
+    }
     let chart = Chart::new(
-        "Reconstruction against sparsity",
-        format!("{} runs; down and to the left is better", singles.len()),
-        Axis::of("active latents per row (L0)", all.iter().map(|p| p.0)),
+        title,
+        format!("{} recipes; down and to the left is better", recipes.len()),
+        Axis::of(label, all.iter().map(|p| p.0)),
         Axis::of("variance unexplained (FVU)", all.iter().map(|p| p.1)),
     );
-    let line: Vec<(f64, f64)> = rows
+    let front = comparison.data_sets[set]
         .front
         .iter()
+        .filter(|_| key == "l0_mean");
+    let line: Vec<(f64, f64)> = front
         .filter_map(|i| of(&comparison.recipes[*i]))
         .map(|(x, y)| (x.mean, y.mean))
         .collect();
     let marks = html! {
         @if line.len() > 1 { (chart.line("front", &line)) }
         @for (i, recipe) in &recipes {
-            @let points = recipe.runs.iter().filter_map(|i| run(*i));
-            @if let Some((x, y)) = of(recipe) {
-                (cross(&chart, *i, x, y))
-                (mark(&chart, *i, recipe, (x.mean, y.mean)))
-            }
-            (chart.dots(&class_of(*i), points))
+            @if let Some((x, y)) = of(recipe) { (cross(&chart, *i, x, y)) }
+            (chart.dots(&class_of(*i), recipe.runs.iter().filter_map(|i| run(*i))))
+        }
+        @for (i, recipe) in &recipes {
+            @if let Some((x, y)) = of(recipe) { (mark(*i, recipe, beside(&chart, x.mean, y.mean))) }
         }
     };
+    let rows = &comparison.data_sets[set];
     let note = html! {
-        "Letters are means over seeds with their standard deviation, dots are runs"
-        @if line.len() > 1 { ", the line is the Pareto front" }
+        "Dots are runs, crosses one standard deviation around the mean of a recipe"
+        @if line.len() > 1 { "; the line is the Pareto front" }
         ". " (number(rows.rows as f64)) " rows of " (name(&rows.path)) "."
     };
-    html! { (chart.draw(marks, note)) }
+    chart.draw(marks, note)
 }
 
-/// The letter of a recipe at a place of a chart.
-fn mark(chart: &Chart, number: usize, recipe: &Recipe, (x, y): (f64, f64)) -> Markup {
+/// Where the letter of a place goes: beside it, inside the chart.
+fn beside(chart: &Chart, x: f64, y: f64) -> (f64, f64) {
     let (x, y) = (chart.x(x), chart.y(y));
+    let right = x < 0.8 * chart.width;
+    let above = y > 0.2 * chart.height;
+    (
+        x + if right { BESIDE } else { -BESIDE },
+        y + if above { -BESIDE } else { BESIDE },
+    )
+}
+
+/// The letter of a recipe at a place of the picture.
+fn mark(number: usize, recipe: &Recipe, (x, y): (f64, f64)) -> Markup {
     html! {
         g class={ "mark " (class_of(number)) } {
             title { (name(&recipe.name)) }
@@ -119,78 +139,32 @@ pub(super) fn classes(comparison: &Comparison) -> Markup {
 
 /// The charts of the recipes that were evaluated on the same rows.
 fn of_rows(comparison: &Comparison, set: usize) -> Markup {
-    let mut ns: Vec<&str> = Vec::new();
-    let of_recipes = || of_set(comparison, set).flat_map(|(_, recipe)| &recipe.runs);
-    for n in of_recipes().flat_map(|run| &comparison.runs[*run].top_n) {
-        if !ns.contains(&n.as_str()) {
-            ns.push(n);
-        }
-    }
-    // "all" last, numbers by their size
-    ns.sort_by_key(|n| n.parse::<u64>().unwrap_or(u64::MAX));
-    let mut ks: Vec<u64> = of_set(comparison, set)
-        .flat_map(|(_, recipe)| recipe.spreads.keys())
-        .filter_map(|key| {
-            key.strip_prefix("probe_")?
-                .strip_suffix("_balanced_accuracy")?
-                .parse()
-                .ok()
-        })
-        .collect();
-    ks.sort_unstable();
-    ks.dedup();
-    let ks: Vec<String> = ks.iter().map(u64::to_string).collect();
-    let draw =
-        |title: &str, unit: &str, x: &str, names: Vec<String>, keys: Vec<String>, line: &str| {
-            curves(
-                comparison,
-                set,
-                Drawn {
-                    title,
-                    unit,
-                    x,
-                    names,
-                    keys,
-                    line,
-                },
-            )
-        };
-    let keys = |start: &str| {
-        ns.iter()
-            .map(|n| format!("{start}{n}"))
-            .collect::<Vec<String>>()
+    let (ns, ks) = (numbers_of_latents(comparison, set), probes(comparison, set));
+    let top_n = |title: &'static str, side: &str| Drawn {
+        title,
+        unit: "accuracy",
+        x: "n",
+        names: ns.iter().map(|n| clean(n, 12)).collect(),
+        keys: ns.iter().map(|n| format!("top_n_{side}_{n}")).collect(),
+        line: "top_n_activations",
     };
-    let named = || ns.iter().map(|n| clean(n, 12)).collect::<Vec<String>>();
-    let probes = ks
-        .iter()
-        .map(|k| format!("probe_{k}_balanced_accuracy"))
-        .collect();
+    let probes = Drawn {
+        title: "Probes of k latents",
+        unit: "balanced accuracy",
+        x: "k",
+        names: ks.iter().map(u64::to_string).collect(),
+        keys: ks
+            .iter()
+            .map(|k| format!("probe_{k}_balanced_accuracy"))
+            .collect(),
+        line: "",
+    };
     let drawn = [
-        draw(
-            "Only the first n latents of the class on",
-            "accuracy",
-            "n",
-            named(),
-            keys("top_n_on_"),
-            "top_n_activations",
-        ),
-        draw(
-            "Only these off",
-            "accuracy",
-            "n",
-            named(),
-            keys("top_n_off_"),
-            "top_n_activations",
-        ),
-        draw(
-            "Probes of k latents",
-            "balanced accuracy",
-            "k",
-            ks,
-            probes,
-            "",
-        ),
+        top_n("Only the first n latents of the class on", "on"),
+        top_n("Only these off", "off"),
+        probes,
     ];
+    let drawn = drawn.map(|drawn| curves(comparison, set, drawn));
     if drawn.iter().all(|drawn| drawn.0.is_empty()) {
         return html! {};
     }
@@ -198,6 +172,34 @@ fn of_rows(comparison: &Comparison, set: usize) -> Markup {
         @if comparison.data_sets.len() > 1 { h3 { (name(&comparison.data_sets[set].path)) } }
         div.charts { @for drawn in drawn { (drawn) } }
     }
+}
+
+/// The numbers of latents of top-n classification: by their size, "all" last.
+fn numbers_of_latents(comparison: &Comparison, set: usize) -> Vec<&str> {
+    let runs = of_set(comparison, set).flat_map(|(_, recipe)| &recipe.runs);
+    let mut ns: Vec<&str> = Vec::new();
+    for n in runs.flat_map(|run| &comparison.runs[*run].top_n) {
+        if !ns.contains(&n.as_str()) {
+            ns.push(n);
+        }
+    }
+    ns.sort_by_key(|n| n.parse::<u64>().unwrap_or(u64::MAX));
+    ns
+}
+
+/// The numbers of latents of the probes.
+fn probes(comparison: &Comparison, set: usize) -> Vec<u64> {
+    let keys = of_set(comparison, set).flat_map(|(_, recipe)| recipe.spreads.keys());
+    let k = |key: &String| {
+        let k = key
+            .strip_prefix("probe_")?
+            .strip_suffix("_balanced_accuracy")?;
+        k.parse().ok()
+    };
+    let mut ks: Vec<u64> = keys.filter_map(k).collect();
+    ks.sort_unstable();
+    ks.dedup();
+    ks
 }
 
 /// What is drawn: its titles, the names of the places, and the value at each.
@@ -250,6 +252,7 @@ fn curves(comparison: &Comparison, set: usize, drawn: Drawn) -> Markup {
     let marks = html! {
         @if let Some(y) = baseline { (chart.line("baseline", &[(-0.3, y), (last + 0.3, y)])) }
         @for curve in &curves { (one_curve(&chart, curve)) }
+        @for curve in &curves { (letter(&chart, curve)) }
     };
     let note = html! {
         @if baseline.is_some() { "Dashed: the activations themselves. " }
@@ -260,21 +263,28 @@ fn curves(comparison: &Comparison, set: usize, drawn: Drawn) -> Markup {
 
 fn one_curve(chart: &Chart, curve: &Curve) -> Markup {
     let class = class_of(curve.number);
-    let means: Vec<(f64, f64)> = curve
-        .points
-        .iter()
-        .map(|(i, s)| (*i as f64, s.mean))
-        .collect();
-    let place = means.get(curve.number % means.len().max(1));
     html! {
-        (chart.line(&class, &means))
+        (chart.line(&class, &curve.means()))
         @for (i, spread) in &curve.points {
             @if let Some(sd) = spread.sd {
                 (chart.line(&class, &[(*i as f64, spread.mean - sd), (*i as f64, spread.mean + sd)]))
             }
         }
-        (chart.dots(&class, means.iter().copied()))
-        @if let Some(place) = place { (mark(chart, curve.number, curve.recipe, *place)) }
+        (chart.dots(&class, curve.means().into_iter()))
+    }
+}
+
+/// The letter of a curve, at another place than those of the curves beside it.
+fn letter(chart: &Chart, curve: &Curve) -> Markup {
+    let means = curve.means();
+    let (x, y) = means[curve.number % means.len()];
+    mark(curve.number, curve.recipe, (chart.x(x), chart.y(y)))
+}
+
+impl Curve<'_> {
+    fn means(&self) -> Vec<(f64, f64)> {
+        let mean = |(i, spread): &(usize, Spread)| (*i as f64, spread.mean);
+        self.points.iter().map(mean).collect()
     }
 }
 
@@ -287,7 +297,7 @@ fn numbers(curves: &[Curve], drawn: &Drawn) -> Markup {
                     th scope="row" { (badge(curve.number, curve.recipe)) " " (name(&curve.recipe.name)) }
                     @for i in 0..drawn.names.len() {
                         @let spread = curve.points.iter().find(|(at, _)| *at == i).map(|(_, s)| s);
-                        td.n { (mean_and_spread(spread, percent)) }
+                        td.n { (Unit::Percent.show_spread(spread)) }
                     }
                 } } }
             }

@@ -92,7 +92,7 @@
   choose();
 
   // ---- latents that recur: the table of the page has the first of them, the data has all
-  const PAGE = 50;
+  const PAGE = 20;
   const recurring = async (table) => {
     const i = table.dataset.of;
     const meta = JSON.parse(new TextDecoder().decode(await unpack("meta-" + i)));

@@ -181,7 +181,7 @@ fn by_frequency(of: &Stability) -> Markup {
 }
 
 /// Latents in the table before the script adds the others.
-const STATIC: usize = 50;
+const STATIC: usize = 20;
 
 /// The latents of the first run, those that recur most first.
 fn recurring(comparison: &Comparison, i: usize, of: &Stability) -> Markup {
@@ -196,11 +196,11 @@ fn recurring(comparison: &Comparison, i: usize, of: &Stability) -> Markup {
         order.then(a.latent.cmp(&b.latent))
     });
     let count = all.len();
-    all.truncate(STATIC);
     let first = &comparison.runs[of.runs[0]];
     let label = format!("Latents of {} that recur", name(&first.name));
     html! {
         h4 { (label) }
+        p.quiet { (counts(&all, of.runs.len() - 1)) }
         div.tools.script {
             label.hidden for={ "search-" (i) } { "Search latents of " (name(&first.name)) }
             input type="search" id={ "search-" (i) } placeholder="number of a latent" autocomplete="off" inputmode="numeric";
@@ -215,11 +215,28 @@ fn recurring(comparison: &Comparison, i: usize, of: &Stability) -> Markup {
                         th.n scope="col" data-key={ "cosine" (k) } aria-sort="none" { "in " (name(&comparison.runs[*run].name)) }
                     }
                 } }
-                tbody { @for latent in &all { (latent_row(comparison, of, latent)) } }
+                tbody { @for latent in all.iter().take(STATIC) { (latent_row(comparison, of, latent)) } }
             }
         }
         div.pages { button type="button" id={ "previous-" (i) } { "Previous" } span id={ "page-" (i) } {} button type="button" id={ "next-" (i) } { "Next" } }
         p.quiet { "Each cosine is followed by the number of the partner. " (grouped(count as i64)) " latents in all; a dead one fires on no held-out row and has no partner." }
+    }
+}
+
+/// How many latents recur, in words.
+fn counts(all: &[Drawn], others: usize) -> String {
+    let in_at_least = |n: usize| {
+        let recurs = |latent: &&Drawn| usize::try_from(latent.recurs).is_ok_and(|k| k >= n);
+        grouped(all.iter().filter(recurs).count() as i64)
+    };
+    let of = grouped(all.len() as i64);
+    match others {
+        1 => format!("{} of {of} latents recur in the other run.", in_at_least(1)),
+        _ => format!(
+            "{} of {of} latents recur in at least one other run, {} in all {others}.",
+            in_at_least(1),
+            in_at_least(others)
+        ),
     }
 }
 

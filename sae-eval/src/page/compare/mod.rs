@@ -74,7 +74,7 @@ fn overview(comparison: &Comparison) -> Markup {
             p.verdict { (sentence(comparison)) }
             (notes(comparison))
             (tables::recipes(comparison))
-            div.charts.maps { @for set in 0..comparison.data_sets.len() { (charts::front(comparison, set)) } }
+            div.charts { @for set in 0..comparison.data_sets.len() { (charts::trades(comparison, set)) } }
             details { summary { "What the words mean" }
                 dl.facts { @for definition in &comparison.definitions {
                     div { dt { (name(&definition.name)) } dd { (clean(&definition.text, PROSE)) } }
@@ -98,7 +98,7 @@ fn sentence(comparison: &Comparison) -> String {
             .and_then(|best| Some((best, best.spreads.get("fvu")?, best.spreads.get("l0_mean")?)));
         if let Some((best, fvu, l0)) = best {
             words.push(format!(
-                "{on}{} leaves the least variance unexplained, {}, with {} latents active on a typical row.",
+                "{on}{} leaves the least variance unexplained, {}, with {} active latents per row.",
                 title(best),
                 percent(fvu.mean),
                 number(l0.mean)

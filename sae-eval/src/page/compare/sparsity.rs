@@ -93,10 +93,10 @@ fn strip(run: &ComparedRun, axis: &Axis) -> Markup {
 fn ticks(axis: &Axis) -> Markup {
     let [width, _] = STRIP;
     html! {
-        svg.scale viewBox={ "0 0 " (width) " 20" } {
+        svg.scale viewBox={ "0 0 " (width) " 30" } {
             @for tick in axis.ticks(6) {
                 @let place = axis.part(tick) * width;
-                text.middle x=(at(place.clamp(12.0, width - 12.0))) y="14" { (axis.text(tick)) }
+                text.middle x=(at(place.clamp(16.0, width - 16.0))) y="22" { (axis.text(tick)) }
             }
         }
     }

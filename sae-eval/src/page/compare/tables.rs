@@ -2,45 +2,104 @@
 
 use maud::{Markup, html};
 
-use super::super::text::{clean, grouped, name, number, percent};
+use super::super::text::{clean, grouped, name, number};
 use super::badge;
 use crate::compare::data::{ComparedRun, Comparison, Recipe, Spread};
 
 /// How a number is shown.
-type Shown = fn(f64) -> String;
+#[derive(Clone, Copy)]
+pub(super) enum Unit {
+    Number,
+    Percent,
+    Seconds,
+    Count,
+    Megabytes,
+}
+
 /// A value by name, its title, and how it is shown.
-type Column = (&'static str, &'static str, Shown);
+type Column = (&'static str, &'static str, Unit);
 
 /// Characters of a config's value that are shown.
 const VALUE: usize = 300;
 
 /// The numbers that the first table has of each recipe.
-const MAIN: [Column; 6] = [
-    ("fvu", "FVU", number),
-    ("l0_mean", "L0", number),
-    ("dead_latents", "dead latents", number),
-    ("top_n_on_10", "top 10 on", percent),
-    ("probe_1_balanced_accuracy", "probe, k = 1", percent),
-    ("cosine", "cosine", number),
+const MAIN: [Column; 5] = [
+    ("fvu", "FVU", Unit::Number),
+    ("l0_mean", "L0", Unit::Number),
+    ("dead_latents", "dead latents", Unit::Number),
+    ("top_n_on_10", "top 10 on", Unit::Percent),
+    ("probe_1_balanced_accuracy", "probe, k = 1", Unit::Percent),
 ];
 const COSTS: [Column; 5] = [
-    ("training_seconds", "training, s", seconds),
-    ("training_rows_per_second", "rows/s", rounded),
-    ("training_peak_memory_bytes", "memory, MB", megabytes),
-    ("evaluation_seconds", "evaluation, s", seconds),
-    ("evaluation_peak_memory_bytes", "its memory, MB", megabytes),
+    ("training_seconds", "training, s", Unit::Seconds),
+    ("training_rows_per_second", "rows/s", Unit::Count),
+    ("training_peak_memory_bytes", "memory, MB", Unit::Megabytes),
+    ("evaluation_seconds", "evaluation, s", Unit::Seconds),
+    (
+        "evaluation_peak_memory_bytes",
+        "its memory, MB",
+        Unit::Megabytes,
+    ),
 ];
 
-fn seconds(value: f64) -> String {
-    format!("{value:.1}")
+impl Unit {
+    /// What a number is multiplied by, and how many digits it has behind the point.
+    fn scale(self, value: f64) -> (f64, usize) {
+        match self {
+            Self::Percent => (100.0, 1),
+            Self::Seconds => (1.0, 1),
+            Self::Count => (1.0, 0),
+            Self::Megabytes => (1e-6, 0),
+            Self::Number => match value.abs() {
+                v if v < 1e-3 => (1.0, 6),
+                v if v < 10.0 => (1.0, 4),
+                v if v < 1000.0 => (1.0, 1),
+                _ => (1.0, 0),
+            },
+        }
+    }
+
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Percent => " %",
+            _ => "",
+        }
+    }
+
+    /// A single value.
+    fn show(self, value: f64) -> String {
+        let (scale, digits) = self.scale(value);
+        digits_of(scale * value, digits) + self.suffix()
+    }
+
+    /// A mean with its standard deviation, which has as many digits.
+    pub(super) fn show_spread(self, spread: Option<&Spread>) -> String {
+        let Some(Spread { mean, sd, .. }) = spread else {
+            return "–".into();
+        };
+        let Some(sd) = sd else {
+            return self.show(*mean);
+        };
+        let (scale, digits) = self.scale(*mean);
+        // Equal whole numbers need no digits.
+        let digits = if mean.fract() == 0.0 && *sd == 0.0 {
+            0
+        } else {
+            digits
+        };
+        let [mean, sd] = [mean, sd].map(|value| digits_of(scale * value, digits));
+        format!("{mean} ± {sd}{}", self.suffix())
+    }
 }
 
-fn rounded(value: f64) -> String {
-    grouped(value.round() as i64)
-}
-
-fn megabytes(bytes: f64) -> String {
-    grouped((bytes / 1e6).round() as i64)
+/// A number with so many digits behind the point, and none if it is whole.
+fn digits_of(value: f64, digits: usize) -> String {
+    match value {
+        v if !v.is_finite() => "–".into(),
+        v if digits == 0 || v.fract() == 0.0 && v.abs() >= 1.0 => number(v.round()),
+        v if v == 0.0 => "0".into(),
+        v => format!("{v:.digits$}"),
+    }
 }
 
 /// The recipes that were evaluated on a set of rows, with their numbers.
@@ -50,17 +109,6 @@ pub(super) fn of_set(
 ) -> impl Iterator<Item = (usize, &Recipe)> {
     let all = comparison.recipes.iter().enumerate();
     all.filter(move |(_, recipe)| recipe.data_set == set)
-}
-
-/// A mean with its standard deviation.
-pub(super) fn mean_and_spread(spread: Option<&Spread>, shown: Shown) -> String {
-    match spread {
-        None => "–".into(),
-        Some(Spread { mean, sd: None, .. }) => shown(*mean),
-        Some(Spread {
-            mean, sd: Some(sd), ..
-        }) => format!("{} ± {}", shown(*mean), shown(*sd)),
-    }
 }
 
 /// The columns of which some recipe has a value.
@@ -96,18 +144,18 @@ fn recipe_row(comparison: &Comparison, i: usize, recipe: &Recipe, columns: &[&Co
     html! {
         tr {
             th scope="row" data-value=(name(&recipe.name)) { (badge(i, recipe)) " " (name(&recipe.name)) }
-            td { (clean(&recipe.architecture, 120)) }
+            td.architecture { (clean(&recipe.architecture, 120)) }
             td.n data-value=(latents) { (grouped(latents as i64)) }
             td.n data-value=(recipe.runs.len()) { (recipe.runs.len()) }
-            @for (key, _, shown) in columns { (cell(recipe.spreads.get(*key), *shown)) }
+            @for (key, _, unit) in columns { (cell(recipe.spreads.get(*key), *unit)) }
             td { (if on_front { "yes" } else { "–" }) }
         }
     }
 }
 
 /// A cell that is sorted by the mean.
-fn cell(spread: Option<&Spread>, shown: Shown) -> Markup {
-    html! { td.n data-value=[spread.map(|spread| spread.mean)] { (mean_and_spread(spread, shown)) } }
+fn cell(spread: Option<&Spread>, unit: Unit) -> Markup {
+    html! { td.n data-value=[spread.map(|spread| spread.mean)] { (unit.show_spread(spread)) } }
 }
 
 pub(super) fn costs(comparison: &Comparison) -> Markup {
@@ -122,7 +170,7 @@ pub(super) fn costs(comparison: &Comparison) -> Markup {
                     tbody { @for (i, recipe) in comparison.recipes.iter().enumerate() {
                         tr {
                             th scope="row" data-value=(name(&recipe.name)) { (badge(i, recipe)) " " (name(&recipe.name)) }
-                            @for (key, _, shown) in &columns { (cell(recipe.spreads.get(*key), *shown)) }
+                            @for (key, _, unit) in &columns { (cell(recipe.spreads.get(*key), *unit)) }
                         }
                     } }
                 }
@@ -192,10 +240,34 @@ fn run_row(comparison: &Comparison, run: &ComparedRun, columns: &[&Column]) -> M
             }
             td data-value=(recipe.letter) { (badge(run.recipe, recipe)) " " (name(&recipe.name)) }
             td.n data-value=[run.seed] { (seed) }
-            @for (key, _, shown) in columns {
+            @for (key, _, unit) in columns {
                 @let value = run.values.get(*key).copied();
-                td.n data-value=[value] { (value.map_or("–".into(), shown)) }
+                td.n data-value=[value] { (value.map_or("–".into(), |value| unit.show(value))) }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spread_has_the_digits_of_its_mean() {
+        let shown = |unit: Unit, mean: f64, sd: f64| {
+            unit.show_spread(Some(&Spread {
+                mean,
+                sd: Some(sd),
+                runs: 2,
+            }))
+        };
+        assert_eq!(shown(Unit::Number, 0.23368, 0.000484), "0.2337 ± 0.0005");
+        assert_eq!(shown(Unit::Number, 52.06, 0.2025), "52.1 ± 0.2");
+        assert_eq!(shown(Unit::Number, 40.0, 0.0), "40 ± 0");
+        assert_eq!(shown(Unit::Percent, 0.603, 0.017), "60.3 ± 1.7 %");
+        assert_eq!(shown(Unit::Megabytes, 134.6e6, 2.2e6), "135 ± 2");
+        assert_eq!(Unit::Count.show(19_580.4), "19,580");
+        assert_eq!(Unit::Number.show(f64::NAN), "–");
+        assert_eq!(Unit::Seconds.show_spread(None), "–");
     }
 }

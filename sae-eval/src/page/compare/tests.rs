@@ -87,8 +87,8 @@ fn matched(text: &str, value: f64) -> Matched {
     }
 }
 
-/// A comparison whose every string is `text`, and whose every number is `value`.
-fn comparison(text: &str, value: f64) -> Comparison {
+/// The stability of two runs.
+fn stability(text: &str, value: f64) -> Stability {
     let single = value as f32;
     let latents = PackedColumns::new(vec![
         ("latent".into(), Column::U32(vec![0, 1, 2, 3])),
@@ -104,6 +104,22 @@ fn comparison(text: &str, value: f64) -> Comparison {
         ),
         ("partner".into(), Column::I32(vec![-1, 3, 2, 0])),
     ]);
+    Stability {
+        recipe: 0,
+        runs: vec![0, 1],
+        alive: vec![3, 4],
+        pairs: vec![Pair {
+            runs: [0, 1],
+            matched: matched(text, value),
+        }],
+        random: matched(text, value),
+        latents,
+        rows: 9,
+    }
+}
+
+/// A comparison whose every string is `text`, and whose every number is `value`.
+fn comparison(text: &str, value: f64) -> Comparison {
     Comparison {
         schema: text.into(),
         schema_version: 1,
@@ -151,18 +167,7 @@ fn comparison(text: &str, value: f64) -> Comparison {
             key: text.into(),
             values: vec![Some(text.into()), None],
         }],
-        stability: vec![Stability {
-            recipe: 0,
-            runs: vec![0, 1],
-            alive: vec![3, 4],
-            pairs: vec![Pair {
-                runs: [0, 1],
-                matched: matched(text, value),
-            }],
-            random: matched(text, value),
-            latents,
-            rows: 9,
-        }],
+        stability: vec![stability(text, value)],
     }
 }
 
