@@ -26,10 +26,12 @@ are relative to the current directory. Exits with 1 if a number differs by more 
 """
 
 import argparse
+import base64
 import json
 import pathlib
 import sys
 import tomllib
+import zlib
 
 import numpy as np
 
@@ -73,6 +75,14 @@ class Comparison:
         moved = np.abs(np.subtract(theirs["counts"], counts)).sum() if ok else None
         ok = ok and moved <= max(2, COUNTED * counts.sum())
         self.say(name, sum(theirs["counts"]), f"{counts.sum()}, {moved} elsewhere", ok)
+
+
+def firing(compare, packed, fired):
+    """The rows on which each latent fires, which the report has packed."""
+    theirs = np.frombuffer(zlib.decompress(base64.b64decode(packed["data"]), -15), "<u4").astype(int)
+    moved = np.abs(theirs - fired).sum() if len(theirs) == len(fired) else None
+    ok = moved is not None and moved <= max(2, COUNTED * fired.sum())
+    compare.say("firing of each latent", theirs.sum(), f"{fired.sum()}, {moved} elsewhere", ok)
 
 
 def metrics(compare, report, totals):
@@ -278,6 +288,8 @@ def main():
     head = embeddings(config["class_embeddings"]) if report["top_n"] else None
     judged = judge(model, train, held_out, head, report, totals)
     metrics(compare, report, totals)
+    if "fired" in report:
+        firing(compare, report["fired"], totals.fired)
     all_rows(compare, report["all_rows"], model, (held_out, beyond), limit)
     if judged:
         before = None

@@ -1,5 +1,6 @@
 //! The command line of `sae-eval`: evaluates a run on its held-out data, or on other data, and writes a report
-//! (`report.{json,md,html}`); encodes a data set (`encode`); or writes files for Neuronpedia (`neuronpedia`).
+//! (`report.{json,md,html}`); encodes a data set (`encode`); writes files for Neuronpedia (`neuronpedia`); or compares
+//! several runs (`compare`).
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use sae_run::{RunDir, atomic_file};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
+use crate::compare::{self, CompareArguments};
 use crate::encode::{self, EncodeArguments};
 use crate::neuronpedia::{self, UploadArguments};
 use crate::page::{self, Findings};
@@ -81,6 +83,7 @@ pub(crate) struct Arguments {
 enum Command {
     Encode(EncodeArguments),
     Neuronpedia(UploadArguments),
+    Compare(CompareArguments),
 }
 
 /// Names of the ranking rules.
@@ -131,6 +134,7 @@ pub fn main() -> ExitCode {
         return ExitCode::from(match parsed(Command::from_arg_matches(&matches)) {
             Command::Encode(arguments) => encode::main(&arguments),
             Command::Neuronpedia(arguments) => neuronpedia::main(&arguments),
+            Command::Compare(arguments) => compare::main(&arguments),
         });
     }
     make_report(&parsed(Arguments::from_arg_matches(&matches)))

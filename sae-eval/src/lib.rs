@@ -5,14 +5,18 @@ pub mod cli;
 
 mod all_rows;
 mod classes;
+mod compare;
 mod criteria;
+mod directions;
 mod encode;
 mod evaluate;
 mod evaluation;
 mod head;
+mod matching;
 mod model;
 mod neuronpedia;
 mod other;
+mod packed;
 mod page;
 mod ranking;
 mod recovery;

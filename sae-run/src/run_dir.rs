@@ -10,6 +10,7 @@
 //!              tensorboard/     the same records as TensorBoard's event files, if they were asked for
 //!              train.log        the log
 //!              model/           cfg.json, sae.safetensors, BLAKE3SUMS
+//!              usage.json       time and memory of the process that finished the run
 //!              reports/         report.json, report.md and report.html, written by sae-eval
 //! ```
 
@@ -20,9 +21,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::Provenance;
 use crate::atomic_file;
 use crate::sealed::STAGING_SUFFIX;
+use crate::{Provenance, Usage};
 
 /// Length in bytes of the longest config or provenance that is read.
 const MAX_TEXT: u64 = 16 << 20;
@@ -70,6 +71,8 @@ impl RunDir {
         log = "train.log";
         /// The trained model, a sealed directory.
         model = "model";
+        /// Time and memory of the process that finished the run, a [`Usage`].
+        usage = "usage.json";
         /// The directory of reports.
         reports = "reports";
         /// The report as data.
@@ -79,6 +82,20 @@ impl RunDir {
     /// The run directory at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
+    }
+
+    /// The run directories that a path means: the path itself if a run has begun there, otherwise the runs in that directory,
+    /// in the order of their names; empty if there is none.
+    pub fn all_in(path: &Path) -> Vec<Self> {
+        let own = Self::new(path);
+        if own.has_begun() {
+            return vec![own];
+        }
+        let entries = fs::read_dir(path).into_iter().flatten().flatten();
+        let runs = entries.map(|entry| Self::new(entry.path()));
+        let mut runs: Vec<Self> = runs.filter(Self::has_begun).collect();
+        runs.sort_by(|a, b| a.0.cmp(&b.0));
+        runs
     }
 
     /// The directory itself.
@@ -141,6 +158,25 @@ impl RunDir {
     }
 }
 
+impl RunDir {
+    /// Reads what the run needed.
+    ///
+    /// # Errors
+    /// [`FileError`] if the file cannot be read, is far too long, or does not parse.
+    pub fn read_usage(&self) -> Result<Usage, FileError> {
+        read(self.usage(), |text| Ok(serde_json::from_str(&text)?))
+    }
+
+    /// Writes what the run needed.
+    ///
+    /// # Errors
+    /// [`FileError`] if the file cannot be written.
+    pub fn write_usage(&self, usage: &Usage) -> Result<(), FileError> {
+        let json = serde_json::to_string_pretty(usage).map_err(io::Error::from);
+        write(self.usage(), json.map(|json| json + "\n"))
+    }
+}
+
 /// Reads a text file. One that is longer than `most` bytes is refused before it fills the memory.
 ///
 /// # Errors
@@ -181,6 +217,23 @@ mod tests {
         fs::write(run.log(), "").unwrap();
         assert_eq!(run.foreign_entry().as_deref(), Some("train.log"));
         assert_eq!(RunDir::new(dir.path().join("none")).foreign_entry(), None);
+    }
+
+    #[test]
+    fn a_path_means_a_run_or_the_runs_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["b", "a", "not-a-run"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        fs::write(dir.path().join("compare.json"), "").unwrap();
+        let [a, b] = ["a", "b"].map(|name| RunDir::new(dir.path().join(name)));
+        for run in [&a, &b] {
+            run.write_config("seed = 0").unwrap();
+        }
+        assert_eq!(RunDir::all_in(dir.path()), [a.clone(), b]);
+        assert_eq!(RunDir::all_in(a.path()), [a]);
+        assert_eq!(RunDir::all_in(&dir.path().join("not-a-run")), []);
+        assert_eq!(RunDir::all_in(&dir.path().join("compare.json")), []);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use sae_data::{ActivationData, Fingerprint, Summary};
-use sae_run::{Raise, RunDir, Sides};
+use sae_run::{FREE_TO_CHANGE, Raise, RunDir, Sides};
 use toml::{Table, Value};
 
 use crate::checkpoint::Checkpoints;
@@ -11,28 +11,6 @@ use crate::failure::Failure;
 use crate::lock::RunLock;
 use crate::output;
 use crate::start::Start;
-
-/// Keys that may differ between a run and its continuation: they change no number of the result, except if the run
-/// would otherwise end (`on_nonfinite`, `on_collapse`). Data may have moved; its fingerprint identifies it.
-const FREE_TO_CHANGE: [&str; 17] = [
-    "run",
-    "runs_dir",
-    "training.log_every",
-    "training.keep_checkpoints",
-    "training.checkpoint_every",
-    "training.checkpoint_minutes",
-    "training.on_nonfinite",
-    "training.on_collapse",
-    "data.workers",
-    "data.train",
-    "data.held_out",
-    "data.labels",
-    "data.held_out_labels",
-    "data.class_embeddings",
-    "data.class_names",
-    "data.true_concepts",
-    "data.true_codes",
-];
 
 /// The keys that may change, for a message.
 pub(crate) fn free_to_change() -> String {

@@ -10,7 +10,7 @@ use sae_data::{ActivationLoader, Waiting};
 use sae_model::ops;
 use sae_model::verdict::RunFacts;
 use sae_model::{Architecture, saved};
-use sae_run::Raise;
+use sae_run::{Raise, Usage};
 
 use crate::checkpoint::{self, MODEL, OPTIMIZER, Part, SCHEDULER, Writer};
 use crate::collapse::{Streak, Watch};
@@ -368,6 +368,7 @@ impl Prepared {
             say(format!("note: {note}"));
             tracing::info!("{note}");
         }
+        self.record_usage(steps, seconds);
         say(format!("model: {}", model.display()));
         say(format!(
             "report: cargo xtask eval {}",
@@ -375,5 +376,20 @@ impl Prepared {
         ));
         tracing::info!(seconds, waited, saving, "training ends");
         Ok(())
+    }
+
+    /// Writes what this process needed, unless it had nothing left to train. A run that lacks it is a whole run.
+    fn record_usage(&self, steps: usize, seconds: f64) {
+        if steps == 0 {
+            return;
+        }
+        let usage = Usage {
+            steps,
+            seconds,
+            peak_memory_bytes: sae_run::peak_memory(),
+        };
+        if let Err(error) = self.dir.write_usage(&usage) {
+            tracing::warn!("{error}: time and memory are not recorded");
+        }
     }
 }

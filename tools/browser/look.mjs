@@ -1,8 +1,9 @@
-// Opens a report in headless Chromium, uses it, and fails on any console message, any request that leaves the page, and
-// any serious violation that axe-core finds.
+// Opens a report or a comparison in headless Chromium, uses it, and fails on any console message, any request that leaves the
+// page, and any serious violation that axe-core finds.
 //
 //   npm install --prefix tools/browser --no-package-lock
 //   node tools/browser/look.mjs runs/quickstart/reports/report.html [directory for screenshots]
+//   node tools/browser/look.mjs runs/compare.html [directory for screenshots]
 //
 // SAE_CHROMIUM names the browser; default: /usr/bin/chromium.
 
@@ -11,6 +12,7 @@ import { createRequire } from "node:module";
 import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { chromium } from "playwright-core";
+import { compare } from "./compare.mjs";
 
 const [page_path, shots = "browser-shots"] = process.argv.slice(2);
 if (!page_path) {
@@ -19,6 +21,7 @@ if (!page_path) {
 }
 const url = pathToFileURL(resolve(page_path)).href;
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const is_comparison = readFileSync(page_path, "utf8").includes('<html class="comparison"');
 mkdirSync(shots, { recursive: true });
 const faults = [];
 const expect = (holds, fault) => { if (!holds) faults.push(fault); };
@@ -125,7 +128,10 @@ try {
   console.log(`first paint after ${paint?.toFixed(0)} ms`);
   await strict.context().close();
 
-  for (const width of [1280, 390]) for (const scheme of ["light", "dark"]) await use(width, scheme);
+  for (const width of [1280, 390]) for (const scheme of ["light", "dark"]) {
+    if (is_comparison) await compare(width, scheme, { open, url, shots, expect, violations });
+    else await use(width, scheme);
+  }
 
   const plain = await open(1280, "light", false);
   await plain.goto(url);

@@ -31,7 +31,7 @@ enum Chore {
     Chaos(chaos::Arguments),
     /// Make the tables of README.md and docs/SCIENCE.md from runs that it starts itself.
     Results(results::Arguments),
-    /// Evaluate a run and write reports/report.{json,md,html} into it.
+    /// Evaluate a run and write reports/report.{json,md,html} into it; compare several.
     Eval(eval::Arguments),
 }
 

@@ -7,6 +7,8 @@ pub(super) struct Axis {
     pub(super) low: f64,
     pub(super) high: f64,
     log: bool,
+    /// Names of the places 0, 1, ...; empty on an axis of numbers.
+    names: Vec<String>,
 }
 
 impl Axis {
@@ -18,6 +20,16 @@ impl Axis {
             low,
             high,
             log: false,
+            names: Vec::new(),
+        }
+    }
+
+    /// An axis of names, which lie at 0, 1, ...
+    pub(super) fn named(label: &str, names: Vec<String>) -> Self {
+        let last = names.len().saturating_sub(1) as f64;
+        Self {
+            names,
+            ..Self::linear(label, -0.3, last + 0.3)
         }
     }
 
@@ -30,6 +42,7 @@ impl Axis {
             low,
             high,
             log: true,
+            names: Vec::new(),
         }
     }
 
@@ -85,9 +98,16 @@ impl Axis {
     /// Places of ticks, about `most` of them.
     pub(super) fn ticks(&self, most: usize) -> Vec<f64> {
         match self.log {
+            _ if !self.names.is_empty() => (0..self.names.len()).map(|i| i as f64).collect(),
             true => log_ticks(self.low, self.high),
             false => ticks(self.low, self.high, most),
         }
+    }
+
+    /// The label of a tick.
+    pub(super) fn text(&self, tick: f64) -> String {
+        let name = self.names.get(tick as usize);
+        name.cloned().unwrap_or_else(|| tick_label(tick))
     }
 }
 
@@ -139,7 +159,7 @@ fn log_ticks(low: f64, high: f64) -> Vec<f64> {
 }
 
 /// The label of a tick.
-pub(super) fn tick_label(value: f64) -> String {
+fn tick_label(value: f64) -> String {
     let magnitude = value.abs();
     let trimmed = |text: String| match text.contains('.') {
         true => text.trim_end_matches('0').trim_end_matches('.').to_string(),

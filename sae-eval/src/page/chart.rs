@@ -3,7 +3,7 @@
 
 use maud::{Markup, html};
 
-use super::axis::{Axis, tick_label};
+use super::axis::Axis;
 use super::text::number;
 
 /// Space around the plot: left, top, right, bottom.
@@ -79,11 +79,11 @@ impl Chart {
             g.grid {
                 @for tick in self.y.ticks(5) {
                     line x1=(left) x2=(right) y1=(at(self.y(tick))) y2=(at(self.y(tick))) {}
-                    text.end x=(beside) y=(at(self.y(tick) + 4.5)) { (tick_label(tick)) }
+                    text.end x=(beside) y=(at(self.y(tick) + 4.5)) { (self.y.text(tick)) }
                 }
                 @for tick in self.x.ticks(6) {
                     line x1=(at(self.x(tick))) x2=(at(self.x(tick))) y1=(top) y2=(bottom) {}
-                    text.middle x=(at(self.x(tick))) y=(below) { (tick_label(tick)) }
+                    text.middle x=(at(self.x(tick))) y=(below) { (self.x.text(tick)) }
                 }
             }
             g.names {

@@ -6,6 +6,7 @@ use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 use sae_model::Sae;
 
+use crate::directions::directions;
 use crate::model::values;
 
 /// Latents that are compared with all others.
@@ -37,17 +38,6 @@ pub(super) struct Decoder {
     pub(super) plane: Vec<[f32; 2]>,
     /// Parts of the directions' variance along these.
     pub(super) explained: [f64; 2],
-}
-
-/// Rows of `W_dec W_V` at length one, `[M, d]`: what latents add to a row.
-fn directions(sae: &Sae) -> Tensor<2> {
-    let w_dec = sae.w_dec();
-    let rows = match sae.w_v() {
-        Some(w_v) => w_dec.matmul(w_v),
-        None => w_dec,
-    };
-    let norms = rows.clone().square().sum_dim(1).sqrt().clamp_min(1e-12); // [M, 1]
-    rows / norms
 }
 
 /// Measures the geometry; `fired` are the rows on which each latent is active.

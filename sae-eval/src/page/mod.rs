@@ -1,4 +1,4 @@
-//! `report.html`: a report to look at, in one file that needs no network.
+//! `report.html`: a report to look at, in one file that needs no network. (`compare/`: `compare.html`, in the same way.)
 //!
 //! `gather.rs` collects while the held-out rows pass, `findings.rs` makes of it what is shown, and there is one file per
 //! section. Pictures and tables are written here; the page's script only adds search, order, cards and the switch of
@@ -8,6 +8,7 @@ mod axis;
 mod chart;
 mod classes;
 mod cofiring;
+pub(crate) mod compare;
 mod decoder;
 mod described;
 mod findings;
@@ -51,27 +52,14 @@ const SECTIONS: [(&str, &str); 6] = [
 
 /// The whole page.
 pub(crate) fn render(report: &Report, findings: &Findings) -> String {
-    let title = text::name(&report.run);
-    let policy = format!(
-        "default-src 'none'; script-src {}; style-src {}; img-src data:; base-uri 'none'; form-action 'none'",
-        pack::policy_hash(SCRIPT),
-        pack::policy_hash(STYLE),
-    );
+    let title = text::name(&report.run) + " · sparse autoencoder";
     let page = html! {
         (DOCTYPE)
         html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta http-equiv="Content-Security-Policy" content=(policy);
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                meta name="referrer" content="no-referrer";
-                title { (title) " · sparse autoencoder" }
-                style { (PreEscaped(STYLE)) }
-            }
+            (head(&title, STYLE, SCRIPT))
             body {
                 a.skip href="#main" { "Skip to the report" }
-                (navigation())
+                (navigation(&SECTIONS))
                 main id="main" {
                     (verdict::section(report, findings))
                     (inputs::section(report, findings))
@@ -90,11 +78,31 @@ pub(crate) fn render(report: &Report, findings: &Findings) -> String {
     page.into_string()
 }
 
-fn navigation() -> Markup {
+/// The head of a page that allows no script and no style but these.
+fn head(title: &str, style: &str, script: &str) -> Markup {
+    let policy = format!(
+        "default-src 'none'; script-src {}; style-src {}; img-src data:; base-uri 'none'; form-action 'none'",
+        pack::policy_hash(script),
+        pack::policy_hash(style),
+    );
+    html! {
+        head {
+            meta charset="utf-8";
+            meta http-equiv="Content-Security-Policy" content=(policy);
+            meta name="viewport" content="width=device-width, initial-scale=1";
+            meta name="color-scheme" content="light dark";
+            meta name="referrer" content="no-referrer";
+            title { (title) }
+            style { (PreEscaped(style)) }
+        }
+    }
+}
+
+fn navigation(sections: &[(&str, &str)]) -> Markup {
     html! {
         header.bar-top {
             nav aria-label="Sections" {
-                @for (id, title) in SECTIONS { a href={ "#" (id) } { (title) } }
+                @for (id, title) in sections { a href={ "#" (id) } { (title) } }
             }
             button.theme.script type="button" id="theme" aria-label="Switch between light and dark" { "Dark" }
         }

@@ -67,14 +67,14 @@ fn fill(json: &mut serde_json::Value, text: &str) {
 
 /// Tags with their attributes' names, in order; texts and values of attributes; contents of scripts and styles.
 #[derive(Default)]
-struct Scanned {
-    tags: Vec<String>,
-    texts: Vec<String>,
-    raw: Vec<(String, String)>,
+pub(super) struct Scanned {
+    pub(super) tags: Vec<String>,
+    pub(super) texts: Vec<String>,
+    pub(super) raw: Vec<(String, String)>,
 }
 
 /// Reads a page as a browser does.
-fn scan(page: &str) -> Scanned {
+pub(super) fn scan(page: &str) -> Scanned {
     let mut emitter = DefaultEmitter::<()>::default();
     emitter.naively_switch_states(true);
     let mut scanned = Scanned::default();
@@ -118,11 +118,11 @@ fn scan(page: &str) -> Scanned {
 }
 
 /// Characters that control, or that turn the direction of text.
-fn deceives(c: char) -> bool {
+pub(super) fn deceives(c: char) -> bool {
     c != '\n' && (c.is_control() || crate::report::escape::visible(c) != c)
 }
 
-fn unpacked(packed: &str) -> Vec<u8> {
+pub(super) fn unpacked(packed: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let deflated = BASE64.decode(packed.as_bytes()).unwrap();
     flate2::read::DeflateDecoder::new(&deflated[..])
@@ -131,7 +131,7 @@ fn unpacked(packed: &str) -> Vec<u8> {
     bytes
 }
 
-fn strings(json: &serde_json::Value, visit: &mut impl FnMut(&str)) {
+pub(super) fn strings(json: &serde_json::Value, visit: &mut impl FnMut(&str)) {
     match json {
         serde_json::Value::String(text) => visit(text),
         serde_json::Value::Array(items) => items.iter().for_each(|item| strings(item, visit)),

@@ -1,8 +1,6 @@
 //! Recovery of known concepts: compares decoder directions with the concepts that synthetic data was made of, and the
 //! rows on which latents are active with the rows that contain these concepts.
 
-mod matching;
-
 use anyhow::{Context, Result};
 use burn::tensor::{Tensor, TensorData};
 use sae_data::{ActivationData, Truth};
@@ -12,10 +10,11 @@ use crate::criteria::bootstrap::{Draws, Interval, Means};
 use crate::criteria::sample::Sample;
 use crate::criteria::scores::{Answers, Scores};
 use crate::criteria::{RESAMPLES, estimate};
+use crate::directions::unit;
+use crate::matching::{Matcher, Pairs};
 use crate::report::criteria::{Estimate, SampleOf};
 use crate::report::recovery::{Match, Recovery};
 use crate::run::Run;
-use matching::{Matcher, Pairs};
 
 /// A concept is recovered if the cosine with its latent is above this.
 const RECOVERED: f32 = 0.9;
@@ -129,12 +128,6 @@ fn matched(sae: &Sae, truth: &Truth, latents: usize) -> Matcher {
         matcher.add(&cosines);
     }
     matcher
-}
-
-/// Rows of norm 1; rows of zeros stay as they are.
-fn unit(rows: Tensor<2>) -> Tensor<2> {
-    let norms = rows.clone().square().sum_dim(1).sqrt().clamp_min(1e-12);
-    rows / norms
 }
 
 /// F1 of each concept's latent as a detector of the concept, and the mean with its interval; `None` for a concept that

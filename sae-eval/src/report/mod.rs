@@ -13,6 +13,7 @@ use sae_model::verdict::RunFacts;
 use sae_model::{Architecture, SaeConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::packed::{Column, PackedColumns};
 use crate::ranking::Rule;
 use crate::run::Run;
 use criteria::Criteria;
@@ -32,6 +33,9 @@ pub(crate) struct Report {
     pub(crate) run: String,
     pub(crate) device: String,
     pub(crate) seconds: f64,
+    /// The largest amount of memory that the process had in RAM, where the system tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) peak_memory_bytes: Option<u64>,
     /// The architecture in words, with its preset or k; since schema version 5.
     #[serde(default)]
     pub(crate) architecture: Option<String>,
@@ -65,6 +69,9 @@ pub(crate) struct Report {
     pub(crate) l0_histogram: Histogram,
     /// Latents by the share of rows on which they fire.
     pub(crate) firing_frequency_histogram: Histogram,
+    /// Rows on which each latent fires. The comparison of runs needs it to leave out dead latents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fired: Option<PackedColumns>,
     pub(crate) top_n: Option<TopN>,
     /// Why there is no `top_n`.
     pub(crate) top_n_missing: Option<String>,
@@ -196,6 +203,7 @@ impl Report {
             run: run.dir.display().to_string(),
             device: device.into(),
             seconds,
+            peak_memory_bytes: sae_run::peak_memory(),
             architecture: Some(model.architecture.describe()),
             notes: notes(run, &measured.reconstruction, &sparsity.metrics()),
             model: model.clone(),
@@ -209,6 +217,7 @@ impl Report {
             toolkits: measured.toolkits,
             l0_histogram: sparsity.l0_histogram(),
             firing_frequency_histogram: sparsity.frequency_histogram(),
+            fired: Some(packed(sparsity.fired())),
             top_n,
             top_n_missing,
             criteria,
@@ -216,6 +225,15 @@ impl Report {
             recovery: measured.recovery,
         }
     }
+}
+
+/// A number of rows for each latent; more than a `u32` holds count as that many.
+fn packed(fired: &[u64]) -> PackedColumns {
+    let counts = fired
+        .iter()
+        .map(|n| u32::try_from(*n).unwrap_or(u32::MAX))
+        .collect();
+    PackedColumns::new(vec![("rows".into(), Column::U32(counts))])
 }
 
 /// What to know before the numbers: what was evaluated if it is not the trained model on the held-out rows, and why the

@@ -81,6 +81,11 @@ impl SparsityStats {
         assert_eq!(start, latents.len(), "every entry belongs to a row");
     }
 
+    /// Rows on which each latent fired.
+    pub fn fired(&self) -> &[u64] {
+        &self.fired
+    }
+
     /// Mean over rows of the number of active latents.
     pub fn l0_mean(&self) -> f64 {
         let by_l0 = self.by_l0.iter().enumerate();

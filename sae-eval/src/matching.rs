@@ -1,20 +1,21 @@
-//! One latent per true concept: the assignment with the largest sum of cosines.
+//! One latent per direction: the assignment with the largest sum of cosines. The directions are the concepts that data was
+//! made of (`recovery/`), or the latents of another run (`compare/`).
 
 use pathfinding::kuhn_munkres::{Weights, kuhn_munkres};
 
 /// Largest work for which the assignment is optimal: the smaller of G and M squared times the larger, the algorithm's
-/// worst case. 1,000 concepts and 4,096 latents are just below it.
-const MAX_WORK: usize = 1 << 32;
+/// worst case. It is that of 2,048 directions on each side.
+const MAX_WORK: usize = 1 << 33;
 /// Candidates per concept of the greedy assignment, which is used beyond that.
 const CANDIDATES: usize = 16;
 /// Steps per unit of a cosine: the algorithm needs integers.
 const STEPS: f64 = 1e9;
 
 /// For each true concept its latent and their cosine.
-pub(super) type Pairs = Vec<Option<(u32, f32)>>;
+pub(crate) type Pairs = Vec<Option<(u32, f32)>>;
 
 /// Collects the cosines of all concepts with the latents, block by block.
-pub(super) struct Matcher {
+pub(crate) struct Matcher {
     concepts: usize,
     /// All cosines `[M, G]`, if the assignment will be optimal.
     all: Option<Vec<f32>>,
@@ -24,7 +25,7 @@ pub(super) struct Matcher {
 }
 
 impl Matcher {
-    pub(super) fn new(concepts: usize, latents: usize) -> Self {
+    pub(crate) fn new(concepts: usize, latents: usize) -> Self {
         let (least, most) = (concepts.min(latents), concepts.max(latents));
         let work = least.checked_mul(least).and_then(|w| w.checked_mul(most));
         Self::with(concepts, work.is_some_and(|work| work <= MAX_WORK))
@@ -40,14 +41,17 @@ impl Matcher {
     }
 
     /// True if the assignment has the largest possible sum of cosines.
-    pub(super) fn is_optimal(&self) -> bool {
+    pub(crate) fn is_optimal(&self) -> bool {
         self.all.is_some()
     }
 
     /// Adds the cosines of the next latents with all concepts, `[latents, G]`.
-    pub(super) fn add(&mut self, cosines: &[f32]) {
+    pub(crate) fn add(&mut self, cosines: &[f32]) {
         for row in cosines.chunks_exact(self.concepts) {
             for (closest, cosine) in self.closest.iter_mut().zip(row) {
+                if closest.len() == CANDIDATES && closest[CANDIDATES - 1].0 >= *cosine {
+                    continue;
+                }
                 let place = closest.partition_point(|(other, _)| other >= cosine);
                 if place < CANDIDATES {
                     closest.truncate(CANDIDATES - 1);
@@ -62,19 +66,19 @@ impl Matcher {
     }
 
     /// The largest cosine of each concept with any latent.
-    pub(super) fn largest(&self) -> impl Iterator<Item = f32> {
+    pub(crate) fn largest(&self) -> impl Iterator<Item = f32> {
         let first = |closest: &Vec<(f32, u32)>| closest.first().map_or(0.0, |(cosine, _)| *cosine);
         self.closest.iter().map(first)
     }
 
     /// Assigns latents to concepts, at most one each.
-    pub(super) fn pairs(&self) -> Pairs {
+    pub(crate) fn pairs(&self) -> Pairs {
         let Some(all) = &self.all else {
             return self.greedy();
         };
         let (concepts, latents) = (self.concepts, self.latents as usize);
         let cosines = Cosines {
-            values: all.clone(),
+            values: all,
             concepts,
             by_concept: concepts <= latents,
             sign: 1,
@@ -115,15 +119,15 @@ impl Matcher {
 
 /// The cosines as the algorithm reads them: it needs no more rows than columns.
 #[derive(Clone)]
-struct Cosines {
-    values: Vec<f32>,
+struct Cosines<'a> {
+    values: &'a [f32],
     concepts: usize,
     /// True if the rows are concepts.
     by_concept: bool,
     sign: i64,
 }
 
-impl Weights<i64> for Cosines {
+impl Weights<i64> for Cosines<'_> {
     fn rows(&self) -> usize {
         self.concepts.min(self.values.len() / self.concepts)
     }
