@@ -2,29 +2,13 @@
 //! of its own runs it ([`SaeOps::sparse_attention`](super::backend::SaeOps::sparse_attention)), and the kernels are tested
 //! against it.
 //!
-//! Every step is an ordinary tensor operation, so autodiff derives the backward pass.
+//! Every step is an ordinary tensor operation, so autodiff derives the backward pass where the tests want one.
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, Scalar, TensorMetadata};
-use burn::tensor::{Tensor, TensorData};
+use burn::backend::{Backend, Scalar, TensorMetadata};
+use burn::tensor::TensorData;
 
-use super::SparseValue;
 use super::backend::size;
-
-/// Sparsemax of every row, `[B, M] -> [B, M]` (Martins & Astudillo 2016, algorithm 1).
-pub fn sparsemax(z: Tensor<2>) -> Tensor<2> {
-    let z = z.into_dispatch();
-    Tensor::from_dispatch(above::<Dispatch>(z.clone(), tau::<Dispatch>(z)))
-}
-
-/// Sparse attention weights of every row, `[B, M] -> [B, M]`; see [`super::sparse_attention`].
-pub fn sparse_attention(z: Tensor<2>, value: SparseValue) -> Tensor<2> {
-    let p = sparsemax(z.clone());
-    match value {
-        SparseValue::Probability => p,
-        SparseValue::Score => z * p.sign().detach(),
-    }
-}
 
 /// Where the support of sparsemax begins in every row, `[B, M] -> [B, 1]`: with `z_(1) >= z_(2) >= ...` the sorted scores and
 /// k the largest number for which `1 + k z_(k) > z_(1) + ... + z_(k)`, tau is `(z_(1) + ... + z_(k) - 1) / k`.

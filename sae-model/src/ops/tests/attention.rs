@@ -1,5 +1,6 @@
 //! Compares the dense kernels with the sort-based oracle, on every device that this build and machine have.
 
+use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Tensor};
 use proptest::prelude::*;
 
@@ -40,7 +41,15 @@ fn assert_close(name: &str, actual: &[f32], expected: &[f32], tolerance: f32) {
 
 /// The oracle, in float64 on the CPU.
 fn oracle(scores: Tensor<2>, value: SparseValue) -> Tensor<2> {
-    reference::sparse_attention(scores.cast(DType::F64), value).cast(DType::F32)
+    let z = scores.cast(DType::F64);
+    let primitive = z.clone().into_dispatch();
+    let tau = reference::tau::<Dispatch>(primitive.clone());
+    let p = Tensor::from_dispatch(reference::above::<Dispatch>(primitive, tau));
+    let weights = match value {
+        SparseValue::Probability => p,
+        SparseValue::Score => z * p.sign().detach(),
+    };
+    weights.cast(DType::F32)
 }
 
 /// Checks that the kernels agree with the oracle on every device.
