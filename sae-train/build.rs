@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What the program is compiled from, relative to the workspace.
+/// The files that the program is compiled from, relative to the workspace.
 const SOURCES: [&str; 10] = [
     "sae-train/src",
     "sae-train/build.rs",

@@ -1,8 +1,8 @@
 //! Embeddings and names of the classes of a labelled data set, checked against the data before training or evaluation.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
+
+use sae_run::read_text;
 
 use crate::config::{self, DataConfig, DataConfigError, Split};
 use crate::data::ActivationData;
@@ -81,19 +81,10 @@ fn unknown_label(
 /// The names of `classes` classes: a JSON list of strings.
 fn names(path: &Path, classes: usize) -> Result<Vec<String>, DataConfigError> {
     let wrong = |remedy: String| DataConfigError::about(NAMES, path, remedy);
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_NAMES + 1).read_to_end(&mut bytes))
+    let text = read_text(path, MAX_NAMES)
         .map_err(DataError::io(path))
         .map_err(DataConfigError::of(NAMES, path))?;
-    if bytes.len() as u64 > MAX_NAMES {
-        let remedy = format!(
-            "longer than {} MiB; it should be a JSON list of strings",
-            MAX_NAMES >> 20
-        );
-        return Err(wrong(remedy));
-    }
-    let names: Vec<String> = serde_json::from_slice(&bytes)
+    let names: Vec<String> = serde_json::from_str(&text)
         .map_err(|error| wrong(format!("not a JSON list of strings: {error}")))?;
     match names.len() == classes {
         true => Ok(names),

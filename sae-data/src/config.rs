@@ -62,7 +62,8 @@ fn default_window_mb() -> usize {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(
     untagged,
-    expecting = "a path, { fraction = 0.1 } or { rows = [start, end] }"
+    deny_unknown_fields,
+    expecting = "a path, { fraction = 0.1, seed = 0 } or { rows = [start, end] }"
 )]
 #[non_exhaustive]
 pub enum HeldOut {

@@ -30,7 +30,7 @@ pub enum DataError {
         offset: u64,
         reason: String,
     },
-    /// What is there holds no activations, or not in a form that is read.
+    /// The file holds no activations, or not in a form that is read.
     #[error("{}: {reason}", path.display())]
     Unusable { path: PathBuf, reason: String },
     #[error("{}: several {noun}s could be the activations ({available}); name one", path.display())]
@@ -225,7 +225,7 @@ pub struct DataConfigError {
     pub key: String,
     /// Its value.
     pub value: String,
-    /// What is wrong with it, and what to do.
+    /// The mistake, and what to do.
     pub remedy: String,
     /// The feature of `sae-data` that this program lacks to read the data, if that is the reason.
     pub missing_feature: Option<&'static str>,

@@ -76,7 +76,7 @@ impl Streaming {
     /// The rows of training batch `number`, numbered in the whole data set.
     ///
     /// # Panics
-    /// If `batch` is zero.
+    /// If there are no rows.
     pub fn rows_of_batch(&self, data: &ActivationData, batch: usize, number: usize) -> Vec<usize> {
         let windows = self.plan(data);
         let (mut position, end) = ((number * batch) as u64, ((number + 1) * batch) as u64);
@@ -94,6 +94,9 @@ impl Streaming {
     }
 
     /// The blocks and windows of `data`.
+    ///
+    /// # Panics
+    /// If there are no rows.
     pub fn plan(&self, data: &ActivationData) -> StreamingPlan {
         let row_bytes = 4 * data.width();
         let window = ((self.window_mb << 20) / 2 / row_bytes).max(1);
@@ -144,7 +147,7 @@ impl ActivationLoader {
     /// next.
     ///
     /// # Panics
-    /// If any size is zero.
+    /// If any size is zero, or there are no rows.
     pub fn training(
         data: &ActivationData,
         batch: usize,
@@ -177,7 +180,7 @@ impl ActivationLoader {
     /// An evaluation loader: every row once, in file order, at each call of `iter`.
     ///
     /// # Panics
-    /// If `batch` is zero.
+    /// If `batch` is zero, or there are no rows.
     pub fn evaluation(data: &ActivationData, batch: usize, device: &Device) -> Self {
         assert!(batch > 0, "a batch has rows");
         let batches = data.rows().div_ceil(batch) as u64;

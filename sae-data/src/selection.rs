@@ -113,7 +113,7 @@ impl Selection {
     /// stretches of whole documents.
     pub(crate) fn split_fraction(info: &Info, fraction: f64, seed: u64) -> (Self, Self) {
         let cut = |row: usize| next_start(info, row.min(info.rows));
-        let length = info.rows.div_ceil(STRETCHES);
+        let length = info.rows.div_ceil(STRETCHES).max(1);
         let mut bounds: Vec<usize> = (0..=info.rows.div_ceil(length))
             .map(|i| cut(i * length))
             .collect();

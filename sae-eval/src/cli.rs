@@ -78,7 +78,7 @@ pub(crate) struct Arguments {
     elsewhere: run::Elsewhere,
 }
 
-/// Other uses of a trained run than a report.
+// Other uses of a trained run than a report. (A doc comment would take the place of the program's own text in --help.)
 #[derive(Subcommand, Debug)]
 enum Command {
     Encode(EncodeArguments),

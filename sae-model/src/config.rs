@@ -1,4 +1,4 @@
-//! What a sparse autoencoder is made of: the switches that every architecture has, and an architecture with its own.
+//! The config of a sparse autoencoder: the switches that every architecture has, and an architecture with its own.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +7,7 @@ use crate::architectures::{AnyArchitecture, Architecture};
 /// More steps than this are a mistake.
 const MAX_REFINEMENT: usize = 100;
 
-/// What one sparse autoencoder is made of, and how its parameters start.
+/// The config of one sparse autoencoder, and how its parameters start.
 ///
 /// `cfg.json` of a saved model is this, written out in full.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -101,7 +101,7 @@ pub struct InvalidConfig {
     pub key: &'static str,
     /// Its value, as written.
     pub value: String,
-    /// What to do about it.
+    /// The remedy.
     pub remedy: &'static str,
 }
 
@@ -156,7 +156,7 @@ impl SaeConfig {
             return invalid(
                 "scale",
                 self.scale.to_string(),
-                "the score scale must be a positive number; 1 is the default, larger is sparser",
+                "the score scale must be a positive number, such as 1; larger is sparser",
             );
         }
         if !(-4.0..=4.0).contains(&self.norm_exponent) {
@@ -170,7 +170,8 @@ impl SaeConfig {
             return invalid(
                 "input_scale",
                 self.input_scale.to_string(),
-                "inputs are divided by this number, so it must be positive",
+                "inputs are divided by this number, so it must be positive, and finite in float32; its default follows the \
+                 variance of the training rows",
             );
         }
         if let Some(range) = self.norm_range
@@ -187,7 +188,7 @@ impl SaeConfig {
             return invalid(
                 "refinement",
                 refinement.to_string(),
-                "at most 100 steps; 2 are the default",
+                "at most 100 steps, for example 2",
             );
         }
         self.architecture.check(self)

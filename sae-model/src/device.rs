@@ -91,7 +91,7 @@ impl DeviceName {
         match self {
             Self::Cpu => Ok(Device::flex()),
             #[cfg(feature = "ndarray")]
-            #[allow(deprecated)] // see ops/cpu/mod.rs
+            #[allow(deprecated)] // see lib.rs
             Self::NdArray => Ok(Device::ndarray()),
             #[cfg(feature = "wgpu")]
             Self::Wgpu(index) => open_wgpu(self, index),

@@ -5,7 +5,8 @@
 //! [`ops`] the operations that Burn is extended with, [`loss`] what training minimises, [`stats`] every metric with its
 //! formula, [`saved`] the files that a trained model is kept in.
 //!
-//! The crate is mathematics: it reads and writes nothing but saved models and knows no command line.
+//! The crate is mathematics: it reads and writes nothing but models (saved ones, and those within checkpoints) and knows no
+//! command line.
 //!
 //! # Example
 //!

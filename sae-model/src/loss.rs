@@ -1,4 +1,4 @@
-//! What training minimises: the reconstruction loss, and the terms that an architecture adds.
+//! The loss that training minimises: the reconstruction loss, and the terms that an architecture adds.
 
 use std::collections::BTreeMap;
 
@@ -60,13 +60,13 @@ pub struct Coefficient {
     pub meaning: &'static str,
     /// Its usual value in a run.
     pub default: fn(&RunSize) -> f64,
-    /// What is wrong with a value, if something is.
+    /// The message about a value that is wrong.
     pub check: fn(f64, &RunSize) -> Option<&'static str>,
     /// Whether it is a whole number.
     pub is_count: bool,
 }
 
-/// What coefficients depend on.
+/// The size of a run, on which coefficients depend.
 #[derive(Clone, Copy, Debug)]
 pub struct RunSize {
     /// Optimizer steps.
@@ -131,7 +131,7 @@ pub struct Step<'a> {
     pub sae: &'a Sae,
     /// Activations `[B, d]`.
     pub x: &'a Tensor<2>,
-    /// What the model made of them.
+    /// Their encoding and reconstruction.
     pub forward: &'a Forward,
     /// The [mask](crate::Mode::Training) of the batch.
     pub mask: &'a [f32],
@@ -192,7 +192,7 @@ impl<'a> Step<'a> {
     }
 }
 
-/// What rows beyond a limit are scaled by so that none rules a step: `min(1, limit / ||x||)`, `[B, d] -> [B, 1]`.
+/// The factors that scale rows beyond a limit so that none rules a step: `min(1, limit / ||x||)`, `[B, d] -> [B, 1]`.
 ///
 /// A training loss looks at `factor * x` and `factor * x_hat`: a row of norm `r > limit` counts as one of norm `limit`
 /// that is rebuilt equally well, so its squared error and its gradient are at most those of a row at the limit. A few

@@ -94,7 +94,7 @@ impl Sae {
         }
     }
 
-    /// What the model is made of.
+    /// The config that the model is made by.
     pub fn config(&self) -> &SaeConfig {
         &self.config
     }
@@ -269,7 +269,7 @@ impl Sae {
 }
 
 impl Selected {
-    /// What was selected for these rows.
+    /// The encoding of the rows that this was selected for.
     fn of(self, queries: Tensor<2>, input: Input) -> Encoded {
         Encoded {
             latents: self.latents,

@@ -1,4 +1,4 @@
-//! From queries to latents: what an architecture's selection is given.
+//! From queries to latents: the scores that an architecture selects from.
 
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ pub struct Scores<'a> {
     pub(crate) mode: &'a Mode,
 }
 
-/// What an architecture makes of scores.
+/// The latents that an architecture makes of scores.
 #[derive(Clone, Debug)]
 pub struct Selected {
     /// Latents a.
@@ -62,7 +62,7 @@ pub struct Selected {
 /// Latents, and what they make of the dictionary.
 #[derive(Clone, Debug)]
 pub struct Attended {
-    /// What was selected.
+    /// The latents.
     pub selected: Selected,
     /// `y [B, d]`.
     pub y: Tensor<2>,
@@ -90,12 +90,12 @@ impl Scores<'_> {
         self.parameters.vector(name)
     }
 
-    /// What this rule selects.
+    /// The latents that this rule selects.
     pub fn select(&self, selection: Selection) -> Selected {
         Latents::Sparse(self.codes(B_ENC, selection)).into()
     }
 
-    /// What this rule selects with the thresholds of this name.
+    /// The latents that this rule selects with the thresholds of this name.
     pub fn select_above(&self, thresholds: &str, selection: Selection) -> Selected {
         let options = EncodeOptions {
             thresholds: self.vector(thresholds),
@@ -109,7 +109,7 @@ impl Scores<'_> {
         self.encode(self.options(bias), selection)
     }
 
-    /// What sparsemax selects; scores are divided by the scale t again.
+    /// The latents that sparsemax selects; scores are divided by the scale t again.
     pub fn sparsemax(&self, value: SparseValue) -> Selected {
         let (encoder, options) = (self.encoder(), self.options(B_ENC));
         let latents = ops::sparsemax_latents(self.queries.clone(), encoder, options, value);

@@ -26,7 +26,7 @@ pub use toolkits::{ToolkitMetric, ToolkitStats};
 pub struct Definition {
     /// The field's term.
     pub name: &'static str,
-    /// What is computed.
+    /// The formula, in words and symbols.
     pub formula: &'static str,
 }
 

@@ -76,12 +76,12 @@ pub enum CheckpointError {
     Damaged { dir: PathBuf, problems: String },
 }
 
-/// `best`, `newest` or a number: anything else.
+/// A text that is neither `best` nor `newest` nor a number.
 #[derive(Debug, thiserror::Error)]
 #[error("must be best, newest or the number of a step")]
 pub struct NotAChoice;
 
-/// What every `checkpoint.json` has.
+/// The part that every `checkpoint.json` has.
 #[derive(Deserialize)]
 struct Head {
     format: String,

@@ -56,7 +56,7 @@ struct Arguments {
     init: Option<String>,
 }
 
-/// What there is to do beside training.
+/// Commands beside training.
 #[derive(Subcommand)]
 enum Command {
     /// Make a model of a checkpoint, in the format of the run's model. No lock is taken.

@@ -24,7 +24,7 @@ const DIVERGED: f64 = 1000.0;
 /// If an FVU above 1 falls below this fraction of its earlier value, the model still learns.
 const FALLS: f32 = 0.99;
 
-/// What to do about a run that has collapsed.
+/// How to treat a run that has collapsed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum OnCollapse {

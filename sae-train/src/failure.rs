@@ -152,7 +152,7 @@ Exit codes:
   6    another process works in the run directory
   7    the disk, or a quota, is full
   8    the run directory cannot be written
-  9    --resume: there are checkpoints, but none that can be used
+  9    --resume: there is no checkpoint that the run can go on from
   10   NaN or infinity
   11   the run has collapsed: hardly any latent is active, most are dead, or FVU stays above 1
   130  stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP (the terminal is gone); a checkpoint is kept

@@ -162,7 +162,7 @@ impl MetricsFile {
         state.failure.take().map_or(Ok(()), Err)
     }
 
-    /// Mean L0 and FVU of the last recorded validation, or of all held-out rows if there is such a record.
+    /// Mean L0 and FVU of the last record, if it is not one of training: of the last validation, or of all held-out rows.
     pub(crate) fn last_validation(&self) -> Option<(f64, Option<f64>)> {
         let mut file = File::open(&self.path).ok()?;
         let length = file.metadata().ok()?.len();
@@ -171,12 +171,9 @@ impl MetricsFile {
         let mut tail = Vec::new();
         file.read_to_end(&mut tail).ok()?;
         let text = String::from_utf8_lossy(&tail);
-        let mut records = text.lines().rev().map_while(|line| {
-            let record: Value = serde_json::from_str(line).ok()?;
-            (record["split"] != "train").then_some(record)
-        });
-        let record = records.next()?;
-        Some((record["l0"].as_f64()?, record["fvu"].as_f64()))
+        let record: Value = serde_json::from_str(text.lines().next_back()?).ok()?;
+        let l0 = record["l0"].as_f64().filter(|_| record["split"] != "train");
+        Some((l0?, record["fvu"].as_f64()))
     }
 
     /// Appends a record; a record of training counts one step.

@@ -17,7 +17,7 @@ use sae_model::{Architecture, Forward, Mode, Sae, ops, parameters, stats};
 
 use crate::collapse::Seen;
 
-/// What a step needs to know beside the model.
+/// The numbers that a step needs beside the model.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) loss: Loss,
@@ -52,7 +52,7 @@ pub(crate) struct SaeLearner {
 /// The numbers of one batch, on the device until a metric asks for them.
 #[derive(Clone, Debug)]
 pub(crate) struct StepOutput {
-    /// What training minimises `[1]`, the sum of the terms below; in a validation the first alone.
+    /// The loss that training minimises `[1]`, the sum of the terms below; in a validation the first alone.
     pub(crate) loss: Tensor<1>,
     /// The reconstruction loss `[1]`.
     pub(crate) reconstruction_loss: Tensor<1>,
@@ -79,7 +79,7 @@ impl StepOutput {
         sum.into_scalar::<f32>().is_finite()
     }
 
-    /// What a collapse would show in.
+    /// The numbers that would show a collapse.
     pub(crate) fn seen(&self) -> Seen {
         let number = |tensor: &Tensor<1>| tensor.clone().into_scalar::<f64>();
         Seen {
@@ -119,7 +119,7 @@ impl ModuleVisitor for SquaredGradients<'_> {
     }
 }
 
-/// What training minimises.
+/// The loss that training minimises, in its terms.
 struct TrainingLoss {
     reconstruction: Tensor<1>,
     /// The terms that the architecture adds.

@@ -15,7 +15,7 @@ const LISTED: usize = 8;
 /// If this many consecutive steps are not finite, the data is not the cause.
 const MAX_IN_A_ROW: usize = 10;
 
-/// What to do about a step whose loss or gradients are not finite.
+/// How to treat a step whose loss or gradients are not finite.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum OnNonFinite {

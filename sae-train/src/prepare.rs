@@ -11,7 +11,7 @@ use sae_model::device::{DeviceError, DeviceName};
 use sae_run::{Raise, RunDir};
 
 use crate::checkpoint::{Checkpoints, Found};
-use crate::config::{Config, DataScale, Resolved, Written, invalid};
+use crate::config::{Config, Resolved, Written, invalid};
 use crate::failure::{Failure, chain};
 use crate::lock::RunLock;
 use crate::memory;
@@ -65,9 +65,8 @@ pub(crate) fn prepare(written: &Written, from: Option<&Path>, resume: bool) -> R
     let held_out_summary = summary(&held_out, check_rows)?;
     let (validated, validated_variance) =
         validation(&held_out, &held_out_summary, config.training.validate_rows)?;
-    let scale = DataScale::of(&train_summary.typical);
     let written_out = |config: &Config| -> Result<(Resolved, Config)> {
-        let resolved = config.resolve(scale)?;
+        let resolved = config.resolve_for(&train_summary.typical)?;
         let mut config = config.written_out(&resolved, &train, check_rows);
         config.data.max_norm = limit;
         Ok((resolved, config))

@@ -19,6 +19,8 @@ pub(crate) struct PlainLines {
     /// Latest value of each metric, by name.
     latest: BTreeMap<String, f64>,
     in_training: bool,
+    /// Names of the terms of the loss that the architecture adds.
+    terms: &'static [&'static str],
     /// Number of rows of a validation, in words; empty for all.
     validated: String,
     log_every: usize,
@@ -30,8 +32,10 @@ pub(crate) struct PlainLines {
 }
 
 impl PlainLines {
-    /// For a run of `total_steps` of which `step` are done; `validated` describes the rows of a validation.
+    /// For a run of `total_steps` of which `step` are done, whose architecture adds these terms to the loss; `validated`
+    /// describes the rows of a validation.
     pub(crate) fn new(
+        terms: &'static [&'static str],
         log_every: usize,
         batch_size: usize,
         total_steps: usize,
@@ -39,6 +43,7 @@ impl PlainLines {
         validated: String,
     ) -> Self {
         Self {
+            terms,
             validated,
             names: Names::default(),
             latest: BTreeMap::new(),
@@ -65,11 +70,9 @@ impl PlainLines {
 
     /// `loss 0.3123  FVU 0.3123  L0 45.1  dead 12`; a loss of several terms is followed by each of them.
     fn values(&self) -> String {
-        let terms = ["reconstruction_loss", "sparsity_loss", "auxiliary_loss"];
-        let there = terms.into_iter().filter(|t| self.latest.contains_key(*t));
-        let shown: Vec<&str> = match (self.in_training, there.collect::<Vec<_>>()) {
-            (true, terms) if terms.len() > 1 => [&["loss"], &terms[..]].concat(),
-            (true, _) => vec!["loss"],
+        let shown: Vec<&str> = match (self.in_training, self.terms) {
+            (true, []) => vec!["loss"],
+            (true, terms) => [&["loss", "reconstruction_loss"][..], terms].concat(),
             (false, _) => vec!["reconstruction_loss"],
         };
         let losses = shown

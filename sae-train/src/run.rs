@@ -93,11 +93,7 @@ pub(crate) fn check_resumable(
     config: &Config,
     provenance: &Provenance,
 ) -> Result<()> {
-    let text = dir.read_config()?;
-    let old: Table = text
-        .parse()
-        .with_context(|| format!("{}", dir.config().display()))?;
-    let differences = differences(&old, &config.to_table());
+    let differences = differences(&recorded_config(dir)?, &config.to_table());
     // Other data also changes the values derived from it, so a change of the data is reported first, unless the config
     // asks for it.
     let asks = |difference: &String| match difference.strip_prefix("data.") {
@@ -118,12 +114,15 @@ pub(crate) fn check_resumable(
     Ok(())
 }
 
+/// The config of the run in this directory.
+fn recorded_config(dir: &RunDir) -> Result<Table> {
+    let config = dir.read_config()?.parse();
+    config.with_context(|| format!("{}", dir.config().display()))
+}
+
 /// The number of steps that the run in this directory was last told to take.
 pub(crate) fn recorded_steps(dir: &RunDir) -> Result<Option<usize>> {
-    let text = dir.read_config()?;
-    let config: Table = text
-        .parse()
-        .with_context(|| format!("{}", dir.config().display()))?;
+    let config = recorded_config(dir)?;
     let steps = config.get("training").and_then(|table| table.get("steps"));
     let steps = steps.and_then(Value::as_integer);
     Ok(steps.and_then(|steps| usize::try_from(steps).ok()))

@@ -59,7 +59,7 @@ impl Start {
         })
     }
 
-    /// What a config must agree with.
+    /// The model, as a config must agree with it.
     pub(crate) fn fixed(&self) -> Fixed {
         Fixed {
             model: self.sae.config().clone(),

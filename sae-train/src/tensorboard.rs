@@ -17,7 +17,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -29,7 +29,7 @@ use crate::failure::Failure;
 const FILE: &str = "events.out.tfevents.sae-train";
 /// Of the first event of a file.
 const VERSION: &[u8] = b"brain.Event:2";
-/// The values of `split`.
+/// Values of `split`.
 const SPLITS: [&str; 3] = ["train", "held_out", "held_out_all"];
 /// Fields of a record that are not numbers to plot.
 const NOT_PLOTTED: [&str; 3] = ["split", "step", "seconds"];
@@ -124,7 +124,7 @@ impl EventFiles {
         begun.map_err(Failure::write(&path))
     }
 
-    /// The split and the framed event of a record; `None` if it has no number.
+    /// The split and the framed event of a record; `None` if it is none of these splits, or has no number.
     fn event(&self, line: &[u8]) -> Option<(String, Vec<u8>)> {
         let record: Map<String, Value> = serde_json::from_slice(line).ok()?;
         let split = record.get("split")?.as_str()?;
@@ -153,8 +153,10 @@ fn absent(error: io::Error) -> io::Result<()> {
     }
 }
 
+/// The temporary name of a file. Without "tfevents", for TensorBoard reads the files of a directory in the order of their
+/// names and never goes back to one.
 fn staging(path: &Path) -> PathBuf {
-    path.with_extension("tmp")
+    path.with_file_name("events.tmp")
 }
 
 fn now() -> f64 {
@@ -164,12 +166,11 @@ fn now() -> f64 {
 
 /// The time in the first event of a file: a run that goes on keeps its clock, and TensorBoard its place in the file.
 fn began(path: &Path) -> Option<f64> {
-    let bytes = fs::read(path).ok()?;
-    let record = version_event(0.0).len();
-    let first = bytes.get(12..12 + record)?;
-    let time = f64::from_le_bytes(first.get(1..9)?.try_into().ok()?);
-    let whole = framed(&version_event(time));
-    (time.is_finite() && bytes.starts_with(&whole)).then_some(time)
+    let mut first = framed(&version_event(0.0));
+    File::open(path).ok()?.read_exact(&mut first).ok()?;
+    let (time, _) = first.get(13..)?.split_first_chunk()?; // behind the length, its checksum and the number of the field
+    let time = f64::from_le_bytes(*time);
+    (time.is_finite() && first == framed(&version_event(time))).then_some(time)
 }
 
 /// The first event of a file.
@@ -307,6 +308,12 @@ mod tests {
         ];
         fs::write(&metrics, records[..2].concat()).unwrap();
         let mut events = EventFiles::open(&out, &metrics, 2.5).unwrap();
+        // TensorBoard reads every file with this in its name
+        assert!(
+            !staging(&events.path("train"))
+                .to_string_lossy()
+                .contains("tfevents")
+        );
         for record in &records[2..] {
             events.append(record.trim().as_bytes()).unwrap();
         }

@@ -240,7 +240,8 @@ impl Prepared {
                 .with_custom_checkpointers(part(MODEL), part(OPTIMIZER), part(SCHEDULER))
                 .with_checkpointing_strategy(checkpoint::Always)
                 .num_epochs(t.steps.div_ceil(t.epoch_steps()));
-        for term in self.resolved.model.architecture.terms() {
+        let terms = self.resolved.model.architecture.terms();
+        for term in terms {
             builder = builder.metric_train_numeric(Mean::term(term));
         }
         if !use_tui {
@@ -248,7 +249,7 @@ impl Prepared {
                 (some, all) if some < all => format!(" ({some} of {all} rows)"),
                 _ => String::new(),
             };
-            let lines = PlainLines::new(t.log_every, t.batch_size, t.steps, done, validated);
+            let lines = PlainLines::new(terms, t.log_every, t.batch_size, t.steps, done, validated);
             builder = builder.renderer(Box::new(lines));
         }
         let steps = self.steps(use_tui, metrics.clone(), writer.clone(), outcome)?;
@@ -316,7 +317,7 @@ impl Prepared {
             model: self.resolved.model.clone(),
             steps: t.steps,
             warmup_steps: self.resolved.recipe.warmup_steps,
-            dead_rows: t.dead_window.saturating_mul(t.batch_size),
+            dead_rows: t.dead_rows(),
             target_l0: self.resolved.coefficients.find("target_l0"),
             zero_fvu: 1.0 + typical.mean_over_sigma().powi(2),
             judge_fvu: self.train_summary.beyond.rows == 0,
@@ -336,7 +337,7 @@ impl Prepared {
             warmup_steps: self.resolved.recipe.warmup_steps,
             l0_mean,
             fvu,
-            dead_rows: t.dead_window.saturating_mul(t.batch_size),
+            dead_rows: t.dead_rows(),
             dead: learner.dead().len() as u64,
         };
         facts.notes()

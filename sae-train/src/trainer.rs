@@ -11,7 +11,7 @@ use sae_model::ops::Adam;
 use sae_model::{AnyArchitecture, Architecture, Sae};
 use toml::{Table, Value};
 
-use crate::config::{Config, ConfigError, DataScale, Fixed, Resolved};
+use crate::config::{Config, ConfigError, Fixed, Resolved, invalid};
 use crate::learner::{SaeLearner, Settings};
 use crate::schedule::{self, Factors, Schedule};
 
@@ -141,8 +141,12 @@ impl Trainer {
             fixed.check_width(data.path(), data.width())?;
         }
         let config = Config::of_table(&self.config, None, fixed)?;
-        let typical = Summary::of(data, Some(0), |_| {})?.typical;
-        let resolved = config.resolve(DataScale::of(&typical))?;
+        if data.rows() == 0 {
+            let path = format!("{:?}", data.path());
+            return Err(invalid("data.train", path, "it has no rows").into());
+        }
+        let typical = Summary::of(data, None, |_| {})?.typical;
+        let resolved = config.resolve_for(&typical)?;
         let (t, device) = (&config.training, Device::flex());
         let settings = settings(&resolved, &typical, typical.variance, t.dead_window);
         let parts = start(

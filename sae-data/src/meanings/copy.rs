@@ -1,4 +1,4 @@
-//! What rows are, written beside a copy of them.
+//! Writes the meanings of rows beside a copy of them.
 
 use std::fs::create_dir_all;
 use std::io::Write;

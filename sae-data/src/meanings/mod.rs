@@ -1,4 +1,4 @@
-//! What rows are, for people to look at: tokens, texts and images beside the activations.
+//! The meanings of rows, for people to look at: tokens, texts and images beside the activations.
 //!
 //! Training does not need any of this, and opening a data set does not look for it. Here nothing of the data set's size is
 //! held in memory except the places of lines in a file of texts, 8 bytes each.
@@ -45,7 +45,7 @@ fn shorten(text: &mut String, most: usize) {
     text.truncate(text.floor_char_boundary(most));
 }
 
-/// What the rows of a data set are. Rows are those of the [`ActivationData`] that it comes from: of a side of a split, or
+/// The meanings of the rows of a data set. Rows are those of the [`ActivationData`] that it comes from: of a side of a split, or
 /// within a limit of the norm.
 #[derive(Debug)]
 pub struct Meanings {
@@ -60,7 +60,7 @@ pub struct Meanings {
     image: Option<ImageGrid>,
 }
 
-/// What one row is.
+/// The meaning of one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RowMeaning {
@@ -113,7 +113,7 @@ impl Neighbourhood {
 }
 
 impl ActivationData {
-    /// What the rows are, as far as there are files beside the activations that say it (docs/DATA.md, "What rows are").
+    /// The meanings of the rows, as far as there are files beside the activations that say it (docs/DATA.md, "What rows are").
     ///
     /// Reads headers, the vocabulary, and the file of texts once, to find its lines.
     ///
@@ -186,7 +186,7 @@ impl Meanings {
         Some((texts.count(), texts.per))
     }
 
-    /// What has a thumbnail, if there are thumbnails.
+    /// The unit that has a thumbnail, if there are thumbnails.
     pub fn thumbnails(&self) -> Option<Per> {
         self.thumbnails.as_ref()?;
         Some(match self.data.info().documents {
@@ -205,7 +205,7 @@ impl Meanings {
         self.tokens.is_none() && self.texts.is_none() && self.thumbnails.is_none()
     }
 
-    /// What `row` is.
+    /// The meaning of `row`.
     ///
     /// # Errors
     /// [`DataError`] if a file cannot be read or has changed since it was opened, and as [`ActivationData::labels`].

@@ -99,7 +99,7 @@ pub(super) fn known_extension(path: &Path) -> bool {
     FORMATS.iter().any(|format| format.has_extension_of(path))
 }
 
-/// What the content of a file says about its format.
+/// The format of a file, by its content.
 pub(super) enum Sniffed {
     Is(&'static Format),
     /// A known kind of file that holds no readable activations, with the remedy.

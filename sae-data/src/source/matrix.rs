@@ -83,7 +83,7 @@ pub(super) struct Labels {
 #[derive(Debug)]
 pub(crate) struct Matrix {
     pub(super) info: Info,
-    /// What the rows and the labels are read from.
+    /// The stores that the rows and the labels are read from.
     pub(super) stores: Vec<Box<dyn Store>>,
     pub(super) table: Table,
     pub(super) labels: Option<Labels>,

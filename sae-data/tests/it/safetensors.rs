@@ -99,7 +99,7 @@ fn headers_of_every_length_are_recognised() {
     }
 }
 
-/// What `pickle.dumps` writes, some of it with `{` as the ninth byte.
+/// The bytes that `pickle.dumps` writes, some of it with `{` as the ninth byte.
 #[test]
 fn pickles_are_named_as_such() {
     let long = |protocol: u8, rest: &[u8]| {

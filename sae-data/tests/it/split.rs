@@ -50,6 +50,13 @@ proptest! {
     }
 }
 
+#[test]
+fn no_rows_cannot_be_split() {
+    let none = ActivationData::from_rows(Vec::new(), 3);
+    let message = none.split_fraction(0.1, 0).unwrap_err().to_string();
+    assert!(message.contains("each needs at least 2"), "{message}");
+}
+
 fn side(config: &DataConfig) -> [Fingerprint; 2] {
     let split = config.open().unwrap();
     [

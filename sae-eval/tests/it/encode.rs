@@ -253,6 +253,18 @@ fn options_choose_entries_and_their_type() {
 }
 
 #[test]
+fn the_help_says_what_the_program_does() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sae-eval"));
+    let output = command.arg("--help").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.starts_with("Evaluate a trained run"), "{text}");
+    assert!(
+        text.contains("encode") && text.contains("Exit codes"),
+        "{text}"
+    );
+}
+
+#[test]
 fn reconstructed_rows_are_a_data_set_with_the_reports_fvu() {
     let run = Run::new(Preset::Default);
     run.write_config("max_norm = 1000.0");

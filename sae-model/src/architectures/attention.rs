@@ -48,7 +48,7 @@ pub enum Preset {
 pub struct Attention {
     /// Where the switches start from.
     pub preset: Preset,
-    /// What a latent in the support of sparsemax contributes.
+    /// The value of a latent in the support of sparsemax.
     pub value: SparseValue,
     /// Steps of refinement at inference.
     pub refinement: usize,

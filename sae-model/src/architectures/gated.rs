@@ -117,7 +117,8 @@ fn magnitudes(scores: &Scores<'_>, gate: &SparseCodes) -> SparseCodes {
     }
 }
 
-/// What the open gates' pre-activations make of the input, through a decoder that does not learn from it, `[B, d]`.
+/// The reconstruction of the input by the open gates' pre-activations, through a decoder that does not learn from it,
+/// `[B, d]`.
 fn by_gates(step: &Step<'_>, gate: &SparseCodes) -> Tensor<2> {
     let parameters = &step.sae.parameters;
     let matrix = |name| parameters.matrix(name).map(Tensor::detach);

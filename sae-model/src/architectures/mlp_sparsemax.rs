@@ -16,7 +16,7 @@ use crate::scores::{Scores, Selected};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MlpSparsemax {
-    /// What a latent in the support of sparsemax contributes.
+    /// The value of a latent in the support of sparsemax.
     pub value: SparseValue,
     /// Steps of refinement at inference.
     pub refinement: usize,

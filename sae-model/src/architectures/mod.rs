@@ -34,8 +34,8 @@ use crate::scores::{Attended, Scores, Selected};
 pub use attention::Preset;
 pub use shared::{ENCODER, ENCODER_BIAS, SPARSITY};
 
-/// What an architecture is. Everything has a default but what tells it from the others: its name, its source, its
-/// parameters and its selection.
+/// An architecture. Everything has a default, except for its name, its source, its switches, its parameters and its
+/// selection.
 ///
 /// `x [B, d]` are activations, `q [B, d]` queries, `z = q W_enc^T + b_enc [B, M]` scores, `a [B, M]` latents.
 pub trait Architecture: Debug + Send + Sync {
@@ -56,7 +56,7 @@ pub trait Architecture: Debug + Send + Sync {
     /// Its own switches and their values, as configs write them.
     fn switches(&self) -> Map<String, Value>;
 
-    /// What its own switches mean: `(key, meaning)`.
+    /// The meanings of its own switches: `(key, meaning)`.
     fn meanings(&self) -> &'static [(&'static str, &'static str)] {
         &[]
     }
@@ -126,7 +126,7 @@ pub trait Architecture: Debug + Send + Sync {
         &[]
     }
 
-    /// What training minimises beside the reconstruction loss.
+    /// The terms that training minimises beside the reconstruction loss.
     fn losses(&self, _step: &Step<'_>) -> Vec<Term> {
         Vec::new()
     }
@@ -141,7 +141,8 @@ pub trait Architecture: Debug + Send + Sync {
         parameters
     }
 
-    /// What makes the numbers of a finished run mean less than they seem to, after `steps` steps and with this L0.
+    /// The reason why the numbers of a finished run mean less than they seem to, if there is one: after `steps` steps and with
+    /// this L0.
     fn notes(&self, _steps: usize, _l0: f64) -> Option<String> {
         None
     }
@@ -294,7 +295,8 @@ impl Entry {
 /// Architectures that [`register`] has added.
 static REGISTERED: RwLock<Vec<Entry>> = RwLock::new(Vec::new());
 
-/// Adds an architecture of another crate, so that configs and saved models can name it. One of the same name is replaced.
+/// Adds an architecture of another crate, so that configs and saved models can name it. A registered one of the same name is
+/// replaced; a name of this crate's own keeps its meaning.
 pub fn register<A: Switches>() {
     let entry = Entry::of::<A>(|own| AnyArchitecture::Custom(Arc::new(own)));
     let mut registered = REGISTERED

@@ -1,4 +1,4 @@
-//! What several architectures share: parameters, coefficients, terms of the loss.
+//! The parts that several architectures share: parameters, coefficients, terms of the loss.
 
 use burn::tensor::{Int, Tensor, TensorData};
 
@@ -111,7 +111,7 @@ pub(super) fn explain_with_dead(step: &Step<'_>) -> Vec<Term> {
     }]
 }
 
-/// What the k best dead latents of each row make, `[B, d]`; none where no latent is dead.
+/// The reconstruction by the k best dead latents of each row, `[B, d]`; none where no latent is dead.
 fn by_dead(step: &Step<'_>, k: usize) -> Option<Tensor<2>> {
     let takes_part = |j: &u32| step.mask.get(*j as usize) != Some(&0.0);
     let dead = step.dead().into_iter().filter(takes_part);

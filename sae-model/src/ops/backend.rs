@@ -70,7 +70,7 @@ pub(crate) enum SparsemaxLatents<B: Backend> {
     Dense(FloatTensor<B>),
 }
 
-/// What [`SaeOps::encode`] returns.
+/// Result of [`SaeOps::encode`].
 #[derive(Clone, Debug, ExtensionType)]
 pub(crate) struct Encoding<B: Backend> {
     /// Activations `[entries]`.
@@ -80,7 +80,7 @@ pub(crate) struct Encoding<B: Backend> {
     pub(crate) pattern: Arc<Pattern>,
 }
 
-/// What [`SaeOps::attend`] returns.
+/// Result of [`SaeOps::attend`].
 #[derive(Clone, Debug, ExtensionType)]
 pub(crate) struct Attended<B: Backend> {
     /// `y [B, d]`.
@@ -90,7 +90,7 @@ pub(crate) struct Attended<B: Backend> {
     pub(crate) latents: SparsemaxLatents<B>,
 }
 
-/// What [`SaeOps::adam`] returns.
+/// Result of [`SaeOps::adam`].
 #[derive(Clone, Debug, ExtensionType)]
 pub(crate) struct AdamUpdate<B: Backend> {
     pub(crate) param: FloatTensor<B>,

@@ -52,7 +52,7 @@ pub(crate) fn row_norms(x: Tensor<2>) -> Tensor<2> {
     x.square().sum_dim(1).clamp_min(TINY).sqrt()
 }
 
-/// What the latents in the support of sparsemax contribute to the reconstruction.
+/// The values of the latents in the support of sparsemax.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -64,7 +64,7 @@ pub enum SparseValue {
     Score,
 }
 
-/// What the scores of [`encode`] are made of, beside queries and dictionary.
+/// The parts of the scores of [`encode`] beside queries and dictionary.
 #[derive(Clone, Debug, Default)]
 pub struct EncodeOptions {
     /// Added to the scores `[M]`.
@@ -129,7 +129,7 @@ pub fn decode(codes: &SparseCodes, dictionary: Tensor<2>) -> Tensor<2> {
     assert_eq!(
         dictionary.dims()[0],
         codes.pattern.latents(),
-        "a row of the dictionary a latent"
+        "one row of the dictionary per latent"
     );
     Tensor::from_dispatch(Dispatch::codes_times(
         codes.values.clone().into_dispatch(),
@@ -146,7 +146,7 @@ pub(crate) fn dots(x: Tensor<2>, dictionary: Tensor<2>, pattern: &Arc<Pattern>) 
     assert_eq!(
         [x.dims()[0], dictionary.dims()[0]],
         [pattern.rows(), pattern.latents()],
-        "a row of x for each row of the codes, and a row of the dictionary for each latent"
+        "one row of x per row of the codes, and one row of the dictionary per latent"
     );
     Tensor::from_dispatch(Dispatch::codes_dots(
         x.into_dispatch(),

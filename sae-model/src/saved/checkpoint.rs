@@ -10,7 +10,7 @@ use burn_pack::Tensor;
 use sae_run::RunDir;
 use sae_run::checkpoints::{Checkpoint, MODEL_FILE, Which};
 
-use super::{CONFIG_FILE, SavedConfig, SavedModelError, finite, load_config};
+use super::{CONFIG_FILE, SavedConfig, SavedModelError, finite, io, load_config};
 use crate::parameters::Parameters;
 use crate::sae::Sae;
 
@@ -49,10 +49,7 @@ fn load(dir: &Path, saved: &SavedConfig, device: &Device) -> Result<Sae, SavedMo
         path: path.clone(),
         reason,
     };
-    let bytes = fs::read(&path).map_err(|source| SavedModelError::Io {
-        path: path.clone(),
-        source,
-    })?;
+    let bytes = fs::read(&path).map_err(io(&path))?;
     let record = burn_pack::Reader::from_bytes(Bytes::from_bytes_vec(bytes));
     let record = record.and_then(burn_pack::Reader::into_tensors);
     let record = record.map_err(|error| wrong(error.to_string()))?;

@@ -21,7 +21,7 @@
 //! | `b_dec` | `[d]`    | `pre_bias`         | |
 //! | `W_enc` | `[M, d]` | the encoder is not the dictionary | |
 //! | `b_enc` | `[M]`    | `encoder_bias`     | of `gated`: `b_gate` |
-//! | `threshold` | `[M]` or `[1]` | `jumprelu`, or `batch_topk` | |
+//! | `threshold` | `[M]` or `[1]` | `jumprelu` (`[M]`), `batch_topk` or `matryoshka` (`[1]`) | |
 //! | `r_mag`, `b_mag` | `[M]` | `gated`      | |
 //!
 //! Version 2 has other names and loads, too (`v2.rs`).
@@ -153,12 +153,14 @@ pub fn save(sae: &Sae, seed: u64, dir: &Path) -> Result<(), SavedModelError> {
     written
 }
 
+/// Says which file an error is about.
+fn io(path: &Path) -> impl FnOnce(io::Error) -> SavedModelError + use<> {
+    let path = path.to_path_buf();
+    move |source| SavedModelError::Io { path, source }
+}
+
 /// Writes the two files into `dir`.
 fn write(sae: &Sae, seed: u64, dir: &Path) -> Result<(), SavedModelError> {
-    let io = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source| SavedModelError::Io { path, source }
-    };
     let weights = dir.join(WEIGHTS_FILE);
     fs::write(&weights, to_bytes(sae, &weights)?).map_err(io(&weights))?;
     let path = dir.join(CONFIG_FILE);
@@ -202,10 +204,7 @@ fn to_bytes(sae: &Sae, path: &Path) -> Result<Vec<u8>, SavedModelError> {
 /// [`SavedModelError`] if it cannot be read, is of another format or version, or describes no model.
 pub fn load_config(dir: &Path) -> Result<SavedConfig, SavedModelError> {
     let path = dir.join(CONFIG_FILE);
-    let bytes = fs::read(&path).map_err(|source| SavedModelError::Io {
-        path: path.clone(),
-        source,
-    })?;
+    let bytes = fs::read(&path).map_err(io(&path))?;
     let json = |source| SavedModelError::Json {
         path: path.clone(),
         source,
@@ -269,10 +268,7 @@ pub fn load(dir: &Path, device: &Device) -> Result<Sae, SavedModelError> {
         ..
     } = load_config(dir)?;
     let path = dir.join(WEIGHTS_FILE);
-    let bytes = fs::read(&path).map_err(|source| SavedModelError::Io {
-        path: path.clone(),
-        source,
-    })?;
+    let bytes = fs::read(&path).map_err(io(&path))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|source| SavedModelError::Safetensors {
         path: path.clone(),
         source,

@@ -1,4 +1,4 @@
-//! What part of the variance a few rows of large norm carry: where it is large, FVU is about these rows.
+//! The part of the variance that a few rows of large norm carry: where it is large, FVU is about these rows.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

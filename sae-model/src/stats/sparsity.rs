@@ -140,7 +140,7 @@ impl SparsityStats {
     }
 
     /// Histogram of firing frequencies over latents (`fired rows / N`): one bin for latents that never
-    /// fired, then four bins a decade from 1e-6 to 1.
+    /// fired, then four bins per decade from 1e-6 to 1.
     pub fn frequency_histogram(&self) -> Histogram {
         const BINS_PER_DECADE: i32 = 4;
         const DECADES: i32 = 6;

@@ -25,7 +25,7 @@ pub struct ToolkitMetric {
     pub value: Option<f64>,
     /// The same in terms of our metrics, if it is.
     pub equals: Option<String>,
-    /// What is computed.
+    /// The formula, in words and symbols.
     pub formula: String,
     /// Where: file and function.
     pub source: String,
@@ -36,7 +36,7 @@ const SAELENS_SMALL_NORM: f64 = 1e-4;
 /// A latent fires above this (OpenAI's `FastAutoencoder`).
 const OPENAI_FIRES: f32 = 1e-3;
 
-/// What other toolkits would report, accumulated in f64 in one pass.
+/// The metrics of other toolkits, accumulated in f64 in one pass.
 #[derive(Clone, Debug)]
 pub struct ToolkitStats {
     width: usize,
@@ -83,7 +83,7 @@ struct Sums {
     l1_by_norm: f64,
 }
 
-/// What is remembered of a latent.
+/// Sums over the activations of a latent.
 #[derive(Clone, Copy, Debug, Default)]
 struct Latent {
     /// Sum of its activations.
@@ -102,7 +102,7 @@ impl ToolkitStats {
     /// If the mean has another width.
     pub fn new(width: usize, n_latents: usize, mean: Option<Vec<f64>>) -> Self {
         if let Some(mean) = &mean {
-            assert_eq!(mean.len(), width, "a mean a column");
+            assert_eq!(mean.len(), width, "one mean per column");
         }
         Self {
             width,

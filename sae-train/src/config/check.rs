@@ -11,10 +11,7 @@ impl Config {
         self.training.check_counts()?;
         self.training.check_minutes()?;
         resolved.check_recipe(self.fixed.is_some())?;
-        resolved
-            .model
-            .validate()
-            .map_err(|error| invalid(&format!("model.{}", error.key), error.value, error.remedy))
+        resolved.check_model()
     }
 
     fn check_run_name(&self) -> Result<(), ConfigError> {
@@ -74,6 +71,12 @@ impl TrainingConfig {
 }
 
 impl Resolved {
+    /// Fails if the model has a number that no model can have.
+    pub(super) fn check_model(&self) -> Result<(), ConfigError> {
+        let checked = self.model.validate();
+        checked.map_err(|error| invalid(&format!("model.{}", error.key), error.value, error.remedy))
+    }
+
     /// A learning rate of zero leaves a model as it is; where there is none to start from, that is a mistake.
     fn check_recipe(&self, has_start: bool) -> Result<(), ConfigError> {
         let Recipe {

@@ -22,7 +22,7 @@ pub(crate) struct Resolved {
     pub(crate) coefficients: Coefficients,
 }
 
-/// What defaults depend on of the training rows, those of huge norm left aside.
+/// The numbers of the training rows, those of huge norm left aside, on which defaults depend.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DataScale {
     /// Width d.
@@ -43,7 +43,7 @@ impl DataScale {
         }
     }
 
-    pub(crate) fn of(typical: &Statistics) -> Self {
+    fn of(typical: &Statistics) -> Self {
         Self {
             d_in: typical.mean.len(),
             variance: typical.variance,
@@ -53,7 +53,7 @@ impl DataScale {
 }
 
 impl Config {
-    /// What is trained, on data like this, and how.
+    /// The model for data like this, and how it is trained.
     ///
     /// # Errors
     /// If a switch or a coefficient has a value that it cannot have; whether it has does not depend on the data.
@@ -70,6 +70,16 @@ impl Config {
             recipe: departing("training", recipe, &self.training.recipe)?,
             model,
         })
+    }
+
+    /// [`Config::resolve`] for training rows with these statistics.
+    ///
+    /// # Errors
+    /// Also if the data imply a number that no model can have: rows without variance imply an `input_scale` of zero.
+    pub(crate) fn resolve_for(&self, typical: &Statistics) -> Result<Resolved, ConfigError> {
+        let resolved = self.resolve(DataScale::of(typical))?;
+        resolved.check_model()?;
+        Ok(resolved)
     }
 
     /// The architecture with the switches that were written.

@@ -1,4 +1,4 @@
-//! What can be wrong with a config, and how it is said: the key, the value and the remedy.
+//! The mistakes that a config can have. Messages name the key, the value and the remedy.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! What a config must agree with if its run starts from a saved model: everything that the model is made of.
+//! The model that a config must agree with if its run starts from a saved one.
 
 use std::path::PathBuf;
 

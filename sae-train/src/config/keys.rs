@@ -32,7 +32,7 @@ pub(crate) enum Default {
     Recipe,
 }
 
-/// What a model must have for a key to do something.
+/// The part that a model must have for a key to do something.
 pub(crate) struct Needs {
     has: fn(&SaeConfig) -> bool,
     words: &'static str,
@@ -90,7 +90,7 @@ pub(crate) const KEYS: [Key; 55] = [
     key("data", "labels", Follows("those of the data, if any"), "file of labels for train, one per row or one per example"),
     key("data", "held_out_labels", Follows("those of the data, if any"), "the same for a held-out path"),
     key("data", "window_mb", Is("512"), "memory for rows that are shuffled or wait, in MiB"),
-    key("data", "block_rows", Follows("1 MiB of float32, or a row group of Parquet"), "rows that are read together"),
+    key("data", "block_rows", Follows("1 MiB of float32, or four pages of Parquet"), "rows that are read together"),
     key("data", "workers", Follows("the processors, four at most"), "threads that read"),
     key("data", "check_rows", Follows("all of up to 4 GiB, else 1 GiB"), "rows of each side that are checked before training; 0 for all"),
     key("data", "class_embeddings", Follows("none"), "class embeddings [classes, d] for top-n classification"),
@@ -265,7 +265,7 @@ pub(super) fn check_used(written: &Table, model: &SaeConfig) -> Result<(), Confi
     Ok(())
 }
 
-/// What is wrong with a key that `model` has no use for.
+/// The remedy for a key that `model` has no use for.
 fn idle(section: &str, name: &str, model: &SaeConfig) -> Option<String> {
     let known = KEYS
         .iter()

@@ -186,6 +186,11 @@ impl TrainingConfig {
         self.validate_every.min(self.steps)
     }
 
+    /// Number of rows without firing after which a latent counts as dead.
+    pub(crate) fn dead_rows(&self) -> usize {
+        self.dead_window.saturating_mul(self.batch_size)
+    }
+
     /// Steps between two checkpoints.
     pub(crate) fn checkpoint_every(&self) -> usize {
         self.checkpoint_every.unwrap_or(self.validate_every)

@@ -117,7 +117,7 @@ fn wrong_values() {
         ),
         (
             "data.held_out=7",
-            &["data.held_out = 7", "{ fraction = 0.1 }"],
+            &["data.held_out = 7", "{ fraction = 0.1, seed = 0 }"],
         ),
         (
             "data.drop_first_token=true",
@@ -178,6 +178,36 @@ fn data_must_be_finite_and_vary() {
     refused(&w, &[], &["train.safetensors", "row 41, column 3 is inf"]);
     w.write_rows("train.safetensors", &vec![1.0; 60 * WIDTH], WIDTH);
     refused(&w, &[], &["all rows are the same"]);
+}
+
+#[test]
+fn what_is_held_out_has_no_key_that_does_nothing() {
+    let w = Workspace::new();
+    for wrong in [
+        "{ fraction = 0.2, sed = 3 }",
+        "{ fraction = 0.2, rows = [0, 9] }",
+    ] {
+        let set = format!("data.held_out={wrong}");
+        let expected = ["data.held_out", "{ fraction = 0.1, seed = 0 }"];
+        refused(&w, &["--set", &set], &expected);
+    }
+}
+
+#[test]
+fn data_must_have_a_scale_that_a_model_can_have() {
+    let w = Workspace::new();
+    let expected = ["model.input_scale = ", "positive", "finite in float32"];
+    // all rows are the same but for two of huge norm, which the scale leaves out
+    let mut rows = vec![1.0; 60 * WIDTH];
+    rows[..2 * WIDTH].fill(1000.0);
+    rows[..WIDTH].fill(3000.0);
+    w.write_rows("train.safetensors", &rows, WIDTH);
+    refused(&w, &["--set", "data.max_norm=none"], &expected);
+    // float32 holds each number, but not their standard deviation
+    let signs = |i: usize| if i / WIDTH % 2 == 0 { 3e38 } else { -3e38 };
+    let rows: Vec<f32> = (0..60 * WIDTH).map(signs).collect();
+    w.write_rows("train.safetensors", &rows, WIDTH);
+    refused(&w, &[], &expected);
 }
 
 #[test]

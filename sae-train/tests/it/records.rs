@@ -1,5 +1,4 @@
-//! What a run records, and what it needs to know about the data: validations, terms of the loss, labels, classes,
-//! paths.
+//! The records of a run, and the checks of its data: validations, terms of the loss, labels, classes, paths.
 
 use std::process::Command;
 
@@ -108,11 +107,12 @@ fn each_term_of_the_loss_has_its_own_name() {
         ("relu", &["sparsity_loss"]),
         ("topk", &["auxiliary_loss"]),
         ("gated", &["sparsity_loss", "auxiliary_loss"]),
+        ("matryoshka", &["nested_loss", "auxiliary_loss"]),
     ] {
         let set = format!("model.architecture={architecture}");
         let more = ["--set", &set, "--set", "training.dead_window=2"];
         let more = match architecture {
-            "topk" => with(&more, &["--set", "model.k=2"]),
+            "topk" | "matryoshka" => with(&more, &["--set", "model.k=2"]),
             _ => more.to_vec(),
         };
         let output = w.train(&with(&more, &["--set", &format!("run={architecture}")]));
@@ -134,7 +134,7 @@ fn each_term_of_the_loss_has_its_own_name() {
             );
         }
         let lines = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-        for term in ["sparsity_loss", "auxiliary_loss"] {
+        for term in ["sparsity_loss", "auxiliary_loss", "nested_loss"] {
             assert_eq!(
                 lines.contains(term),
                 terms.contains(&term),

@@ -60,6 +60,13 @@ fn what_no_config_can_have_is_an_error() {
     let error = wrong.fit(&data).unwrap_err();
     assert!(matches!(error, TrainError::Config(_)), "{error}");
     assert!(error.to_string().starts_with("training.lrr = 1"), "{error}");
+    // rows without a scale, and no rows
+    let usual = Trainer::new(Attention::default(), 8, 5, 4);
+    let error = usual.fit(&data).unwrap_err().to_string();
+    assert!(error.starts_with("model.input_scale = 0"), "{error}");
+    let none = ActivationData::from_rows(Vec::new(), WIDTH);
+    let error = usual.fit(&none).unwrap_err().to_string();
+    assert_eq!(error, "data.train = \"memory\": it has no rows");
     let rows = vec![f32::NAN; 20 * WIDTH];
     let trainer = Trainer::new(Attention::default(), 8, 5, 4).set("model.input_scale", 1.0);
     let error = trainer

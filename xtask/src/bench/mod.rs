@@ -34,9 +34,11 @@ impl FromStr for Shape {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let sizes = text.split('x').map(|size| size.parse().unwrap_or(0));
-        match sizes.collect::<Vec<usize>>()[..] {
-            [batch, width, latents] if batch * width * latents > 0 => Ok(Self {
+        let sizes = text
+            .split('x')
+            .map(|size| size.parse().ok().filter(|size| *size > 0));
+        match sizes.collect::<Vec<Option<usize>>>()[..] {
+            [Some(batch), Some(width), Some(latents)] => Ok(Self {
                 batch,
                 width,
                 latents,
@@ -201,6 +203,8 @@ mod tests {
             latents: 24576,
         };
         assert_eq!("4096x768x24576".parse(), Ok(shape));
+        let huge = format!("{0}x{0}x2", 1u64 << 32);
+        assert!(huge.parse::<Shape>().is_ok(), "no product overflows");
         for wrong in ["", "1x2", "1x2x3x4", "0x2x3", "axbxc"] {
             assert!(wrong.parse::<Shape>().is_err(), "{wrong}");
         }

@@ -14,7 +14,7 @@ use super::variants::{VARIANTS, Variant};
 use super::{Bench, difference};
 
 /// Number of kills before a run may finish.
-const KILLS_A_RUN: usize = 6;
+const KILLS_PER_RUN: usize = 6;
 
 /// When to kill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub(super) fn run(bench: &Bench, kills: usize, mut rng: fastrand::Rng) -> Result
         let name = format!("{}-{}", variant.0, tally.runs);
         let runs = bench.dir.join("killed");
         let left = kills - tally.kills.iter().sum::<usize>();
-        for _ in 0..left.min(KILLS_A_RUN) {
+        for _ in 0..left.min(KILLS_PER_RUN) {
             kill_once(bench, variant, &runs, &name, &mut rng, &mut tally)?;
         }
         let run = bench.finish(variant, &runs, &name);

@@ -34,7 +34,7 @@ use queue::Results;
 use select::Selection;
 use work::{How, work};
 
-/// What to run, and where to write.
+/// The options of `cargo xtask results`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// The plan. Default: docs/results.toml, or docs/science.toml.

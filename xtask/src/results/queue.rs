@@ -96,8 +96,9 @@ impl<'a> Results<'a> {
         self.records(cell, at).into_iter().filter_map(of).collect()
     }
 
-    /// The learning rate of a cell: `Some(None)` where the recipe has its own, `None` where it has not been chosen yet. It is the one with
-    /// the least `FVU L0^0.38` on the validation split: FVU moved to one L0, for some methods' L0 depends on the learning rate.
+    /// The learning rate of a cell: `Some(None)` where the recipe has its own, `None` where it has not been chosen yet. It is
+    /// the one with the least `FVU L0^0.38` on the validation split: FVU moved to one L0, for some methods' L0 depends on the
+    /// learning rate.
     pub(super) fn chosen(&self, cell: &Cell) -> Option<Option<f64>> {
         let moved = |record: &Record| record.number(FVU_AT_32).unwrap_or(f64::INFINITY);
         let choice = cell.choice().into_iter();

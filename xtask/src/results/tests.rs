@@ -110,14 +110,9 @@ fn a_learning_rate_is_chosen_before_its_table_and_l0_is_accounted_for() {
     let dir = scratch("choice");
     let mut plan = Plan::parse(PLAN).unwrap();
     let cell = |plan: &Plan| plan.cells("small")[1].choice();
-    for split in [
-        &mut plan.data.get_mut("small").unwrap().validation,
-        &mut None,
-    ] {
-        *split = Some("v".into());
-    }
     let data = plan.data.get_mut("small").unwrap();
-    (data.train, data.heldout) = (Some("t".into()), Some("h".into()));
+    (data.train, data.validation) = (Some("t".into()), Some("v".into()));
+    data.heldout = Some("h".into());
     let mut store = Store::open(&dir.join("runs.jsonl")).unwrap();
     let choice = cell(&plan);
     // 0.004 has the least FVU only because of its L0; 0.001 has diverged

@@ -30,7 +30,7 @@ pub(super) enum Trouble {
     Wrong(&'static str),
 }
 
-/// What is told of each field of a struct that is in no list: the numbers of the fields that lead to it, its type, and its
+/// Gets told about each field of a struct that is in no list: the numbers of the fields that lead to it, its type, and its
 /// value if it is an integer.
 type Visit<'v> = dyn FnMut(&[i16], u8, i64) -> Result<(), Trouble> + 'v;
 
@@ -44,7 +44,7 @@ pub(super) fn walk(bytes: &[u8], visit: &mut Visit<'_>) -> Result<usize, Trouble
 
 /// A struct that is being walked over.
 struct Compact<'a> {
-    /// What follows.
+    /// The bytes that follow.
     bytes: &'a [u8],
     path: Vec<i16>,
 }

@@ -1,4 +1,4 @@
-//! What rows are: read as it was exported, mapped through splits, kept by a conversion.
+//! The meanings of rows: read as they were exported, mapped through splits, kept by a conversion.
 
 mod refused;
 

@@ -1,4 +1,4 @@
-//! The backward pass of each operation: what it saves, and what it makes of a gradient.
+//! The backward pass of each operation: the tensors that it saves, and the gradients that it registers.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ impl<B: GradientOps> Backward<B, 1> for SparseAttentionBackward {
 #[derive(Debug)]
 pub(super) struct EncodeBackward;
 
-/// What the backward pass of an encoding needs.
+/// Everything that the backward pass of an encoding needs.
 #[derive(Clone, Debug)]
 pub(super) struct EncodeState<B: GradientOps> {
     pub(super) queries: FloatTensor<B>,
@@ -116,7 +116,7 @@ impl<B: GradientOps> Backward<B, 2> for DecodeBackward {
 #[derive(Debug)]
 pub(super) struct AttendBackward;
 
-/// What the backward pass of sparse attention needs.
+/// Everything that the backward pass of sparse attention needs.
 #[derive(Clone, Debug)]
 pub(super) struct AttendState<B: GradientOps> {
     pub(super) queries: FloatTensor<B>,
@@ -181,7 +181,7 @@ impl<B: GradientOps> Backward<B, 1> for NormalizeBackward {
 #[derive(Debug)]
 pub(super) struct ProjectBackward;
 
-/// What the backward pass of the query projection needs.
+/// Everything that the backward pass of the query projection needs.
 #[derive(Clone, Debug)]
 pub(super) struct ProjectState<B: GradientOps> {
     pub(super) u: FloatTensor<B>,

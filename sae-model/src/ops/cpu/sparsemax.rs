@@ -1,4 +1,5 @@
-//! Dense sparsemax on slices, with rows in parallel. Flex and NdArray share it.
+//! Dense sparsemax on slices, with rows in parallel. Flex runs both passes, and the backward pass is the default of every
+//! backend.
 
 use rayon::prelude::*;
 
