@@ -1,6 +1,7 @@
 //! What rows are: read as it was exported, mapped through splits, kept by a conversion.
 
 mod refused;
+mod visit;
 
 use std::path::{Path, PathBuf};
 
