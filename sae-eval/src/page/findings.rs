@@ -7,7 +7,6 @@ use burn::tensor::{Tensor, TensorData};
 
 use super::cofiring::together;
 use super::decoder::{self, Decoder, Near};
-use super::described::Described;
 use super::gather::{ClassSums, Gather, L0Sums, Point};
 use super::rows::{Numbered, Showing, Shown, Thumbnail};
 use super::shades::shade;
@@ -127,20 +126,23 @@ impl Gather {
         let carried = judged.map_or(Vec::new(), Judged::carried);
         let present = self.by_class.len();
         let rows_of = class_rows(&self.by_class, self.class_sums.as_ref());
-        let examples = if fired.len() > MANY_LATENTS { 5 } else { 10 };
+        let (sums, described) = (self.class_sums.as_ref(), self.described);
+        let examples = examples_per_latent(fired.len());
+        let near = |row| described.as_ref().map_or(row..row + 1, |of| of.near(row));
         let mut latents: Vec<Latent> = (0..fired.len())
             .map(|j| {
-                Latent::of(
-                    &self.tallies[j],
-                    examples,
-                    self.class_sums.as_ref(),
-                    j,
-                    &rows_of,
-                    present,
-                )
+                let tally = &self.tallies[j];
+                let strongest = tally.strongest(examples, near);
+                Latent {
+                    strongest,
+                    ..Latent::of(tally, examples, sums, j, &rows_of, present)
+                }
             })
             .collect();
         drop((self.tallies, self.class_sums));
+        if let Some(described) = &described {
+            shade(&mut latents, described, &self.codes, passes, model)?;
+        }
         for (latent, near) in latents.iter_mut().zip(together(self.codes, fired.len())) {
             latent.together = near;
         }
@@ -162,17 +164,18 @@ impl Gather {
             ..Findings::default()
         };
         findings.apart = taken_apart(passes, model, &findings.points)?;
-        let described = Described::of(&run.data.held_out)?;
         match &described {
-            Some(described) => {
-                shade(&mut findings.latents, described, passes, model)?;
-                findings.show(described)?;
-            }
+            Some(described) => findings.show(described)?,
             None => findings.show(&Numbered(&run.data.held_out))?,
         }
         findings.read_run(run);
         Ok(findings)
     }
+}
+
+/// Strongest rows, and rows of parts of the activations, that each card shows.
+pub(super) fn examples_per_latent(latents: usize) -> usize {
+    if latents > MANY_LATENTS { 5 } else { 10 }
 }
 
 /// Names of the classes by label; numbers where they have none.
@@ -193,6 +196,7 @@ fn class_rows(by_class: &BTreeMap<usize, L0Sums>, sums: Option<&ClassSums>) -> V
 }
 
 impl Latent {
+    /// All but its strongest rows, and what other latents tell of it.
     fn of(
         tally: &Tally,
         examples: usize,
@@ -210,7 +214,6 @@ impl Latent {
             mean: tally.mean(),
             max: tally.max,
             histogram: (first, counts.to_vec()),
-            strongest: tally.strongest(examples).to_vec(),
             tenths: tally.tenths(),
             ..Self::default()
         };

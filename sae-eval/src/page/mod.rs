@@ -15,6 +15,7 @@ mod gather;
 mod inputs;
 mod latents;
 mod map;
+mod nearby;
 mod pack;
 mod rebuilt;
 mod rows;

@@ -12,9 +12,12 @@ use sha2::{Digest, Sha256};
 /// The media type of packed data.
 const PACKED: &str = "application/octet-stream;base64";
 
+/// Level of compression: level 7 takes three times as long for a page that is 2 % smaller.
+const LEVEL: u32 = 5;
+
 /// Bytes, deflated and in base64.
 pub(super) fn packed(bytes: &[u8]) -> String {
-    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::new(7));
+    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::new(LEVEL));
     let deflated = encoder.write_all(bytes).and_then(|()| encoder.finish());
     BASE64.encode(&deflated.expect("a vector takes all bytes"))
 }
