@@ -53,6 +53,8 @@ pub(crate) const SMALL: Layout = Layout {
     area: [62.0, 36.0, 366.0, 196.0],
     legend: false,
 };
+/// Distance at which two numbers of an axis can be read.
+const LINE_HEIGHT: f64 = 14.0;
 /// Told apart by most kinds of colour vision, and readable on white and on black.
 const COLOURS: [&str; 6] = [
     "#2f81d6", "#d9822b", "#239b6e", "#c457a5", "#8a6fd1", "#a08a1f",
@@ -78,7 +80,10 @@ impl Scale {
         let (low, high) = places.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
             (low.min(v), high.max(v))
         });
-        let margin = 0.04 * (high - low).max(if log { 0.05 } else { 1e-3 });
+        let margin = match high - low {
+            0.0 if !log => (0.1 * high.abs()).max(1.0), // one value alone says nothing of its unit
+            spread => 0.04 * spread.max(if log { 0.05 } else { 1e-3 }),
+        };
         let from = if low == 0.0 && !log {
             low
         } else {
@@ -173,8 +178,13 @@ fn axes(plot: &Plot, x: &Scale, y: &Scale) -> String {
             at = x.at(*tick)
         );
     }
+    let mut last = f64::INFINITY;
     for tick in &y.ticks {
         let at = y.at(*tick);
+        if last - at < LINE_HEIGHT {
+            continue; // the numbers would lie on each other
+        }
+        last = at;
         out += &format!(
             "<path class=\"g\" d=\"M{left} {at:.1}H{right}\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\n",
             left - 8.0,
@@ -275,6 +285,8 @@ mod tests {
             ["0", "5", "10"]
         );
         assert_eq!(scale.at(0.0), 100.0);
+        let one = Scale::new(&even, [0.0, 0.0].into_iter(), (100.0, 0.0));
+        assert_eq!((one.from, one.to), (0.0, 1.0));
         assert_eq!(number(0.1 + 0.2), "0.3");
     }
 
@@ -301,5 +313,27 @@ mod tests {
                 && !picture.contains("NaN")
         );
         assert_eq!(picture.matches("<polyline").count(), 2);
+        assert_eq!(picture.matches(">p</text>").count(), 1);
+        let lines = vec![Line {
+            points: vec![(1.0, 0.14, None), (2.0, 0.8, None)],
+            ..line("p")
+        }];
+        let (layout, x, y) = (&SMALL, Axis::Even("x"), Axis::Log("y"));
+        let small = svg(&Plot {
+            layout,
+            x,
+            y,
+            lines,
+            ..plot
+        });
+        assert!(!small.contains(">p</text>"), "the page has the legend");
+        let numbers = small.split("text-anchor=\"end\">").skip(1);
+        let heights: Vec<f64> = small
+            .split("<text x=\"54\" y=\"")
+            .skip(1)
+            .map(|text| text.split('"').next().unwrap().parse().unwrap())
+            .collect();
+        assert_eq!(heights.len(), numbers.count());
+        assert!(heights.len() > 2 && heights.windows(2).all(|pair| pair[0] - pair[1] >= 14.0));
     }
 }
