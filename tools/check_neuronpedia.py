@@ -14,7 +14,7 @@ import tomllib
 
 import numpy as np
 
-from check_page import Comparison, codes
+from check_page import Comparison, codes, places, strongest_rows
 from sae_report.data import split, within
 from sae_report.meanings import Meanings
 from sae_report.model import Model
@@ -39,8 +39,8 @@ def passage(meanings, row, most):
 class Check:
     """Looks for the row of each passage: the one of these strings whose activations are nearest."""
 
-    def __init__(self, meanings, numbers, a, most):
-        self.a, self.inside = a, {int(number): i for i, number in enumerate(numbers)}
+    def __init__(self, meanings, numbers, place, a, most):
+        self.a, self.place, self.inside = a, place, {int(number): i for i, number in enumerate(numbers)}
         self.rows = {}  # strings -> the rows whose passage they are
         for row in self.inside:
             rows, words = passage(meanings, row, most)
@@ -62,7 +62,7 @@ class Check:
             self.worst = max(self.worst, min(difference for difference, _ in ours) / own.max())
             # of several rows with one passage it is about that which is nearest to the next of the largest activations
             found.append([value for difference, value in ours if difference <= 1e-2 * own.max()])
-        largest = -np.sort(-own)[: len(found)]
+        largest = own[strongest_rows(own, self.place, len(found))]
         for candidates, expected in zip(found, largest, strict=True):
             self.top = max(self.top, min((abs(c - expected) for c in candidates), default=np.inf) / own.max())
 
@@ -81,7 +81,8 @@ def main():
     limit = config["data"].get("max_norm", "none")
     side = within(held_out, np.inf if limit == "none" else limit)[0]
     a = codes(model, side)
-    check, compare = Check(meanings, side.row_numbers, a, most), Comparison()
+    place = places(side) if meanings.ids is not None else None
+    check, compare = Check(meanings, side.row_numbers, place, a, most), Comparison()
     density, indices = 0.0, []
     for feature in features_of(directory):
         check.feature(feature)

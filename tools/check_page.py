@@ -25,6 +25,8 @@ from sae_report.model import Model
 from sae_report.page_rows import compare_rows
 
 CLOSE = 1e-4
+NEAR = 10  # tokens of a document at most this far apart are near each other
+PIECE = NEAR + 1
 ARTICLE = re.compile(r'<article class="apart">(.*?)</article>', re.S)
 PART = re.compile(r'#latent-(\d+)".*?<td class="n">([-0-9.e]+) %</td>', re.S)
 PACKED = re.compile(r'<script type="application/octet-stream;base64" id="([a-z0-9-]+)">([^<]*)</script>')
@@ -100,8 +102,35 @@ def plane(compare, page, values, live):
     compare.say("variance along the two components (relative)", worst, 2e-2)
 
 
-def examples(compare, cards, rows, a, numbers):
-    row_of = {number: i for i, number in enumerate(numbers)}
+def strongest_rows(values, place, most):
+    """The strongest rows of the pieces of documents, without those near a stronger one; place is None without tokens."""
+    order = np.flatnonzero(values)
+    order = order[np.argsort(-np.abs(values[order]), kind="stable")]
+    if place is None:
+        return order[:most]
+    document, at = place
+    _, first = np.unique(np.stack([document[order], at[order] // PIECE]), axis=1, return_index=True)
+    kept = []
+    for row in order[np.sort(first)]:
+        apart = [document[row] != document[other] or abs(at[row] - at[other]) > NEAR for other in kept]
+        if all(apart) and len(kept) < most:
+            kept.append(row)
+    return np.array(kept, int)
+
+
+def places(side):
+    """Document and place in it of each held-out row; None if rows have no documents."""
+    if side.data.starts is None:
+        return None
+    document = np.searchsorted(side.data.starts, side.row_numbers, "right") - 1
+    return document, side.row_numbers - side.data.starts[document]
+
+
+def examples(compare, cards, rows, a, side):
+    row_of = {number: i for i, number in enumerate(side.row_numbers)}
+    tokens = any(isinstance(row[4], dict) and "t" in row[4] for row in rows)
+    where, most = places(side) if tokens else None, 10 if len(cards) <= 8192 else 5
+    other_number = near = 0
     worst = top = deciles = jaccard = 0.0
     active = a != 0
     together = active.T.astype(np.float32) @ active.astype(np.float32)
@@ -110,8 +139,13 @@ def examples(compare, cards, rows, a, numbers):
         strongest = [(row_of[rows[place][0]], value) for place, value in card[3]]
         for row, value in strongest + [(row_of[rows[place][0]], value) for place, value in card[4]]:
             worst = max(worst, abs(a[row, j] - value) / max(abs(value), 1e-9))
-        largest = -np.sort(-np.abs(a[:, j]))[: len(strongest)]
-        top = max([top, *(abs(abs(v) - l) / max(l, 1e-9) for (_, v), l in zip(strongest, largest, strict=True))])
+        expected = np.abs(a[strongest_rows(a[:, j], where, most), j])
+        if len(expected) != len(strongest):
+            other_number += 1
+        top = max([top, *(abs(abs(v) - l) / max(l, 1e-9) for (_, v), l in zip(strongest, expected))])
+        if where is not None:
+            at = [(where[0][row], where[1][row]) for row, _ in strongest]
+            near += sum(p[0] == q[0] and abs(p[1] - q[1]) <= NEAR for i, p in enumerate(at) for q in at[:i])
         if fired[j] >= 200:
             ranks = [(np.abs(a[:, j]) > abs(value)).sum() / fired[j] for _, value in card[4]]
             deciles = max(deciles, *np.abs(np.array(ranks) - (np.arange(len(ranks)) + 0.5) / len(ranks)))
@@ -122,6 +156,8 @@ def examples(compare, cards, rows, a, numbers):
         worst = max(worst, abs(compared - fired[j]) / max(fired[j], 1) * 1e-2)
     compare.say("activations of all examples (relative)", worst, 2e-3)
     compare.say("strongest rows are the strongest (relative)", top, 2e-3)
+    compare.say("latents with more or fewer strongest rows", other_number, 2)
+    compare.say("strongest rows that are near a stronger one", near, 0)
     compare.say("place of the examples of each part", deciles, 0.3)
     compare.say("Jaccard index", jaccard, 5e-2)
 
@@ -189,7 +225,7 @@ def main():
     decoder(compare, page, cards, model.values)
     plane(compare, page, model.values, live)
     apart(compare, html, model, side, meanings)
-    examples(compare, cards, rows, a, side.row_numbers)
+    examples(compare, cards, rows, a, side)
     compare_rows(compare, meanings, side, pieces, cards, rows, a, page["max"], html)
     sys.exit(bool(compare.wrong))
 

@@ -275,6 +275,22 @@ impl ActivationData {
         self.selection.position(number)
     }
 
+    /// As [`ActivationData::row_of_source`], of consecutive numbers.
+    pub(crate) fn rows_of_source(&self, numbers: Range<usize>) -> Vec<Option<usize>> {
+        let first = self.row_of_source(numbers.start);
+        let last = numbers
+            .end
+            .checked_sub(1)
+            .and_then(|n| self.row_of_source(n));
+        match (first, last) {
+            // the numbers of rows rise, so there is a row for each
+            (Some(first), Some(last)) if last - first + 1 == numbers.len() => {
+                (first..=last).map(Some).collect()
+            }
+            _ => numbers.map(|number| self.row_of_source(number)).collect(),
+        }
+    }
+
     /// The number of `row` in the whole data set.
     pub(crate) fn row_in_source(&self, row: usize) -> usize {
         self.selection

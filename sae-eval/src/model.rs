@@ -94,7 +94,8 @@ impl Model {
 
 /// The values of a tensor, on the host.
 pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().iter().collect()
+    let data = tensor.into_data().convert::<f32>(); // nothing to do where it is float32
+    data.try_into_vec().expect("the values are float32")
 }
 
 fn moved(x: Tensor<2>, device: &Device) -> Tensor<2> {

@@ -12,9 +12,12 @@ use serde::{Deserialize, Serialize};
 /// How packed numbers are stored, in words.
 const PACKING: &str = "little-endian, raw deflate (RFC 1951), base64";
 
+/// Level of compression: level 7 takes three times as long for a page that is 2 to 3 % smaller.
+const LEVEL: u32 = 5;
+
 /// Bytes, deflated and in base64.
 pub(crate) fn packed(bytes: &[u8]) -> String {
-    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::new(7));
+    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::new(LEVEL));
     let deflated = encoder.write_all(bytes).and_then(|()| encoder.finish());
     BASE64.encode(&deflated.expect("a vector takes all bytes"))
 }

@@ -5,8 +5,10 @@ mod chaos;
 mod check;
 mod eval;
 mod files;
+mod plot;
 mod programs;
 mod results;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -33,6 +35,8 @@ enum Chore {
     Results(results::Arguments),
     /// Evaluate a run and write reports/report.{json,md,html} into it; compare several.
     Eval(eval::Arguments),
+    /// Show a run in progress in a browser: curves as they grow, and the report of its newest checkpoint.
+    Watch(watch::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
         Chore::Chaos(arguments) => chaos::run(&arguments),
         Chore::Results(arguments) => results::run(&arguments),
         Chore::Eval(arguments) => eval::run(&arguments),
+        Chore::Watch(arguments) => watch::run(&arguments),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -17,8 +17,16 @@ pub(crate) fn cargo() -> Command {
 
 /// Builds a package; returns the path of its binary.
 pub(crate) fn build(package: &str) -> Result<PathBuf> {
+    build_with(package, None)
+}
+
+/// Builds a package with these cargo features; returns the path of its binary.
+pub(crate) fn build_with(package: &str, features: Option<&str>) -> Result<PathBuf> {
     let mut command = cargo();
     command.args(["build", "--package", package]);
+    if let Some(features) = features {
+        command.args(["--features", features]);
+    }
     command.args(["--message-format", "json-render-diagnostics"]);
     let output = command.stderr(Stdio::inherit()).output();
     let output = output.context("running cargo build")?;

@@ -3,6 +3,7 @@
 //! Training does not need any of this, and opening a data set does not look for it. Here nothing of the data set's size is
 //! held in memory except the places of lines in a file of texts, 8 bytes each.
 
+mod around;
 mod copy;
 mod images;
 mod texts;
@@ -12,11 +13,13 @@ mod vocabulary;
 use std::ops::Range;
 use std::path::PathBuf;
 
+pub use around::{Neighbour, Neighbourhood};
 pub use images::ImagePlace;
 pub use texts::{Per, Text};
 pub use thumbnails::{MediaType, Thumbnail};
 pub use vocabulary::Token;
 
+use around::Stretch;
 use texts::Texts;
 use thumbnails::Thumbnails;
 use vocabulary::Vocabulary;
@@ -76,40 +79,6 @@ pub struct RowMeaning {
     pub place: Option<ImagePlace>,
     /// Its class, if there are labels.
     pub label: Option<usize>,
-}
-
-/// A row of a document, as one of several to be shown together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Neighbour {
-    /// The row in the data set that was asked, to read its activation; `None` for a row that a limit of the norm has left
-    /// out.
-    pub row: Option<usize>,
-    /// As [`RowMeaning::position`].
-    pub position: Option<usize>,
-    /// As [`RowMeaning::token`].
-    pub token: Option<Token>,
-    /// As [`RowMeaning::place`].
-    pub place: Option<ImagePlace>,
-}
-
-/// The rows of a document around one of them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Neighbourhood {
-    /// The rows, in order.
-    pub rows: Vec<Neighbour>,
-    /// The place of the row itself among `rows`.
-    pub own: usize,
-    /// Number of rows of the document before `rows`.
-    pub before: usize,
-    /// Number of rows of the document after `rows`.
-    pub after: usize,
-}
-
-impl Neighbourhood {
-    /// Largest number of rows on each side.
-    pub const MAX: usize = 2048;
 }
 
 impl ActivationData {
@@ -215,54 +184,8 @@ impl Meanings {
     pub fn row(&self, row: usize) -> Result<RowMeaning, DataError> {
         let number = self.number(row);
         let labels = self.data.labels(row..row + 1)?;
-        let position = self.positions(number..number + 1)?.map(|all| all[0]);
-        Ok(RowMeaning {
-            number,
-            document: self.document(number),
-            position,
-            token: self
-                .tokens(number..number + 1)?
-                .map(|all| self.token(all[0])),
-            place: self.place(position),
-            label: labels.map(|labels| labels[0]),
-        })
-    }
-
-    /// The rows of the document of `row` around it, at most `before` and `after` of them and [`Neighbourhood::MAX`] each;
-    /// `None` without documents. The tokens, one after the other, are the text that the model read.
-    ///
-    /// # Errors
-    /// As [`Meanings::row`].
-    pub fn around(
-        &self,
-        row: usize,
-        before: usize,
-        after: usize,
-    ) -> Result<Option<Neighbourhood>, DataError> {
-        let number = self.number(row);
-        let Some(document) = self.document_rows(number) else {
-            return Ok(None);
-        };
-        let first = number.saturating_sub(before.min(Neighbourhood::MAX));
-        let start = document.start.max(first);
-        let end = number.saturating_add(after.min(Neighbourhood::MAX) + 1);
-        let shown = start..document.end.min(end);
-        let (tokens, positions) = (self.tokens(shown.clone())?, self.positions(shown.clone())?);
-        let neighbour = |(i, number)| {
-            let position = positions.as_ref().map(|all| all[i]);
-            Neighbour {
-                row: self.data.row_of_source(number),
-                position,
-                token: tokens.as_ref().map(|all| self.token(all[i])),
-                place: self.place(position),
-            }
-        };
-        Ok(Some(Neighbourhood {
-            rows: shown.clone().enumerate().map(neighbour).collect(),
-            own: number - shown.start,
-            before: shown.start - document.start,
-            after: document.end - shown.end,
-        }))
+        let stretch = self.stretch(number..number + 1)?;
+        self.meaning(number, &stretch, labels.map(|labels| labels[0]))
     }
 
     /// The text of `row` or of its document, if there is one.
@@ -286,6 +209,23 @@ impl Meanings {
             return Ok(None);
         };
         thumbnails.read(self.unit(self.number(row), per))
+    }
+
+    fn meaning(
+        &self,
+        number: usize,
+        stretch: &Stretch,
+        label: Option<usize>,
+    ) -> Result<RowMeaning, DataError> {
+        let position = self.position(number, stretch)?;
+        Ok(RowMeaning {
+            number,
+            document: self.document(number),
+            position,
+            token: stretch.token(number).map(|id| self.token(id)),
+            place: self.place(position),
+            label,
+        })
     }
 
     fn number(&self, row: usize) -> usize {
@@ -342,25 +282,5 @@ impl Meanings {
         let mut all = Vec::new();
         integers.read(self.data.info().documents.as_ref(), rows, &mut all)?;
         Ok(Some(all))
-    }
-
-    /// Positions of `rows` of the whole data set.
-    fn positions(&self, rows: Range<usize>) -> Result<Option<Vec<usize>>, DataError> {
-        if let Some(all) = self.integers(self.positions.as_ref(), rows.clone())? {
-            let checked = all.into_iter().zip(rows).map(|(position, row)| {
-                usize::try_from(position).map_err(|_| {
-                    let reason = format!("row {row} has position {position}");
-                    DataError::damaged(self.data.path(), "positions", 0, reason)
-                })
-            });
-            return checked.collect::<Result<_, _>>().map(Some);
-        }
-        let skipped = usize::from(self.data.info().drop_first_token);
-        let documents = self.data.info().documents.as_ref();
-        let documents = documents.filter(|_| self.examples);
-        Ok(documents.map(|documents| {
-            let in_document = |row| row - documents.start(documents.of(row)) + skipped;
-            rows.map(in_document).collect()
-        }))
     }
 }

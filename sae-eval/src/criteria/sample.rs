@@ -110,6 +110,17 @@ impl Sample {
         &self.rows
     }
 
+    /// The latents of the row with this index, with their activations, if the row is in the sample. Rows must have been
+    /// added in the order of their indices.
+    pub(crate) fn of_row(&self, row: usize) -> Option<&[(u32, f32)]> {
+        let place = match self.rows.get(row) {
+            Some(found) if *found == row => row, // all rows are there
+            _ => self.rows.binary_search(&row).ok()?,
+        };
+        let start = place.checked_sub(1).map_or(0, |before| self.ends[before]);
+        Some(&self.entries[start..self.ends[place]])
+    }
+
     /// All pairs of a row's place in the sample and a latent that is active on the row.
     pub(crate) fn active(&self) -> impl Iterator<Item = (u32, u32)> {
         let starts = std::iter::once(&0).chain(&self.ends);
@@ -244,6 +255,11 @@ pub(super) mod tests {
             fill(&mut thinned);
             let mut fresh = Sample { bound: thinned.bound, ..Sample::new(100, 100) };
             fill(&mut fresh);
+            for row in 0..lengths.len() {
+                let place = thinned.rows.iter().position(|kept| *kept == row);
+                let of_row = thinned.of_row(row).map(|of| of.iter().map(|(_, a)| *a as usize / 10).collect::<Vec<_>>());
+                prop_assert_eq!(of_row, place.map(|_| vec![row; lengths[row]]));
+            }
             prop_assert!(thinned.entries.len() <= max_entries || thinned.rows.len() == 1);
             prop_assert_eq!(thinned.rows, fresh.rows);
             prop_assert_eq!(thinned.ends, fresh.ends);

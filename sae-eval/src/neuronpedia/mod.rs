@@ -15,7 +15,7 @@ use sae_run::checkpoints::Which;
 use crate::evaluate::{Passes, rows_at_once};
 use crate::model::{Model, host_of};
 use crate::page::shades::{self, Wanted, activations};
-use crate::page::tally::{TOP, Tally};
+use crate::page::strongest::{TOP, Tallies};
 use crate::page::text::counted;
 use crate::run::{Elsewhere, Run};
 use crate::{cli, encode};
@@ -113,7 +113,8 @@ fn write(arguments: &UploadArguments) -> Result<(), Failure> {
     let model = Model::new(run.sae.clone(), &device);
     let batch = rows_at_once(arguments.batch_size, &model, count);
     let passes = Passes::new(&run, &device, batch);
-    let tallies = tally(&passes, &model, count)?;
+    let examples = arguments.examples.into();
+    let tallies = tally(&passes, &model, count, examples)?;
     let header = Header {
         model_id: arguments.model_id.clone(),
         source: arguments.source.clone(),
@@ -123,7 +124,7 @@ fn write(arguments: &UploadArguments) -> Result<(), Failure> {
         model: &model,
         passages: &passages,
         tallies: &tallies,
-        examples: arguments.examples.into(),
+        examples,
         batches: Batches::begin(&arguments.out, header),
     };
     let silent = job.write(&chosen)?;
@@ -171,18 +172,12 @@ fn is_layer(layer: &str) -> bool {
 }
 
 /// The rows on which each latent is active, as the report's page counts them.
-fn tally(passes: &Passes, model: &Model, count: usize) -> Result<Vec<Tally>> {
-    let mut tallies = vec![Tally::default(); count];
-    let width = passes.run.data.held_out.width();
-    passes.walk(&passes.run.data.held_out, |start, rows| {
-        let codes = model.encode(passes.tensor(rows, rows.len() / width)).codes;
-        let (values, latents) = (codes.host_values(), codes.pattern.indices());
-        for i in 0..codes.pattern.rows() {
-            for at in codes.pattern.row(i) {
-                let latent = latents[at];
-                tallies[latent as usize].add(latent, (start + i) as u64, values[at]);
-            }
-        }
+fn tally(passes: &Passes, model: &Model, latents: usize, examples: usize) -> Result<Tallies> {
+    let data = &passes.run.data.held_out;
+    let mut tallies = Tallies::new(data, latents, examples)?;
+    passes.walk(data, |start, rows| {
+        let x = passes.tensor(rows, rows.len() / data.width());
+        tallies.add_rows(data, start, &model.encode(x).codes);
         Ok(())
     })?;
     Ok(tallies)
@@ -199,7 +194,7 @@ struct Job<'a> {
     passes: &'a Passes<'a>,
     model: &'a Model,
     passages: &'a Passages,
-    tallies: &'a [Tally],
+    tallies: &'a Tallies,
     /// Strongest rows of each latent.
     examples: usize,
     batches: Batches,
@@ -211,7 +206,7 @@ impl Job<'_> {
     fn write(&mut self, latents: &[u32]) -> Result<usize, Failure> {
         let (mut drafts, mut wanted, mut silent) = (Vec::new(), Vec::new(), 0);
         for latent in latents {
-            if self.tallies[*latent as usize].fired == 0 {
+            if self.tallies.fired(*latent) == 0 {
                 silent += 1; // Neuronpedia takes no feature without activations
                 continue;
             }
@@ -226,7 +221,7 @@ impl Job<'_> {
 
     /// A latent without its values, and the tokens where they are wanted.
     fn draft(&self, latent: u32, wanted: &mut Vec<Wanted>) -> Result<Draft> {
-        let strongest = self.tallies[latent as usize].strongest(self.examples);
+        let strongest = self.tallies.strongest(latent, self.examples);
         let mut values = Vec::with_capacity(strongest.len());
         for (example, of) in (0u16..).zip(strongest) {
             let rows = self.passages.around(of.row)?.rows;
@@ -266,15 +261,15 @@ impl Job<'_> {
     }
 
     fn feature(&self, draft: Draft) -> Result<Feature> {
-        let tally = &self.tallies[draft.latent as usize];
-        let strongest = tally.strongest(self.examples).iter();
-        let passages = strongest.zip(draft.values).map(|(of, values)| {
+        let strongest = self.tallies.strongest(draft.latent, self.examples);
+        let passages = strongest.iter().zip(draft.values).map(|(of, values)| {
             let tokens = self.passages.around(of.row)?.tokens;
             Ok(Activation { tokens, values })
         });
         Ok(Feature {
             index: draft.latent,
-            density: tally.fired as f64 / self.passes.run.data.held_out.rows() as f64,
+            density: self.tallies.fired(draft.latent) as f64
+                / self.passes.run.data.held_out.rows() as f64,
             activations: passages.collect::<Result<_>>()?,
         })
     }

@@ -19,6 +19,8 @@ pub(super) const COSINE_BINS: usize = 80;
 const AT_A_TIME: usize = 1 << 23;
 /// Directions that subspace iteration follows; more than two, so that these two converge.
 const SUBSPACE: usize = 8;
+/// Widths up to which they are multiplied with `X^T X`, `[d, d]`.
+const GRAM: usize = 1024;
 /// Rounds of subspace iteration.
 const ROUNDS: usize = 16;
 
@@ -91,13 +93,19 @@ impl Decoder {
 fn nearest(own: u32, cosines: &[f32]) -> (Vec<Near>, Vec<u64>) {
     let mut near: Vec<Near> = Vec::with_capacity(NEAREST + 1);
     let mut counts = vec![0; COSINE_BINS];
+    let mut least = f32::NEG_INFINITY; // of the nearest ones, once there are enough
     for (j, cosine) in (0u32..).zip(cosines) {
         if j == own || !cosine.is_finite() {
             continue;
         }
         let bin = (cosine + 1.0) * (COSINE_BINS as f32 / 2.0);
         counts[(bin as usize).min(COSINE_BINS - 1)] += 1;
-        insert(&mut near, (j, *cosine), NEAREST);
+        if *cosine > least {
+            insert(&mut near, (j, *cosine), NEAREST);
+            if near.len() == NEAREST {
+                least = near[NEAREST - 1].1;
+            }
+        }
     }
     (near, counts)
 }
@@ -128,15 +136,26 @@ fn plane(unit: Tensor<2>, fired: &[u64]) -> (Vec<[f32; 2]>, [f64; 2]) {
     let centred = unit - mean;
     let masked = centred.clone() * mask;
     let variance = f64::from(masked.clone().square().sum().into_scalar::<f32>());
+    // With few columns, products of the subspace with X^T X are cheaper than those with X and X^T in each round.
+    let gram = (width <= GRAM).then(|| masked.clone().transpose().matmul(masked.clone()));
     let mut basis: Vec<Vec<f64>> = (0..size).map(|k| start(k, width)).collect();
     let mut projected = centred.clone();
-    for _ in 0..ROUNDS {
+    for round in 1..=ROUNDS {
         orthonormalise(&mut basis);
         let q = basis.iter().flatten().map(|v| *v as f32).collect();
         let q = Tensor::<2>::from_data(TensorData::new::<f32, _>(q, [size, width]), &device);
-        let y = masked.clone().matmul(q.clone().transpose()); // [M, k]
-        projected = centred.clone().matmul(q.transpose());
-        let z = values(y.transpose().matmul(masked.clone())); // [k, d]
+        if round == ROUNDS {
+            projected = centred.matmul(q.transpose()); // [M, k]
+            break;
+        }
+        let z = match &gram {
+            Some(gram) => q.matmul(gram.clone()),
+            None => {
+                let y = masked.clone().matmul(q.transpose()); // [M, k]
+                y.transpose().matmul(masked.clone())
+            }
+        }; // [k, d]
+        let z = values(z);
         basis = z
             .chunks_exact(width)
             .map(|row| row.iter().map(|v| f64::from(*v)).collect())

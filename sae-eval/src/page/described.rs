@@ -1,15 +1,17 @@
 //! Rows as the data set describes them: tokens in their passages, texts, cells of images.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use anyhow::Result;
-use sae_data::{ActivationData, ImagePlace, Meanings, Neighbour};
+use sae_data::{ActivationData, ImagePlace, Meanings, Neighbour, Neighbourhood};
 
+use super::nearby::NEAR;
 use super::rows::{Content, Patch, Showing, Shown, Thumbnail};
 use super::text::clean;
 
 /// Tokens before and behind a row's own token.
-const BEFORE: usize = 10;
+pub(super) const BEFORE: usize = 10;
 const BEHIND: usize = 5;
 /// Characters of a token.
 const TOKEN: usize = 40;
@@ -35,20 +37,18 @@ impl Described {
         Ok((!meanings.is_empty()).then_some(Self { meanings }))
     }
 
-    /// The tokens around a row and its place among them.
-    fn token(&self, row: u64) -> Result<Option<Content>> {
-        if !self.meanings.has_tokens() {
-            return Ok(None);
-        }
-        let around = self.meanings.around(row as usize, BEFORE, BEHIND)?;
-        let word = |neighbour: &Neighbour| {
-            let token = neighbour.token.as_ref();
-            token.map_or(String::new(), |token| clean(&token.to_string(), TOKEN))
-        };
-        Ok(around.map(|around| Content::Token {
-            tokens: around.rows.iter().map(word).collect(),
-            at: around.own,
-        }))
+    /// Whether rows are shown as tokens among others.
+    pub(super) fn has_passages(&self, data: &ActivationData) -> bool {
+        self.meanings.has_tokens() && data.info().documents.is_some()
+    }
+
+    /// The held-out rows whose tokens are near that of `row`, and the row itself; rows between them are near, too.
+    pub(super) fn near(&self, row: u64) -> Range<u64> {
+        let around = self.meanings.rows_around(row as usize, NEAR, NEAR);
+        let rows = around.filter(|_| self.meanings.has_tokens());
+        let mut rows = rows.into_iter().flatten().flatten().map(|row| row as u64);
+        let first = rows.next().unwrap_or(row);
+        first..rows.last().unwrap_or(first) + 1
     }
 
     /// The picture that a row belongs to, and its cell.
@@ -105,35 +105,57 @@ impl Showing for Described {
         longest: usize,
         thumbnails: &mut Vec<Thumbnail>,
     ) -> Result<Vec<Shown>> {
-        let mut pictures = Pictures::default();
-        let mut shown = Vec::with_capacity(rows.len());
-        for row in rows {
-            let meaning = self.meanings.row(*row as usize)?;
-            let unit = meaning.document.unwrap_or(meaning.number);
-            let content = match self.token(*row)? {
-                Some(content) => Some(content),
-                None => match self.patch(*row, unit, meaning.place, &mut pictures, thumbnails)? {
-                    Some(content) => Some(content),
-                    None => self.text(*row, longest)?,
-                },
-            };
-            shown.push(Shown {
-                row: meaning.number as u64,
-                document: meaning.document.map(|document| document as u64),
-                position: meaning.position.map(|position| position as u64),
-                label: meaning.label,
-                content: content.unwrap_or_default(),
-            });
-        }
+        let (mut pictures, mut shown) = (Pictures::default(), Vec::with_capacity(rows.len()));
+        let numbers: Vec<usize> = rows.iter().map(|row| *row as usize).collect();
+        let tokens = self.meanings.has_tokens();
+        let reach = if tokens { [BEFORE, BEHIND] } else { [0, 0] };
+        self.meanings
+            .visit(&numbers, reach, |row, meaning, around| {
+                let row = row as u64;
+                let unit = meaning.document.unwrap_or(meaning.number);
+                let content = match around.filter(|_| tokens) {
+                    Some(around) => Some(token(&around)),
+                    None => {
+                        match self.patch(row, unit, meaning.place, &mut pictures, thumbnails)? {
+                            Some(content) => Some(content),
+                            None => self.text(row, longest)?,
+                        }
+                    }
+                };
+                shown.push(Shown {
+                    row: meaning.number as u64,
+                    document: meaning.document.map(|document| document as u64),
+                    position: meaning.position.map(|position| position as u64),
+                    label: meaning.label,
+                    content: content.unwrap_or_default(),
+                });
+                anyhow::Ok(())
+            })?;
         Ok(shown)
     }
 
-    fn window(&self, row: u64) -> Result<Option<Vec<Option<u64>>>> {
+    fn window(&self, row: u64) -> Option<Vec<Option<u64>>> {
         if !self.meanings.has_tokens() {
-            return Ok(None);
+            return None;
         }
-        let around = self.meanings.around(row as usize, BEFORE, BEHIND)?;
-        let row_of = |neighbour: &Neighbour| neighbour.row.map(|row| row as u64);
-        Ok(around.map(|around| around.rows.iter().map(row_of).collect()))
+        let around = self.meanings.rows_around(row as usize, BEFORE, BEHIND)?;
+        Some(
+            around
+                .into_iter()
+                .map(|row| row.map(|row| row as u64))
+                .collect(),
+        )
+    }
+}
+
+/// The tokens around a row and its place among them.
+fn token(around: &Neighbourhood) -> Content {
+    let word = |neighbour: &Neighbour| {
+        let token = neighbour.token.as_ref();
+        token.map_or(String::new(), |token| clean(&token.to_string(), TOKEN))
+    };
+    Content::Token {
+        tokens: around.rows.iter().map(word).collect(),
+        at: around.own,
     }
 }

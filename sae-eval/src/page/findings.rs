@@ -7,10 +7,10 @@ use burn::tensor::{Tensor, TensorData};
 
 use super::cofiring::together;
 use super::decoder::{self, Decoder, Near};
-use super::described::Described;
 use super::gather::{ClassSums, Gather, L0Sums, Point};
 use super::rows::{Numbered, Showing, Shown, Thumbnail};
 use super::shades::shade;
+use super::strongest::TOP;
 use super::tally::{Example, Tally};
 use super::training::Training;
 use crate::classes::Judged;
@@ -123,24 +123,24 @@ impl Gather {
         judged: Option<&Judged>,
     ) -> Result<Findings> {
         let run = passes.run;
-        let fired: Vec<u64> = self.tallies.iter().map(|tally| tally.fired).collect();
+        let tallies = self.tallies;
+        let fired: Vec<u64> = tallies.each.iter().map(|tally| tally.fired).collect();
         let carried = judged.map_or(Vec::new(), Judged::carried);
         let present = self.by_class.len();
         let rows_of = class_rows(&self.by_class, self.class_sums.as_ref());
-        let examples = if fired.len() > MANY_LATENTS { 5 } else { 10 };
+        let sums = self.class_sums.as_ref();
+        let examples = examples_per_latent(fired.len());
         let mut latents: Vec<Latent> = (0..fired.len())
-            .map(|j| {
-                Latent::of(
-                    &self.tallies[j],
-                    examples,
-                    self.class_sums.as_ref(),
-                    j,
-                    &rows_of,
-                    present,
-                )
+            .map(|j| Latent {
+                strongest: tallies.strongest(j as u32, examples),
+                ..Latent::of(&tallies.each[j], examples, sums, j, &rows_of, present)
             })
             .collect();
-        drop((self.tallies, self.class_sums));
+        let described = tallies.described;
+        drop((tallies.each, self.class_sums));
+        if let Some(described) = &described {
+            shade(&mut latents, described, &self.codes, passes, model)?;
+        }
         for (latent, near) in latents.iter_mut().zip(together(self.codes, fired.len())) {
             latent.together = near;
         }
@@ -162,17 +162,18 @@ impl Gather {
             ..Findings::default()
         };
         findings.apart = taken_apart(passes, model, &findings.points)?;
-        let described = Described::of(&run.data.held_out)?;
         match &described {
-            Some(described) => {
-                shade(&mut findings.latents, described, passes, model)?;
-                findings.show(described)?;
-            }
+            Some(described) => findings.show(described)?,
             None => findings.show(&Numbered(&run.data.held_out))?,
         }
         findings.read_run(run);
         Ok(findings)
     }
+}
+
+/// Strongest rows, and rows of parts of the activations, that each card shows.
+pub(super) fn examples_per_latent(latents: usize) -> usize {
+    if latents > MANY_LATENTS { TOP / 2 } else { TOP }
 }
 
 /// Names of the classes by label; numbers where they have none.
@@ -193,6 +194,7 @@ fn class_rows(by_class: &BTreeMap<usize, L0Sums>, sums: Option<&ClassSums>) -> V
 }
 
 impl Latent {
+    /// All but its strongest rows, and what other latents tell of it.
     fn of(
         tally: &Tally,
         examples: usize,
@@ -210,7 +212,6 @@ impl Latent {
             mean: tally.mean(),
             max: tally.max,
             histogram: (first, counts.to_vec()),
-            strongest: tally.strongest(examples).to_vec(),
             tenths: tally.tenths(),
             ..Self::default()
         };
@@ -296,65 +297,69 @@ fn taken_apart(passes: &Passes, model: &Model, points: &[Point]) -> Result<Vec<A
     let n = usable.len();
     let picked = n.min(TAKEN_APART);
     let rows = (0..picked).map(|i| usable[(2 * i + 1) * n / (2 * picked)].row);
-    rows.map(|row| apart(passes, model, row)).collect()
+    apart(passes, model, &rows.collect::<Vec<u64>>())
 }
 
-fn apart(passes: &Passes, model: &Model, row: u64) -> Result<Apart> {
-    let data = &passes.run.data.held_out;
-    let sae = &passes.run.sae;
-    let x = data.read(row as usize..row as usize + 1)?;
-    let x = passes.tensor(&x, 1);
+/// Takes rows apart, all in one batch: for a single row, the model would read its parameters as often.
+fn apart(passes: &Passes, model: &Model, rows: &[u64]) -> Result<Vec<Apart>> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (data, sae) = (&passes.run.data.held_out, &passes.run.sae);
+    let mut x = Vec::with_capacity(rows.len() * data.width());
+    for row in rows {
+        x.extend(data.read(*row as usize..*row as usize + 1)?);
+    }
+    let x = passes.tensor(&x, rows.len()); // [n, d]
     let (encoded, x_hat) = model.reconstruct(x.clone());
     let centred = match sae.b_dec() {
         Some(b_dec) => x.clone() - b_dec.unsqueeze(),
         None => x.clone(),
     };
-    let scalar = |t: Tensor<2>| {
-        values(t.square().sum_dim(1))
-            .first()
-            .map_or(0.0, |v| f64::from(*v))
-    };
-    let total = scalar(centred.clone()).max(1e-30);
+    let squares = |t: Tensor<2>| values(t.square().sum_dim(1));
+    let (totals, left) = (squares(centred.clone()), squares(x - x_hat));
     let along = match sae.w_v() {
         Some(w_v) => centred.matmul(w_v.transpose()),
         None => centred,
-    }; // [1, d]: w W_V . x0 = w . x0 W_V^T
-    let codes = &encoded.codes;
-    let entries = codes
-        .host_values()
-        .into_iter()
-        .zip(codes.pattern.indices().to_vec());
-    let active: Vec<(f32, u32)> = entries.filter(|(a, _)| *a != 0.0).collect();
-    let n = values(encoded.input.norms)
-        .first()
-        .map_or(1.0, |n| f64::from(*n));
-    let products = products(sae, &active, along);
-    let parts = active
-        .iter()
-        .zip(products)
-        .map(|((value, latent), product)| Part {
-            latent: *latent,
-            value: *value,
-            share: n * f64::from(*value) * f64::from(product) / total,
-        });
-    let mut parts: Vec<Part> = parts.collect();
-    parts.sort_by(|a, b| {
-        b.share
-            .abs()
-            .total_cmp(&a.share.abs())
-            .then(a.latent.cmp(&b.latent))
+    }; // [n, d]: w W_V . x0 = w . x0 W_V^T
+    let (codes, norms) = (&encoded.codes, values(encoded.input.norms));
+    let (all, latents) = (codes.host_values(), codes.pattern.indices());
+    let each = rows.iter().enumerate().map(|(i, row)| {
+        let entries = codes.pattern.row(i);
+        let entries = all[entries.clone()].iter().zip(&latents[entries]);
+        let active = entries.filter(|(a, _)| **a != 0.0);
+        let active: Vec<(f32, u32)> = active.map(|(a, latent)| (*a, *latent)).collect();
+        let total = f64::from(totals[i]).max(1e-30);
+        let factor = norms.get(i).map_or(1.0, |n| f64::from(*n)) / total;
+        let products = products(sae, &active, along.clone().narrow(0, i, 1));
+        let mut parts = parts(&active, &products, factor);
+        let rest = parts.iter().skip(PARTS).map(|part| part.share).sum();
+        let l0 = parts.len();
+        parts.truncate(PARTS);
+        Apart {
+            row: *row,
+            l0,
+            left: f64::from(left[i]) / total,
+            parts,
+            rest,
+        }
     });
-    let rest = parts.iter().skip(PARTS).map(|part| part.share).sum();
-    let l0 = parts.len();
-    parts.truncate(PARTS);
-    let left = scalar(x - x_hat) / total;
-    Ok(Apart {
-        row,
-        l0,
-        left,
-        parts,
-        rest,
-    })
+    Ok(each.collect())
+}
+
+/// What latents add to a row, from the largest part on; `factor` is `n / ||x - b_dec||^2`.
+fn parts(active: &[(f32, u32)], products: &[f32], factor: f64) -> Vec<Part> {
+    let part = |((value, latent), product): (&(f32, u32), &f32)| Part {
+        latent: *latent,
+        value: *value,
+        share: f64::from(*value) * f64::from(*product) * factor,
+    };
+    let mut parts: Vec<Part> = active.iter().zip(products).map(part).collect();
+    parts.sort_by(|a, b| {
+        let largest = b.share.abs().total_cmp(&a.share.abs());
+        largest.then(a.latent.cmp(&b.latent))
+    });
+    parts
 }
 
 /// Products of the rows of W_dec of some latents with `along [1, d]`.

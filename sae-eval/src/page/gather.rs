@@ -1,4 +1,4 @@
-//! What the page collects in the pass over the held-out rows. Memory does not grow with the number of rows: about 1 kB
+//! What the page collects in the pass over the held-out rows. Memory does not grow with the number of rows: about 1.5 kB
 //! per latent, 8 bytes per latent and class if there are at most [`MAX_CLASS_SUMS`] of these, and samples of rows.
 
 use std::collections::BTreeMap;
@@ -7,8 +7,9 @@ use anyhow::Result;
 use sae_data::ActivationData;
 use sae_model::SparseCodes;
 
-use super::rows::Places;
-use super::tally::{Tally, hash};
+use super::findings::examples_per_latent;
+use super::strongest::Tallies;
+use super::tally::hash;
 use crate::criteria::sample::Sample;
 use crate::run::Run;
 
@@ -81,7 +82,7 @@ pub(super) struct ClassSums {
 /// Everything that the pass collects.
 pub(crate) struct Gather {
     pub(super) rows: u64,
-    pub(super) tallies: Vec<Tally>,
+    pub(super) tallies: Tallies,
     pub(super) points: Vec<Point>,
     /// Points are rows with a hash below this.
     bound: u64,
@@ -91,7 +92,6 @@ pub(crate) struct Gather {
     pub(super) class_sums: Option<ClassSums>,
     pub(super) codes: Sample,
     data: ActivationData,
-    places: Places,
 }
 
 impl Gather {
@@ -110,14 +110,13 @@ impl Gather {
         });
         Ok(Self {
             rows: 0,
-            tallies: vec![Tally::default(); latents],
+            tallies: Tallies::new(&data, latents, examples_per_latent(latents))?,
             points: Vec::new(),
             bound: 1 << 32,
             by_class: BTreeMap::new(),
             by_position: Vec::new(),
             class_sums,
             codes: Sample::within(data.rows(), CODE_ROWS, CODE_ENTRIES),
-            places: Places::of(&data),
             data,
         })
     }
@@ -130,16 +129,18 @@ impl Gather {
             true => self.data.labels(rows.clone())?,
             false => None,
         };
-        let positions = self.places.positions(&self.data, rows.clone());
+        let places = self.tallies.places.in_documents(&self.data, rows.clone());
         let (values, latents) = (codes.host_values(), codes.pattern.indices());
         let width = self.data.width();
         for (i, row) in rows.enumerate() {
             let entries = codes.pattern.row(i);
             let entries = (&latents[entries.clone()], &values[entries]);
             let label = labels.as_ref().map(|labels| labels[i]);
-            let l0 = self.add_row(row as u64, entries, label);
-            if let Some(positions) = &positions {
-                self.add_position(positions[i], l0);
+            let place = places.as_ref().map(|places| places[i]);
+            let into = self.tallies.into_piece(row as u64, place);
+            let l0 = self.add_row((row as u64, into), entries, label);
+            if let Some((_, place)) = place {
+                self.add_position(self.tallies.places.position(place), l0);
             }
             self.codes.push(row, entries.0, entries.1);
             let at = i * width..(i + 1) * width;
@@ -149,10 +150,10 @@ impl Gather {
         Ok(())
     }
 
-    /// Adds the codes of a row; returns its L0.
+    /// Adds the codes of a row, at a place of its piece; returns its L0.
     fn add_row(
         &mut self,
-        row: u64,
+        row: (u64, u8),
         (latents, values): (&[u32], &[f32]),
         label: Option<usize>,
     ) -> u64 {
@@ -162,7 +163,7 @@ impl Gather {
                 continue; // an entry need not be active
             }
             l0 += 1;
-            self.tallies[*j as usize].add(*j, row, *a);
+            self.tallies.add(*j, row, *a);
             if let (Some(sums), Some(label)) = (&mut self.class_sums, label)
                 && label < sums.classes
             {

@@ -1,6 +1,7 @@
 //! Section 4: all latents in a table, and the data of their cards.
 
 use maud::{Markup, html};
+use rayon::prelude::*;
 use serde_json::json;
 
 use super::decoder::Near;
@@ -149,22 +150,27 @@ fn nearest(findings: &Findings, j: usize) -> Option<Near> {
         .and_then(|near| near.first().copied())
 }
 
-/// All data that the script unpacks.
+/// All data that the script unpacks. Its pieces are packed in parallel: that takes most of the time of the page.
 pub(super) fn data(findings: &Findings) -> Markup {
-    let rows: Vec<_> = findings
-        .shown
-        .iter()
-        .map(|(_, shown)| shown.packed())
-        .collect();
+    let latents = findings.latents.par_chunks(PIECE).enumerate();
+    let cards = latents.map(|(i, piece)| {
+        let cards = (i * PIECE..).zip(piece);
+        let cards: Vec<_> = cards.map(|(j, latent)| card(findings, j, latent)).collect();
+        json_element(&format!("cards-{i}"), &cards)
+    });
+    let cards: Vec<Markup> = cards.collect();
+    let rows = findings.shown.par_chunks(PIECE).enumerate();
+    let rows = rows.map(|(i, piece)| {
+        let rows: Vec<_> = piece.iter().map(|(_, shown)| shown.packed()).collect();
+        json_element(&format!("rows-{i}"), &rows)
+    });
+    let rows: Vec<Markup> = rows.collect();
     html! {
         (json_element("meta", &meta(findings)))
         (element("columns", &packed(&columns(findings))))
         (json_element("glosses", &glosses(findings)))
-        @for (i, piece) in findings.latents.chunks(PIECE).enumerate() {
-            @let cards: Vec<_> = (i * PIECE..).zip(piece).map(|(j, latent)| card(findings, j, latent)).collect();
-            (json_element(&format!("cards-{i}"), &cards))
-        }
-        @for (i, piece) in rows.chunks(PIECE).enumerate() { (json_element(&format!("rows-{i}"), &piece)) }
+        @for piece in cards { (piece) }
+        @for piece in rows { (piece) }
         @for (i, piece) in findings.thumbnails.chunks(PICTURES).enumerate() {
             @let pictures: Vec<String> = piece.iter().map(|picture| picture.url()).collect();
             (json_element(&format!("pictures-{i}"), &pictures))

@@ -81,8 +81,8 @@ pub(super) trait Showing {
     ) -> Result<Vec<Shown>>;
 
     /// The rows of the tokens around a row, in order, as far as they are held-out rows; `None` if rows are no tokens.
-    fn window(&self, _row: u64) -> Result<Option<Vec<Option<u64>>>> {
-        Ok(None)
+    fn window(&self, _row: u64) -> Option<Vec<Option<u64>>> {
+        None
     }
 }
 
@@ -134,19 +134,39 @@ impl Places {
         }
     }
 
+    /// The documents of `rows`, and their places there among the rows of the data set, from 0.
+    pub(super) fn in_documents(
+        &self,
+        data: &ActivationData,
+        rows: Range<usize>,
+    ) -> Option<Vec<(i64, usize)>> {
+        let documents = data.info().documents.as_ref().filter(|_| self.known)?;
+        let of = data.documents(rows.clone())?;
+        let rows = data.rows_in_source(rows).into_iter().zip(of);
+        Some(
+            rows.map(|(row, document)| (document, row - documents.start(document as usize)))
+                .collect(),
+        )
+    }
+
     /// The positions of `rows`, from 0.
     pub(super) fn positions(
         &self,
         data: &ActivationData,
         rows: Range<usize>,
     ) -> Option<Vec<usize>> {
-        let documents = data.info().documents.as_ref().filter(|_| self.known)?;
-        let of = data.documents(rows.clone())?;
-        let rows = data.rows_in_source(rows).into_iter().zip(of);
+        let places = self.in_documents(data, rows)?;
         Some(
-            rows.map(|(row, document)| row - documents.start(document as usize) + self.skipped)
+            places
+                .into_iter()
+                .map(|(_, place)| self.position(place))
                 .collect(),
         )
+    }
+
+    /// The position of a place in a document.
+    pub(super) fn position(&self, place: usize) -> usize {
+        place + self.skipped
     }
 }
 

@@ -1,15 +1,18 @@
-//! How strongly a latent is active on the tokens around its examples. The rows around all examples are read and encoded
-//! once more, because while they passed it was not known which of them would be shown.
+//! How strongly a latent is active on the tokens around its examples. While the rows passed it was not known which of them
+//! would be shown, so only the codes of a sample of them are there; the others are read and encoded once more.
 
 use anyhow::Result;
 
 use super::findings::Latent;
 use super::rows::Showing;
+use crate::criteria::sample::Sample;
 use crate::evaluate::Passes;
 use crate::model::Model;
 
 /// Most tokens around examples: 24 MB.
 pub(crate) const MOST: usize = 3 << 19;
+
+const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
 
 /// A token around an example of a latent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,10 +27,11 @@ pub(crate) struct Wanted {
 pub(super) fn shade(
     latents: &mut [Latent],
     showing: &dyn Showing,
+    sample: &Sample,
     passes: &Passes,
     model: &Model,
 ) -> Result<()> {
-    let mut wanted = Vec::new();
+    let (mut wanted, mut tokens) = (Vec::new(), 0);
     for (j, latent) in (0u32..).zip(latents.iter_mut()) {
         let examples: Vec<u64> = latent
             .strongest
@@ -36,28 +40,34 @@ pub(super) fn shade(
             .map(|e| e.row)
             .collect();
         for (example, row) in (0u16..).zip(examples) {
-            let Some(window) = showing.window(row)? else {
+            let Some(window) = showing.window(row) else {
                 return Ok(());
             };
             latent.shades.push("0".repeat(window.len()));
             for (place, row) in (0u16..).zip(window) {
-                wanted.extend(row.map(|row| Wanted {
+                let Some(row) = row else { continue };
+                tokens += 1;
+                let want = Wanted {
                     row,
                     latent: j,
                     example,
                     place,
-                }));
+                };
+                match sample.of_row(row as usize) {
+                    Some(codes) => {
+                        let found = codes.iter().find(|(k, _)| *k == j);
+                        latent.set(want, found.map_or(0.0, |(_, a)| *a));
+                    }
+                    None => wanted.push(want),
+                }
             }
         }
-        if wanted.len() > MOST {
+        if tokens > MOST {
             break;
         }
     }
     activations(wanted, passes, model, |want, value| {
-        let latent = &mut latents[want.latent as usize];
-        let (example, place) = (want.example as usize, want.place as usize);
-        let digit = shade_of(value.abs(), latent.max);
-        latent.shades[example].replace_range(place..place + 1, &digit.to_string());
+        latents[want.latent as usize].set(*want, value);
     })
 }
 
@@ -97,6 +107,18 @@ fn encode(
         set(want, at.map_or(0.0, |at| values[entries.start + at]));
     }
     Ok(())
+}
+
+impl Latent {
+    /// Sets a shade, which is 0 at first.
+    fn set(&mut self, Wanted { example, place, .. }: Wanted, value: f32) {
+        let digit = shade_of(value.abs(), self.max);
+        if digit > 0 {
+            let place = usize::from(place);
+            let digit = DIGITS[usize::from(digit)];
+            self.shades[usize::from(example)].replace_range(place..place + 1, digit);
+        }
+    }
 }
 
 /// A digit from 0, not active, to 9, the latent's largest activation.

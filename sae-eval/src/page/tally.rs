@@ -1,10 +1,18 @@
 //! What the page keeps of each latent while the held-out rows pass: a histogram of its activations, its strongest rows,
-//! and a sample of its rows. About 1 kB per latent, whatever the number of rows, and the same for every batch size.
+//! and a sample of its rows. About 1.5 kB per latent, whatever the number of rows, and the same for every batch size and
+//! every order of the rows.
+//!
+//! Tokens of one passage often have nearly the same activation, and would take all places among the strongest rows. So
+//! documents are cut into pieces (`nearby.rs`), of each piece only the strongest row counts, and of rows of two pieces that
+//! lie close together, only the stronger one is shown. The largest values of groups can be kept in bounded memory, in
+//! any order: a group that was dropped comes back only with a larger value.
+
+use std::ops::Range;
 
 /// Bins of a histogram.
 pub(super) const BINS: usize = 24;
-/// Strongest rows that are kept.
-pub(crate) const TOP: usize = 10;
+/// Rows that are kept for each one that is shown: a shown row rules out at most the pieces before and behind its own.
+pub(super) const SPARE: usize = 3;
 /// Rows in the sample: four for each tenth of the activations.
 const SAMPLE: usize = 40;
 /// Parts of equal size into which a latent's rows are cut by activation.
@@ -15,6 +23,27 @@ pub(super) const TENTHS: usize = 10;
 pub(crate) struct Example {
     pub(crate) row: u64,
     pub(crate) value: f32,
+}
+
+/// A row that is the strongest of its piece.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Ranked {
+    row: u64,
+    value: f32,
+    /// Its place in the piece.
+    into: u8,
+}
+
+impl Ranked {
+    /// The first row of its piece.
+    fn piece(&self) -> u64 {
+        self.row - u64::from(self.into)
+    }
+
+    /// Falls from the strongest row on; of equal ones the first row comes first.
+    fn key(&self) -> (f32, std::cmp::Reverse<u64>) {
+        (self.value.abs(), std::cmp::Reverse(self.row))
+    }
 }
 
 /// A row of the sample.
@@ -37,8 +66,8 @@ pub(crate) struct Tally {
     top_bin: i32,
     /// Rows by `|a_j|`; the first bin also has all that is smaller.
     bins: [u32; BINS],
-    /// The largest `|a_j|`, falling; of equal ones the first rows.
-    top: Vec<Example>,
+    /// The pieces with the largest `|a_j|`, falling.
+    top: Vec<Ranked>,
     /// The rows of the smallest hashes.
     sample: Vec<Drawn>,
 }
@@ -58,16 +87,16 @@ pub(super) fn hash(latent: u32, row: u64) -> u32 {
 }
 
 impl Tally {
-    /// Adds the activation of latent `latent` on a row; zero and what is not finite count as not active.
-    pub(crate) fn add(&mut self, latent: u32, row: u64, value: f32) {
+    /// Adds the activation of latent `latent` on a row, the place `into` of a piece; zero and what is not finite count as
+    /// not active. At most `most` pieces are kept, the same number in each call.
+    pub(super) fn add(&mut self, latent: u32, (row, into): (u64, u8), value: f32, most: usize) {
         let magnitude = value.abs();
         if magnitude == 0.0 || !magnitude.is_finite() {
             return;
         }
         self.count(magnitude);
-        let example = Example { row, value };
-        self.rank(example);
-        self.draw(hash(latent, row), example);
+        self.rank(Ranked { row, value, into }, most);
+        self.draw(hash(latent, row), Example { row, value });
     }
 
     fn count(&mut self, magnitude: f32) {
@@ -96,15 +125,20 @@ impl Tally {
         self.bins = moved;
     }
 
-    fn rank(&mut self, example: Example) {
-        let key = |e: &Example| (e.value.abs(), std::cmp::Reverse(e.row));
-        let before = |e: &Example| key(e) > key(&example);
-        if self.top.len() == TOP && self.top.last().is_some_and(before) {
+    fn rank(&mut self, ranked: Ranked, most: usize) {
+        let before = |other: &Ranked| other.key() > ranked.key();
+        if self.top.len() >= most && self.top.last().is_some_and(before) {
             return;
         }
+        match self.top.iter().position(|r| r.piece() == ranked.piece()) {
+            Some(at) if before(&self.top[at]) => return,
+            Some(at) => {
+                self.top.remove(at);
+            }
+            None => self.top.truncate(most.saturating_sub(1)),
+        }
         let place = self.top.partition_point(before);
-        self.top.truncate(TOP - 1);
-        self.top.insert(place, example);
+        self.top.insert(place, ranked);
     }
 
     fn draw(&mut self, hash: u32, example: Example) {
@@ -130,9 +164,19 @@ impl Tally {
         (lowest + first as i32, &self.bins[first..])
     }
 
-    /// The rows with the largest `|a_j|`.
-    pub(crate) fn strongest(&self, most: usize) -> &[Example] {
-        &self.top[..most.min(self.top.len())]
+    /// The rows with the largest `|a_j|`, at most `most` of them, without those that are `near` a stronger one of them.
+    pub(super) fn strongest(&self, most: usize, near: impl Fn(u64) -> Range<u64>) -> Vec<Example> {
+        let (mut taken, mut kept) = (Vec::<Range<u64>>::new(), Vec::new());
+        for Ranked { row, value, .. } in self.top.iter().copied() {
+            if kept.len() == most {
+                break;
+            }
+            if !taken.iter().any(|near| near.contains(&row)) {
+                taken.push(near(row));
+                kept.push(Example { row, value });
+            }
+        }
+        kept
     }
 
     /// One row of each tenth of the activations in the sample, strongest first; fewer if there are fewer rows.
@@ -161,8 +205,41 @@ mod tests {
 
     fn tally(rows: impl Iterator<Item = (u64, f32)>) -> Tally {
         let mut tally = Tally::default();
-        rows.for_each(|(row, value)| tally.add(3, row, value));
+        rows.for_each(|(row, value)| tally.add(3, (row, 0), value, TOP));
         tally
+    }
+
+    const TOP: usize = 10;
+    /// Rows of a piece, and the distance within which rows are near each other, in the tests.
+    const PIECE: u64 = 4;
+
+    /// The rows near a row, of documents of `document` rows.
+    fn near(row: u64, document: u64) -> Range<u64> {
+        let start = row / document * document;
+        (row.saturating_sub(PIECE - 1)).max(start)..(row + PIECE).min(start + document)
+    }
+
+    /// The strongest rows of all, by the definition: the strongest of each piece, and of these none near a stronger one.
+    fn oracle(values: &[f32], document: u64, most: usize) -> Vec<u64> {
+        let piece = |row: u64| (row / document, row % document / PIECE);
+        let stronger = |a: u64, b: u64| {
+            let [x, y] = [a, b].map(|row| values[row as usize].abs());
+            x > y || (x == y && a < b)
+        };
+        let rows = || (0..values.len() as u64).filter(|row| values[*row as usize] != 0.0);
+        let alone = |row: &u64| !rows().any(|r| piece(r) == piece(*row) && stronger(r, *row));
+        let mut left: Vec<u64> = rows().filter(alone).collect();
+        let mut kept = Vec::new();
+        while let Some(best) = left
+            .iter()
+            .copied()
+            .reduce(|a, b| if stronger(b, a) { b } else { a })
+            && kept.len() < most
+        {
+            left.retain(|row| !near(best, document).contains(row));
+            kept.push(best);
+        }
+        kept
     }
 
     #[test]
@@ -188,7 +265,11 @@ mod tests {
             "[1, 1.41), [1.41, 2), [2, 2.83)"
         );
         assert_eq!(
-            tally.strongest(2).iter().map(|e| e.row).collect::<Vec<_>>(),
+            tally
+                .strongest(2, |row| row..row + 1)
+                .iter()
+                .map(|e| e.row)
+                .collect::<Vec<_>>(),
             [2, 1]
         );
     }
@@ -218,8 +299,31 @@ mod tests {
             let mut all: Vec<f32> = values.iter().map(|v| v.abs()).filter(|v| *v > 0.0).collect();
             all.sort_by(|a, b| b.total_cmp(a));
             all.truncate(TOP);
-            prop_assert_eq!(forward.top.iter().map(|e| e.value.abs()).collect::<Vec<_>>(), all);
+            prop_assert_eq!(forward.top.iter().map(|r| r.value.abs()).collect::<Vec<_>>(), all);
             prop_assert_eq!(forward.bins.iter().map(|n| u64::from(*n)).sum::<u64>(), forward.fired);
+        }
+
+        #[test]
+        fn no_two_of_the_strongest_rows_lie_close_together(
+            // few different values, so that there are ties
+            values in prop::collection::vec((-9i8..40).prop_map(|v| f32::from(v.max(0) / 3)), 0..300),
+            document in 1u64..40,
+            most in 1usize..8,
+            order in any::<u64>(),
+        ) {
+            let into = |row: u64| (row % document % PIECE) as u8;
+            let mut rows: Vec<u64> = (0..values.len() as u64).collect();
+            for _ in 0..2 {
+                let mut tally = Tally::default();
+                for row in &rows {
+                    tally.add(3, (*row, into(*row)), values[*row as usize], SPARE * most);
+                }
+                prop_assert!(tally.top.len() <= SPARE * most);
+                let strongest = tally.strongest(most, |row| near(row, document));
+                let strongest: Vec<u64> = strongest.iter().map(|e| e.row).collect();
+                prop_assert_eq!(strongest, oracle(&values, document, most));
+                rows.sort_by_key(|row| hash(order as u32, *row));
+            }
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use super::columns::{DEAD_SHARE, FVU, L0};
 use super::plan::Cell;
-use super::plot::{Axis, Line, Plot, Point};
 use super::queue::Results;
 use super::tables::{over_seeds, short, thousands};
+use crate::plot::{Axis, Line, Plot, Point, WIDE};
 
 /// All plots of a data set for which there are runs.
 pub(super) fn of_data_set(results: &Results, name: &str) -> Vec<Plot> {
@@ -16,6 +16,7 @@ pub(super) fn of_data_set(results: &Results, name: &str) -> Vec<Plot> {
     for cells in cells.chunk_by(|a, b| shape(a) == shape(b)) {
         let (m, steps) = shape(&cells[0]);
         plots.push(Plot {
+            layout: &WIDE,
             file: format!("fvu-{name}-{steps}-{m}.svg"),
             title: format!("{data}, {} steps, M = {}", thousands(steps), thousands(m)),
             x: Axis::Log("L0, active latents per row"),
@@ -29,6 +30,7 @@ pub(super) fn of_data_set(results: &Results, name: &str) -> Vec<Plot> {
         // one length has no plot over lengths
         if lines.iter().any(|line| line.points.len() > 1) {
             plots.push(Plot {
+                layout: &WIDE,
                 file: format!("dead-{name}-{m}.svg"),
                 title: format!("{data}, dead latents, M = {}", thousands(m)),
                 x: Axis::Log("steps"),

@@ -5,7 +5,7 @@
 //! becomes one line of `runs.jsonl` (`store.rs`), by a key of all that determines its numbers, and is not run again: twelve
 //! hours of runs can be done on several days and machines. Runs are started in an order in which a part of them is useful
 //! (`queue.rs`, `work.rs`, `execute.rs`). Tables and plots come from that file alone (`columns.rs`, `tables.rs`,
-//! `figures.rs`, `plot.rs`); they stand between two comments of the document that shows them (`document.rs`).
+//! `figures.rs`, `../plot.rs`); they stand between two comments of the document that shows them (`document.rs`).
 
 mod columns;
 mod data;
@@ -14,7 +14,6 @@ mod execute;
 mod figures;
 mod numbers;
 mod plan;
-mod plot;
 mod queue;
 mod select;
 mod store;
@@ -28,6 +27,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 
 use crate::files::At;
+use crate::plot;
 use execute::Executor;
 use plan::Plan;
 use queue::Results;

@@ -4,3 +4,5 @@
 
 #[cfg(unix)]
 mod science;
+#[cfg(unix)]
+mod watch;

@@ -1,6 +1,7 @@
 //! The meanings of rows: read as they were exported, mapped through splits, kept by a conversion.
 
 mod refused;
+mod visit;
 
 use std::path::{Path, PathBuf};
 

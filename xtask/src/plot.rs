@@ -4,36 +4,57 @@
 //! them follow the theme, which is why this is a module of our own.
 
 /// An axis, by its label with the unit: equal distances are equal differences, or equal factors.
-pub(super) enum Axis {
+pub(crate) enum Axis {
     Even(&'static str),
     Log(&'static str),
 }
 
 /// x, y and half the length of the error bar, where there is one.
-pub(super) type Point = (f64, f64, Option<f64>);
+pub(crate) type Point = (f64, f64, Option<f64>);
 
 /// A line: points from left to right.
-pub(super) struct Line {
-    pub(super) label: String,
+pub(crate) struct Line {
+    pub(crate) label: String,
     /// Index of its colour.
-    pub(super) colour: usize,
-    pub(super) dashed: bool,
-    pub(super) points: Vec<Point>,
+    pub(crate) colour: usize,
+    pub(crate) dashed: bool,
+    pub(crate) points: Vec<Point>,
 }
 
 /// A plot.
-pub(super) struct Plot {
+pub(crate) struct Plot {
+    pub(crate) layout: &'static Layout,
     /// Name of its file.
-    pub(super) file: String,
-    pub(super) title: String,
-    pub(super) x: Axis,
-    pub(super) y: Axis,
-    pub(super) lines: Vec<Line>,
+    pub(crate) file: String,
+    pub(crate) title: String,
+    pub(crate) x: Axis,
+    pub(crate) y: Axis,
+    pub(crate) lines: Vec<Line>,
 }
 
-/// Size of the picture, and of its drawing area: left, top, right, bottom.
-const SIZE: (f64, f64) = (720.0, 400.0);
-const AREA: [f64; 4] = [76.0, 40.0, 510.0, 344.0];
+/// How large a picture is, and what stands beside its lines.
+pub(crate) struct Layout {
+    size: (f64, f64),
+    /// The drawing area: left, top, right, bottom.
+    area: [f64; 4],
+    /// A legend on the right, and dots at the points.
+    legend: bool,
+}
+
+/// A picture for a document.
+pub(crate) const WIDE: Layout = Layout {
+    size: (720.0, 400.0),
+    area: [76.0, 40.0, 510.0, 344.0],
+    legend: true,
+};
+/// One of several beside each other, also on a phone; the page around them has the legend.
+pub(crate) const SMALL: Layout = Layout {
+    size: (380.0, 250.0),
+    area: [62.0, 36.0, 366.0, 196.0],
+    legend: false,
+};
+/// Distance at which two numbers of an axis can be read.
+const LINE_HEIGHT: f64 = 14.0;
 /// Told apart by most kinds of colour vision, and readable on white and on black.
 const COLOURS: [&str; 6] = [
     "#2f81d6", "#d9822b", "#239b6e", "#c457a5", "#8a6fd1", "#a08a1f",
@@ -59,7 +80,10 @@ impl Scale {
         let (low, high) = places.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
             (low.min(v), high.max(v))
         });
-        let margin = 0.04 * (high - low).max(if log { 0.05 } else { 1e-3 });
+        let margin = match high - low {
+            0.0 if !log => (0.1 * high.abs()).max(1.0), // one value alone says nothing of its unit
+            spread => 0.04 * spread.max(if log { 0.05 } else { 1e-3 }),
+        };
         let from = if low == 0.0 && !log {
             low
         } else {
@@ -117,14 +141,14 @@ fn log_ticks(from: f64, to: f64) -> Vec<f64> {
 }
 
 /// The picture.
-pub(super) fn svg(plot: &Plot) -> String {
-    let [left, top, right, bottom] = AREA;
+pub(crate) fn svg(plot: &Plot) -> String {
+    let [left, top, right, bottom] = plot.layout.area;
     let points = || plot.lines.iter().flat_map(|line| line.points.iter());
     let x = Scale::new(&plot.x, points().map(|point| point.0), (left, right));
     let spread =
         points().flat_map(|(_, y, error)| [y - error.unwrap_or(0.0), y + error.unwrap_or(0.0)]);
     let y = Scale::new(&plot.y, spread, (bottom, top));
-    let (width, height) = SIZE;
+    let (width, height) = plot.layout.size;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
          height=\"{height}\" role=\"img\"><title>{0}</title>\n<style>{STYLE}</style>\n\
@@ -134,14 +158,17 @@ pub(super) fn svg(plot: &Plot) -> String {
     );
     out += &axes(plot, &x, &y);
     for (i, line) in plot.lines.iter().enumerate() {
-        out += &draw(line, &x, &y, top + 10.0 + 22.0 * i as f64);
+        out += &draw(line, &x, &y, plot.layout.legend);
+        if plot.layout.legend {
+            out += &legend(line, right, top + 10.0 + 22.0 * i as f64);
+        }
     }
     out + "</svg>\n"
 }
 
 /// Grid, numbers and labels.
 fn axes(plot: &Plot, x: &Scale, y: &Scale) -> String {
-    let [left, top, right, bottom] = AREA;
+    let [left, top, right, bottom] = plot.layout.area;
     let mut out = String::new();
     for tick in &x.ticks {
         out += &format!(
@@ -151,8 +178,13 @@ fn axes(plot: &Plot, x: &Scale, y: &Scale) -> String {
             at = x.at(*tick)
         );
     }
+    let mut last = f64::INFINITY;
     for tick in &y.ticks {
         let at = y.at(*tick);
+        if last - at < LINE_HEIGHT {
+            continue; // the numbers would lie on each other
+        }
+        last = at;
         out += &format!(
             "<path class=\"g\" d=\"M{left} {at:.1}H{right}\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\n",
             left - 8.0,
@@ -169,14 +201,21 @@ fn axes(plot: &Plot, x: &Scale, y: &Scale) -> String {
     )
 }
 
-/// A line, and what the legend says of it at the height `legend`.
-fn draw(line: &Line, x: &Scale, y: &Scale, legend: f64) -> String {
-    let colour = COLOURS[line.colour % COLOURS.len()];
-    let dash = if line.dashed {
-        " stroke-dasharray=\"5 4\""
-    } else {
-        ""
-    };
+impl Line {
+    /// Its colour, and the attribute of a dashed line.
+    fn look(&self) -> (&'static str, &'static str) {
+        let dash = if self.dashed {
+            " stroke-dasharray=\"5 4\""
+        } else {
+            ""
+        };
+        (COLOURS[self.colour % COLOURS.len()], dash)
+    }
+}
+
+/// A line, with dots at its points if they are asked for, or if there is only one point.
+fn draw(line: &Line, x: &Scale, y: &Scale, dots: bool) -> String {
+    let (colour, dash) = line.look();
     let places = line.points.iter();
     let places = places.map(|(px, py, _)| format!("{:.1},{:.1}", x.at(*px), y.at(*py)));
     let mut out = format!(
@@ -185,7 +224,9 @@ fn draw(line: &Line, x: &Scale, y: &Scale, legend: f64) -> String {
     );
     for (px, py, error) in &line.points {
         let (cx, cy) = (x.at(*px), y.at(*py));
-        out += &format!("<circle cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"2.5\" stroke=\"none\"/>");
+        if dots || line.points.len() == 1 {
+            out += &format!("<circle cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"2.5\" stroke=\"none\"/>");
+        }
         if let Some(error) = error.filter(|error| *error > 0.0 && (*error < *py || !y.log)) {
             let (low, high) = (y.at(py - error), y.at(py + error));
             let (from, to) = (cx - 4.0, cx + 4.0);
@@ -194,11 +235,17 @@ fn draw(line: &Line, x: &Scale, y: &Scale, legend: f64) -> String {
             );
         }
     }
-    let (from, to) = (AREA[2] + 16.0, AREA[2] + 42.0);
-    out + &format!(
-        "</g>\n<path stroke=\"{colour}\" stroke-width=\"2\"{dash} d=\"M{from} {legend}H{to}\"/><text x=\"{}\" y=\"{}\">{}</text>\n",
+    out + "</g>\n"
+}
+
+/// What the legend says of a line, at this height on the right of the drawing area.
+fn legend(line: &Line, right: f64, height: f64) -> String {
+    let (colour, dash) = line.look();
+    let (from, to) = (right + 16.0, right + 42.0);
+    format!(
+        "<path stroke=\"{colour}\" stroke-width=\"2\"{dash} d=\"M{from} {height}H{to}\"/><text x=\"{}\" y=\"{}\">{}</text>\n",
         to + 8.0,
-        legend + 4.5,
+        height + 4.5,
         escaped(&line.label)
     )
 }
@@ -238,6 +285,8 @@ mod tests {
             ["0", "5", "10"]
         );
         assert_eq!(scale.at(0.0), 100.0);
+        let one = Scale::new(&even, [0.0, 0.0].into_iter(), (100.0, 0.0));
+        assert_eq!((one.from, one.to), (0.0, 1.0));
         assert_eq!(number(0.1 + 0.2), "0.3");
     }
 
@@ -250,6 +299,7 @@ mod tests {
             points: vec![(1.0, 2.0, Some(0.5))],
         };
         let plot = Plot {
+            layout: &WIDE,
             file: "a.svg".into(),
             title: "x < y".into(),
             x: Axis::Log("a & b"),
@@ -263,5 +313,27 @@ mod tests {
                 && !picture.contains("NaN")
         );
         assert_eq!(picture.matches("<polyline").count(), 2);
+        assert_eq!(picture.matches(">p</text>").count(), 1);
+        let lines = vec![Line {
+            points: vec![(1.0, 0.14, None), (2.0, 0.8, None)],
+            ..line("p")
+        }];
+        let (layout, x, y) = (&SMALL, Axis::Even("x"), Axis::Log("y"));
+        let small = svg(&Plot {
+            layout,
+            x,
+            y,
+            lines,
+            ..plot
+        });
+        assert!(!small.contains(">p</text>"), "the page has the legend");
+        let numbers = small.split("text-anchor=\"end\">").skip(1);
+        let heights: Vec<f64> = small
+            .split("<text x=\"54\" y=\"")
+            .skip(1)
+            .map(|text| text.split('"').next().unwrap().parse().unwrap())
+            .collect();
+        assert_eq!(heights.len(), numbers.count());
+        assert!(heights.len() > 2 && heights.windows(2).all(|pair| pair[0] - pair[1] >= 14.0));
     }
 }
