@@ -2,7 +2,7 @@
 //! directions in which the dictionary spreads most (PCA). Work grows with the number of latents, not with its square:
 //! beyond [`COMPARED`] latents only the most frequent ones are compared with all.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
 use rayon::prelude::*;
 use sae_model::Sae;
 
@@ -15,8 +15,8 @@ pub(super) const COMPARED: usize = 4096;
 pub(super) const NEAREST: usize = 5;
 /// Bins of the histogram of cosines, from -1 to 1.
 pub(super) const COSINE_BINS: usize = 80;
-/// Cosines computed at a time: 32 MB.
-const AT_A_TIME: usize = 1 << 23;
+/// Cosines computed at a time: 4 MB, which stay in the cache, and whose memory is used again.
+const AT_A_TIME: usize = 1 << 20;
 /// Directions that subspace iteration follows; more than two, so that these two converge.
 const SUBSPACE: usize = 8;
 /// Widths up to which they are multiplied with `X^T X`, `[d, d]`.
@@ -45,8 +45,7 @@ pub(super) struct Decoder {
 /// Measures the geometry; `fired` are the rows on which each latent is active.
 pub(super) fn measure(sae: &Sae, fired: &[u64]) -> Decoder {
     let unit = directions(sae);
-    let [latents, width] = unit.dims();
-    let rows = values(unit.clone());
+    let [latents, _] = unit.dims();
     let mut order: Vec<u32> = (0..latents as u32).collect();
     if latents > COMPARED {
         order.sort_by_key(|j| (std::cmp::Reverse(fired[*j as usize]), *j));
@@ -61,13 +60,12 @@ pub(super) fn measure(sae: &Sae, fired: &[u64]) -> Decoder {
     };
     let transposed = unit.clone().transpose(); // [d, M]
     for block in order.chunks((AT_A_TIME / latents).max(1)) {
-        let of = |j: &u32| &rows[*j as usize * width..][..width];
-        let block_rows: Vec<f32> = block.iter().flat_map(of).copied().collect();
-        let data = TensorData::new(block_rows, [block.len(), width]);
-        let cosines =
-            values(Tensor::<2>::from_data(data, &unit.device()).matmul(transposed.clone()));
-        found.add(block, &cosines, latents);
+        let chosen: Vec<i32> = block.iter().map(|j| *j as i32).collect();
+        let chosen = Tensor::<1, Int>::from_data(chosen.as_slice(), &unit.device());
+        let own = unit.clone().select(0, chosen); // [n, d]
+        found.add(block, &values(own.matmul(transposed.clone())), latents);
     }
+    drop(transposed);
     (found.plane, found.explained) = plane(unit, fired);
     found
 }
@@ -132,10 +130,14 @@ fn plane(unit: Tensor<2>, fired: &[u64]) -> (Vec<[f32; 2]>, [f64; 2]) {
         return (vec![[0.0; 2]; latents], [0.0; 2]);
     }
     let mask = Tensor::<2>::from_data(TensorData::new(mask, [latents, 1]), &device);
-    let mean = (unit.clone() * mask.clone()).sum_dim(0) / live; // [1, d]
+    let mean = mask.clone().transpose().matmul(unit.clone()) / live; // [1, d]
     let centred = unit - mean;
-    let masked = centred.clone() * mask;
-    let variance = f64::from(masked.clone().square().sum().into_scalar::<f32>());
+    let masked = match live as usize == latents {
+        true => centred.clone(),
+        false => centred.clone() * mask,
+    };
+    let variance = masked.clone().square().sum().into_scalar::<f32>();
+    let variance = f64::from(variance);
     // With few columns, products of the subspace with X^T X are cheaper than those with X and X^T in each round.
     let gram = (width <= GRAM).then(|| masked.clone().transpose().matmul(masked.clone()));
     let mut basis: Vec<Vec<f64>> = (0..size).map(|k| start(k, width)).collect();

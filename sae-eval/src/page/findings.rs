@@ -138,12 +138,20 @@ impl Gather {
             .collect();
         let described = tallies.described;
         drop((tallies.each, self.class_sums));
-        if let Some(described) = &described {
-            shade(&mut latents, described, &self.codes, passes, model)?;
-        }
-        for (latent, near) in latents.iter_mut().zip(together(self.codes, fired.len())) {
-            latent.together = near;
-        }
+        // One is products of matrices, the other looks things up: together they keep more than one core busy.
+        let (decoder, shaded) = rayon::join(
+            || decoder::measure(&run.sae, &fired),
+            || -> Result<()> {
+                if let Some(described) = &described {
+                    shade(&mut latents, described, &self.codes, passes, model)?;
+                }
+                for (latent, near) in latents.iter_mut().zip(together(self.codes, fired.len())) {
+                    latent.together = near;
+                }
+                Ok(())
+            },
+        );
+        shaded?;
         for of in &carried {
             for (rank, latent) in (0u32..).zip(of.latents.iter().take(SERVES)) {
                 latents[*latent as usize].serves.push((of.class, rank));
@@ -152,7 +160,7 @@ impl Gather {
         let mut findings = Findings {
             classes: class_names(run, &self.by_class),
             rows: self.rows,
-            decoder: decoder::measure(&run.sae, &fired),
+            decoder,
             latents,
             by_class: self.by_class,
             by_position: self.by_position,
