@@ -14,6 +14,7 @@ use super::strongest::TOP;
 use super::tally::{Example, Tally};
 use super::training::Training;
 use crate::classes::Judged;
+use crate::criteria::sample::Sample;
 use crate::evaluate::Passes;
 use crate::model::{Model, values};
 use crate::run::Run;
@@ -145,9 +146,7 @@ impl Gather {
                 if let Some(described) = &described {
                     shade(&mut latents, described, &self.codes, passes, model)?;
                 }
-                for (latent, near) in latents.iter_mut().zip(together(self.codes, fired.len())) {
-                    latent.together = near;
-                }
+                set_together(&mut latents, self.codes);
                 Ok(())
             },
         );
@@ -176,6 +175,14 @@ impl Gather {
         }
         findings.read_run(run);
         Ok(findings)
+    }
+}
+
+/// Sets which latents fire on the same rows as each, by a sample of codes.
+fn set_together(latents: &mut [Latent], codes: Sample) {
+    let all = together(codes, latents.len());
+    for (latent, near) in latents.iter_mut().zip(all) {
+        latent.together = near;
     }
 }
 
