@@ -118,13 +118,16 @@ impl Trainer {
     pub fn set(mut self, key: &str, value: impl Into<Value>) -> Self {
         let (section, name) = key.split_once('.').unwrap_or(("", key));
         let table = match section {
-            "" => &mut self.config,
+            "" => Some(&mut self.config),
             section => {
                 let section = self.config.entry(section).or_insert(Table::new().into());
-                section.as_table_mut().expect("a section is a table")
+                section.as_table_mut()
             }
         };
-        table.insert(name.into(), value.into());
+        // A value that was set where a section belongs stays there: `fit` says what is wrong with it.
+        if let Some(table) = table {
+            table.insert(name.into(), value.into());
+        }
         self
     }
 

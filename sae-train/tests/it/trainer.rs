@@ -60,6 +60,9 @@ fn what_no_config_can_have_is_an_error() {
     let error = wrong.fit(&data).unwrap_err();
     assert!(matches!(error, TrainError::Config(_)), "{error}");
     assert!(error.to_string().starts_with("training.lrr = 1"), "{error}");
+    let plain = Trainer::new(Attention::default(), 8, 5, 4).set("training", 3);
+    let error = plain.set("training.lr", 1e-3).fit(&data).unwrap_err();
+    assert!(error.to_string().contains("training"), "{error}");
     // rows without a scale, and no rows
     let usual = Trainer::new(Attention::default(), 8, 5, 4);
     let error = usual.fit(&data).unwrap_err().to_string();
