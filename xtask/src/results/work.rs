@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::columns::{DEAD_SHARE, FVU, L0};
 use super::execute::Executor;
@@ -49,8 +50,13 @@ pub(super) fn work(results: &mut Results, executor: &Executor, how: &How) -> Res
                     let key = task.record.key.clone();
                     running.insert(key.clone());
                     let sender = sender.clone();
-                    // the receiver lives as long as the scope
-                    scope.spawn(move || drop(sender.send((key, executor.execute(task)))));
+                    scope.spawn(move || {
+                        // Without an answer, the others would be waited for, and then this one for ever.
+                        let done = catch_unwind(AssertUnwindSafe(|| executor.execute(task)));
+                        let done =
+                            done.unwrap_or_else(|_| bail!("the thread of this run panicked"));
+                        drop(sender.send((key, done))); // the receiver lives as long as the scope
+                    });
                 }
             }
             if running.is_empty() {
