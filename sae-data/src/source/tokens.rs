@@ -82,6 +82,9 @@ struct Part {
     first: usize,
 }
 
+/// A store, and what was opened to read from it.
+type Opened<'a> = (&'a Arc<dyn Store>, Box<dyn ReadAt + 'a>);
+
 impl RowIntegers {
     /// The integers of a data set, from its own files, or else from the file `companion`.
     ///
@@ -192,7 +195,7 @@ impl RowIntegers {
     fn stored(&self, span: Range<usize>) -> Result<Vec<i64>, DataError> {
         let mut all = Vec::with_capacity(span.len());
         let first = self.parts.partition_point(|part| part.first <= span.start);
-        let mut open: Option<(&Arc<dyn Store>, Box<dyn ReadAt + '_>)> = None;
+        let mut open: Option<Opened<'_>> = None;
         for part in &self.parts[first.saturating_sub(1)..] {
             let start = span.start.max(part.first) - part.first;
             let end = span.end.min(part.first + part.column.count);
