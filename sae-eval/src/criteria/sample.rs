@@ -255,10 +255,10 @@ pub(super) mod tests {
             fill(&mut thinned);
             let mut fresh = Sample { bound: thinned.bound, ..Sample::new(100, 100) };
             fill(&mut fresh);
-            for row in 0..lengths.len() {
+            for (row, length) in lengths.iter().enumerate() {
                 let place = thinned.rows.iter().position(|kept| *kept == row);
                 let of_row = thinned.of_row(row).map(|of| of.iter().map(|(_, a)| *a as usize / 10).collect::<Vec<_>>());
-                prop_assert_eq!(of_row, place.map(|_| vec![row; lengths[row]]));
+                prop_assert_eq!(of_row, place.map(|_| vec![row; *length]));
             }
             prop_assert!(thinned.entries.len() <= max_entries || thinned.rows.len() == 1);
             prop_assert_eq!(thinned.rows, fresh.rows);

@@ -48,7 +48,7 @@ impl Described {
         let rows = around.filter(|_| self.meanings.has_tokens());
         let mut rows = rows.into_iter().flatten().flatten().map(|row| row as u64);
         let first = rows.next().unwrap_or(row);
-        first..rows.last().unwrap_or(first) + 1
+        first..rows.next_back().unwrap_or(first) + 1
     }
 
     /// The picture that a row belongs to, and its cell.

@@ -137,7 +137,7 @@ impl Gather {
             let entries = (&latents[entries.clone()], &values[entries]);
             let label = labels.as_ref().map(|labels| labels[i]);
             let place = places.as_ref().map(|places| places[i]);
-            let into = self.tallies.into_piece(row as u64, place);
+            let into = self.tallies.place_in_piece(row as u64, place);
             let l0 = self.add_row((row as u64, into), entries, label);
             if let Some((_, place)) = place {
                 self.add_position(self.tallies.places.position(place), l0);

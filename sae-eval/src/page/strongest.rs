@@ -45,7 +45,7 @@ impl Tallies {
     }
 
     /// The place of a row in its piece. Rows come in order, each once.
-    pub(super) fn into_piece(&mut self, row: u64, place: Option<Place>) -> u8 {
+    pub(super) fn place_in_piece(&mut self, row: u64, place: Option<Place>) -> u8 {
         match (&mut self.pieces, place) {
             (Some(pieces), Some(place)) => pieces.place(row, place),
             _ => 0,
@@ -63,7 +63,7 @@ impl Tallies {
         let places = self.places.in_documents(data, rows.clone());
         let (values, latents) = (codes.host_values(), codes.pattern.indices());
         for (i, row) in rows.enumerate() {
-            let into = self.into_piece(row as u64, places.as_ref().map(|places| places[i]));
+            let into = self.place_in_piece(row as u64, places.as_ref().map(|places| places[i]));
             for at in codes.pattern.row(i) {
                 self.add(latents[at], (row as u64, into), values[at]);
             }

@@ -97,7 +97,7 @@ fn digits_of(value: f64, digits: usize) -> String {
     match value {
         v if !v.is_finite() => "–".into(),
         v if digits == 0 || v.fract() == 0.0 && v.abs() >= 1.0 => number(v.round()),
-        v if v == 0.0 => "0".into(),
+        0.0 => "0".into(),
         v => format!("{v:.digits$}"),
     }
 }
