@@ -204,7 +204,13 @@ fn data_must_have_a_scale_that_a_model_can_have() {
     w.write_rows("train.safetensors", &rows, WIDTH);
     refused(&w, &["--set", "data.max_norm=none"], &expected);
     // float32 holds each number, but not their standard deviation
-    let signs = |i: usize| if i / WIDTH % 2 == 0 { 3e38 } else { -3e38 };
+    let signs = |i: usize| {
+        if (i / WIDTH).is_multiple_of(2) {
+            3e38
+        } else {
+            -3e38
+        }
+    };
     let rows: Vec<f32> = (0..60 * WIDTH).map(signs).collect();
     w.write_rows("train.safetensors", &rows, WIDTH);
     refused(&w, &[], &expected);
