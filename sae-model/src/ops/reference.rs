@@ -1,6 +1,5 @@
 //! Sparsemax by sorting, made of Burn's primitives: easy to read, slow, and right on every backend. A backend without a kernel
-//! of its own runs it ([`SaeOps::sparse_attention`](super::backend::SaeOps::sparse_attention)), and the kernels are tested
-//! against it.
+//! of its own runs it (the default of `SaeOps::sparse_attention`), and the kernels are tested against it.
 //!
 //! Every step is an ordinary tensor operation, so autodiff derives the backward pass.
 
