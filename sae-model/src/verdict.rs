@@ -40,8 +40,8 @@ impl Signs<'_> {
         wanted.fold(LEAST_L0.min(few), f64::min)
     }
 
-    /// The signs of a collapse, in words: L0 below 2, or below less where less is asked for; more than nine tenths of the latents dead, on
-    /// enough rows for each to fire ten times; FVU above 1, which is the FVU of the mean row.
+    /// The signs of a collapse, in words: L0 below 2, or below less where less is asked for; more than nine tenths of the
+    /// latents dead, on enough rows for each to fire ten times; FVU above 1, which is the FVU of the mean row.
     pub fn seen(&self) -> Vec<String> {
         let (least, latents) = (self.least_l0(), self.model.n_latents);
         let mut seen = Vec::new();
