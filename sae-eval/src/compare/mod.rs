@@ -19,6 +19,7 @@ use sae_run::{RunDir, atomic_file};
 
 use crate::cli;
 use crate::page;
+use crate::page::text::counted;
 use data::{Comparison, LeftOut};
 use opened::Opened;
 
@@ -154,9 +155,9 @@ fn publish(dir: &Path, comparison: &Comparison) -> Result<()> {
     }
     let html = shown(&dir.join("compare.html"));
     println!(
-        "{} runs of {} recipes in {:.1} s. Open {html} in a browser; compare.json is beside it.",
-        comparison.runs.len(),
-        comparison.recipes.len(),
+        "{} of {} in {:.1} s. Open {html} in a browser; compare.json is beside it.",
+        counted(comparison.runs.len(), "run", "runs"),
+        counted(comparison.recipes.len(), "recipe", "recipes"),
         comparison.seconds
     );
     Ok(())
