@@ -10,14 +10,10 @@ Tolerances are those of check_page.py.
 import json
 import pathlib
 import sys
-import tomllib
 
 import numpy as np
 
-from check_page import Comparison, codes, places, strongest_rows
-from sae_report.data import split, within
-from sae_report.meanings import Meanings
-from sae_report.model import Model
+from check_page import Comparison, codes, opened, places, strongest_rows
 
 
 def features_of(directory):
@@ -73,13 +69,7 @@ class Check:
 def main():
     run, directory = map(pathlib.Path, sys.argv[1:3])
     most = int(sys.argv[3]) if len(sys.argv) > 3 else 64
-    config = tomllib.loads((run / "config.toml").read_text())
-    model = Model.load(run / "model")
-    _, held_out = split(config["data"])
-    named = config["data"].get("held_out")
-    meanings = Meanings(pathlib.Path(named if isinstance(named, str) else config["data"]["train"]), held_out.data)
-    limit = config["data"].get("max_norm", "none")
-    side = within(held_out, np.inf if limit == "none" else limit)[0]
+    model, side, meanings = opened(run)
     a = codes(model, side)
     place = places(side) if meanings.ids is not None else None
     check, compare = Check(meanings, side.row_numbers, place, a, most), Comparison()

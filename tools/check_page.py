@@ -198,17 +198,21 @@ def apart(compare, html, model, side, meanings):
     compare.say("what a latent adds to a row (points of %)", share, 0.06)
 
 
-def main():
-    run = pathlib.Path(sys.argv[1])
-    html = (run / "reports/report.html").read_text()
-    pieces = unpacked(html)
+def opened(run):
+    """The model of a run, its held-out rows within data.max_norm, and what they are."""
     config = tomllib.loads((run / "config.toml").read_text())
-    model = Model.load(run / "model")
     _, held_out = split(config["data"])
     named = config["data"].get("held_out")
     meanings = Meanings(pathlib.Path(named if isinstance(named, str) else config["data"]["train"]), held_out.data)
     limit = config["data"].get("max_norm", "none")
-    side = within(held_out, np.inf if limit == "none" else limit)[0]
+    return Model.load(run / "model"), within(held_out, np.inf if limit == "none" else limit)[0], meanings
+
+
+def main():
+    run = pathlib.Path(sys.argv[1])
+    html = (run / "reports/report.html").read_text()
+    pieces = unpacked(html)
+    model, side, meanings = opened(run)
     a = codes(model, side)
     m = pieces["meta"]["latents"]
     page, cards, rows = columns(pieces["columns"], m), together(pieces, "cards-"), together(pieces, "rows-")

@@ -7,11 +7,10 @@
 //
 // SAE_CHROMIUM names the browser; default: /usr/bin/chromium.
 
-import { mkdirSync, readFileSync } from "node:fs";
-import { createRequire } from "node:module";
+import { readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import { chromium } from "playwright-core";
+import { begin } from "./browser.mjs";
 import { compare } from "./compare.mjs";
 
 const [page_path, shots = "browser-shots"] = process.argv.slice(2);
@@ -20,40 +19,14 @@ if (!page_path) {
   process.exit(2);
 }
 const url = pathToFileURL(resolve(page_path)).href;
-const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const is_comparison = readFileSync(page_path, "utf8").includes('<html class="comparison"');
-mkdirSync(shots, { recursive: true });
-const faults = [];
-const expect = (holds, fault) => { if (!holds) faults.push(fault); };
-
-const browser = await chromium.launch({
-  executablePath: process.env.SAE_CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync"],
-});
+const { browser, expect, watch, violations, end } = await begin(shots);
+const alone = (to) => to === url;
 
 const open = async (width, colorScheme, javaScriptEnabled = true) => {
   // bypassCSP: axe is a script of this program, not of the page; the first opening below goes without it
   const context = await browser.newContext({ viewport: { width, height: 900 }, colorScheme, javaScriptEnabled, bypassCSP: true });
-  return watch(await context.newPage(), `${width} px ${colorScheme}`);
-};
-const watch = (page, name) => {
-  page.on("console", (message) => faults.push(`${name}: console ${message.type()}: ${message.text()}`));
-  page.on("pageerror", (error) => faults.push(`${name}: ${error}`));
-  page.on("request", (request) => {
-    const to = request.url();
-    if (to !== url && !to.startsWith("data:") && !to.startsWith("blob:")) faults.push(`${name}: a request to ${to}`);
-  });
-  return page;
-};
-const violations = async (page, name) => {
-  await page.evaluate(axe);
-  const found = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
-  for (const { id, impact, help, nodes } of found.violations) {
-    const line = `${name}: axe ${impact}: ${id}: ${help}, ${nodes.length} times, first ${nodes[0].html.slice(0, 160)}`;
-    if (impact === "serious" || impact === "critical") faults.push(line);
-    else console.log(line);
-  }
+  return watch(await context.newPage(), `${width} px ${colorScheme}`, alone);
 };
 const rows = (page) => page.locator("#table tbody tr").allInnerTexts();
 
@@ -121,7 +94,7 @@ const use = async (width, colorScheme) => {
 };
 
 try {
-  const strict = watch(await (await browser.newContext()).newPage(), "under its own policy");
+  const strict = watch(await (await browser.newContext()).newPage(), "under its own policy", alone);
   await strict.goto(url);
   await strict.locator("#table thead button").first().waitFor();
   const paint = await strict.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0]?.startTime);
@@ -140,6 +113,4 @@ try {
 } finally {
   await browser.close();
 }
-for (const fault of new Set(faults)) console.error(fault);
-console.log(faults.length ? `${faults.length} faults` : "nothing is wrong");
-process.exit(faults.length ? 1 : 0);
+end();

@@ -6,10 +6,8 @@
 //
 // SAE_CHROMIUM names the browser; default: /usr/bin/chromium.
 
-import { mkdirSync, readFileSync } from "node:fs";
-import { createRequire } from "node:module";
 import { join } from "node:path";
-import { chromium } from "playwright-core";
+import { begin } from "./browser.mjs";
 
 const [address, shots = "browser-shots"] = process.argv.slice(2);
 if (!address) {
@@ -17,41 +15,18 @@ if (!address) {
   process.exit(2);
 }
 const origin = new URL(address).origin;
-const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-mkdirSync(shots, { recursive: true });
-const faults = [];
-const expect = (holds, fault) => { if (!holds) faults.push(fault); };
-
-const browser = await chromium.launch({
-  executablePath: process.env.SAE_CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync"],
-});
+const { browser, faults, expect, watch, violations, end } = await begin(shots);
 
 const open = async (name, options) => {
-  const page = await (await browser.newContext(options)).newPage();
-  page.on("console", (message) => faults.push(`${name}: console ${message.type()}: ${message.text()}`));
-  page.on("pageerror", (error) => faults.push(`${name}: ${error}`));
+  const context = await browser.newContext(options);
+  const page = watch(await context.newPage(), name, (to) => to.startsWith(`${origin}/`));
   page.on("requestfailed", (request) => {
     // a picture or a report that is replaced while it loads
     if (request.failure()?.errorText !== "net::ERR_ABORTED") faults.push(`${name}: ${request.url()}: ${request.failure()?.errorText}`);
   });
-  page.on("request", (request) => {
-    const to = request.url();
-    if (!to.startsWith(`${origin}/`) && !to.startsWith("data:") && !to.startsWith("blob:")) faults.push(`${name}: a request to ${to}`);
-  });
   await page.goto(address);
   await page.locator("#steps:not(:empty)").waitFor();
   return page;
-};
-const violations = async (frame, name) => {
-  await frame.evaluate(axe);
-  const found = await frame.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"], iframes: false }));
-  for (const { id, impact, help, nodes } of found.violations) {
-    const line = `${name}: axe ${impact}: ${id}: ${help}, ${nodes.length} times, first ${nodes[0].html.slice(0, 160)}`;
-    if (impact === "serious" || impact === "critical") faults.push(line);
-    else console.log(line);
-  }
 };
 const report = async (page) => {
   await page.locator("#report").waitFor({ timeout: 120_000 });
@@ -75,8 +50,8 @@ try {
     const shot = (what, options = {}) => page.screenshot({ path: join(shots, `watch-${width}-${colorScheme}-${what}.png`), ...options });
     await shot("top");
     await shot("page", { fullPage: true });
-    await violations(page.mainFrame(), name);
-    await violations(frame, `${name}, report`);
+    await violations(page.mainFrame(), name, { iframes: false });
+    await violations(frame, `${name}, report`, { iframes: false });
     const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
     expect(wide <= 0, `${name}: the page is ${wide} px wider than the window`);
     // a card that is open stays open while the page asks for the state
@@ -101,6 +76,4 @@ try {
 } finally {
   await browser.close();
 }
-for (const fault of new Set(faults)) console.error(fault);
-console.log(faults.length ? `${faults.length} faults` : "nothing is wrong");
-process.exit(faults.length ? 1 : 0);
+end();

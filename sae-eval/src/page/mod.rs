@@ -40,7 +40,7 @@ pub(crate) use findings::{Carried, Findings};
 pub(crate) use gather::Gather;
 
 const STYLE: &str = include_str!("page.css");
-const SCRIPT: &str = include_str!("page.js");
+const SCRIPT: &str = concat!(include_str!("theme.js"), include_str!("page.js"));
 
 /// The sections: their ids and titles.
 const SECTIONS: [(&str, &str); 6] = [

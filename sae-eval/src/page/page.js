@@ -1,5 +1,5 @@
 "use strict";
-// The page is whole without this script: it adds search and order to the table of latents, cards, and the switch of the theme.
+// The page is whole without this script: it adds search and order to the table of latents, and cards.
 (() => {
   const root = document.documentElement;
   const find = (id) => document.getElementById(id);
@@ -47,17 +47,6 @@
     }
     return unpacked.get(id);
   };
-
-  // ---- theme
-  const theme = find("theme");
-  const dark = () => (root.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
-  const named = () => { theme.textContent = dark() ? "Light" : "Dark"; };
-  theme.addEventListener("click", () => {
-    root.dataset.theme = dark() ? "light" : "dark";
-    named();
-  });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", named);
-  named();
 
   const start = async () => {
     const meta = await json("meta");

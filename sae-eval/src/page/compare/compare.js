@@ -1,5 +1,5 @@
 "use strict";
-// The page is whole without this script: it adds order and search to the tables, and the switch of the theme.
+// The page is whole without this script: it adds order and search to the tables.
 (() => {
   const root = document.documentElement;
   const find = (id) => document.getElementById(id);
@@ -27,17 +27,6 @@
     const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
     return new Response(stream).arrayBuffer();
   };
-
-  // ---- theme
-  const theme = find("theme");
-  const dark = () => (root.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
-  const named = () => { theme.textContent = dark() ? "Light" : "Dark"; };
-  theme.addEventListener("click", () => {
-    root.dataset.theme = dark() ? "light" : "dark";
-    named();
-  });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", named);
-  named();
 
   // ---- heads of tables become buttons; `order(place, down)` is called with the head's place
   const buttons = (table, order) => {

@@ -15,7 +15,7 @@ use super::text::{clean, counted, name, number, percent};
 use crate::compare::data::{Comparison, Recipe};
 
 const STYLE: &str = concat!(include_str!("../page.css"), include_str!("compare.css"));
-const SCRIPT: &str = include_str!("compare.js");
+const SCRIPT: &str = concat!(include_str!("../theme.js"), include_str!("compare.js"));
 
 /// Characters of a sentence that are shown.
 const PROSE: usize = 2000;
