@@ -197,7 +197,10 @@ def image_grid(args: Args, model: torch.nn.Module, tokens: int, inputs: Inputs) 
         return None
 
 
-def class_head(embed: Callable[[list[str]], torch.Tensor], texts: list[str], prompts: list[str]) -> torch.Tensor:
-    """Unit rows [C, d]: the mean over prompts of the unit-norm embeddings of the class texts."""
+def class_head(
+    embed: Callable[[list[str]], torch.Tensor], texts: list[str], prompts: list[str], unit_mean: bool = True
+) -> torch.Tensor:
+    """Rows [C, d]: the mean over prompts of the unit-norm embeddings of the class texts, scaled to unit norm again or not."""
     unit = torch.nn.functional.normalize
-    return unit(sum(unit(embed([prompt.replace("{}", text) for text in texts]), dim=1) for prompt in prompts), dim=1)
+    total = sum(unit(embed([prompt.replace("{}", text) for text in texts]), dim=1) for prompt in prompts)
+    return unit(total, dim=1) if unit_mean else total / len(prompts)
