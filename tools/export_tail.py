@@ -72,6 +72,20 @@ def check_arguments(args: Args) -> None:
         raise ExportError(f"{args.out} exists; choose another name or pass --overwrite")
 
 
+class Complete:
+    """A loader that refuses a checkpoint without weights that a tail has; transformers would draw them at random."""
+
+    def __init__(self, loader: type):
+        self.loader = loader
+
+    def from_pretrained(self, name: str, **options: object) -> torch.nn.Module:
+        model, info = self.loader.from_pretrained(name, output_loading_info=True, **options)
+        missing = sorted(key for key in info["missing_keys"] if "pooler." not in key)  # no tail has BERT's pooler
+        if missing:
+            raise ValueError(f"the checkpoint lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}")
+        return model
+
+
 def open_family(args: Args) -> Family:
     """The model in its family."""
     config = load(transformers.AutoConfig, args)
@@ -85,7 +99,7 @@ def open_family(args: Args) -> Family:
     loader = kind.loader
     if "CLIPVisionModelWithProjection" in (config.architectures or ()):
         loader = transformers.CLIPVisionModelWithProjection  # AutoModel would leave the projection out
-    return kind(load_model(loader, args))
+    return kind(load_model(Complete(loader), args))
 
 
 def embed_classes(args: Args, family: Family, texts: list[str]) -> torch.Tensor:
@@ -146,7 +160,7 @@ def export(args: Args) -> tuple[str, Compared]:
 
 def parse_arguments() -> Args:
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], epilog="Kinds of tails and families of models: the docstring at the top of this file."
+        description=__doc__.splitlines()[0], epilog="Kinds of tails, types of models: the docstring at the top of this file."
     )
     option = parser.add_argument
     option("out", type=pathlib.Path, metavar="OUT.onnx", help="file to write")

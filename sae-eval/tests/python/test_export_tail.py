@@ -314,6 +314,12 @@ class Wrong(unittest.TestCase):
         model.save_pretrained(path)
         self.refused("block2/intermediate.weight of the model is not finite", "--model", path, "--modality", "text", "--layer", 1)
 
+    def test_weights_that_are_missing(self):
+        path = pathlib.Path(WORK.name) / "headless"
+        tiny_models.save("llama", path).model.save_pretrained(path)
+        words = "lacks 1 weights of LlamaForCausalLM, such as lm_head.weight"
+        self.refused(words, "--model", path, "--modality", "text", "--layer", 1)
+
     def test_a_tail_that_is_not_the_model_is_not_written(self):
         with mock.patch("sae_tail.layers.math.sqrt", lambda x: x**0.49):  # in the tail alone
             arguments = ("--model", directory("bert"), "--modality", "text", "--layer", 1)
