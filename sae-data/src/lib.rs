@@ -48,6 +48,7 @@ mod shuffle;
 mod source;
 mod stream;
 mod summary;
+mod tail;
 mod truth;
 mod window;
 
@@ -68,5 +69,6 @@ pub use source::{
     Documents, ImageGrid, IndexedShard, Info, Options, ShardIndex, Source, SourceFile, formats,
 };
 pub use summary::{Beyond, Statistics, Summary};
+pub use tail::{EvalConfig, TailConfig};
 pub use truth::Truth;
 pub use window::StreamingPlan;

@@ -10,22 +10,19 @@ use crate::evaluate::{ObserveTrain, Passes};
 use crate::head::{Accuracy, Head};
 use crate::model::{Codes, Model};
 use crate::page::Carried;
-use crate::ranking::{Counters, Ranking, Rule, classes_at_once};
+use crate::ranking::{Ranking, Rule};
+use crate::ranking_pass::{RankedOn, labels};
 use crate::report::{ClassAccuracy, TopN, TopNRow};
-
-/// Labels read at a time.
-const LABELS: usize = 1 << 16;
 
 /// Everything that top-n classification needs except a model.
 pub(crate) struct Setting<'a> {
     pub(crate) head: &'a Head,
-    pub(crate) rule: Rule,
     /// Numbers of latents to keep or drop.
     pub(crate) ns: &'a [usize],
-    /// The rows on which latents are ranked.
+    /// The training split.
     pub(crate) train: &'a ActivationData,
-    /// Training rows of each class.
-    pub(crate) rows: Vec<u64>,
+    /// The same, as the rows on which latents are ranked.
+    ranked_on: RankedOn<'a>,
 }
 
 /// Accuracies of one model.
@@ -69,107 +66,13 @@ impl<'a> Setting<'a> {
         ns: &'a [usize],
         train: &'a ActivationData,
     ) -> Result<Self> {
-        let mut rows = vec![0; head.classes()];
-        for start in (0..train.rows()).step_by(LABELS) {
-            let count = LABELS.min(train.rows() - start);
-            let labels = head.labels(train, start, count)?;
-            labels.into_iter().for_each(|label| rows[label] += 1);
-        }
+        let first = ns.iter().copied().max().unwrap_or(0);
         Ok(Self {
             head,
-            rule,
             ns,
             train,
-            rows,
+            ranked_on: RankedOn::new(train, head.classes(), rule, first)?,
         })
-    }
-
-    /// Ranks the latents of each class on the training split. The split is read once per group of classes; each of its
-    /// rows is encoded once and passed to `observe`.
-    fn rank(&self, passes: &Passes, model: &Model, observe: &mut ObserveTrain) -> Result<Ranking> {
-        let (head, train) = (self.head, self.train);
-        let latents = passes.run.config.model.n_latents;
-        let first = self.ns.iter().copied().max().unwrap_or(0);
-        let present: Vec<usize> = (0..head.classes()).filter(|c| self.rows[*c] > 0).collect();
-        let at_once = classes_at_once(latents).min(present.len().max(1));
-        let mut counters = Counters::new(at_once, latents, self.rule);
-        let mut ranking = Ranking::new(head.classes());
-        for group in present.chunks(at_once) {
-            counters.clear();
-            let mut places = vec![None; head.classes()];
-            for (place, class) in group.iter().enumerate() {
-                places[*class] = Some(place);
-            }
-            let mut batch = Batch::new(passes, model, &mut counters, observe);
-            passes.walk(train, |start, rows| {
-                let labels = head.labels(train, start, rows.len() / train.width())?;
-                let rows = (start..).zip(rows.chunks_exact(train.width()));
-                for ((index, row), label) in rows.zip(labels) {
-                    if let Some(place) = places[label] {
-                        batch.push(index, row, place);
-                    }
-                }
-                Ok(())
-            })?;
-            batch.count();
-            for (place, class) in group.iter().enumerate() {
-                ranking.set(*class, &counters.top(place, first));
-            }
-        }
-        Ok(ranking)
-    }
-}
-
-/// Collects rows across blocks and encodes them together.
-struct Batch<'a> {
-    passes: &'a Passes<'a>,
-    model: &'a Model,
-    counters: &'a mut Counters,
-    observe: &'a mut ObserveTrain<'a>,
-    indices: Vec<usize>,
-    rows: Vec<f32>,
-    places: Vec<usize>,
-}
-
-impl<'a> Batch<'a> {
-    fn new(
-        passes: &'a Passes,
-        model: &'a Model,
-        counters: &'a mut Counters,
-        observe: &'a mut ObserveTrain<'a>,
-    ) -> Self {
-        Self {
-            passes,
-            model,
-            counters,
-            observe,
-            indices: Vec::new(),
-            rows: Vec::new(),
-            places: Vec::new(),
-        }
-    }
-
-    fn push(&mut self, index: usize, row: &[f32], place: usize) {
-        self.indices.push(index);
-        self.rows.extend_from_slice(row);
-        self.places.push(place);
-        if self.places.len() == self.passes.batch {
-            self.count();
-        }
-    }
-
-    /// Encodes and counts the collected rows.
-    fn count(&mut self) {
-        if self.places.is_empty() {
-            return;
-        }
-        let x = self.passes.tensor(&self.rows, self.places.len());
-        let codes = self.model.encode(x).codes;
-        self.counters.add(&codes, &self.places);
-        (self.observe)(&self.indices, &self.rows, &codes);
-        self.indices.clear();
-        self.rows.clear();
-        self.places.clear();
     }
 }
 
@@ -188,7 +91,7 @@ impl<'a> ClassPass<'a> {
         setting: &'a Setting<'a>,
         observe: &mut ObserveTrain,
     ) -> Result<Self> {
-        let ranking = setting.rank(passes, model, observe)?;
+        let ranking = setting.ranked_on.rank(passes, model, observe)?;
         let accuracy = || Accuracy::new(setting.head.classes());
         let ns = setting.ns.iter().copied().map(Some).chain([None]);
         let judged = Judged {
@@ -213,8 +116,8 @@ impl<'a> ClassPass<'a> {
         encoded: &Codes,
         x_hat: Tensor<2>,
     ) -> Result<()> {
-        let (head, Codes { codes, input }) = (self.setting.head, encoded);
-        let labels = head.labels(held_out, start, codes.pattern.rows())?;
+        let (head, codes) = (self.setting.head, &encoded.codes);
+        let labels = labels(held_out, start, codes.pattern.rows())?;
         let [original, full] = [x, x_hat].map(|x| head.classify(x));
         let Judged {
             all,
@@ -227,12 +130,7 @@ impl<'a> ClassPass<'a> {
             accuracy.add(answers, &labels, |_| true);
         }
         original_ranked.add(&original, &labels, ranked);
-        let filter = Filter {
-            values: codes.host_values(),
-            ranks: ranking.ranks(codes, &labels),
-            codes,
-            input,
-        };
+        let filter = Filter::new(encoded, ranking, &labels);
         let (model, nothing) = (self.model, |_| false);
         for (n, on, off) in rows {
             let (kept, dropped) = match n.map(|n| n as u64) {
@@ -250,7 +148,7 @@ impl<'a> ClassPass<'a> {
 }
 
 /// A batch of codes, from which selected entries are decoded.
-struct Filter<'a> {
+pub(crate) struct Filter<'a> {
     codes: &'a SparseCodes,
     input: &'a Input,
     values: Vec<f32>,
@@ -258,9 +156,20 @@ struct Filter<'a> {
     ranks: Vec<u32>,
 }
 
-impl Filter<'_> {
+impl<'a> Filter<'a> {
+    /// Rows of these classes.
+    pub(crate) fn new(encoded: &'a Codes, ranking: &Ranking, labels: &[usize]) -> Self {
+        let Codes { codes, input } = encoded;
+        Self {
+            values: codes.host_values(),
+            ranks: ranking.ranks(codes, labels),
+            codes,
+            input,
+        }
+    }
+
     /// Decodes the entries whose rank `keep` accepts.
-    fn decoded(&self, model: &Model, keep: impl Fn(u32) -> bool) -> Tensor<2> {
+    pub(crate) fn decoded(&self, model: &Model, keep: impl Fn(u32) -> bool) -> Tensor<2> {
         let pattern = &self.codes.pattern;
         let (mut offsets, mut indices, mut values) = (vec![0], Vec::new(), Vec::new());
         for row in 0..pattern.rows() {
@@ -293,18 +202,18 @@ pub(crate) fn section(setting: &Setting, trained: &Judged, untrained: Option<&Ju
         ClassAccuracy {
             class: head.names[class].clone(),
             rows,
-            train_rows: Some(setting.rows[class]),
+            train_rows: Some(setting.ranked_on.rows[class]),
             original,
             reconstructed: full.of_class(class).1,
         }
     });
-    let (rank_by, fire_threshold) = match setting.rule {
+    let (rank_by, fire_threshold) = match setting.ranked_on.rule {
         Rule::Firing => ("firing", None),
         Rule::Threshold(threshold) => ("threshold", Some(threshold)),
     };
-    let unranked = (0..head.classes()).filter(|class| setting.rows[*class] == 0);
+    let unranked = (0..head.classes()).filter(|class| setting.ranked_on.rows[*class] == 0);
     TopN {
-        definition: TopN::definition(setting.rule),
+        definition: TopN::definition(setting.ranked_on.rule),
         rank_by: Some(rank_by.into()),
         fire_threshold,
         unranked: unranked.map(|class| head.names[class].clone()).collect(),

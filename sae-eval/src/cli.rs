@@ -21,6 +21,7 @@ use crate::neuronpedia::{self, UploadArguments};
 use crate::page::{self, Findings};
 use crate::ranking::Rule;
 use crate::report::{self, Report};
+use crate::tail_arguments::TailArguments;
 use crate::{evaluate, model, run};
 
 /// The threshold in the paper's code, whose scores are cosines.
@@ -76,6 +77,8 @@ pub(crate) struct Arguments {
     pub(crate) no_html: bool,
     #[command(flatten)]
     elsewhere: run::Elsewhere,
+    #[command(flatten)]
+    pub(crate) tail: TailArguments,
 }
 
 // Other uses of a trained run than a report. (A doc comment would take the place of the program's own text in --help.)
@@ -95,9 +98,9 @@ enum RankBy {
 
 impl Arguments {
     /// The directory of the report.
-    fn reports(&self, report: &Report) -> PathBuf {
+    pub(crate) fn reports(&self, checkpoint_step: Option<usize>) -> PathBuf {
         let own = RunDir::new(&self.run).reports();
-        let own = match report.checkpoint_step {
+        let own = match checkpoint_step {
             Some(step) => own.join(checkpoints::name_of(step)),
             None => own,
         };
@@ -149,7 +152,7 @@ fn parsed<T>(arguments: Result<T, clap::Error>) -> T {
 fn make_report(arguments: &Arguments) -> ExitCode {
     let done = match evaluate_run(arguments) {
         Ok((report, findings)) => {
-            let dir = arguments.reports(&report);
+            let dir = arguments.reports(report.checkpoint_step);
             publish(&dir, &report, findings).map_err(|error| (1, error))
         }
         Err(error) => Err((2, error)),

@@ -22,6 +22,7 @@ use crate::ranking::Rule;
 use crate::recovery;
 use crate::report::{AllRowsSection, Measured, Report, TopN};
 use crate::run::Run;
+use crate::through::Through;
 
 /// Rows per batch on the host, where codes are sparse.
 const ROWS: usize = 1024;
@@ -40,6 +41,7 @@ pub(crate) fn report(
     let model = Model::new(run.sae.clone(), device);
     let batch = rows_at_once(arguments.batch_size, &model, config.n_latents);
     let passes = Passes::new(run, device, batch);
+    let through = Through::open(run, arguments)?;
     let setting = match (&run.data.head, &run.data.train) {
         (Ok(head), Ok(train)) => Ok(Setting::new(head, rule, &arguments.top_n, train)?),
         (Err(reason), _) | (_, Err(reason)) => Err(reason.clone()),
@@ -69,6 +71,7 @@ pub(crate) fn report(
         Ok(setting) if !arguments.no_untrained => passes.untrained(setting, device)?,
         _ => None,
     };
+    let tail = through.map(|through| through.judge(&passes, &model, rule));
     let findings = page.map(|page| page.finish(&passes, &model, trained.as_ref()));
     let findings = findings.transpose()?;
     let top_n = top_n(setting, trained, untrained);
@@ -83,6 +86,7 @@ pub(crate) fn report(
             top_n,
             criteria,
             recovery,
+            tail: tail.transpose()?,
         },
         started.elapsed().as_secs_f64(),
     );

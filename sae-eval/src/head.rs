@@ -1,8 +1,7 @@
 //! The zero-shot head: the class whose embedding has the largest cosine with a row.
 
-use anyhow::{Context, Result};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use sae_data::{ActivationData, ClassHead};
+use sae_data::ClassHead;
 
 /// Class embeddings, ready to classify.
 pub(crate) struct Head {
@@ -41,18 +40,6 @@ impl Head {
             .iter::<i64>()
             .map(|class| class as usize)
             .collect()
-    }
-
-    /// The labels of rows `start..start + count`. `DataConfig::class_head` has checked that each label has an
-    /// embedding.
-    pub(crate) fn labels(
-        &self,
-        data: &ActivationData,
-        start: usize,
-        count: usize,
-    ) -> Result<Vec<usize>> {
-        let labels = data.labels(start..start + count)?;
-        labels.with_context(|| format!("{} has no labels", data.path().display()))
     }
 }
 

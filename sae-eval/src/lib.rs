@@ -19,8 +19,13 @@ mod other;
 mod packed;
 mod page;
 mod ranking;
+mod ranking_pass;
 mod recovery;
 mod report;
 mod run;
+#[cfg(feature = "tail")]
+mod tail;
+mod tail_arguments;
+mod through;
 
 pub use evaluation::Evaluation;

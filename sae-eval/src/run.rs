@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::Args;
 use sae_data::config::{HeldOut, Split};
-use sae_data::{ActivationData, DataConfig, Fingerprint, MaxNorm, Truth};
+use sae_data::{ActivationData, DataConfig, EvalConfig, Fingerprint, MaxNorm, TailConfig, Truth};
 use sae_model::Sae;
 use sae_model::saved::{self, SavedConfig};
 use sae_run::checkpoints::Which;
@@ -20,6 +20,8 @@ use crate::head::Head;
 struct RunConfig {
     data: DataConfig,
     training: Option<Recipe>,
+    #[serde(default)]
+    eval: EvalConfig,
 }
 
 /// The facts about training that the report mentions.
@@ -47,6 +49,10 @@ pub(crate) struct Run {
     pub(crate) config: SavedConfig,
     /// The rows that it is evaluated on, and those it was trained on.
     pub(crate) data: Data,
+    /// The section `[data]` of its config, with the paths as they are now.
+    pub(crate) data_config: DataConfig,
+    /// The rest of its model, if the config names one.
+    pub(crate) tail: Option<TailConfig>,
 }
 
 /// What data is opened for.
@@ -201,6 +207,8 @@ impl Run {
             recipe: config.training,
             config: saved,
             data,
+            data_config: config.data,
+            tail: config.eval.tail,
         })
     }
 }

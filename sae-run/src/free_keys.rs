@@ -3,7 +3,7 @@
 
 /// Keys that may differ between a run and its continuation: they change no number of the result, except if the run
 /// would otherwise end (`on_nonfinite`, `on_collapse`). Data may have moved; its fingerprint identifies it.
-pub const FREE_TO_CHANGE: [&str; 17] = [
+pub const FREE_TO_CHANGE: [&str; 23] = [
     "run",
     "runs_dir",
     "training.log_every",
@@ -21,4 +21,10 @@ pub const FREE_TO_CHANGE: [&str; 17] = [
     "data.class_names",
     "data.true_concepts",
     "data.true_codes",
+    "eval.tail.file",
+    "eval.tail.data",
+    "eval.tail.ranked_on",
+    "eval.tail.class_embeddings",
+    "eval.tail.documents",
+    "eval.tail.max_norm",
 ];

@@ -1,4 +1,4 @@
-//! `cargo xtask check`: the dependency arrows between the crates of the workspace.
+//! `cargo xtask check`: the dependency arrows between the crates of the workspace, files that documents name, and one build of Burn.
 
 use std::fs;
 use std::path::Path;
@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use crate::one_build;
 use crate::programs::{cargo, finish};
 
 /// The crates that each crate may use; any other use is an error.
@@ -27,12 +28,14 @@ pub(crate) fn run() -> Result<ExitCode> {
     let mut violations = violations(&metadata);
     let root = metadata["workspace_root"].as_str().unwrap_or(".");
     violations.extend(missing_files(Path::new(root))?);
+    violations.extend(one_build::violations()?);
     for violation in &violations {
         eprintln!("{violation}");
     }
     if violations.is_empty() {
         println!(
-            "dependency arrows: {} crates, all as allowed; every file that CONTRIBUTING.md names is there",
+            "dependency arrows: {} crates, all as allowed; every file that CONTRIBUTING.md names is there; Burn \
+             is compiled once",
             ARROWS.len()
         );
         return Ok(ExitCode::SUCCESS);

@@ -5,6 +5,7 @@ mod chaos;
 mod check;
 mod eval;
 mod files;
+mod one_build;
 mod plot;
 mod programs;
 mod results;

@@ -211,6 +211,38 @@ impl Meanings {
         thumbnails.read(self.unit(self.number(row), per))
     }
 
+    /// The token ids of `rows`, if rows have tokens.
+    ///
+    /// # Errors
+    /// As [`Meanings::row`].
+    pub fn token_ids(&self, rows: Range<usize>) -> Result<Option<Vec<i64>>, DataError> {
+        self.each_piece(rows, |piece| self.tokens(piece))
+    }
+
+    /// The positions of `rows` in the input of the model, from 0, if they are known.
+    ///
+    /// # Errors
+    /// As [`Meanings::row`].
+    pub fn row_positions(&self, rows: Range<usize>) -> Result<Option<Vec<usize>>, DataError> {
+        self.each_piece(rows, |piece| self.positions(piece))
+    }
+
+    /// What `read` finds of `rows`, which are those of the data that this was asked of; it gets rows of the whole data set.
+    fn each_piece<T>(
+        &self,
+        rows: Range<usize>,
+        read: impl Fn(Range<usize>) -> Result<Option<Vec<T>>, DataError>,
+    ) -> Result<Option<Vec<T>>, DataError> {
+        let mut all = Vec::with_capacity(rows.len());
+        for piece in self.data.pieces(rows) {
+            match read(piece)? {
+                Some(some) => all.extend(some),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(all))
+    }
+
     fn meaning(
         &self,
         number: usize,

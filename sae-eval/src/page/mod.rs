@@ -24,6 +24,7 @@ pub(crate) mod shades;
 pub(crate) mod strongest;
 mod tally;
 pub(crate) mod text;
+mod through;
 mod training;
 mod verdict;
 
@@ -55,13 +56,15 @@ const SECTIONS: [(&str, &str); 6] = [
 /// The whole page.
 pub(crate) fn render(report: &Report, findings: &Findings) -> String {
     let title = text::name(&report.run) + " · sparse autoencoder";
+    let through = report.tail.is_some().then_some(through::TITLE);
+    let sections: Vec<(&str, &str)> = SECTIONS.into_iter().chain(through).collect();
     let page = html! {
         (DOCTYPE)
         html lang="en" {
             (head(&title, STYLE, SCRIPT))
             body {
                 a.skip href="#main" { "Skip to the report" }
-                (navigation(&SECTIONS))
+                (navigation(&sections))
                 main id="main" {
                     (verdict::section(report, findings))
                     (inputs::section(report, findings))
@@ -69,6 +72,7 @@ pub(crate) fn render(report: &Report, findings: &Findings) -> String {
                     (latents::section(findings))
                     (rebuilt::section(findings))
                     (classes::section(report, findings))
+                    (through::section(report.tail.as_ref()))
                 }
                 footer { p { "Made by sae-eval " (text::name(&report.version)) ". This file needs no network." } }
                 dialog id="card" aria-labelledby="card-title" {}

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use sae_model::stats::{Histogram, Metric, ToolkitMetric};
 
 use super::escape::{name, prose};
-use super::{AllRowsSection, Report, TopN, criteria, recovery};
+use super::{AllRowsSection, Report, TopN, criteria, recovery, tail};
 use sae_model::Architecture;
 
 /// Longest bar of a histogram, in characters.
@@ -48,6 +48,7 @@ pub(crate) fn render(report: &Report) -> String {
     let missing = report.criteria_missing.as_deref();
     criteria::render(&mut out, report.criteria.as_ref(), missing);
     recovery::render(&mut out, report.recovery.as_ref());
+    tail::render(&mut out, report.tail.as_ref());
     out
 }
 

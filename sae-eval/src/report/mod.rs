@@ -4,6 +4,7 @@ pub(crate) mod criteria;
 pub(crate) mod escape;
 pub(crate) mod markdown;
 pub(crate) mod recovery;
+pub(crate) mod tail;
 
 use sae_data::Fingerprint;
 use sae_model::stats::{
@@ -18,6 +19,7 @@ use crate::ranking::Rule;
 use crate::run::Run;
 use criteria::Criteria;
 use recovery::Recovery;
+use tail::TailSection;
 
 /// Value of `schema` in `report.json`.
 pub(crate) const SCHEMA: &str = "sae-eval-report";
@@ -84,6 +86,9 @@ pub(crate) struct Report {
     /// Recovery of the concepts that the data was made of, if they are known.
     #[serde(default)]
     pub(crate) recovery: Option<Recovery>,
+    /// What goes on in the rest of the model, if it was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tail: Option<TailSection>,
 }
 
 /// The held-out rows together with those beyond `data.max_norm`.
@@ -182,6 +187,7 @@ pub(crate) struct Measured<'a> {
     /// `Err` says why there are none.
     pub(crate) criteria: Result<Criteria, String>,
     pub(crate) recovery: Option<Recovery>,
+    pub(crate) tail: Option<TailSection>,
 }
 
 impl Report {
@@ -223,6 +229,7 @@ impl Report {
             criteria,
             criteria_missing,
             recovery: measured.recovery,
+            tail: measured.tail,
         }
     }
 }

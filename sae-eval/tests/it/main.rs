@@ -15,6 +15,8 @@ mod processes;
 mod ranking;
 mod recovery;
 mod shown;
+#[cfg(feature = "tail")]
+mod tail;
 mod trained;
 
 use std::path::{Path, PathBuf};

@@ -160,6 +160,7 @@ impl Config {
     ) -> Self {
         let mut config = self.with_defaults(resolved);
         config.data = config.data.absolute();
+        config.eval = config.eval.map(|eval| eval.absolute());
         config.data.check_rows = Some(check_rows);
         let runs_dir = std::path::absolute(&config.runs_dir);
         config.runs_dir = runs_dir.unwrap_or(config.runs_dir);

@@ -135,7 +135,7 @@ fn reference() -> String {
         EXAMPLE.steps, EXAMPLE.n_latents
     );
     let attention = AnyArchitecture::default();
-    for name in ["", "data", "model", "training"] {
+    for name in ["", "data", "model", "training", "eval.tail"] {
         let title = match name {
             "" => "The top".to_string(),
             name => format!("`[{name}]`"),

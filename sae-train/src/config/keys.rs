@@ -76,7 +76,7 @@ impl Key {
 
 /// All keys but those that belong to one architecture.
 #[rustfmt::skip] // one line per key
-pub(crate) const KEYS: [Key; 55] = [
+pub(crate) const KEYS: [Key; 61] = [
     key("", "run", Follows("the name of the config file"), "name of the run; its directory is <runs_dir>/<run>"),
     key("", "runs_dir", Is("\"runs\""), "where run directories are made"),
     key("", "seed", Is("0"), "every random choice derives from it"),
@@ -132,10 +132,25 @@ pub(crate) const KEYS: [Key; 55] = [
     key("training", "keep_checkpoints", Is("2"), "newest checkpoints kept, beside the one with the least held-out FVU"),
     key("training", "on_nonfinite", Is("\"stop\""), "a step whose loss or gradients are not finite: stop or skip"),
     key("training", "on_collapse", Is("\"stop\""), "a run that has collapsed: stop or go_on"),
+    key(TAIL, "file", Follows("none"), "the rest of the model from the layer on, an ONNX file: what it makes of reconstructions is in the report"),
+    key(TAIL, "data", Follows("those held out"), "documents for it: activations of all tokens from position 0 on"),
+    key(TAIL, "ranked_on", Follows("train"), "labelled activations on which the latents of a class are ranked for it"),
+    key(TAIL, "class_embeddings", Follows("none"), "class embeddings [classes, e], where it gives embeddings"),
+    key(TAIL, "documents", Follows("all"), "only the first so many documents"),
+    key(TAIL, "max_norm", Is("\"none\""), "norm above which its rows stay as they are: a number, \"10x median\" or \"none\""),
 ];
 
+const TAIL: &str = "eval.tail";
+
 /// Sections of a config.
-pub(super) const SECTIONS: [&str; 3] = ["data", "model", "training"];
+pub(super) const SECTIONS: [&str; 4] = ["data", "model", "training", TAIL];
+
+/// A section of a config as it is written; `eval.tail` is a table within `eval`.
+fn section_of<'a>(written: &'a Table, section: &str) -> Option<&'a Table> {
+    let mut parts = section.split('.');
+    let first = written.get(parts.next()?)?.as_table();
+    parts.fold(first, |table, name| table?.get(name)?.as_table())
+}
 
 impl Key {
     /// Whether a model has a use for it.
@@ -185,12 +200,12 @@ fn architecture_of(written: &Table) -> Option<AnyArchitecture> {
     }
 }
 
-/// `written` with the defaults that do not depend on the model or the data; `[data]` has its own.
+/// `written` with the defaults that do not depend on the model or the data; `[data]` and `[eval.tail]` have their own.
 pub(super) fn with_defaults(written: &Table) -> Table {
     let mut table = written.clone();
     for key in KEYS
         .iter()
-        .filter(|key| key.section != "data" && key.needs.is_none())
+        .filter(|key| ![TAIL, "data"].contains(&key.section) && key.needs.is_none())
     {
         let Is(default) = key.default else { continue };
         let section = match key.section {
@@ -207,26 +222,39 @@ pub(super) fn with_defaults(written: &Table) -> Table {
 
 /// Fails if `written`, the config as the user wrote it, has a key that does not exist or lacks one that must be there.
 pub(super) fn check_names(written: &Table) -> Result<(), ConfigError> {
+    let begins = |section: &str, name: &str| section.split('.').next() == Some(name);
     for (name, value) in written {
-        match value
-            .as_table()
-            .filter(|_| SECTIONS.contains(&name.as_str()))
-        {
-            Some(section) => section
-                .keys()
-                .try_for_each(|key| check_name(written, name, key))?,
-            None => check_name(written, "", name)?,
+        match value.as_table() {
+            Some(table) if SECTIONS.iter().any(|section| begins(section, name)) => {
+                check_section(written, name, table)?;
+            }
+            _ => check_name(written, "", name)?,
         }
     }
     let required = KEYS.iter().filter(|key| matches!(key.default, Required(_)));
     for key in required {
-        let section = written.get(key.section).and_then(Value::as_table);
+        let section = section_of(written, key.section);
         if section.is_none_or(|section| !section.contains_key(key.name)) {
             let key = key.path();
             return Err(ConfigError::Missing {
                 remedy: format!("add it to the config, or pass --set {key}=..."),
                 key,
             });
+        }
+    }
+    Ok(())
+}
+
+/// Checks the names in a section, and in the sections within it.
+fn check_section(written: &Table, section: &str, table: &Table) -> Result<(), ConfigError> {
+    for (name, value) in table {
+        let inner = format!("{section}.{name}");
+        match value
+            .as_table()
+            .filter(|_| SECTIONS.contains(&inner.as_str()))
+        {
+            Some(table) => check_section(written, &inner, table)?,
+            None => check_name(written, section, name)?,
         }
     }
     Ok(())
@@ -244,7 +272,12 @@ fn check_name(written: &Table, section: &str, name: &str) -> Result<(), ConfigEr
     };
     let own = architecture_of(written).map(|own| own_names(&own, section));
     let names = known.iter().map(|key| key.name.to_string());
-    let names = names.chain(own.unwrap_or_default());
+    let within = SECTIONS
+        .iter()
+        .filter_map(|other| other.strip_prefix(section)?.strip_prefix('.'));
+    let names = names
+        .chain(within.map(String::from))
+        .chain(own.unwrap_or_default());
     let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
     let remedy = format!("there is no such key; known here: {}", names.join(", "));
     Err(invalid(&path, lookup(written, &path), remedy))

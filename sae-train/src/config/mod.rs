@@ -13,7 +13,7 @@ mod set;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sae_data::DataConfig;
+use sae_data::{DataConfig, EvalConfig};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -41,6 +41,9 @@ pub(crate) struct Config {
     pub(crate) data: DataConfig,
     pub(crate) model: ModelConfig,
     pub(crate) training: TrainingConfig,
+    /// Kept for the evaluation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) eval: Option<EvalConfig>,
     /// The model that the run starts from; it decides what the config does not name.
     #[serde(skip)]
     pub(crate) fixed: Option<Fixed>,

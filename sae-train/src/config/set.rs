@@ -5,7 +5,7 @@ use toml::{Table, Value};
 use super::ConfigError;
 
 /// Keys whose value is a string: `2024`, `true`, `1e3` and `2024-01-01` mean what stands there.
-const STRINGS: [&str; 11] = [
+const STRINGS: [&str; 15] = [
     "run",
     "runs_dir",
     "device",
@@ -17,6 +17,10 @@ const STRINGS: [&str; 11] = [
     "data.class_names",
     "data.true_concepts",
     "data.true_codes",
+    "eval.tail.file",
+    "eval.tail.data",
+    "eval.tail.ranked_on",
+    "eval.tail.class_embeddings",
 ];
 
 /// Applies `a.b=value`, where the value is TOML, or a string where it is not.

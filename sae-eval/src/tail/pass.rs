@@ -1,0 +1,509 @@
+//! The pass over documents: rows are encoded together, replaced in several versions, and the rest of the model goes on.
+
+use std::io::{IsTerminal, stderr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use burn::tensor::Tensor;
+use indicatif::{ProgressBar, ProgressStyle};
+use rayon::prelude::*;
+use sae_data::{ActivationData, MaxNorm, Options};
+use serde::{Deserialize, Serialize};
+
+use super::answers::{self, Answers, Classes};
+use super::documents::{Document, Documents, check_classes};
+use super::file::{Kind, Tail};
+use super::kept::Kept;
+use super::loss::{self, Judge, Losses};
+use super::network::Network;
+use crate::classes::Filter;
+use crate::evaluate::Passes;
+use crate::model::{Codes, Model, values};
+use crate::ranking::{Ranking, Rule};
+use crate::ranking_pass::RankedOn;
+use crate::report::tail::TailSection;
+use crate::run::Run;
+use crate::tail_arguments::TailArguments;
+
+/// Rows whose documents are judged together.
+const ROWS: usize = 4096;
+/// Time between two lines where there is no terminal.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// The rest of a model, its documents, and what is asked about them.
+pub(crate) struct Opened {
+    network: Network,
+    documents: Documents,
+    classes: Option<Classes>,
+    ranked_on: Option<ActivationData>,
+    max_norm: MaxNorm,
+    /// Whether position 0 stays as it is.
+    first_stays: bool,
+}
+
+/// How latents are ranked and chosen, and where what is done is kept.
+pub(crate) struct Asked<'a> {
+    pub(crate) rule: Rule,
+    pub(crate) ns: &'a [usize],
+    /// What else changes the numbers, for the file that is kept.
+    pub(crate) about: serde_json::Value,
+    /// The directory of the report, if what is done is to be kept.
+    pub(crate) dir: Option<&'a std::path::Path>,
+}
+
+/// One document that is done.
+#[derive(Serialize, Deserialize)]
+enum Done {
+    Losses(Losses),
+    Answers(Answers),
+}
+
+/// Rows that stay as they are, and what the others are replaced by.
+struct Replaced {
+    /// Rows of a larger norm stay.
+    limit: f64,
+    beyond: usize,
+    count: usize,
+    mean: Vec<f32>,
+}
+
+impl Opened {
+    /// Opens the tail that is asked for; `None` if none is. Everything is checked before anything runs.
+    pub(crate) fn open(run: &Run, arguments: &TailArguments) -> Result<Option<Self>> {
+        let Some(file) = &arguments.file else {
+            return Ok(None);
+        };
+        let tail = Tail::open(file)?;
+        let documents = Documents::open(
+            arguments.data.as_deref(),
+            &run.data_config,
+            &tail,
+            arguments.documents,
+        )?;
+        let at = documents.data().path().display();
+        ensure!(
+            tail.width == run.config.model.d_in,
+            "the tail {} goes on from width {}, the model was trained on width {}",
+            tail.path.display(),
+            tail.width,
+            run.config.model.d_in
+        );
+        let classes = match tail.kind {
+            Kind::Decoder => {
+                ensure!(
+                    documents.has_tokens(),
+                    "{at}: its rows do not say which tokens they are of, and losses need the next token; \
+                     tools/export_activations.py writes them"
+                );
+                None
+            }
+            Kind::Classifier | Kind::Encoder => {
+                ensure!(
+                    documents.data().has_labels(),
+                    "{at}: its documents have no labels, and the tail {} answers with classes",
+                    tail.path.display()
+                );
+                Some(Classes::of(&tail, arguments)?)
+            }
+        };
+        let ranked_on = match (&classes, &arguments.ranked_on) {
+            (None, _) => None,
+            (Some(_), Some(path)) => Some(
+                ActivationData::open(path, &Options::default())
+                    .with_context(|| format!("--tail-ranked-on {}", path.display()))?,
+            ),
+            (Some(_), None) => {
+                let train = run
+                    .data
+                    .train
+                    .as_ref()
+                    .map_err(|why| anyhow::anyhow!("{why}"))?;
+                ensure!(
+                    train.has_labels(),
+                    "{}: its rows have no labels, so the latents of a class cannot be ranked; name labelled activations by \
+                     --tail-ranked-on",
+                    train.path().display()
+                );
+                Some(train.clone())
+            }
+        };
+        if let Some(classes) = classes.as_ref().filter(|_| tail.kind == Kind::Classifier) {
+            check_classes(documents.data(), &classes.names)?;
+            ranked_on
+                .iter()
+                .try_for_each(|data| check_classes(data, &classes.names))?;
+        }
+        let first_stays = tail.kind == Kind::Decoder || run.data_config.drop_first_token;
+        Ok(Some(Self {
+            network: Network::new(tail)?,
+            documents,
+            classes,
+            ranked_on,
+            max_norm: arguments.max_norm.unwrap_or(MaxNorm::None),
+            first_stays,
+        }))
+    }
+
+    /// Judges all documents.
+    pub(crate) fn judge(
+        &self,
+        passes: &Passes,
+        model: &Model,
+        asked: &Asked,
+    ) -> Result<TailSection> {
+        let ranked = self.rank(passes, model, asked)?;
+        let replaced = self.replaced()?;
+        let (mut kept, mut done) = Kept::open::<Done>(asked.dir, &self.about(asked)?);
+        done.truncate(self.documents.rows.len());
+        let mut progress = Progress::new(self.documents.rows.len(), done.len());
+        for group in self.documents.groups(done.len(), ROWS) {
+            let group: Vec<Document> = group
+                .map(|number| self.documents.read(number))
+                .collect::<Result<_>>()?;
+            let some = self.group(&group, passes, model, asked.ns, ranked.as_ref(), &replaced)?;
+            kept.add(&some);
+            progress.add(some.len());
+            done.extend(some);
+        }
+        Ok(self.section(&done, asked.ns, ranked.as_ref(), &replaced))
+    }
+
+    /// The ranking of latents for each class, for a tail that answers with classes.
+    fn rank(&self, passes: &Passes, model: &Model, asked: &Asked) -> Result<Option<Ranking>> {
+        let (Some(data), Some(classes)) = (&self.ranked_on, &self.classes) else {
+            return Ok(None);
+        };
+        ensure!(
+            data.width() == self.network.tail().width,
+            "{}: its rows have width {}, not {}",
+            data.path().display(),
+            data.width(),
+            self.network.tail().width
+        );
+        let first = asked.ns.iter().copied().max().unwrap_or(0);
+        let ranked_on = RankedOn::new(data, classes.names.len(), asked.rule, first)?;
+        ranked_on.rank(passes, model, &mut |_, _, _| {}).map(Some)
+    }
+
+    /// What identifies this evaluation: another one does not go on with its documents.
+    fn about(&self, asked: &Asked) -> Result<serde_json::Value> {
+        let ranked_on = self.ranked_on.as_ref().map(ActivationData::fingerprint);
+        Ok(serde_json::json!({
+            "tail": self.network.tail().blake3,
+            "data": self.documents.data().fingerprint()?,
+            "documents": self.documents.rows.len(),
+            "ranked_on": ranked_on.transpose()?,
+            "max_norm": self.max_norm,
+            "rule": format!("{:?}", asked.rule),
+            "ns": asked.ns,
+            "first_stays": self.first_stays,
+            "run": asked.about,
+        }))
+    }
+
+    /// The rows of a document that may be replaced.
+    fn own_rows<'a>(&self, document: &'a Document) -> impl Iterator<Item = (usize, &'a [f32])> {
+        let rows = document.hidden.chunks_exact(self.network.tail().width);
+        rows.enumerate().skip(usize::from(self.first_stays))
+    }
+
+    /// Finds what must be known of all rows before the first is replaced.
+    fn replaced(&self) -> Result<Replaced> {
+        let read = |number: usize| self.documents.read(number);
+        let all = 0..self.documents.rows.len();
+        let limit = match self.max_norm {
+            MaxNorm::Norm(norm) => norm,
+            MaxNorm::Medians(multiple) => {
+                let mut norms: Vec<f64> = Vec::new();
+                for number in all.clone() {
+                    norms.extend(self.own_rows(&read(number)?).map(|(_, row)| norm(row)));
+                }
+                norms.sort_unstable_by(f64::total_cmp);
+                multiple
+                    * crate::criteria::bootstrap::quantile(&norms, 0.5).unwrap_or(f64::INFINITY)
+            }
+            _ => f64::INFINITY,
+        };
+        let (mut count, mut beyond) = (0, 0);
+        let mut sums = vec![0.0; self.network.tail().width];
+        for number in all {
+            for (_, row) in self.own_rows(&read(number)?) {
+                if norm(row) > limit {
+                    beyond += 1;
+                    continue;
+                }
+                count += 1;
+                sums.iter_mut()
+                    .zip(row)
+                    .for_each(|(sum, x)| *sum += f64::from(*x));
+            }
+        }
+        ensure!(
+            count > 0,
+            "no row of the documents of the tail is left to be replaced"
+        );
+        let mean = sums
+            .into_iter()
+            .map(|sum| (sum / count as f64) as f32)
+            .collect();
+        Ok(Replaced {
+            limit,
+            beyond,
+            count,
+            mean,
+        })
+    }
+
+    /// Judges some documents.
+    fn group(
+        &self,
+        group: &[Document],
+        passes: &Passes,
+        model: &Model,
+        ns: &[usize],
+        ranking: Option<&Ranking>,
+        replaced: &Replaced,
+    ) -> Result<Vec<Done>> {
+        let mut rows: Vec<f32> = Vec::new();
+        let mut labels = Vec::new();
+        let mut places: Vec<Vec<usize>> = Vec::new();
+        for document in group {
+            let own = self
+                .own_rows(document)
+                .filter(|(_, row)| norm(row) <= replaced.limit);
+            let mut here = Vec::new();
+            for (place, row) in own {
+                rows.extend_from_slice(row);
+                labels.extend(document.label);
+                here.push(place);
+            }
+            places.push(here);
+        }
+        let versions = match rows.len() / self.network.tail().width {
+            0 => Vec::new(),
+            count => {
+                let (codes, x_hat) = model.reconstruct(passes.tensor(&rows, count));
+                match ranking {
+                    None => losses_of(&x_hat, &replaced.mean),
+                    Some(ranking) => choices(model, &codes, x_hat, ns, ranking, &labels),
+                }
+            }
+        };
+        let starts: Vec<usize> = places
+            .iter()
+            .scan(0, |next, here| {
+                Some(std::mem::replace(next, *next + here.len()))
+            })
+            .collect();
+        let each = group.par_iter().zip(places).zip(starts);
+        each.map(|((document, places), start)| {
+            let spliced = self.spliced(document, &places, start, &versions);
+            let all: Vec<&[f32]> = [&document.hidden[..]]
+                .into_iter()
+                .chain(spliced.iter().map(Vec::as_slice))
+                .collect();
+            self.judged(document, &all)
+        })
+        .collect()
+    }
+
+    /// A document with its rows at `places` replaced, for each version.
+    fn spliced(
+        &self,
+        document: &Document,
+        places: &[usize],
+        start: usize,
+        versions: &[Vec<f32>],
+    ) -> Vec<Vec<f32>> {
+        let width = self.network.tail().width;
+        let splice = |version: &Vec<f32>| {
+            let mut hidden = document.hidden.clone();
+            for (row, place) in (start..).zip(places) {
+                hidden[place * width..][..width].copy_from_slice(&version[row * width..][..width]);
+            }
+            hidden
+        };
+        versions.iter().map(splice).collect()
+    }
+
+    /// Judges all versions of a document, the first of which is the document as it is.
+    fn judged(&self, document: &Document, versions: &[&[f32]]) -> Result<Done> {
+        let tail = self.network.tail();
+        let tokens = document.hidden.len() / tail.width;
+        let Some(classes) = &self.classes else {
+            let known = |token: &i64| (0..tail.outputs as i64).contains(token);
+            ensure!(
+                document.tokens.len() == tokens && document.tokens.iter().all(known),
+                "{}: document {} has a token that is not one of the tail's {}",
+                self.documents.data().path().display(),
+                document.number,
+                tail.outputs
+            );
+            let mut judge = Judge::new(&document.tokens);
+            self.network.run(versions, tokens, |version, logits| {
+                judge.add(version, logits);
+                Ok(())
+            })?;
+            return Ok(Done::Losses(judge.finish()));
+        };
+        let label = document.label.filter(|label| *label < classes.names.len());
+        let label = label.with_context(|| {
+            format!(
+                "{}: the label of document {} is none of the tail's {} classes",
+                self.documents.data().path().display(),
+                document.number,
+                classes.names.len()
+            )
+        })?;
+        let mut answers = Vec::with_capacity(versions.len());
+        self.network.run(versions, tokens, |_, output| {
+            answers.push(classes.answer(output));
+            Ok(())
+        })?;
+        Ok(Done::Answers(Answers::new(label, &answers)))
+    }
+
+    fn section(
+        &self,
+        done: &[Done],
+        ns: &[usize],
+        ranking: Option<&Ranking>,
+        replaced: &Replaced,
+    ) -> TailSection {
+        let tail = self.network.tail();
+        let (mut losses, mut answers) = (Vec::new(), Vec::new());
+        for one in done {
+            match one {
+                Done::Losses(one) => losses.push(one.clone()),
+                Done::Answers(one) => answers.push(one.clone()),
+            }
+        }
+        let (metrics, by_position) = match losses.is_empty() {
+            true => (Vec::new(), Vec::new()),
+            false => loss::summary(&losses),
+        };
+        let classes = self.classes.as_ref().zip(ranking);
+        TailSection {
+            file: tail.path.display().to_string(),
+            blake3: tail.blake3.clone(),
+            kind: tail.kind.name().into(),
+            model: tail.model.clone(),
+            layer: tail.layer,
+            data: self.documents.data().path().display().to_string(),
+            documents: done.len(),
+            tokens: self.documents.tokens(),
+            replaced: replaced.count,
+            max_norm: Some(replaced.limit).filter(|limit| limit.is_finite()),
+            beyond_max_norm: replaced.beyond,
+            metrics,
+            by_position,
+            classes: classes.map(|(classes, ranking)| {
+                answers::section(classes, ns, &answers, |class| ranking.has(class))
+            }),
+        }
+    }
+}
+
+/// `||x||`, summed in float64.
+fn norm(row: &[f32]) -> f64 {
+    let squares = row.iter().map(|x| f64::from(*x).powi(2));
+    squares.sum::<f64>().sqrt()
+}
+
+/// Rows as the versions of [`loss::VERSIONS`] replace them: by `x_hat [n, d]`, by zeros, by the mean.
+fn losses_of(x_hat: &Tensor<2>, mean: &[f32]) -> Vec<Vec<f32>> {
+    let [count, width] = x_hat.dims();
+    vec![
+        values(x_hat.clone()),
+        vec![0.0; count * width],
+        mean.repeat(count),
+    ]
+}
+
+/// Rows from the first n latents of their class, and from all others, for each n; then from all latents and from none.
+fn choices(
+    model: &Model,
+    codes: &Codes,
+    x_hat: Tensor<2>,
+    ns: &[usize],
+    ranking: &Ranking,
+    labels: &[usize],
+) -> Vec<Vec<f32>> {
+    let filter = Filter::new(codes, ranking, labels);
+    let of = |keep: &dyn Fn(u64) -> bool| values(filter.decoded(model, |rank| keep(rank.into())));
+    let mut versions = Vec::with_capacity(2 * ns.len() + 2);
+    for n in ns.iter().map(|n| *n as u64) {
+        versions.extend([of(&|rank| rank < n), of(&|rank| rank >= n)]);
+    }
+    versions.extend([values(x_hat), of(&|_| false)]);
+    versions
+}
+
+/// How far the pass is: a bar on a terminal, a line now and then elsewhere.
+struct Progress {
+    bar: Option<ProgressBar>,
+    documents: usize,
+    done: usize,
+    before: usize,
+    started: Instant,
+    told: Instant,
+}
+
+impl Progress {
+    fn new(documents: usize, done: usize) -> Self {
+        if done > 0 {
+            eprintln!("{done} of {documents} documents are done already");
+        }
+        let bar = stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template(
+                "the rest of the model {wide_bar} {human_pos} of {human_len} documents, {per_sec}, ETA {eta}",
+            );
+            let bar = ProgressBar::new(documents as u64);
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_position(done as u64);
+            bar.reset_eta();
+            bar
+        });
+        let now = Instant::now();
+        Self {
+            bar,
+            documents,
+            done,
+            before: done,
+            started: now,
+            told: now,
+        }
+    }
+
+    fn add(&mut self, documents: usize) {
+        self.done += documents;
+        if let Some(bar) = &self.bar {
+            bar.inc(documents as u64);
+        } else if self.told.elapsed() >= EVERY {
+            self.told = Instant::now();
+            eprintln!("{}", self.said());
+        }
+    }
+
+    fn said(&self) -> String {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let rate = (self.done - self.before) as f64 / seconds.max(1e-9);
+        format!(
+            "{} of {} documents, {rate:.1} documents/s, ETA {:.0} s",
+            self.done,
+            self.documents,
+            (self.documents - self.done) as f64 / rate.max(1e-9)
+        )
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        if self.done > self.before {
+            eprintln!("the rest of the model: {}", self.said());
+        }
+    }
+}
