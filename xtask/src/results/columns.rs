@@ -88,7 +88,7 @@ impl TryFrom<Written> for Column {
 }
 
 /// Pointer, title and form of a name. `probe:K` is the balanced accuracy of a K-sparse probe, `on:N` is top-n classification
-/// with n latents on, `off:N` with them off; anything that begins with a slash is a pointer with four decimals.
+/// with n latents on, `off:N` with them off, `through:N` the same as `on:N` through the rest of the model; anything that begins with a slash is a pointer with four decimals.
 fn named(name: &str) -> Result<(String, String, Form)> {
     let decimals = Form::Decimals;
     let (at, title, form) = match name {
@@ -102,14 +102,22 @@ fn named(name: &str) -> Result<(String, String, Form)> {
         "single_latent_f1" => ("/criteria/metrics/single_latent_f1", "F1", decimals(3)),
         "seconds" => (SECONDS, "training, s", decimals(0)),
         "training_l0" => (TRAINING_L0, "L0 in training", decimals(1)),
+        "loss_recovered" => (
+            "/tail/metrics/loss_recovered",
+            "loss recovered",
+            decimals(4),
+        ),
         "fvu_at_32" => (FVU_AT_32, "FVU moved to L0 32", decimals(4)),
         pointer if pointer.starts_with('/') => (pointer, pointer, decimals(4)),
         _ => {
             let top_n = |n, side| format!("/top_n/trained/{n}/{side}");
+            let through = |n| format!("/tail/classes/top_n/{n}/on");
             return Ok(match name.split_once(':') {
                 Some(("on", "all")) => (top_n("all", "on"), "all".into(), Form::Percent),
                 Some(("on", n)) => (top_n(n, "on"), format!("top-{n}"), Form::Percent),
                 Some(("off", n)) => (top_n(n, "off"), format!("without top-{n}"), Form::Percent),
+                Some(("through", "all")) => (through("all"), "all".into(), Form::Percent),
+                Some(("through", n)) => (through(n), format!("top-{n}"), Form::Percent),
                 Some(("probe", k)) => {
                     let at = format!("/criteria/metrics/probe_{k}_balanced_accuracy");
                     (at, format!("probe, k = {k}"), decimals(3))

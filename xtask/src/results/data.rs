@@ -15,6 +15,8 @@ use crate::files::{At, entries};
 /// Bytes of a file that are looked at in one place, and in how many places.
 const BLOCK: u64 = 1 << 16;
 const PLACES: u64 = 64;
+/// The rest of a model in the directory of a data set.
+const TAIL: &str = "tail.onnx";
 
 /// A data set: three splits.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -30,6 +32,12 @@ pub(super) struct Data {
     pub(super) validation: Option<Value>,
     /// `data.held_out` of all others.
     pub(super) heldout: Option<Value>,
+    /// The rest of the model that the data is from, where `PATH` holds one: it goes on from the reconstructions of `heldout`.
+    #[serde(skip)]
+    pub(super) tail: Option<PathBuf>,
+    /// Fingerprints of exports that count as one data set: of the same texts by the same model, but from another version of the
+    /// exporter (which writes tokens beside the rows) or another processor (whose sums end in other bits).
+    pub(super) exports: Vec<String>,
     /// Other keys of the config's `[data]`.
     #[serde(flatten)]
     pub(super) keys: BTreeMap<String, Value>,
@@ -37,7 +45,8 @@ pub(super) struct Data {
 
 impl Plan {
     /// Applies `--data NAME=PATH`. PATH is the file or directory to train on if the plan says which part of it is held out;
-    /// otherwise it holds `train`, `validation` and `heldout`, each a directory or one file (`train.safetensors`).
+    /// otherwise it holds `train`, `heldout` and, where learning rates are chosen, `validation`, each a directory or one file
+    /// (`train.safetensors`); and `tail.onnx`, if the report is to say what the rest of the model makes of reconstructions.
     pub(super) fn place(&mut self, places: &[String]) -> Result<()> {
         for place in places {
             let parts = place.split_once('=');
@@ -53,8 +62,11 @@ impl Plan {
             let split =
                 |name: &str| split(path.as_ref(), name).with_context(|| format!("--data {place}"));
             data.train = Some(split("train")?);
-            data.validation = Some(text(&split("validation")?));
             data.heldout = Some(text(&split("heldout")?));
+            let chooses = self.methods.iter().any(|method| !method.lr.is_empty());
+            let validation = chooses.then(|| split("validation")).transpose()?;
+            data.validation = validation.as_deref().map(text);
+            data.tail = Some(Path::new(path).join(TAIL)).filter(|tail| tail.exists());
         }
         Ok(())
     }
@@ -102,8 +114,21 @@ impl Data {
         let mut keys = toml::Table::from_iter(self.keys.clone());
         keys.extend(train.map(|train| ("train".to_string(), train)));
         keys.extend(held_out.map(|held_out| ("held_out".to_string(), held_out)));
-        let config = toml::Table::from_iter([("data".to_string(), keys.into())]);
+        let mut config = toml::Table::from_iter([("data".to_string(), keys.into())]);
+        if let Some(tail) = &self.tail {
+            let file = toml::Table::from_iter([("file".to_string(), text(tail))]);
+            let tail = toml::Table::from_iter([("tail".to_string(), file.into())]);
+            config.insert("eval".into(), tail.into());
+        }
         Ok(toml::to_string(&config)?)
+    }
+
+    /// The fingerprint by which runs on an export are known: that of the first export which counts as the same.
+    pub(super) fn known_as(&self, fingerprint: String) -> String {
+        match self.exports.first() {
+            Some(first) if self.exports.contains(&fingerprint) => first.clone(),
+            _ => fingerprint,
+        }
     }
 
     /// BLAKE3 of the sizes and of 64 places of every file, in the order of their names, and of every key that is

@@ -29,11 +29,11 @@ pub(super) struct Executor {
 }
 
 impl Executor {
-    /// Builds the binaries.
-    pub(super) fn new(dir: &Path) -> Result<Self> {
+    /// Builds the binaries; the evaluation runs the rest of a model only if one is `through_a_tail`.
+    pub(super) fn new(dir: &Path, through_a_tail: bool) -> Result<Self> {
         Ok(Self {
             train: programs::build("sae-train")?,
-            eval: programs::build("sae-eval")?,
+            eval: programs::build_with("sae-eval", through_a_tail.then_some("tail"))?,
             dir: dir.into(),
         })
     }

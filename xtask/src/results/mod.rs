@@ -110,7 +110,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let how = how(arguments)?;
     let executor = match arguments.render {
         true => None,
-        false => Some(Executor::new(dir)?),
+        false => {
+            let mut data = plans.iter().flat_map(|plan| plan.data.values());
+            Some(Executor::new(dir, data.any(|data| data.tail.is_some()))?)
+        }
     };
     for mut plan in plans {
         if let Some(executor) = executor.as_ref().filter(|_| !science) {

@@ -45,12 +45,18 @@ impl<'a> Results<'a> {
         let store = Store::open(runs)?;
         let mut fingerprints = BTreeMap::new();
         for record in store.records() {
-            fingerprints.insert(record.run.data.clone(), record.fingerprint.clone());
+            let name = &record.run.data;
+            let print = record.fingerprint.clone();
+            let known = plan
+                .data
+                .get(name)
+                .map_or(print.clone(), |data| data.known_as(print));
+            fingerprints.insert(name.clone(), known);
         }
         for (name, data) in plan.data.iter().filter(|(_, data)| data.train.is_some()) {
             let print = data.fingerprint();
             let print = print.with_context(|| format!("data set {name}"))?;
-            fingerprints.insert(name.clone(), print);
+            fingerprints.insert(name.clone(), data.known_as(print));
         }
         let machine = Machine::this();
         Ok(Self {
