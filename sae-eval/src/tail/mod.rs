@@ -1,9 +1,10 @@
 //! The rest of a model goes on from reconstructions: what its predictions or its answers lose.
 //!
 //! A tail is an ONNX file (`file.rs`; docs/TAIL.md has the format). What it would compute is known in size before anything runs
-//! (`sizes.rs`, and `scan.rs` before it is parsed); tract runs it (`network.rs`). `documents.rs` has the documents, `pass.rs`
-//! replaces their rows in several versions, and `loss.rs` and `answers.rs` judge what comes out, of language models and of
-//! classifiers. `kept.rs` keeps what is done, so that a stopped evaluation goes on.
+//! (`sizes.rs`, by the rules of `operators.rs`; `scan.rs` looks at it before it is parsed); tract runs it (`network.rs`).
+//! `documents.rs` has the documents, `opened.rs` holds both together, `pass.rs` replaces rows in several versions, and `loss.rs`
+//! and `answers.rs` judge what comes out, of language models and of classifiers. `kept.rs` keeps what is done, so that a stopped
+//! evaluation goes on.
 
 mod answers;
 mod documents;
@@ -11,7 +12,10 @@ mod file;
 mod kept;
 mod loss;
 mod network;
+mod opened;
+mod operators;
 mod pass;
+mod progress;
 mod scan;
 mod sizes;
 #[cfg(test)]
@@ -19,7 +23,8 @@ mod tests;
 
 use crate::criteria::bootstrap::{COLUMNS, Draws};
 
-pub(crate) use pass::{Asked, Opened};
+pub(crate) use opened::Opened;
+pub(crate) use pass::Asked;
 
 /// The sum of one number per document, for all documents and for each draw of documents.
 fn bootstrap_over(draws: &Draws, each: impl Iterator<Item = f64>) -> Vec<f64> {

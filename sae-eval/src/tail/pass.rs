@@ -1,45 +1,26 @@
 //! The pass over documents: rows are encoded together, replaced in several versions, and the rest of the model goes on.
 
-use std::io::{IsTerminal, stderr};
-use std::time::{Duration, Instant};
-
 use anyhow::{Context, Result, ensure};
 use burn::tensor::Tensor;
-use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
-use sae_data::{ActivationData, MaxNorm, Options};
+use sae_data::{ActivationData, MaxNorm};
 use serde::{Deserialize, Serialize};
 
-use super::answers::{self, Answers, Classes};
-use super::documents::{Document, Documents, check_classes};
-use super::file::{Kind, Tail};
+use super::answers::{self, Answers};
+use super::documents::Document;
 use super::kept::Kept;
 use super::loss::{self, Judge, Losses};
-use super::network::Network;
+use super::opened::Opened;
+use super::progress::Progress;
 use crate::classes::Filter;
 use crate::evaluate::Passes;
 use crate::model::{Codes, Model, values};
 use crate::ranking::{Ranking, Rule};
 use crate::ranking_pass::RankedOn;
 use crate::report::tail::TailSection;
-use crate::run::Run;
-use crate::tail_arguments::TailArguments;
 
 /// Rows whose documents are judged together.
 const ROWS: usize = 4096;
-/// Time between two lines where there is no terminal.
-const EVERY: Duration = Duration::from_secs(10);
-
-/// The rest of a model, its documents, and what is asked about them.
-pub(crate) struct Opened {
-    network: Network,
-    documents: Documents,
-    classes: Option<Classes>,
-    ranked_on: Option<ActivationData>,
-    max_norm: MaxNorm,
-    /// Whether position 0 stays as it is.
-    first_stays: bool,
-}
 
 /// How latents are ranked and chosen, and where what is done is kept.
 pub(crate) struct Asked<'a> {
@@ -68,82 +49,6 @@ struct Replaced {
 }
 
 impl Opened {
-    /// Opens the tail that is asked for; `None` if none is. Everything is checked before anything runs.
-    pub(crate) fn open(run: &Run, arguments: &TailArguments) -> Result<Option<Self>> {
-        let Some(file) = &arguments.file else {
-            return Ok(None);
-        };
-        let tail = Tail::open(file)?;
-        let documents = Documents::open(
-            arguments.data.as_deref(),
-            &run.data_config,
-            &tail,
-            arguments.documents,
-        )?;
-        let at = documents.data().path().display();
-        ensure!(
-            tail.width == run.config.model.d_in,
-            "the tail {} goes on from width {}, the model was trained on width {}",
-            tail.path.display(),
-            tail.width,
-            run.config.model.d_in
-        );
-        let classes = match tail.kind {
-            Kind::Decoder => {
-                ensure!(
-                    documents.has_tokens(),
-                    "{at}: its rows do not say which tokens they are of, and losses need the next token; \
-                     tools/export_activations.py writes them"
-                );
-                None
-            }
-            Kind::Classifier | Kind::Encoder => {
-                ensure!(
-                    documents.data().has_labels(),
-                    "{at}: its documents have no labels, and the tail {} answers with classes",
-                    tail.path.display()
-                );
-                Some(Classes::of(&tail, arguments)?)
-            }
-        };
-        let ranked_on = match (&classes, &arguments.ranked_on) {
-            (None, _) => None,
-            (Some(_), Some(path)) => Some(
-                ActivationData::open(path, &Options::default())
-                    .with_context(|| format!("--tail-ranked-on {}", path.display()))?,
-            ),
-            (Some(_), None) => {
-                let train = run
-                    .data
-                    .train
-                    .as_ref()
-                    .map_err(|why| anyhow::anyhow!("{why}"))?;
-                ensure!(
-                    train.has_labels(),
-                    "{}: its rows have no labels, so the latents of a class cannot be ranked; name labelled activations by \
-                     --tail-ranked-on",
-                    train.path().display()
-                );
-                Some(train.clone())
-            }
-        };
-        if let Some(classes) = classes.as_ref().filter(|_| tail.kind == Kind::Classifier) {
-            check_classes(documents.data(), &classes.names)?;
-            ranked_on
-                .iter()
-                .try_for_each(|data| check_classes(data, &classes.names))?;
-        }
-        let first_stays = tail.kind == Kind::Decoder || run.data_config.drop_first_token;
-        Ok(Some(Self {
-            network: Network::new(tail)?,
-            documents,
-            classes,
-            ranked_on,
-            max_norm: arguments.max_norm.unwrap_or(MaxNorm::None),
-            first_stays,
-        }))
-    }
-
     /// Judges all documents.
     pub(crate) fn judge(
         &self,
@@ -173,13 +78,6 @@ impl Opened {
         let (Some(data), Some(classes)) = (&self.ranked_on, &self.classes) else {
             return Ok(None);
         };
-        ensure!(
-            data.width() == self.network.tail().width,
-            "{}: its rows have width {}, not {}",
-            data.path().display(),
-            data.width(),
-            self.network.tail().width
-        );
         let first = asked.ns.iter().copied().max().unwrap_or(0);
         let ranked_on = RankedOn::new(data, classes.names.len(), asked.rule, first)?;
         ranked_on.rank(passes, model, &mut |_, _, _| {}).map(Some)
@@ -437,73 +335,4 @@ fn choices(
     }
     versions.extend([values(x_hat), of(&|_| false)]);
     versions
-}
-
-/// How far the pass is: a bar on a terminal, a line now and then elsewhere.
-struct Progress {
-    bar: Option<ProgressBar>,
-    documents: usize,
-    done: usize,
-    before: usize,
-    started: Instant,
-    told: Instant,
-}
-
-impl Progress {
-    fn new(documents: usize, done: usize) -> Self {
-        if done > 0 {
-            eprintln!("{done} of {documents} documents are done already");
-        }
-        let bar = stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template(
-                "the rest of the model {wide_bar} {human_pos} of {human_len} documents, {per_sec}, ETA {eta}",
-            );
-            let bar = ProgressBar::new(documents as u64);
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bar.set_position(done as u64);
-            bar.reset_eta();
-            bar
-        });
-        let now = Instant::now();
-        Self {
-            bar,
-            documents,
-            done,
-            before: done,
-            started: now,
-            told: now,
-        }
-    }
-
-    fn add(&mut self, documents: usize) {
-        self.done += documents;
-        if let Some(bar) = &self.bar {
-            bar.inc(documents as u64);
-        } else if self.told.elapsed() >= EVERY {
-            self.told = Instant::now();
-            eprintln!("{}", self.said());
-        }
-    }
-
-    fn said(&self) -> String {
-        let seconds = self.started.elapsed().as_secs_f64();
-        let rate = (self.done - self.before) as f64 / seconds.max(1e-9);
-        format!(
-            "{} of {} documents, {rate:.1} documents/s, ETA {:.0} s",
-            self.done,
-            self.documents,
-            (self.documents - self.done) as f64 / rate.max(1e-9)
-        )
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-        if self.done > self.before {
-            eprintln!("the rest of the model: {}", self.said());
-        }
-    }
 }
