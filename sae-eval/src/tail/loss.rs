@@ -17,6 +17,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::bootstrap_over;
+use super::likelihood::{Clean, log_sum_exp};
 use crate::criteria::bootstrap::{Draws, Interval};
 use crate::criteria::estimate;
 use crate::report::criteria::Estimate;
@@ -90,8 +91,8 @@ pub(super) struct Losses {
 /// Judges one document, version by version.
 pub(super) struct Judge<'a> {
     tokens: &'a [i64],
-    /// `log p` of the document as it is at each judged position, `[predictions, vocabulary]`.
-    clean: Vec<f32>,
+    /// The model as it is, at each judged position.
+    clean: Vec<Clean>,
     /// The most likely tokens of it.
     first: Vec<usize>,
     found: Losses,
@@ -116,24 +117,26 @@ impl<'a> Judge<'a> {
         let judged = 1..self.tokens.len().saturating_sub(1);
         for (at, position) in judged.enumerate() {
             let row = &logits[position * vocabulary..][..vocabulary];
-            let log_p = log_softmax(row);
-            let next = self.tokens[position + 1] as usize;
             let place = position.ilog2() as usize;
             if version == 0 {
                 if self.found.by_position.len() <= place {
                     self.found.by_position.resize(place + 1, Sums::default());
                 }
                 self.first.push(largest(row));
+                self.clean.push(Clean::new(row));
+                self.found.by_position[place].predictions += 1;
             }
+            let clean = &self.clean[at];
+            let log_sum_exp = match version {
+                0 => clean.log_sum_exp(),
+                _ => log_sum_exp(row),
+            };
+            let next = self.tokens[position + 1] as usize;
             let sums = &mut self.found.by_position[place];
-            sums.ce[version] -= f64::from(log_p[next]);
-            if version == 0 {
-                sums.predictions += 1;
-                self.clean.extend(log_p);
-                continue;
+            sums.ce[version] += log_sum_exp - f64::from(row[next]);
+            if version > 0 {
+                sums.kl[version] += clean.kl(row, log_sum_exp);
             }
-            let clean = &self.clean[at * vocabulary..][..vocabulary];
-            sums.kl[version] += kl(clean, &log_p);
             if version == SAE {
                 let rank = rank(row, self.first[at]);
                 for (kept, n) in sums.kept.iter_mut().zip(KEPT) {
@@ -146,20 +149,6 @@ impl<'a> Judge<'a> {
     pub(super) fn finish(self) -> Losses {
         self.found
     }
-}
-
-/// `x - log sum exp x`, summed in float64.
-fn log_softmax(row: &[f32]) -> Vec<f32> {
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = row.iter().map(|x| f64::from((x - max).exp())).sum();
-    let log = f64::from(max) + sum.ln();
-    row.iter().map(|x| (f64::from(*x) - log) as f32).collect()
-}
-
-fn kl(clean: &[f32], other: &[f32]) -> f64 {
-    let each = clean.iter().zip(other);
-    each.map(|(p, q)| f64::from(p.exp()) * f64::from(p - q))
-        .sum()
 }
 
 /// Place of the largest number; of equal ones the first.
@@ -305,11 +294,5 @@ mod tests {
             .map(|one| (one.from, one.to, one.predictions))
             .collect();
         assert_eq!(places, [(1, 1, 1), (2, 3, 1)]);
-    }
-
-    #[test]
-    fn large_logits_do_not_overflow() {
-        let log_p = log_softmax(&[1e4, 0.0, -1e4]);
-        assert_eq!(log_p, [0.0, -1e4, -2e4]);
     }
 }

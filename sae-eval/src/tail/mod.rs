@@ -10,6 +10,7 @@ mod answers;
 mod documents;
 mod file;
 mod kept;
+mod likelihood;
 mod loss;
 mod network;
 mod opened;
