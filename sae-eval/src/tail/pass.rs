@@ -125,7 +125,9 @@ impl Opened {
         let (mut count, mut beyond) = (0, 0);
         let mut sums = vec![0.0; self.network.tail().width];
         for number in all {
-            for (_, row) in self.own_rows(&read(number)?) {
+            let document = read(number)?;
+            self.checked_label(&document)?; // now, and not after hours
+            for (_, row) in self.own_rows(&document) {
                 if norm(row) > limit {
                     beyond += 1;
                     continue;
@@ -224,19 +226,40 @@ impl Opened {
         versions.iter().map(splice).collect()
     }
 
-    /// Judges all versions of a document, the first of which is the document as it is.
-    fn judged(&self, document: &Document, versions: &[&[f32]]) -> Result<Done> {
+    /// The class of a document, for a tail that answers with classes; for a decoder its tokens are checked.
+    fn checked_label(&self, document: &Document) -> Result<Option<usize>> {
         let tail = self.network.tail();
-        let tokens = document.hidden.len() / tail.width;
+        let about = || {
+            let at = self.documents.data().path().display();
+            format!("{at}: document {}", document.number)
+        };
         let Some(classes) = &self.classes else {
             let known = |token: &i64| (0..tail.outputs as i64).contains(token);
             ensure!(
-                document.tokens.len() == tokens && document.tokens.iter().all(known),
-                "{}: document {} has a token that is not one of the tail's {}",
-                self.documents.data().path().display(),
-                document.number,
+                document.tokens.len() * tail.width == document.hidden.len()
+                    && document.tokens.iter().all(known),
+                "{} has a token that is not one of the tail's {}",
+                about(),
                 tail.outputs
             );
+            return Ok(None);
+        };
+        let label = document.label.filter(|label| *label < classes.names.len());
+        let label = label.with_context(|| {
+            format!(
+                "the label of {} is none of the tail's {} classes",
+                about(),
+                classes.names.len()
+            )
+        })?;
+        Ok(Some(label))
+    }
+
+    /// Judges all versions of a document, the first of which is the document as it is.
+    fn judged(&self, document: &Document, versions: &[&[f32]]) -> Result<Done> {
+        let label = self.checked_label(document)?;
+        let tokens = document.hidden.len() / self.network.tail().width;
+        let (Some(classes), Some(label)) = (&self.classes, label) else {
             let mut judge = Judge::new(&document.tokens);
             self.network.run(versions, tokens, |version, logits| {
                 judge.add(version, logits);
@@ -244,15 +267,6 @@ impl Opened {
             })?;
             return Ok(Done::Losses(judge.finish()));
         };
-        let label = document.label.filter(|label| *label < classes.names.len());
-        let label = label.with_context(|| {
-            format!(
-                "{}: the label of document {} is none of the tail's {} classes",
-                self.documents.data().path().display(),
-                document.number,
-                classes.names.len()
-            )
-        })?;
         let mut answers = Vec::with_capacity(versions.len());
         self.network.run(versions, tokens, |_, output| {
             answers.push(classes.answer(output));
