@@ -215,6 +215,12 @@ fn the_config_names_a_tail_as_well_as_the_options() {
     ));
     assert!(run.eval(&[]).status.success());
     assert_eq!(run.report()["tail"], section);
+    // A limit below the largest norms: some rows stay. (Documents of which all rows stay count as they are.)
+    let section = run.tail("gpt2", &["--tail-max-norm", "1.4"]);
+    let (stay, replaced) = (&section["beyond_max_norm"], &section["replaced"]);
+    assert!(stay.as_u64() > Some(0), "{stay}");
+    assert_eq!(stay.as_u64().unwrap() + replaced.as_u64().unwrap(), 72);
+    assert!(value(&section, "ce_sae").is_finite());
     // Everything beyond the limit: nothing is replaced.
     let output = run.eval(&["--tail-max-norm", "1e-9"]);
     assert_eq!(output.status.code(), Some(2));
