@@ -12,7 +12,7 @@ use crate::results::tables::{cell_text, markdown, thousands};
 /// How to read the verification.
 const READING: &str = "Spread is the larger standard deviation over the seeds, of those at the best k and at the recommended \
     one. Reconstruction (FVU, loss recovered) gets better with every latent, so its best k says nothing: the table says what a \
-    doubling of k takes away of the error (FVU, 1 - loss recovered). There is a knee at k if the doubling behind it gains at \
+    doubling of k takes away of the error (FVU, 1 - loss recovered). There is a knee at k if the doubling beyond it gains at \
     most half of what the one before it gained. Only k/2, k and 2k were tried.";
 
 impl Guide {

@@ -95,7 +95,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let columns = measured::columns()?;
     let runs = Runs::new(arguments, &config, dir)?;
     let (attention, revision) = runs.measured(&[Candidate::attention()], &columns)?;
-    let mut guide = Guide::new(&config, &runs, attention, revision);
+    let seeds = runs.seeds.clone();
+    let mut guide = Guide::new(&config, runs.steps, seeds, attention, revision);
     if let Some(found) = guide.recommendation.as_ref().filter(|_| arguments.verify) {
         let ks = found.ks(config.n_latents);
         let tried = TRIED.iter().flat_map(|architecture| {
@@ -170,7 +171,14 @@ impl<'a> Runs<'a> {
 }
 
 impl Guide {
-    fn new(config: &Config, runs: &Runs, groups: Vec<Group>, revision: String) -> Self {
+    /// The guide of these runs of sparse attention.
+    fn new(
+        config: &Config,
+        steps: usize,
+        seeds: Vec<u64>,
+        groups: Vec<Group>,
+        revision: String,
+    ) -> Self {
         let attention = &groups[0];
         let recommendation = recommend::recommend(attention, config.n_latents);
         let mut warnings: Vec<String> = config.note.iter().cloned().collect();
@@ -179,9 +187,9 @@ impl Guide {
         Self {
             name: config.name.clone(),
             revision,
-            steps: runs.steps,
+            steps,
             n_latents: config.n_latents,
-            seeds: runs.seeds.clone(),
+            seeds,
             rule: recommend::RULE,
             recommendation,
             warnings,

@@ -81,6 +81,7 @@ impl Recommendation {
     /// Whether one k fits all rows, in words.
     pub(super) fn fit(&self) -> String {
         match self.spread {
+            None if self.l0_p5.is_none() => String::new(),
             None => {
                 "At least 5 % of the rows have no latent at all: no k fits these and the others."
                     .into()

@@ -1,7 +1,7 @@
 //! Where the recommended k stands between its half and its double, criterion by criterion.
 //!
-//! Reconstruction gets better with every latent, so its best k says nothing: what counts is what a doubling of k gains, before
-//! and behind the recommended one. Every other criterion can prefer any k, and is said to.
+//! Reconstruction gets better with every latent, so its best k says nothing: what counts is what a doubling of k gains, up to
+//! the recommended one and beyond it. Every other criterion can prefer any k, and is said to.
 
 use serde::Serialize;
 
@@ -9,7 +9,7 @@ use super::measured::{self, Group, name};
 use crate::results::columns::Column;
 use crate::results::numbers::{Form, Mean, text};
 
-/// There is a knee at k if the doubling behind it gains at most this part of what the doubling before it gained.
+/// There is a knee at k if the doubling beyond it gains at most this part of what the doubling before it gained.
 const KNEE: f64 = 0.5;
 
 /// An architecture at several k.
@@ -188,9 +188,14 @@ fn claim(judged: &[Judged]) -> Claim {
 impl Judged {
     /// What it says of k, in words.
     pub(super) fn words(&self) -> String {
-        let by = text((self.behind, None), self.form);
+        let distance = |value: f64| match self.form {
+            // of two parts of 100 %, which are not parts of each other
+            Form::Percent => format!("{:.1} points", 100.0 * value),
+            form => text((value, None), form),
+        };
+        let by = distance(self.behind);
         let spread = match self.spread {
-            Some(spread) => format!("the seeds' spread is {}", text((spread, None), self.form)),
+            Some(spread) => format!("the seeds' spread is {}", distance(spread)),
             None => "one seed, spread unknown".into(),
         };
         match self.finding {
@@ -213,7 +218,7 @@ impl Judged {
                     None => "a knee cannot be seen",
                 };
                 format!(
-                    "a doubling takes away {} of the error up to k, {} behind it: {knee}",
+                    "a doubling takes away {} of the error up to k, {} beyond it: {knee}",
                     gain(before),
                     gain(after)
                 )
