@@ -91,7 +91,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         println!("{note}");
     }
     let dir = arguments.dir.clone();
-    let dir = dir.unwrap_or_else(|| config.runs_dir.join("guide").join(&config.name));
+    let dir = dir.unwrap_or_else(|| {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+        let name = config.name.replace(|c| !is_plain(c), "_");
+        config.runs_dir.join("guide").join(name)
+    });
     let columns = measured::columns()?;
     let runs = Runs::new(arguments, &config, dir)?;
     let (attention, revision) = runs.measured(&[Candidate::attention()], &columns)?;

@@ -15,7 +15,8 @@ const VARIED: f64 = 2.0;
 /// Why this k, in the words of the guide.
 pub(super) const RULE: &str = "k is the mean of L0 over the held-out rows, rounded to a whole number. TopK spends k latents on \
     every row and BatchTopK k on average, so with this k each spends as many latents in all as sparse attention does. (The \
-    median would spend more or less in all wherever L0 is skewed.)";
+    median would spend more or less in all wherever L0 is skewed.) This L0 is not free of every choice: the factor t of the \
+    scores (model.scale) moves it, and k with it.";
 
 /// The k, and the distribution that it comes from: means over the seeds.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -300,7 +300,7 @@ fn without_labels_only_reconstruction_is_judged() {
     let text = guide.markdown(&columns);
     assert!(!text.contains("probe"), "{text}");
     assert!(
-        text.contains("is **not supported**: no knee at k in FVU."),
+        text.contains("is **not supported**: no knee at k in \"FVU\"."),
         "{text}"
     );
 }

@@ -3,6 +3,8 @@
 //! Reconstruction gets better with every latent, so its best k says nothing: what counts is what a doubling of k gains, up to
 //! the recommended one and beyond it. Every other criterion can prefer any k, and is said to.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::measured::{self, Group, name};
@@ -230,73 +232,51 @@ impl Judged {
 impl Verdict {
     /// The verdict in one sentence.
     pub(super) fn words(&self) -> String {
-        let of = |finding: fn(&Finding) -> bool| -> String {
-            let own = self.judged.iter().filter(|one| finding(&one.finding));
-            let titles: Vec<&str> = own.map(|one| one.criterion.as_str()).collect();
-            titles.join(", ")
-        };
+        use Finding::{Behind, Best, Gains, NoDifference, WithinSpread};
         let mut parts = Vec::new();
-        let mut add = |what: &str, titles: String| {
-            if !titles.is_empty() {
-                parts.push(format!("{what} {titles}"));
-            }
-        };
-        add("best at k in", of(|it| matches!(it, Finding::Best)));
-        add(
-            "as good as the best in",
-            of(|it| matches!(it, Finding::WithinSpread)),
-        );
-        add(
-            "not told apart by",
-            of(|it| matches!(it, Finding::NoDifference)),
-        );
-        for judged in &self.judged {
-            if judged.finding == Finding::Behind {
-                add(
-                    &format!("{} is better in", judged.best),
-                    judged.criterion.clone(),
-                );
-            }
+        self.add(&mut parts, "best at k in", |it| matches!(it.finding, Best));
+        self.add(&mut parts, "as good as the best in", |it| {
+            matches!(it.finding, WithinSpread)
+        });
+        let behind = self.judged.iter().filter(|it| it.finding == Behind);
+        for k in behind.map(|it| it.best).collect::<BTreeSet<_>>() {
+            self.add(&mut parts, &format!("k = {k} is better in"), |it| {
+                it.finding == Behind && it.best == k
+            });
         }
-        add(
-            "a knee at k in",
-            of(|it| {
-                matches!(
-                    it,
-                    Finding::Gains {
-                        knee: Some(true),
-                        ..
-                    }
-                )
-            }),
-        );
-        add(
-            "no knee at k in",
-            of(|it| {
-                matches!(
-                    it,
-                    Finding::Gains {
-                        knee: Some(false),
-                        ..
-                    }
-                )
-            }),
-        );
+        self.add(&mut parts, "no difference in", |it| {
+            matches!(it.finding, NoDifference)
+        });
+        for (knee, what) in [(true, "a knee at k in"), (false, "no knee at k in")] {
+            self.add(
+                &mut parts,
+                what,
+                |it| matches!(it.finding, Gains { knee: Some(own), .. } if own == knee),
+            );
+        }
         let claim = match self.claim {
             Claim::Supported => "supported",
             Claim::Partly => "supported in part",
             Claim::NotSupported => "not supported",
-            Claim::Open => "open, for nothing was measured at k and beside it",
+            Claim::Open => "open: nothing was measured at k and beside it",
         };
         let name = name(self.architecture);
-        let why = if parts.is_empty() {
-            String::new()
-        } else {
-            format!(": {}", parts.join("; "))
+        let why = match parts.is_empty() {
+            true => String::new(),
+            false => format!(": {}", parts.join("; ")),
         };
-        format!(
-            "{name}, k = {}: that this k is a good one is **{claim}**{why}.",
-            self.k
-        )
+        let k = self.k;
+        format!("{name}, k = {k}: that this k is a good one is **{claim}**{why}.")
+    }
+
+    /// Adds the titles of the criteria that say the same, if there are any.
+    fn add(&self, parts: &mut Vec<String>, what: &str, which: impl Fn(&Judged) -> bool) {
+        let own = self.judged.iter().filter(|judged| which(judged));
+        let titles: Vec<String> = own
+            .map(|judged| format!("\"{}\"", judged.criterion))
+            .collect();
+        if !titles.is_empty() {
+            parts.push(format!("{what} {}", titles.join(", ")));
+        }
     }
 }

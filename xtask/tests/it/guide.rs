@@ -97,6 +97,40 @@ fn read(root: &Path, name: &str) -> String {
     fs::read_to_string(root.join("out").join(name)).unwrap()
 }
 
+/// Holds guide.json to the report of the run of sparse attention; returns the k, and the number of runs.
+fn checked(root: &Path) -> (u64, usize) {
+    let runs = fs::read_dir(root.join("out"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let is_attention = |path: &PathBuf| path.to_string_lossy().contains("-attention-heldout");
+    let runs: Vec<PathBuf> = runs.filter(is_attention).collect();
+    let report = fs::read_to_string(runs[0].join("reports/report.json")).unwrap();
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let sparsity = report["sparsity"].as_array().unwrap();
+    let mean = sparsity
+        .iter()
+        .find(|metric| metric["name"] == "l0_mean")
+        .unwrap();
+    let k = mean["value"].as_f64().unwrap().round() as u64;
+    let guide: Value = serde_json::from_str(&read(root, "guide.json")).unwrap();
+    assert_eq!(guide["recommendation"]["k"], k);
+    assert!((2..=24).contains(&k), "{k}");
+    assert_eq!(guide["steps"], 60);
+    let groups = guide["groups"].as_array().unwrap();
+    let of = |group: &Value| {
+        (
+            group["architecture"].as_str().unwrap().to_string(),
+            group["k"].as_u64(),
+        )
+    };
+    let groups: Vec<_> = groups.iter().map(of).collect();
+    let ks = [k.div_ceil(2), k, 2 * k];
+    let tried = ["topk", "batch_topk"].map(|name| ks.map(|k| (name.to_string(), Some(k))));
+    let expected = [&[("attention".to_string(), None)], &tried.concat()[..]].concat();
+    assert_eq!(groups, expected);
+    (k, expected.len())
+}
+
 #[test]
 fn a_k_is_found_and_verified_and_a_killed_command_goes_on() {
     let root = workplace("guide");
@@ -120,37 +154,8 @@ fn a_k_is_found_and_verified_and_a_killed_command_goes_on() {
     let kept = after.iter().filter(|line| before.contains(line)).count();
     assert_eq!(kept, before.len(), "finished runs are kept as they were");
 
-    // the k, from the report of the run itself
-    let runs = fs::read_dir(root.join("out"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let is_attention = |path: &PathBuf| path.to_string_lossy().contains("-attention-heldout");
-    let runs: Vec<PathBuf> = runs.filter(is_attention).collect();
-    let report = fs::read_to_string(runs[0].join("reports/report.json")).unwrap();
-    let report: Value = serde_json::from_str(&report).unwrap();
-    let sparsity = report["sparsity"].as_array().unwrap();
-    let mean = sparsity
-        .iter()
-        .find(|metric| metric["name"] == "l0_mean")
-        .unwrap();
-    let k = mean["value"].as_f64().unwrap().round() as u64;
-    let guide: Value = serde_json::from_str(&read(&root, "guide.json")).unwrap();
-    assert_eq!(guide["recommendation"]["k"], k);
-    assert!((2..=24).contains(&k), "{k}");
-    assert_eq!(guide["steps"], 60);
-    let groups = guide["groups"].as_array().unwrap();
-    let of = |group: &Value| {
-        (
-            group["architecture"].as_str().unwrap().to_string(),
-            group["k"].as_u64(),
-        )
-    };
-    let groups: Vec<_> = groups.iter().map(of).collect();
-    let ks = [k.div_ceil(2), k, 2 * k];
-    let tried = ["topk", "batch_topk"].map(|name| ks.map(|k| (name.to_string(), Some(k))));
-    let expected = [&[("attention".to_string(), None)], &tried.concat()[..]].concat();
-    assert_eq!(groups, expected);
-    assert_eq!(after.len(), expected.len());
+    let (k, count) = checked(&root);
+    assert_eq!(after.len(), count);
     let text = read(&root, "guide.md");
     assert!(text.contains(&format!("**k = {k}**")), "{text}");
     assert!(text.contains("a doubling takes away"), "{text}");
