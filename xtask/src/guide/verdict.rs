@@ -265,8 +265,18 @@ impl Verdict {
             true => String::new(),
             false => format!(": {}", parts.join("; ")),
         };
+        let count = |of: fn(&Finding) -> bool| {
+            let own = self.judged.iter().filter(|it| of(&it.finding));
+            own.count()
+        };
+        let free = count(|it| !matches!(it, Gains { .. }));
+        let agree = count(|it| matches!(it, Best | WithinSpread));
+        let share = match free {
+            0 => String::new(),
+            _ => format!(" (by {agree} of {free} criteria that can prefer any k)"),
+        };
         let k = self.k;
-        format!("{name}, k = {k}: that this k is a good one is **{claim}**{why}.")
+        format!("{name}, k = {k}: that this k is a good one is **{claim}**{share}{why}.")
     }
 
     /// Adds the titles of the criteria that say the same, if there are any.
