@@ -19,10 +19,11 @@ impl Guide {
     pub(super) fn markdown(&self, columns: &[Column]) -> String {
         let seeds: Vec<String> = self.seeds.iter().map(u64::to_string).collect();
         let mut out = format!(
-            "# A k for {}\n\nSparse attention, {} steps, M = {}, seed {}; revision {}.\n\n",
+            "# A k for {}\n\nSparse attention, {} steps, M = {}, {} {}; revision {}.\n\n",
             plain(&self.name),
             thousands(self.steps),
             thousands(self.n_latents),
+            if seeds.len() == 1 { "seed" } else { "seeds" },
             seeds.join(", "),
             plain(&self.revision)
         );

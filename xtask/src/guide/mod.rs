@@ -142,6 +142,8 @@ impl<'a> Runs<'a> {
         if seeds.is_empty() {
             seeds.push(config.seed);
         }
+        seeds.sort_unstable();
+        seeds.dedup();
         Ok(Self {
             config,
             dir,
@@ -166,8 +168,8 @@ impl<'a> Runs<'a> {
         let mut plan = self.config.plan(candidates, self.steps, &self.seeds)?;
         plan.revision = executor.programs()?;
         let results = results::all_of(&plan, &executor, jobs, &self.dir)?;
-        let of_cell = |cell| results.records(&cell, 0);
-        let mut records = plan.all_cells().flat_map(|cell| of_cell(cell));
+        let records = plan.all_cells();
+        let mut records = records.flat_map(|cell| results.records(&cell, 0));
         let revision = records.next().map(|record| record.version.clone());
         let groups = Group::all(&results, candidates, columns);
         Ok((groups, revision.unwrap_or_else(|| "unknown".into())))
