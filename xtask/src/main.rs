@@ -5,6 +5,7 @@ mod chaos;
 mod check;
 mod eval;
 mod files;
+mod guide;
 mod one_build;
 mod plot;
 mod programs;
@@ -34,6 +35,8 @@ enum Chore {
     Chaos(chaos::Arguments),
     /// Make the tables of README.md and docs/SCIENCE.md from runs that it starts itself.
     Results(results::Arguments),
+    /// Recommend a k for TopK-like SAEs, from the L0 that sparse attention finds by itself (docs/GUIDE.md).
+    Guide(guide::Arguments),
     /// Evaluate a run and write reports/report.{json,md,html} into it; compare several.
     Eval(eval::Arguments),
     /// Show a run in progress in a browser: curves as they grow, and the report of its newest checkpoint.
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Chore::Bench(arguments) => bench::run(&arguments),
         Chore::Chaos(arguments) => chaos::run(&arguments),
         Chore::Results(arguments) => results::run(&arguments),
+        Chore::Guide(arguments) => guide::run(&arguments),
         Chore::Eval(arguments) => eval::run(&arguments),
         Chore::Watch(arguments) => watch::run(&arguments),
     };

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::numbers::Form;
 
 /// Numbers by pointer.
-pub(super) type Metrics = BTreeMap<String, f64>;
+pub(crate) type Metrics = BTreeMap<String, f64>;
 
 /// Longest list of plain numbers that is kept (an interval, not a histogram).
 const MAX_LIST: usize = 4;
@@ -31,12 +31,12 @@ const LEFT_OUT: [&str; 7] = [
 /// A column of a table.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "Written")]
-pub(super) struct Column {
-    pub(super) at: String,
-    pub(super) title: String,
-    pub(super) form: Form,
+pub(crate) struct Column {
+    pub(crate) at: String,
+    pub(crate) title: String,
+    pub(crate) form: Form,
     /// 1 where the greatest mean is printed bold, -1 where the least is, otherwise 0.
-    pub(super) best: f64,
+    pub(crate) best: f64,
 }
 
 /// A table of one number at given L0.
@@ -130,12 +130,16 @@ fn named(name: &str) -> Result<(String, String, Form)> {
 }
 
 /// Pointers of the numbers that code needs by name.
-pub(super) const FVU: &str = "/reconstruction/fvu";
-pub(super) const L0: &str = "/sparsity/l0_mean";
-pub(super) const DEAD_SHARE: &str = "/sparsity/dead_fraction";
+pub(crate) const FVU: &str = "/reconstruction/fvu";
+pub(crate) const L0: &str = "/sparsity/l0_mean";
+pub(crate) const DEAD_SHARE: &str = "/sparsity/dead_fraction";
 /// From `metrics.jsonl`: seconds of training over all continuations, and the mean L0 of the last hundred training batches.
 pub(super) const SECONDS: &str = "/training_seconds";
 pub(super) const TRAINING_L0: &str = "/training_l0";
+/// From `metrics.jsonl`: the mean L0 of a tenth of the training batches, at most a hundred: of those up to half of the training,
+/// and of the last ones.
+pub(crate) const HALFWAY_L0: &str = "/training_l0_halfway";
+pub(crate) const FINAL_L0: &str = "/training_l0_final";
 /// `FVU (L0/32)^0.38`: FVU moved to an L0 of 32, computed when it is asked for.
 pub(super) const FVU_AT_32: &str = "/fvu_at_32";
 
@@ -150,23 +154,37 @@ pub(super) fn of_report(report: &Value) -> Metrics {
     metrics
 }
 
+/// The warnings of a report.
+pub(super) fn notes(report: &Value) -> Vec<String> {
+    let notes = report["notes"].as_array().into_iter().flatten();
+    notes
+        .filter_map(|note| Some(note.as_str()?.into()))
+        .collect()
+}
+
 /// The numbers of the records of `metrics.jsonl`.
 pub(super) fn of_training(records: &[Value]) -> Metrics {
-    let training = records
-        .iter()
-        .rev()
-        .filter(|record| record["split"] == "train");
-    let l0: Vec<f64> = training
-        .filter_map(|record| record["l0"].as_f64())
-        .take(100)
-        .collect();
-    let mean = (!l0.is_empty()).then(|| l0.iter().sum::<f64>() / l0.len() as f64);
+    let training = records.iter().filter(|record| record["split"] == "train");
+    let l0 = training.filter_map(|record| record["l0"].as_f64());
+    let l0: Vec<f64> = l0.collect();
     let seconds = records.last().and_then(|record| record["seconds"].as_f64());
-    let found = [(TRAINING_L0, mean), (SECONDS, seconds)];
+    let tenth = l0.len().div_ceil(10).min(100);
+    let found = [
+        (TRAINING_L0, mean_of_last(&l0, 100)),
+        (HALFWAY_L0, mean_of_last(&l0[..l0.len() / 2], tenth)),
+        (FINAL_L0, mean_of_last(&l0, tenth)),
+        (SECONDS, seconds),
+    ];
     let found = found
         .into_iter()
         .filter_map(|(at, value)| Some((at.to_string(), value?)));
     found.collect()
+}
+
+/// The mean of the last `n` values, or of all where there are fewer; none where there are none.
+fn mean_of_last(values: &[f64], n: usize) -> Option<f64> {
+    let last = &values[values.len() - n.min(values.len())..];
+    (!last.is_empty()).then(|| last.iter().sum::<f64>() / last.len() as f64)
 }
 
 /// Adds all numbers below `value`.
@@ -247,5 +265,23 @@ mod tests {
             report.pointer(at).and_then(Value::as_f64),
             of_report(&report).get(at).copied()
         );
+    }
+
+    #[test]
+    fn l0_of_training_halfway_and_at_the_end() {
+        let record = |i: usize| json!({ "split": "train", "l0": i, "seconds": 0.5 * i as f64 });
+        let mut records: Vec<Value> = (1..=40).map(record).collect();
+        records.push(json!({ "split": "held_out", "l0": 99, "seconds": 21 }));
+        let expected = [
+            (TRAINING_L0, 20.5), // of all: there are fewer than a hundred
+            (HALFWAY_L0, 18.5),  // of 17 to 20
+            (FINAL_L0, 38.5),    // of 37 to 40
+            (SECONDS, 21.0),
+        ];
+        let expected = expected.map(|(at, value)| (at.to_string(), value));
+        assert_eq!(of_training(&records), Metrics::from(expected));
+        assert!(of_training(&[]).is_empty());
+        let one = of_training(&records[..1]);
+        assert_eq!((one.get(HALFWAY_L0), one[FINAL_L0]), (None, 1.0));
     }
 }

@@ -21,7 +21,7 @@ const TAIL: &str = "tail.onnx";
 /// A data set: three splits.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Data {
+pub(crate) struct Data {
     /// Its name in the tables.
     pub(super) title: String,
     /// How to get it.
@@ -95,6 +95,18 @@ fn split(dir: &Path, name: &str) -> Result<PathBuf> {
 }
 
 impl Data {
+    /// The data set of a config's `[data]`.
+    pub(crate) fn of_config(mut keys: toml::Table) -> Result<Self> {
+        let train = keys.remove("train").context("data.train is missing")?;
+        let train = train.as_str().context("data.train is not a path")?;
+        Ok(Self {
+            train: Some(train.into()),
+            heldout: keys.remove("held_out"),
+            keys: keys.into_iter().collect(),
+            ..Self::default()
+        })
+    }
+
     /// The three splits by their names.
     fn splits(&self) -> [(&'static str, Option<Value>); 3] {
         [

@@ -22,24 +22,28 @@ const OWN_FAULT: std::ops::RangeInclusive<i32> = 10..=19;
 const IN_USE: i32 = 6;
 
 /// The binaries, and the directory of the runs.
-pub(super) struct Executor {
+pub(crate) struct Executor {
     train: PathBuf,
     eval: PathBuf,
     dir: PathBuf,
+    /// Threads of each run; they change no number on a CPU.
+    threads: String,
 }
 
 impl Executor {
-    /// Builds the binaries; the evaluation runs the rest of a model only if one is `through_a_tail`.
-    pub(super) fn new(dir: &Path, through_a_tail: bool) -> Result<Self> {
+    /// Builds the binaries, which run with so many `threads`; the evaluation runs the rest of a model only if one is
+    /// `through_a_tail`.
+    pub(crate) fn new(dir: &Path, threads: usize, through_a_tail: bool) -> Result<Self> {
         Ok(Self {
             train: programs::build("sae-train")?,
             eval: programs::build_with("sae-eval", through_a_tail.then_some("tail"))?,
             dir: dir.into(),
+            threads: threads.to_string(),
         })
     }
 
     /// The first 16 digits of BLAKE3 of both binaries.
-    pub(super) fn programs(&self) -> Result<String> {
+    pub(crate) fn programs(&self) -> Result<String> {
         let sum = |path: &PathBuf| sealed::checksum(path).at(path);
         let sums = sum(&self.train)? + &sum(&self.eval)?;
         Ok(blake3::hash(sums.as_bytes()).to_hex()[..16].into())
@@ -66,7 +70,7 @@ impl Executor {
             .try_for_each(|dir| fs::remove_dir_all(&dir).at(&dir))
     }
 
-    /// Trains and evaluates with one thread, from where it was stopped.
+    /// Trains and evaluates, from where it was stopped.
     pub(super) fn execute(&self, task: Task) -> Result<Record> {
         let started = Instant::now();
         let dir = self.directory(&task.record);
@@ -80,8 +84,11 @@ impl Executor {
         }
         if record.failed.is_none() {
             let mut command = Command::new(&self.eval);
-            programs::finish(command.arg(&dir).args(["--no-untrained", "--threads", "1"]))?;
-            record.metrics = columns::of_report(&programs::report(&dir)?);
+            command.arg(&dir).arg("--no-untrained");
+            programs::finish(command.args(["--threads", &self.threads]))?;
+            let report = programs::report(&dir)?;
+            record.metrics = columns::of_report(&report);
+            record.notes = columns::notes(&report);
             let training = programs::records(&dir).unwrap_or_default();
             record.metrics.extend(columns::of_training(&training));
         }
@@ -101,13 +108,14 @@ impl Executor {
         let seed = format!("seed={}", record.run.seed);
         let settings = record.run.set.iter().chain([&seed]).map(String::as_str);
         let mut command = programs::training(&self.train, config, settings, dir);
-        command.args(["--plain", "--threads", "1"]);
+        command.args(["--plain", "--threads", &self.threads]);
         loop {
             let output = programs::run(&mut command)?;
             match output.status.code() {
                 Some(IN_USE) => thread::sleep(Duration::from_secs(2)),
                 Some(code) if OWN_FAULT.contains(&code) => {
-                    return Ok(Some(programs::last_words(&output)));
+                    let words = programs::last_words(&output);
+                    return Ok(Some(format!("exit code {code}: {words}")));
                 }
                 _ => return programs::succeeded(&command, &output).map(|()| None),
             }
@@ -125,6 +133,7 @@ mod tests {
             train: "train".into(),
             eval: "eval".into(),
             dir: dir.into(),
+            threads: "1".into(),
         }
     }
 

@@ -7,17 +7,17 @@
 //! (`queue.rs`, `work.rs`, `execute.rs`). Tables and plots come from that file alone (`columns.rs`, `tables.rs`,
 //! `figures.rs`, `../plot.rs`); they stand between two comments of the document that shows them (`document.rs`).
 
-mod columns;
-mod data;
+pub(crate) mod columns;
+pub(crate) mod data;
 mod document;
-mod execute;
+pub(crate) mod execute;
 mod figures;
-mod numbers;
-mod plan;
-mod queue;
+pub(crate) mod numbers;
+pub(crate) mod plan;
+pub(crate) mod queue;
 mod select;
-mod store;
-mod tables;
+pub(crate) mod store;
+pub(crate) mod tables;
 mod work;
 
 use std::fs;
@@ -112,7 +112,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         true => None,
         false => {
             let mut data = plans.iter().flat_map(|plan| plan.data.values());
-            Some(Executor::new(dir, data.any(|data| data.tail.is_some()))?)
+            Some(Executor::new(dir, 1, data.any(|data| data.tail.is_some()))?)
         }
     };
     for mut plan in plans {
@@ -169,6 +169,28 @@ fn how(arguments: &Arguments) -> Result<How> {
         only,
         keep,
     })
+}
+
+/// Runs what is missing of a plan, `jobs` at a time, with its lines in the directory `dir`, and keeps the run directories. Runs
+/// of other programs count as missing.
+pub(crate) fn all_of<'a>(
+    plan: &'a Plan,
+    executor: &Executor,
+    jobs: usize,
+    dir: &Path,
+) -> Result<Results<'a>> {
+    let mut results = Results::open(plan, &dir.join("runs.jsonl"))?;
+    executor.forget(&mut results.store, |record| {
+        record.revision != plan.revision
+    })?;
+    let how = How {
+        jobs,
+        budget: None,
+        only: Selection::default(),
+        keep: Some(Selection::default()),
+    };
+    work(&mut results, executor, &how)?;
+    Ok(results)
 }
 
 /// Runs what is missing of a plan, with its lines in the directory `kept`, and writes its tables and plots.

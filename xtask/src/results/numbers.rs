@@ -9,7 +9,7 @@ pub(super) const SLOPE: f64 = 0.38;
 /// How a number is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Form {
+pub(crate) enum Form {
     /// With this many decimals.
     Decimals(usize),
     /// A part, in per cent.
@@ -17,10 +17,10 @@ pub(super) enum Form {
 }
 
 /// A mean and, of two values or more, their sample standard deviation.
-pub(super) type Mean = (f64, Option<f64>);
+pub(crate) type Mean = (f64, Option<f64>);
 
 /// Mean and sample standard deviation; the latter needs two values.
-pub(super) fn mean_and_deviation(values: &[f64]) -> Mean {
+pub(crate) fn mean_and_deviation(values: &[f64]) -> Mean {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
@@ -28,7 +28,7 @@ pub(super) fn mean_and_deviation(values: &[f64]) -> Mean {
 }
 
 /// `0.1235 ± 0.0005`, or without the deviation.
-pub(super) fn text((mean, deviation): Mean, form: Form) -> String {
+pub(crate) fn text((mean, deviation): Mean, form: Form) -> String {
     let (factor, decimals, unit) = match form {
         Form::Decimals(decimals) => (1.0, decimals, ""),
         Form::Percent => (100.0, 1, " %"),

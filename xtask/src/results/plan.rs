@@ -18,11 +18,11 @@ use crate::files::At;
 /// The runs, and the tables that show them.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     /// The name of its table in the documents; that of `docs/science.toml` is `science`.
     pub(super) name: String,
     /// Changes whenever training changes its numbers: runs of another revision are run again.
-    pub(super) revision: String,
+    pub(crate) revision: String,
     /// Documents that show the table.
     pub(super) files: Vec<PathBuf>,
     /// `key=value` settings of all runs.
@@ -77,7 +77,7 @@ pub(super) struct Grid {
 /// One method at several sparsities.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Method {
+pub(crate) struct Method {
     /// Its name in the runs. Default: its label.
     pub(super) name: String,
     /// The name that it shares with its variants.
@@ -118,7 +118,7 @@ impl Judged {
 
 /// One method on one data set at one length and width.
 #[derive(Debug)]
-pub(super) struct Cell<'a> {
+pub(crate) struct Cell<'a> {
     pub(super) plan: &'a Plan,
     pub(super) data: &'a str,
     /// Place of the grid in the plan.
@@ -129,15 +129,15 @@ pub(super) struct Cell<'a> {
 
 /// One run, all but the data's fingerprint and the revision.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Run {
+pub(crate) struct Run {
     pub(super) judged: Judged,
     pub(super) data: String,
     pub(super) method: String,
     pub(super) steps: usize,
     pub(super) n_latents: usize,
-    pub(super) seed: u64,
+    pub(crate) seed: u64,
     /// All `--set`, in their order.
-    pub(super) set: Vec<String>,
+    pub(crate) set: Vec<String>,
     /// The learning rate, where it is one of a grid; it is in `set`, too.
     pub(super) lr: Option<f64>,
 }
@@ -151,6 +151,29 @@ impl Plan {
     pub(super) fn parse(text: &str) -> Result<Self> {
         let mut plan: Self = toml::from_str(text)?;
         plan.name = "science".into();
+        plan.checked()
+    }
+
+    /// A plan of one data set, one length and one width.
+    pub(crate) fn of_one(
+        (name, data): (&str, Data),
+        [steps, n_latents]: [usize; 2],
+        seeds: &[u64],
+        methods: Vec<Method>,
+    ) -> Result<Self> {
+        let plan = Self {
+            name: name.into(),
+            data: [(name.to_string(), data)].into(),
+            grids: vec![Grid {
+                steps,
+                n_latents,
+                seeds: seeds.into(),
+                data: None,
+                methods: None,
+            }],
+            methods,
+            ..Self::default()
+        };
         plan.checked()
     }
 
@@ -212,7 +235,7 @@ impl Plan {
     }
 
     /// All cells, one data set after the other.
-    pub(super) fn all_cells(&self) -> impl Iterator<Item = Cell<'_>> {
+    pub(crate) fn all_cells(&self) -> impl Iterator<Item = Cell<'_>> {
         self.data.keys().flat_map(|name| self.cells(name))
     }
 
@@ -257,6 +280,16 @@ impl Plan {
 }
 
 impl Method {
+    /// A method of one sparsity with the learning rate of its recipe.
+    pub(crate) fn fixed(name: String, label: String, set: Vec<String>) -> Self {
+        Self {
+            name,
+            label,
+            set,
+            ..Self::default()
+        }
+    }
+
     /// The method, and itself without a pre-bias where that was asked for.
     fn variants(mut self) -> Vec<Self> {
         if self.name.is_empty() {
@@ -291,7 +324,7 @@ impl Cell<'_> {
     }
 
     /// The runs of the table, seed by seed, with the learning rate that was chosen.
-    pub(super) fn runs(&self, lr: Option<f64>) -> Vec<Run> {
+    pub(crate) fn runs(&self, lr: Option<f64>) -> Vec<Run> {
         let sparsities = 0..self.method.runs.len();
         let run = |seed: &u64, at| self.run(Judged::Heldout, *seed, at, lr);
         let of_seed = |seed| sparsities.clone().map(move |at| run(seed, at));

@@ -13,11 +13,11 @@ use super::select::Selection;
 use super::store::{self, Machine, Record, Store};
 
 /// A value of each seed that has one.
-pub(super) type BySeed = BTreeMap<u64, f64>;
+pub(crate) type BySeed = BTreeMap<u64, f64>;
 
 /// The plan beside what is known of its runs.
-pub(super) struct Results<'a> {
-    pub(super) plan: &'a Plan,
+pub(crate) struct Results<'a> {
+    pub(crate) plan: &'a Plan,
     pub(super) store: Store,
     /// One per data set that is at hand or has runs.
     pub(super) fingerprints: BTreeMap<String, String>,
@@ -78,6 +78,7 @@ impl<'a> Results<'a> {
             revision,
             metrics: Metrics::new(),
             failed: None,
+            notes: Vec::new(),
             wall_seconds: 0.0,
             version: String::new(),
             machine: self.machine.clone(),
@@ -90,7 +91,7 @@ impl<'a> Results<'a> {
     }
 
     /// The lines of a cell's table at one sparsity, for the seeds that are done.
-    pub(super) fn records(&self, cell: &Cell, at: usize) -> Vec<&Record> {
+    pub(crate) fn records(&self, cell: &Cell, at: usize) -> Vec<&Record> {
         let runs = self.chosen(cell).map(|lr| cell.runs_at(at, lr));
         let runs = runs.into_iter().flatten();
         runs.filter_map(|run| self.get(&run)).collect()

@@ -17,11 +17,11 @@ use crate::files::{At, entries};
 
 /// A finished run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Record {
+pub(crate) struct Record {
     /// See [`key`].
     pub(super) key: String,
     #[serde(flatten)]
-    pub(super) run: Run,
+    pub(crate) run: Run,
     /// Fingerprint of the data set.
     pub(super) fingerprint: String,
     /// Revision of the plan and the method.
@@ -30,17 +30,20 @@ pub(super) struct Record {
     pub(super) metrics: Metrics,
     /// Why there are no numbers: what the trainer said when it gave the run up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) failed: Option<String>,
+    pub(crate) failed: Option<String>,
+    /// The warnings of its report.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) notes: Vec<String>,
     /// Seconds from its last start to its report, or those of its training where that is more.
     pub(super) wall_seconds: f64,
     /// Git revision of the source tree, with `+` if it was changed.
-    pub(super) version: String,
+    pub(crate) version: String,
     pub(super) machine: Machine,
 }
 
 impl Record {
     /// A number by its pointer.
-    pub(super) fn number(&self, at: &str) -> Option<f64> {
+    pub(crate) fn number(&self, at: &str) -> Option<f64> {
         match at {
             FVU_AT_32 => Some(self.number(FVU)? * (self.number(L0)? / 32.0).powf(SLOPE)),
             at => self.metrics.get(at).copied(),
@@ -63,7 +66,7 @@ impl Machine {
 }
 
 /// Settings that change no number of a run.
-const CHANGE_NOTHING: [&str; 7] = [
+pub(crate) const CHANGE_NOTHING: [&str; 7] = [
     "data.workers",
     "training.log_every",
     "training.keep_checkpoints",
@@ -214,6 +217,7 @@ pub(super) mod tests {
             revision: "1".into(),
             metrics: [(columns::FVU.to_string(), fvu)].into(),
             failed: None,
+            notes: Vec::new(),
             wall_seconds: 2.0,
             version: "abc".into(),
             machine: Machine {

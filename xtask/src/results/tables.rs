@@ -90,7 +90,7 @@ pub(super) fn state(results: &Results) -> String {
 }
 
 /// A table; titles and cells in `left` are at the left, all others at the right. Empty where there are no rows.
-fn markdown(titles: &[&str], left: &[usize], rows: Vec<Vec<String>>) -> String {
+pub(crate) fn markdown(titles: &[&str], left: &[usize], rows: Vec<Vec<String>>) -> String {
     let line = |cells: String| format!("| {cells} |\n");
     let side = |i: usize| if left.contains(&i) { "---|" } else { "---:|" };
     let sides: String = (0..titles.len()).map(side).collect();
@@ -189,7 +189,7 @@ fn mean(values: &BySeed) -> Option<f64> {
 }
 
 /// Mean and deviation over the seeds, if there are any.
-pub(super) fn over_seeds(values: &BySeed) -> Option<Mean> {
+pub(crate) fn over_seeds(values: &BySeed) -> Option<Mean> {
     let values: Vec<f64> = values.values().copied().collect();
     (!values.is_empty()).then(|| mean_and_deviation(&values))
 }
@@ -212,7 +212,7 @@ fn difference(first: &BySeed, other: Option<&BySeed>, more: bool) -> BySeed {
 }
 
 /// Mean and deviation, and of how many seeds where some are missing.
-fn cell_text(values: &BySeed, seeds: usize, form: Form) -> String {
+pub(crate) fn cell_text(values: &BySeed, seeds: usize, form: Form) -> String {
     match (over_seeds(values), values.len()) {
         (None, _) => "-".into(),
         (Some(mean), n) if n < seeds => format!("{} ({n} of {seeds})", text(mean, form)),
@@ -293,7 +293,7 @@ pub(super) fn short(setting: &str) -> String {
 }
 
 /// 24,576.
-pub(super) fn thousands(number: usize) -> String {
+pub(crate) fn thousands(number: usize) -> String {
     match number {
         0..1000 => number.to_string(),
         _ => format!("{},{:03}", thousands(number / 1000), number % 1000),

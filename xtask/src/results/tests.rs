@@ -36,6 +36,7 @@ fn record(plan: &Plan, run: Run, l0: f64) -> Record {
         revision,
         metrics: metrics.map(|(at, value)| (at.to_string(), value)).into(),
         failed: None,
+        notes: Vec::new(),
         wall_seconds: 4.0,
         version: "abc".into(),
         machine: Machine {

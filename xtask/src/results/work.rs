@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::columns::{DEAD_SHARE, FVU, L0};
 use super::execute::Executor;
@@ -50,12 +50,14 @@ pub(super) fn work(results: &mut Results, executor: &Executor, how: &How) -> Res
                     let key = task.record.key.clone();
                     running.insert(key.clone());
                     let sender = sender.clone();
+                    let run = &task.record.run;
+                    let name = format!("{}, seed {}", run.method, run.seed);
                     scope.spawn(move || {
                         // Without an answer, the others would be waited for, and then this one for ever.
                         let done = catch_unwind(AssertUnwindSafe(|| executor.execute(task)));
                         let done =
                             done.unwrap_or_else(|_| bail!("the thread of this run panicked"));
-                        drop(sender.send((key, done))); // the receiver lives as long as the scope
+                        drop(sender.send((key, done.context(name)))); // the receiver lives as long as the scope
                     });
                 }
             }

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 #[cfg(unix)]
+mod guide;
+#[cfg(unix)]
 mod science;
 #[cfg(unix)]
 mod watch;
