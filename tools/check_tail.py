@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Recompute what a report says of the rest of the model (`sae-eval RUN --tail FILE`), in float64 and without the Rust code.
+"""Recompute what a report says of the rest of the model (`sae-eval RUN --tail FILE`), in float64, without the Rust code.
 
-    python3 tools/check_tail.py runs/a                                       (needs numpy, torch, transformers, onnx, blake3)
-    python3 tools/check_tail.py runs/a --model MODEL --modality text         (the model itself in place of the tail)
+    python3 tools/check_tail.py runs/a                                 (needs numpy, torch, transformers, onnx, blake3)
+    python3 tools/check_tail.py runs/a --model MODEL --modality text   (the model itself in place of the tail)
 
 Without --model the tail of the report is run by the package onnx with all weights in float64, or by onnxruntime in float32
 if that is installed and --runtime is not "onnx". With --model, the torch model runs in float64 with its hidden state
 replaced; --gguf, --class-texts, --class-prompts, --head-mean and --pooling are those that export_tail.py was given. Without
---class-texts the head of a classifier is the tail's. tools/sae_report reads the data and computes the dictionary in numpy.
+--class-texts the head of a classifier is the tail's. tools/sae_report reads the data, and computes the dictionary in numpy.
 
 Options of sae-eval that the report does not have are given again: --tail-ranked-on, --tail-class-embeddings, --rank-by and
 --fire-threshold, unless the config's [eval.tail] or the report's top-n classification has them. --tail-max-norm is
@@ -158,7 +158,8 @@ def open_rest(args, run):
 def facts(compare, run, documents, first_stays):
     """What is replaced, and what the report says of it."""
     section, tail = run.section, run.tail
-    for name, ours in (("kind", tail.kind), ("model", tail.name), ("layer", tail.layer), ("blake3", blake3(tail.bytes).hexdigest())):
+    ours = {"kind": tail.kind, "model": tail.name, "layer": tail.layer, "blake3": blake3(tail.bytes).hexdigest()}
+    for name, ours in ours.items():
         compare.say(name, section[name], ours, section[name] == ours)
     compare.say("documents", section["documents"], len(documents), section["documents"] == len(documents))
     if documents.available > len(documents):
@@ -239,13 +240,26 @@ def compare_classes(compare, classes, answers, names):
           f"{answers.fragile} documents have a row in which rounding chooses latents")
 
 
+def labelled(run, documents, names):
+    """Fails if the documents cannot be judged by this tail."""
+    if run.tail.kind == "decoder":
+        if documents.ids is None:
+            raise ExportError("the documents do not say which tokens they have")
+    elif documents.labels is None or not np.isin(documents.labels, np.arange(len(names))).all():
+        raise ExportError(f"the documents have no labels, or others than those of the tail's {len(names)} classes")
+
+
 def check(args):
     run = Run(args)
     compare = Comparison(args.quiet)
     documents = run.documents()
+    widths = {"the tail": run.tail.width, "the documents": documents.data.width, "the dictionary": run.model.cfg["d_in"]}
+    if len(set(widths.values())) > 1:
+        raise ExportError("; ".join(f"{name}: width {width}" for name, width in widths.items()))
     first_stays = run.tail.kind == "decoder" or run.config.get("drop_first_token", False)
     replaced = facts(compare, run, documents, first_stays)
     rest, names = open_rest(args, run)
+    labelled(run, documents, names)
     print(f"{len(documents)} documents; {rest.about}")
     progress = Progress(len(documents))
     if run.tail.kind == "decoder":

@@ -19,7 +19,7 @@ class Splice:
     def __init__(self, tower: torch.nn.Module, layer: int, head: torch.nn.Module | None = None):
         blocks = blocks_of(tower)
         if blocks is None or not 0 <= layer <= len(blocks):
-            raise ExportError(f"layer {layer}: the model has blocks 0..{len(blocks or []) - 1}, so no such rows can be replaced")
+            raise ExportError(f"layer {layer}: the model has {len(blocks or [])} blocks, before which rows can be replaced")
         self.below = blocks[:layer]
         if layer < len(blocks):
             self.entry = blocks[layer]

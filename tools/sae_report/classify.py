@@ -15,7 +15,7 @@ def shaken(x):
 
 
 def counted(model, train, rule, threshold, shake=False):
-    """Yields (class, rows on which each latent fires, the sums that settle ties, firings in doubt) of every class that has rows."""
+    """Yields (class, firings of each latent, the sums that settle ties, firings in doubt) of every class that has rows."""
     latents = model.cfg["n_latents"]
     present = np.unique(train.labels)
     at_once = max(1, BUDGET // (24 * latents))

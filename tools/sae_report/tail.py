@@ -107,7 +107,7 @@ class Ranking:
 
 
 def in_doubt(top, rest, fired, mass, moved):
-    """Whether a latent of the rest might be before one of the top: one of their firings is in doubt, or their sums are equal."""
+    """Whether a latent of the rest might be before one of the top: some firings are in doubt, or sums are equal."""
     if not len(top) or not len(rest):
         return False
     least, most = (fired - moved)[top][:, None], (fired + moved)[rest][None]

@@ -25,11 +25,10 @@ class Answers:
 
     def add(self, scores, labels, fragile):
         """Scores [versions, documents, classes]."""
-        best = np.partition(scores, -2, -1)[..., -2:] if scores.shape[-1] > 1 else np.stack([scores[..., 0] - 1, scores[..., 0]], -1)
-        tie = np.where(fragile, FRAGILE_TIE, TIE)
-        tie = np.broadcast_to(tie, scores.shape[:2]).copy()
+        best = np.sort(scores, -1)[..., -2:]
+        tie = np.broadcast_to(np.where(fragile, FRAGILE_TIE, TIE), scores.shape[:2]).copy()
         tie[0] = TIE  # nothing was replaced
-        near = best[..., 1] - best[..., 0] <= tie * np.abs(scores).max(-1)
+        near = (best[..., -1] - best[..., 0] <= tie * np.abs(scores).max(-1)) & (scores.shape[-1] > 1)
         right = scores.argmax(-1) == labels
         self.fragile += int(fragile.sum())
         np.add.at(self.documents, labels, 1)

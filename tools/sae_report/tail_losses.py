@@ -1,4 +1,4 @@
-"""What is left of a language model's predictions: sums over documents, metrics with intervals, and how far rounding moves them."""
+"""What is left of a language model's predictions: sums over documents, metrics, and how far rounding moves them."""
 
 import numpy as np
 
