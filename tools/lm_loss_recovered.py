@@ -31,14 +31,13 @@ pass and the ablations. Before anything is measured, replacing x by itself must 
 """
 
 import argparse
-import contextlib
 import itertools
 import json
 import pathlib
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -47,45 +46,25 @@ import transformers
 from sae_export import ExportError, Inputs
 from sae_export.inputs import TextEncoder, load_model
 from sae_export.reading import read_texts
-from sae_export.states import blocks_of, layer_states
+from sae_export.splice import Splice
+from sae_export.states import layer_states
 from sae_report.model import Model
 
 LOSSES = ("ce", "kl")
 DRAWS = 2000  # of the bootstrap
 
 
-class Splice:
-    """Runs the blocks from `layer` on with given hidden states."""
+class Spliced:
+    """A language model from hidden state `layer` on."""
 
     def __init__(self, model: torch.nn.Module, layer: int):
-        blocks = blocks_of(model)
-        if blocks is None or not 0 <= layer < len(blocks):
-            raise ExportError(f"--layer {layer}: the model has blocks 0..{len(blocks or []) - 1} before which rows can be replaced")
-        self.model, self.block, self.below = model, blocks[layer], blocks[:layer]
-
-    @contextlib.contextmanager
-    def _below_skipped(self) -> Iterator[None]:
-        """Makes the blocks below return their input: their result is replaced anyway."""
-        try:
-            for block in self.below:
-                block.forward = lambda hidden_states, *_, **__: hidden_states
-            yield
-        finally:
-            for block in self.below:
-                del block.forward
+        if layer == model.config.num_hidden_layers:
+            raise ExportError(f"--layer {layer}: no block comes after it")
+        self.model, self.splice = model, Splice(model, layer)
 
     def logits(self, inputs: Inputs, hidden: torch.Tensor) -> torch.Tensor:
-        def replace(_block: torch.nn.Module, positional: tuple, named: dict) -> tuple[tuple, dict]:
-            if positional:
-                return (hidden, *positional[1:]), named
-            return positional, named | {"hidden_states": hidden}
-
-        handle = self.block.register_forward_pre_hook(replace, with_kwargs=True)
-        try:
-            with self._below_skipped():
-                return self.model(**inputs).logits
-        finally:
-            handle.remove()
+        with self.splice.of(hidden):
+            return self.model(**inputs).logits
 
     def check(self, inputs: Inputs, hidden: torch.Tensor) -> None:
         """Raises unless replacing x by itself gives the logits of the unchanged model."""
@@ -155,8 +134,8 @@ def reconstruct(directory: pathlib.Path, rows: np.ndarray) -> tuple[dict[str, ob
 class Judge:
     """Computes the losses of every document, for every way to replace its rows."""
 
-    def __init__(self, splice: Splice, batches: list[Inputs], rows: np.ndarray, replaced: np.ndarray):
-        self.splice, self.batches, self.rows, self.replaced = splice, batches, rows, replaced
+    def __init__(self, spliced: Spliced, batches: list[Inputs], rows: np.ndarray, replaced: np.ndarray):
+        self.spliced, self.batches, self.rows, self.replaced = spliced, batches, rows, replaced
 
     def losses(self, variants: dict[str, Callable[[slice], np.ndarray]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """For each variant, including "clean", sums of (ce, kl) over predictions [documents, 2]; predictions [documents].
@@ -173,7 +152,7 @@ class Judge:
             token, replaced = tokens.stop, some.stop
             hidden = self.rows[tokens].copy()
             if number == 0:
-                self.splice.check(inputs, self._padded(mask, hidden))
+                self.spliced.check(inputs, self._padded(mask, hidden))
             judged = mask.clone()  # positions with a next token, except 0
             judged[:, :-1] &= mask[:, 1:]
             judged[:, -1] = judged[:, 0] = False
@@ -191,10 +170,10 @@ class Judge:
     def _padded(self, mask: torch.Tensor, hidden: np.ndarray) -> torch.Tensor:
         padded = torch.zeros((*mask.shape, hidden.shape[1]))
         padded[mask] = torch.from_numpy(hidden)
-        return padded.to(next(self.splice.model.parameters()).device)
+        return padded.to(next(self.spliced.model.parameters()).device)
 
     def _log_probabilities(self, inputs: Inputs, mask: torch.Tensor, hidden: np.ndarray, judged: torch.Tensor):
-        logits = self.splice.logits(inputs, self._padded(mask, hidden))
+        logits = self.spliced.logits(inputs, self._padded(mask, hidden))
         return torch.log_softmax(logits[judged.to(logits.device)].float(), dim=-1)
 
     @staticmethod
@@ -246,7 +225,7 @@ def table(result: dict) -> str:
 def measure(args: argparse.Namespace) -> dict:
     model = load_model(transformers.AutoModelForCausalLM, args)
     encoder = TextEncoder(args, model, args.context)
-    splice = Splice(model, args.layer)
+    spliced = Spliced(model, args.layer)
     tokens = read_tokens(args, encoder)
     batches = [encoder.pad(tokens[at : at + args.batch]) for at in range(0, len(tokens), args.batch)]
     rows = hidden_rows(model.base_model, args.layer, batches)
@@ -262,7 +241,7 @@ def measure(args: argparse.Namespace) -> dict:
     for directory in args.runs:
         runs[str(directory)], x_hat = reconstruct(directory, x)
         variants[f"run {directory}"] = lambda some, x_hat=x_hat: x_hat[some]
-    sums, predictions = Judge(splice, batches, rows, replaced).losses(variants)
+    sums, predictions = Judge(spliced, batches, rows, replaced).losses(variants)
     found = summary(sums, predictions, args.seed)
     return {
         "model": args.model if args.gguf is None else args.gguf,

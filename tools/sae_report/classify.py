@@ -6,30 +6,52 @@ BUDGET = 1 << 27  # bytes of counters held at a time
 NEAR = 1e-4  # relative: the two best scores of a row may change places in float32 if they are closer than this
 
 
-def ranking(model, train, classes, first, rule, threshold):
-    """The first latents of each class that has training rows, best first: {class: [first]}."""
-    latents, found = model.cfg["n_latents"], {}
+SHAKEN = 1e-5  # relative: rows that are moved by so much show whose activations rounding may switch on or off
+
+
+def shaken(x):
+    """The rows, each number moved up or down by more than float32 rounds."""
+    return x * (1 + SHAKEN * np.random.default_rng(0).choice([-1.0, 1.0], x.shape))
+
+
+def counted(model, train, rule, threshold, shake=False):
+    """Yields (class, firings of each latent, the sums that settle ties, firings in doubt) of every class that has rows."""
+    latents = model.cfg["n_latents"]
     present = np.unique(train.labels)
-    at_once = max(1, BUDGET // (16 * latents))
+    at_once = max(1, BUDGET // (24 * latents))
+
+    def fires(x):
+        a, _ = model.encode(x)
+        return a, a != 0 if rule == "firing" else a > threshold
+
     for group in (present[i : i + at_once] for i in range(0, len(present), at_once)):
-        fired, mass = np.zeros((len(group), latents), np.int64), np.zeros((len(group), latents))
+        fired, doubt = np.zeros((2, len(group), latents), np.int64)
+        mass = np.zeros((len(group), latents))
         rows = np.flatnonzero(np.isin(train.labels, group))
         for some, x in train.blocks(model.block(), rows):
-            a, _ = model.encode(x)
-            fires, size = (a != 0, np.abs(a)) if rule == "firing" else (a > threshold, np.abs(a))
+            a, firing = fires(x)
+            moved = firing != fires(shaken(x))[1] if shake else np.zeros_like(firing)
+            size = np.abs(a)
             if rule == "firing":
                 norms = np.sqrt((a**2).sum(1, keepdims=True))
                 size = np.divide(size, norms, out=np.zeros_like(size), where=norms > 0)
             labels = train.labels[some]
             for place, c in enumerate(group):
                 mine = labels == c
-                fired[place] += fires[mine].sum(0)
+                fired[place] += firing[mine].sum(0)
                 mass[place] += size[mine].sum(0)
-        for place, c in enumerate(group):
-            # sums are added up in another order here: differences by rounding count as ties
-            order = np.lexsort((np.arange(latents), -np.round(mass[place], 9), -fired[place]))
-            found[int(c)] = order[:first]
-    return found
+                doubt[place] += moved[mine].sum(0)
+        yield from ((int(c), fired[place], mass[place], doubt[place]) for place, c in enumerate(group))
+
+
+def ordered(fired, mass):
+    """The latents of a class, best first. Sums are added up in another order here: differences by rounding count as ties."""
+    return np.lexsort((np.arange(len(fired)), -np.round(mass, 9), -fired))
+
+
+def ranking(model, train, classes, first, rule, threshold):
+    """The first latents of each class that has training rows, best first: {class: [first]}."""
+    return {c: ordered(fired, mass)[:first] for c, fired, mass, _ in counted(model, train, rule, threshold)}
 
 
 class Accuracy:
