@@ -50,6 +50,7 @@ pub(crate) struct Run {
     /// The rows that it is evaluated on, and those it was trained on.
     pub(crate) data: Data,
     /// The section `[data]` of its config, with the paths as they are now.
+    #[cfg(feature = "tail")]
     pub(crate) data_config: DataConfig,
     /// The rest of its model, if the config names one.
     pub(crate) tail: Option<TailConfig>,
@@ -207,6 +208,7 @@ impl Run {
             recipe: config.training,
             config: saved,
             data,
+            #[cfg(feature = "tail")]
             data_config: config.data,
             tail: config.eval.tail,
         })
