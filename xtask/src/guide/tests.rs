@@ -147,7 +147,7 @@ fn reconstruction_is_judged_by_what_a_doubling_gains() {
     assert_eq!(of(FVU, [0.4, 0.3, 0.225]), (25, 25, false, not));
     assert_eq!(of(FVU, [0.4, 0.2, 0.16]), (50, 20, true, Claim::Supported));
     // FVU that rises with k has no knee
-    assert_eq!(of(FVU, [0.2, 0.3, 0.3]).2, false);
+    assert!(!of(FVU, [0.2, 0.3, 0.3]).2);
     // of the loss, what is missing to 1
     assert_eq!(of(LOSS, [0.6, 0.7, 0.775]), (25, 25, false, not));
     assert_eq!(of(LOSS, [0.6, 0.8, 0.81]), (50, 5, true, Claim::Supported));
