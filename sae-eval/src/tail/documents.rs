@@ -194,7 +194,7 @@ pub(super) fn check_classes(data: &ActivationData, names: &[String]) -> Result<(
     let differs = own.iter().zip(names).position(|(own, name)| own != name);
     ensure!(
         own.len() == names.len() && differs.is_none(),
-        "{}: its {} classes are not the {} classes of the tail{}; export both with the same --class-texts",
+        "{}: its {} classes are not the {} classes of the tail{}; give both the same classes in the same order",
         path.display(),
         own.len(),
         names.len(),
