@@ -46,7 +46,9 @@ from sae_complexity.tables import markdown, sentences
 FORMAT = "dynamic-sae.complexity"
 
 
-def read_methods(configs: dict[pathlib.Path, dict], numbers: np.ndarray, inside: np.ndarray, args: argparse.Namespace) -> list[Method]:
+def read_methods(
+    configs: dict[pathlib.Path, dict], numbers: np.ndarray, inside: np.ndarray, args: argparse.Namespace
+) -> list[Method]:
     """The methods with L0 of the rows that are kept; sparse attention comes first."""
     l0, data = {}, None
     for run in configs:
@@ -76,7 +78,11 @@ def measure(runs: list[pathlib.Path], args: argparse.Namespace) -> dict:
     varying = [method for method in every if not method.constant()]
     if not varying:
         raise ComplexityError("L0 of every method is constant, so it has no correlation with anything")
-    notes = found.notes if norm_varies(row_norms[inside]) else [*found.notes, "The norm of rows hardly varies, so it is no control here."]
+    notes = (
+        found.notes
+        if norm_varies(row_norms[inside])
+        else [*found.notes, "The norm of rows hardly varies, so it is no control here."]
+    )
     result = {
         "format": FORMAT,
         "version": 1,
@@ -113,9 +119,19 @@ def arguments() -> argparse.Namespace:
     option("--sae-eval", metavar="PROGRAM", help="let sae-eval write the codes that are missing")
     option("--threads", type=int, default=1, help="of sae-eval (default 1)")
     option("--title", default="L0 and complexity", help="name of the data in tables and pictures")
-    option("--wordnet", type=pathlib.Path, default="/usr/share/wordnet", metavar="DIR", help="directory with data.noun and index.noun")
+    option(
+        "--wordnet",
+        type=pathlib.Path,
+        default="/usr/share/wordnet",
+        metavar="DIR",
+        help="directory with data.noun and index.noun",
+    )
     option("--tokenizer", type=pathlib.Path, metavar="PATH", help="tokenizer.json, or its directory, for the tokens of texts")
-    option("--model", metavar="NAME", help="the language model of the tokens, for surprisals: name on the Hugging Face hub, or directory")
+    option(
+        "--model",
+        metavar="NAME",
+        help="the language model of the tokens, for surprisals: name on the Hugging Face hub, or directory",
+    )
     option("--gguf", metavar="FILE", help="a .gguf file in the directory --model")
     option("--device", default="cpu", help="torch device of --model (default cpu)")
     option("--cache", type=pathlib.Path, default=".surprisal", metavar="DIR", help="keeps surprisals (default .surprisal)")

@@ -85,6 +85,11 @@ def by_tenth(
         middle = (before + len(inside) / 2) / len(values)
         before += len(inside)
         l0 = {name: told(own[:, i]) for name, own in means.items()}
-        about = {"rows": len(inside), "from": float(inside.min()), "to": float(inside.max()), "median": float(np.median(inside))}
+        about = {
+            "rows": len(inside),
+            "from": float(inside.min()),
+            "to": float(inside.max()),
+            "median": float(np.median(inside)),
+        }
         found.append(about | {"middle": middle, "l0": l0})
     return found

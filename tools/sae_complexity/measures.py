@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sae_report.data import Data, Side
+from sae_report.data import Side
 from sae_report.meanings import Meanings
 
 from . import ComplexityError
@@ -41,7 +41,11 @@ def of_data(data: dict, train: Side, side: Side, args: argparse.Namespace) -> Fo
     meanings = Meanings(pathlib.Path(named if isinstance(named, str) else data["train"]), side.data)
     notes: list[str] = []
     measures = of_tokens(data, train, side, meanings, args, notes) + of_texts(side, meanings, args, notes)
-    kept = [measure for measure in measures if np.isfinite(measure.values).sum() >= FEW and np.nanmin(measure.values) < np.nanmax(measure.values)]
+    kept = [
+        measure
+        for measure in measures
+        if np.isfinite(measure.values).sum() >= FEW and np.nanmin(measure.values) < np.nanmax(measure.values)
+    ]
     notes += [f"{measure.name} is left out: it varies on fewer than {FEW} rows." for measure in measures if measure not in kept]
     if not kept:
         raise ComplexityError("the rows have neither tokens nor texts of their own: there is nothing to compare L0 with")
@@ -98,9 +102,10 @@ def of_texts(side: Side, meanings: Meanings, args: argparse.Namespace, notes: li
         return found
     matches, senses, depth = np.array(list(of_glosses(args.wordnet, texts)), float).T
     if (matches > 0).any():
+        one, several, none = (int(which.sum()) for which in (matches == 1, matches > 1, matches == 0))
         notes.append(
-            f"{int((matches == 1).sum()):,} of {len(texts):,} texts are the gloss of one noun synset. {int((matches > 1).sum()):,} are "
-            f"the gloss of several and {int((matches == 0).sum()):,} of none: they have no senses and no depth."
+            f"{one:,} of {len(texts):,} texts are the gloss of one noun synset. {several:,} are the gloss of several and "
+            f"{none:,} of none: they have no senses and no depth."
         )
         found.append(Measure("senses of the noun", np.where(senses > 0, senses, np.nan), 1))
         found.append(Measure("depth of the synset", np.where(depth >= 0, depth, np.nan)))

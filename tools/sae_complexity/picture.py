@@ -18,7 +18,7 @@ STYLE = (
 def steps(low: float, high: float, most: int = 5) -> list[float]:
     """Round numbers from at most `low` to at least `high`, with at most `most` steps."""
     span = max(high - low, 1e-9)
-    size = 10.0 ** -12
+    size = 1e-12
     while True:
         for factor in (1, 2, 5):
             step = size * factor
@@ -30,6 +30,11 @@ def steps(low: float, high: float, most: int = 5) -> list[float]:
 
 def short(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 10 or value == int(value) else f"{value:.2g}"
+
+
+def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
+    kind = f' class="{kind}"' if kind else ""
+    return f'<text{kind} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
 class Panel:
@@ -49,15 +54,15 @@ class Panel:
     def axes(self) -> list[str]:
         left, top, right, bottom = self.area
         name = self.entry["name"] + (" (control)" if self.entry["control"] else "")
-        out = [f'<text class="t" x="{left:.1f}" y="{top - 10:.1f}">{escape(name)}</text>']
+        out = [text(left, top - 10, name, "t")]
         for tick in self.ticks:
             y = self.y(tick)
-            out.append(f'<path class="g" d="M{left:.1f} {y:.1f}H{right:.1f}"/><text class="s" x="{left - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{short(tick)}</text>')
-        groups, end = self.entry["tenths"], -1e9
-        for place, group in enumerate(groups):
+            out += [f'<path class="g" d="M{left:.1f} {y:.1f}H{right:.1f}"/>', text(left - 6, y + 4, short(tick), "s", "end")]
+        end = -1e9  # of the label before
+        for group in self.entry["tenths"]:
             x, label = self.x(group["middle"]), short(group["median"])
-            if x - end >= 4 + 6.5 * len(label) or place == 0:
-                out.append(f'<text class="s" x="{x:.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{label}</text>')
+            if x - 3.5 * len(label) >= end + 6:
+                out.append(text(x, bottom + 16, label, "s", "middle"))
                 end = x + 3.5 * len(label)
         return out
 
@@ -74,9 +79,9 @@ class Panel:
 def data_set(result: dict, top: float, colours: dict[str, str]) -> tuple[list[str], float]:
     """The panels of one result, and where they end."""
     entries = result["measures"]
-    ends = [own[end] for entry in entries for group in entry["tenths"] for own in group["l0"].values() for end in ("low", "high")]
-    ticks = steps(min(ends), max(ends))
-    out = [f'<text class="t" x="12" y="{top + 18:.1f}">{escape(result["title"])}</text>']
+    every = [own for entry in entries for group in entry["tenths"] for own in group["l0"].values()]
+    ticks = steps(min(own["low"] for own in every), max(own["high"] for own in every))
+    out = [text(12, top + 18, result["title"], "t")]
     for i, entry in enumerate(entries):
         panel = Panel(entry, i % COLUMNS * WIDTH + 8, top + HEAD + i // COLUMNS * HEIGHT, ticks)
         out += panel.axes()
@@ -91,14 +96,14 @@ def picture(results: list[dict]) -> str:
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
     body, x = [], 12.0
     for name in names:
-        body.append(f'<path d="M{x:.1f} 18h22" stroke="{colours[name]}" stroke-width="3"/><text x="{x + 28:.1f}" y="22">{escape(name)}</text>')
+        body += [f'<path d="M{x:.1f} 18h22" stroke="{colours[name]}" stroke-width="3"/>', text(x + 28, 22, name)]
         x += 48 + 7.0 * len(name)
     bottom = float(LEGEND)
     for result in results:
         panels, bottom = data_set(result, bottom, colours)
         body += panels
-    foot = "Mean L0 with its interval of 95 %, per tenth of the held-out rows in the order of the measure; below: its median in the tenth."
-    body.append(f'<text class="s" x="12" y="{bottom + 14:.1f}">{foot}</text>')
+    foot = "Mean L0 with its interval of 95 %, per tenth of the held-out rows in the order of a measure; below: its median."
+    body.append(text(12, bottom + 14, foot, "s"))
     width, height = COLUMNS * WIDTH + 16, int(bottom + 26)
     title = "Mean L0 per tenth of every measure: " + "; ".join(result["title"] for result in results)
     return (

@@ -75,7 +75,9 @@ def encode(program: str, run: pathlib.Path, out: pathlib.Path, threads: int) -> 
 def read_l0(codes: pathlib.Path, rows: np.ndarray) -> tuple[np.ndarray, dict]:
     """The number of latents of every row of an encoding, and its index. `rows`: numbers of the run's held-out rows."""
     if not (codes / "index.json").is_file():
-        raise ComplexityError(f"{codes}: no codes (index.json); --sae-eval PROGRAM makes them, or sae-eval encode RUN {codes} --held-out")
+        raise ComplexityError(
+            f"{codes}: no codes (index.json); --sae-eval PROGRAM makes them, or sae-eval encode RUN {codes} --held-out"
+        )
     index = json.loads((codes / "index.json").read_text(encoding="utf-8"))
     options = index.get("options", {})
     if index.get("format") != "dynamic-sae.codes" or options.get("file_format") != "safetensors":
@@ -94,7 +96,9 @@ def held_out(configs: dict[pathlib.Path, dict]) -> tuple[dict, Side, Side]:
     data = [config["data"] for config in configs.values()]
     for run, own in zip(configs, data, strict=True):
         if any(own.get(key) != data[0].get(key) for key in ("train", "held_out", "tensor", "layer", "drop_first_token")):
-            raise ComplexityError(f"{run}: its data is not that of {next(iter(configs))}; compare runs on the same held-out rows")
+            raise ComplexityError(
+                f"{run}: its data is not that of {next(iter(configs))}; compare runs on the same held-out rows"
+            )
     return data[0], *split(data[0])
 
 

@@ -53,7 +53,9 @@ def token_ids(rows: range, document: int, meanings: Meanings, tokenizer: object)
     positions = np.asarray(meanings.positions[rows.start : rows.stop])
     ids = tokenizer(meanings.text(rows.start))["input_ids"][: int(positions[-1]) + 1]
     if len(ids) <= positions[-1] or not np.array_equal(np.asarray(ids)[positions], meanings.ids[rows.start : rows.stop]):
-        raise ComplexityError(f"document {document}: its rows have other tokens than its text under --model; is it the same model?")
+        raise ComplexityError(
+            f"document {document}: its rows have other tokens than its text under --model; is it the same model?"
+        )
     return ids
 
 

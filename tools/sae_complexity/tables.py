@@ -21,13 +21,13 @@ def row(cells: list[str]) -> str:
 
 
 def methods_table(result: dict) -> list[str]:
-    lines = [row(["method", "runs", "L0", "SD over rows", "5 % to 95 % of rows", "rho of L0 between seeds"]), "|---|---:|---:|---:|---:|---:|"]
+    heads = ["method", "runs", "L0", "SD over rows", "5 % to 95 % of rows", "rho of L0 between seeds"]
+    lines = [row(heads), "|---|---:|---:|---:|---:|---:|"]
     for method in result["methods"]:
         l0, between = method["l0"], method["between_seeds"]
         same = "L0 is constant: left out below" if method["constant"] else NEVER if between is None else number(between)
-        lines.append(
-            row([plain(method["name"]), str(len(method["runs"])), f"{l0['mean']:.1f}", f"{l0['sd']:.1f}", f"{l0['p5']:.0f} to {l0['p95']:.0f}", same])
-        )
+        numbers = [f"{l0['mean']:.1f}", f"{l0['sd']:.1f}", f"{l0['p5']:.0f} to {l0['p95']:.0f}"]
+        lines.append(row([plain(method["name"]), str(len(method["runs"])), *numbers, same]))
     return lines
 
 
@@ -37,7 +37,8 @@ def rho_table(result: dict, key: str, differences: str) -> list[str]:
     if not entries:
         return []
     names = [method["name"] for method in result["methods"] if not method["constant"]]
-    heads = [f"{plain(name)}: rho, rho²" for name in names] + [f"\\|rho\\| more than {plain(name)}" for name in names[1:]]
+    heads = [f"{plain(name)}: rho, rho²" for name in names]
+    heads += [f"\\|rho\\| more than {plain(name)}" for name in names[1:]]
     lines = [row(["L0 and", "rows", *heads]), "|---|" + "---:|" * (1 + len(heads))]
     for entry in entries:
         cells = [entry["name"] + (" (control)" if entry["control"] else ""), f"{entry['rows']:,}"]
@@ -73,28 +74,33 @@ def direction_sentences(result: dict, name: str) -> list[str]:
     agree = [m for m, entry in judged.items() if side_of(entry["methods"][name]["rho"]) == entry["complex"]]
     against = [m for m, entry in judged.items() if side_of(entry["methods"][name]["rho"]) == -entry["complex"]]
     sentences.append(
-        f"Of the {len(judged)} measures for which one end is the complex one (a frequent token is a simple one), L0 is larger on "
-        f"complex rows for {len(agree)} and smaller for {len(against)}."
+        f"Of the {len(judged)} measures for which one end is the complex one (a frequent token is a simple one), L0 is larger "
+        f"on complex rows for {len(agree)} and smaller for {len(against)}."
     )
     strongest = max(own, key=lambda measure: abs(own[measure]["methods"][name]["rho"]["value"]))
     rho = own[strongest]["methods"][name]["rho"]["value"]
     sentences.append(
-        f"The largest |rho| is {number(rho)}, with {strongest}: rho² = {rho**2:.2f}, so this measure accounts for {100 * rho**2:.0f} % of "
-        f"the variance of the ranks of L0, and {100 - 100 * rho**2:.0f} % are something else."
+        f"The largest |rho| is {number(rho).lstrip('+−')}, with {strongest}: rho² = {rho**2:.2f}, so the two have "
+        f"{100 * rho**2:.0f} % of the variance of their ranks in common, and {100 - 100 * rho**2:.0f} % not."
     )
     return sentences
 
 
 def comparison_sentence(result: dict, first: str, other: str, differences: str, given: str) -> str:
+    """For how many measures |rho| of one method is above that of another, by the interval of the difference."""
     kinds: dict[int, list[str]] = {1: [], -1: [], 0: []}
     for entry in result["measures"]:
         if not entry["control"] and entry[differences]:
             kinds[side_of(entry[differences][other])].append(entry["name"])
+
+    def told(side: int) -> str:
+        return str(len(kinds[side])) + (f" ({listed(kinds[side])})" if kinds[side] else "")
+
     total = sum(map(len, kinds.values()))
-    parts = [f"more closely for {len(kinds[1])} of {total} measures" + (f" ({listed(kinds[1])})" if kinds[1] else "")]
-    parts.append(f"less closely for {len(kinds[-1])}" + (f" ({listed(kinds[-1])})" if kinds[-1] else ""))
-    parts.append(f"not measurably differently for {len(kinds[0])}" + (f" ({listed(kinds[0])})" if kinds[0] else ""))
-    return f"{given}L0 of {first} follows the measures {parts[0]} than that of {other}, {parts[1]}, {parts[2]}."
+    return (
+        f"{given}L0 of {first} follows {told(1)} of {total} measures more closely, up or down, than L0 of {other} does, "
+        f"{told(-1)} less closely, and {told(0)} not measurably differently."
+    )
 
 
 def sentences(result: dict) -> list[str]:
@@ -110,13 +116,12 @@ def sentences(result: dict) -> list[str]:
 
 
 def about(result: dict) -> str:
-    documents = result["documents"]
-    units = f"{documents:,} documents" if documents else "rows"
+    documents = f"{result['documents']:,} documents" if result["documents"] else None
     out = f" {result['rows_left_out']:,} rows beyond data.max_norm are left out." if result["rows_left_out"] else ""
     return (
-        f"{result['rows']:,} held-out rows{f' of {documents:,} documents' if documents else ''}.{out} Spearman's rho, mean over the "
-        f"runs of a method, with bootstrap intervals of 95 % ({result['draws']:,} draws of {units} with replacement, the same for "
-        f"all methods; they say nothing of other seeds); rho²: the part of the variance of the ranks that the two have in common."
+        f"{result['rows']:,} held-out rows{f' of {documents}' if documents else ''}.{out} Spearman's rho, mean over the runs "
+        f"of a method, with bootstrap intervals of 95 %: {result['draws']:,} draws of {documents or 'rows'} with replacement, "
+        f"the same for all methods. They say nothing of other seeds. rho²: the part of the variance of ranks in common."
     )
 
 
