@@ -73,10 +73,11 @@ def direction_sentences(result: dict, name: str) -> list[str]:
     judged = {measure: entry for measure, entry in own.items() if entry["complex"]}
     agree = [m for m, entry in judged.items() if side_of(entry["methods"][name]["rho"]) == entry["complex"]]
     against = [m for m, entry in judged.items() if side_of(entry["methods"][name]["rho"]) == -entry["complex"]]
-    sentences.append(
-        f"Of the {len(judged)} measures for which one end is the complex one (a frequent token is a simple one), L0 is larger "
-        f"on complex rows for {len(agree)} and smaller for {len(against)}."
-    )
+    simple = " (a frequent token is a simple one)" if any(entry["complex"] < 0 for entry in judged.values()) else ""
+    sentences += [
+        f"Of the {len(judged)} measures for which one end is the complex one{simple}, L0 is larger on complex rows for "
+        f"{len(agree)} and smaller for {len(against)}."
+    ] * bool(judged)
     strongest = max(own, key=lambda measure: abs(own[measure]["methods"][name]["rho"]["value"]))
     rho = own[strongest]["methods"][name]["rho"]["value"]
     sentences.append(
