@@ -10,6 +10,7 @@ import re
 import numpy as np
 
 SAFETENSORS = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4", "U8": "u1"}
+SAFETENSORS |= {"U64": "<u8", "U32": "<u4"}  # of codes
 FLOATS = ("F16", "BF16", "F32")
 
 
