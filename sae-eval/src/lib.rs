@@ -18,6 +18,7 @@ mod neuronpedia;
 mod other;
 mod packed;
 mod page;
+mod progress;
 mod ranking;
 mod ranking_pass;
 mod recovery;

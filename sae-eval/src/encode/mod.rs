@@ -6,7 +6,6 @@ mod input;
 mod keep;
 #[cfg(feature = "parquet")]
 mod parquet;
-mod progress;
 mod rows;
 mod shards;
 mod spool;
@@ -21,12 +20,12 @@ use clap::Args;
 use crate::cli;
 use crate::evaluate::rows_at_once;
 use crate::model::{Model, host_of};
+use crate::progress::Progress;
 use failure::Failure;
 use index::{FORMAT, Index, Options, Output};
 use input::Input;
 use keep::Keep;
 pub(crate) use keep::named;
-use progress::Progress;
 use shards::{Dtype, Format, Layout};
 use stop::Stop;
 use stream::Job;
@@ -142,11 +141,11 @@ fn encode(arguments: &EncodeArguments) -> Result<(), Failure> {
     if done > 0 {
         eprintln!("continuing with row {done}, the first after the whole shards");
     }
-    let mut progress = Progress::new(output.index.rows, done);
+    let mut progress = Progress::new("encoding", "rows", output.index.rows, done);
     job.run(&mut output, &mut progress)?;
     let rate = progress.rate();
     drop(progress);
-    say(&format!("{}; {rate:.0} rows/s", summary(&output)));
+    say(&format!("{}; {rate}", summary(&output)));
     Ok(())
 }
 

@@ -15,11 +15,11 @@ use sae_model::ops::Pattern;
 use super::failure::Failure;
 use super::index::Output;
 use super::keep::{Entries, Keep};
-use super::progress::Progress;
 use super::rows::RowShard;
 use super::shards::{CodeShard, Dtype, Layout};
 use super::stop::Stop;
 use crate::model::{Model, values};
+use crate::progress::Progress;
 
 /// Batches that wait between two threads.
 const WAITING: usize = 2;

@@ -16,7 +16,6 @@ mod network;
 mod opened;
 mod operators;
 mod pass;
-mod progress;
 mod scan;
 mod sizes;
 #[cfg(test)]

@@ -11,13 +11,16 @@ use super::documents::Document;
 use super::kept::Kept;
 use super::loss::{self, Judge, Losses};
 use super::opened::Opened;
-use super::progress::Progress;
 use crate::classes::Filter;
 use crate::evaluate::Passes;
 use crate::model::{Codes, Model, values};
+use crate::progress::Progress;
 use crate::ranking::{Ranking, Rule};
 use crate::ranking_pass::RankedOn;
 use crate::report::tail::TailSection;
+
+/// The name of the pass on a terminal.
+const PASS: &str = "the rest of the model";
 
 /// Rows whose documents are judged together.
 const ROWS: usize = 4096;
@@ -60,7 +63,12 @@ impl Opened {
         let replaced = self.replaced()?;
         let (mut kept, mut done) = Kept::open::<Done>(asked.dir, &self.about(asked)?);
         done.truncate(self.documents.rows.len());
-        let mut progress = Progress::new(self.documents.rows.len(), done.len());
+        let total = self.documents.rows.len();
+        let before = done.len();
+        if before > 0 {
+            eprintln!("{before} of {total} documents are done already");
+        }
+        let mut progress = Progress::new(PASS, "documents", total, before);
         for group in self.documents.groups(done.len(), ROWS) {
             let group: Vec<Document> = group
                 .map(|number| self.documents.read(number))
@@ -69,6 +77,11 @@ impl Opened {
             kept.add(&some);
             progress.add(some.len());
             done.extend(some);
+        }
+        let rate = progress.rate();
+        drop(progress);
+        if total > before {
+            eprintln!("{PASS}: {rate}");
         }
         Ok(self.section(&done, asked.ns, ranked.as_ref(), &replaced))
     }
