@@ -5,8 +5,8 @@
     python3 tools/check_tail.py runs/a --model MODEL --modality text   (the model itself in place of the tail)
 
 Without --model the tail of the report is run by the package onnx with all weights in float64, or by onnxruntime in float32
-if that is installed and --runtime is not "onnx". With --model, the torch model runs in float64 with its hidden state
-replaced; --gguf, --class-texts, --class-prompts, --head-mean and --pooling are those that export_tail.py was given. Without
+if that is installed and --runtime is not "onnx". With --model, the torch model runs in float64 (norms and rotary positions of
+Llama's kind in float32, as transformers computes them) with its hidden state replaced; --gguf, --class-texts, --class-prompts, --head-mean and --pooling are those that export_tail.py was given. Without
 --class-texts the head of a classifier is the tail's. tools/sae_report reads the data, and computes the dictionary in numpy.
 
 Options of sae-eval that the report does not have are given again: --tail-ranked-on, --tail-class-embeddings, --rank-by and
@@ -30,7 +30,6 @@ Exits with 1 if a number differs by more than these tolerances:
 import argparse
 import json
 import pathlib
-import re
 import sys
 import time
 import tomllib
@@ -43,6 +42,7 @@ from blake3 import blake3
 from check_report import Comparison
 from export_tail import embed_classes, open_family
 from sae_export import ExportError
+from sae_export.norms import parse_norm
 from sae_export.reading import read_class_texts
 from sae_report.data import Data, Side, embeddings, split, within
 from sae_report.model import Model
@@ -99,10 +99,10 @@ class Run:
 
     def documents(self):
         """The documents that the report has."""
-        named = pathlib.Path(self.option("data") or self.section["data"])
+        named = pathlib.Path(self.args.tail_data or self.section["data"])
         held_out = self.config.get("held_out")
         own = pathlib.Path(held_out if isinstance(held_out, str) else self.config["train"])
-        if self.option("data") is None and named.resolve() == own.resolve():
+        if self.args.tail_data is None and named.resolve() == own.resolve():
             side = self.sides()[1]
         else:
             data = Data(named, {}, None)
@@ -112,9 +112,13 @@ class Run:
     def ranked_on(self):
         named = self.option("ranked_on")
         if named is None:
-            return self.sides()[0]
-        data = Data(named, {}, None)
-        return Side(data, np.arange(data.rows))
+            side = self.sides()[0]
+        else:
+            data = Data(named, {}, None)
+            side = Side(data, np.arange(data.rows))
+        if side.data.labels is None:
+            raise ExportError("the rows to rank latents on have no labels: --tail-ranked-on, as it was given to sae-eval")
+        return side
 
     def rule(self):
         top_n = self.report.get("top_n") or {}
@@ -135,6 +139,8 @@ def torch_rest(args, run):
         head = run.tail.head().astype(np.float64)
         print("the head is the tail's: with --class-texts it would be made again")
     elif run.tail.kind == "classifier":
+        if not all("{}" in prompt for prompt in args.class_prompts or ()):
+            raise ExportError('every --class-prompts needs a "{}" for the class text')
         texts = read_class_texts(args.class_texts)
         if list(texts) != run.tail.classes:
             raise ExportError(f"{args.class_texts}: its classes are not the tail's")
@@ -178,11 +184,11 @@ def facts(compare, run, documents, first_stays):
 
 
 def limit_of(asked, documents, first_stays):
-    """A number, a multiple of the median, or None."""
-    match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*(x\s*median)?\s*", str(asked))
-    if not match:
+    """A number, a multiple of the median, or None for "none"."""
+    if asked == "none":
         return None
-    return float(match[1]) * (median_norm(documents, first_stays) if match[2] else 1.0)
+    factor, of_median = parse_norm(str(asked))
+    return factor * (median_norm(documents, first_stays) if of_median else 1.0)
 
 
 def compare_losses(compare, section, losses):

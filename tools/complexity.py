@@ -44,6 +44,7 @@ from sae_complexity.runs import Method, config_of, encode, held_out, limit_of, m
 from sae_complexity.tables import markdown, sentences
 
 FORMAT = "dynamic-sae.complexity"
+VERSION = 1
 
 
 def read_methods(
@@ -85,7 +86,7 @@ def measure(runs: list[pathlib.Path], args: argparse.Namespace) -> dict:
     )
     result = {
         "format": FORMAT,
-        "version": 1,
+        "version": VERSION,
         "title": args.title,
         "rows": int(inside.sum()),
         "rows_left_out": int((~inside).sum()),
@@ -104,8 +105,8 @@ def finished(path: pathlib.Path) -> dict:
         result = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ComplexityError(f"{path}: not JSON: {error}") from error
-    if not isinstance(result, dict) or result.get("format") != FORMAT:
-        raise ComplexityError(f"{path}: not written by --json of this program")
+    if not isinstance(result, dict) or (result.get("format"), result.get("version")) != (FORMAT, VERSION):
+        raise ComplexityError(f"{path}: not written by --json of this version of the program")
     return result
 
 
@@ -147,6 +148,9 @@ def arguments() -> argparse.Namespace:
         parser.error("--json is for run directories")
     if not any(files) and args.codes is None:
         parser.error("--codes DIR is missing: where the codes of the runs are, or where --sae-eval writes them")
+    for path in (args.json, args.svg):
+        if path is not None and not path.absolute().parent.is_dir():
+            parser.error(f"{path}: there is no directory {path.absolute().parent}")
     if args.draws < 100:
         parser.error("--draws: fewer than 100 draws make no interval")
     return args

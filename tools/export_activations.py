@@ -119,8 +119,6 @@ def check_arguments(args: Args) -> None:
     for name in ("batch", "shard_mb", "limit"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ExportError(f"--{name.replace('_', '-')} must be at least 1")
-    if args.gguf is not None and not (pathlib.Path(args.model) / args.gguf).is_file():
-        raise ExportError(f"--gguf {args.gguf}: no such file in the directory --model {args.model}")
     if args.dst.exists() and not args.dst.is_dir():
         raise ExportError(f"{args.dst} is not a directory")
     if args.dst.is_dir() and any(args.dst.iterdir()) and not args.overwrite:

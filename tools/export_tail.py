@@ -62,8 +62,6 @@ def check_arguments(args: Args) -> None:
         raise ExportError('every --class-prompts needs a "{}" for the class text')
     if args.batch < 1:
         raise ExportError("--batch must be at least 1")
-    if args.gguf is not None and not (pathlib.Path(args.model) / args.gguf).is_file():
-        raise ExportError(f"--gguf {args.gguf}: no such file in the directory --model {args.model}")
     if not args.out.parent.is_dir():
         raise ExportError(f"{args.out}: no directory {args.out.parent}")
     if args.out.is_dir():

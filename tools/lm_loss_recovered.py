@@ -34,7 +34,6 @@ import argparse
 import itertools
 import json
 import pathlib
-import re
 import sys
 import tomllib
 from collections.abc import Callable
@@ -43,8 +42,9 @@ import numpy as np
 import torch
 import transformers
 
-from sae_export import ExportError, Inputs
+from sae_export import ExportError, Inputs, check_writable
 from sae_export.inputs import TextEncoder, load_model
+from sae_export.norms import parse_norm
 from sae_export.reading import read_texts
 from sae_export.splice import Splice
 from sae_export.states import layer_states
@@ -96,14 +96,8 @@ def norm_limit(given: str | None, rows: np.ndarray) -> float:
     """The norm beyond which rows stay as they are."""
     if given is None:
         return np.inf
-    match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*(x\s*median)?\s*", given)
-    try:
-        factor = float(match[1]) if match else -1.0
-    except ValueError:
-        factor = -1.0
-    if not factor > 0:
-        raise ExportError(f'--max-norm {given}: expected a norm, such as 1500, or "10x median"')
-    return factor * float(np.median(np.linalg.norm(rows, axis=1))) if match[2] else factor
+    factor, of_median = parse_norm(given)
+    return factor * float(np.median(np.linalg.norm(rows, axis=1))) if of_median else factor
 
 
 def reconstruct(directory: pathlib.Path, rows: np.ndarray) -> tuple[dict[str, object], np.ndarray]:
@@ -279,6 +273,7 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
+        check_writable(args.json)
         with torch.inference_mode():
             result = measure(args)
         if args.json:

@@ -37,9 +37,8 @@ pub(crate) fn report(
     device: &Device,
 ) -> Result<(Report, Option<Findings>)> {
     let started = Instant::now();
-    let config = &run.config.model;
     let model = Model::new(run.sae.clone(), device);
-    let batch = rows_at_once(arguments.batch_size, &model, config.n_latents);
+    let batch = rows_at_once(arguments.batch_size, &model, run.config.model.n_latents);
     let passes = Passes::new(run, device, batch);
     let through = Through::open(run, arguments)?;
     let setting = match (&run.data.head, &run.data.train) {
@@ -72,8 +71,8 @@ pub(crate) fn report(
         _ => None,
     };
     let tail = through.map(|through| through.judge(&passes, &model, rule));
+    let tail = tail.transpose()?;
     let findings = page.map(|page| page.finish(&passes, &model, trained.as_ref()));
-    let findings = findings.transpose()?;
     let top_n = top_n(setting, trained, untrained);
     let report = Report::new(
         run,
@@ -86,11 +85,11 @@ pub(crate) fn report(
             top_n,
             criteria,
             recovery,
-            tail: tail.transpose()?,
+            tail,
         },
         started.elapsed().as_secs_f64(),
     );
-    Ok((report, findings))
+    Ok((report, findings.transpose()?))
 }
 
 /// Sums that the pass over the held-out rows collects.

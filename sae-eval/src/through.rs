@@ -26,7 +26,8 @@ impl<'a> Through<'a> {
         let asked = arguments.tail.or(run.tail.as_ref());
         anyhow::ensure!(
             asked.file.is_none(),
-            "--tail: this program was built without the feature tail; start it with cargo run -p sae-eval --features tail"
+            "eval.tail.file, or --tail, asks for the rest of the model, and this program was built without the feature tail; start \
+             it with cargo run -p sae-eval --features tail"
         );
         Ok(None)
     }
@@ -67,7 +68,7 @@ impl<'a> Through<'a> {
                 rule,
                 ns: &self.arguments.top_n,
                 dir: about.is_some().then_some(dir.as_path()),
-                about: about.into(),
+                about: serde_json::json!([about, self.arguments.device]),
             },
         )
     }

@@ -48,11 +48,14 @@ def of_data(data: dict, train: Side, side: Side, args: argparse.Namespace) -> Fo
     ]
     notes += [f"{measure.name} is left out: it varies on fewer than {FEW} rows." for measure in measures if measure not in kept]
     if not kept:
-        raise ComplexityError("the rows have neither tokens nor texts of their own: there is nothing to compare L0 with")
+        what = "the rows have neither tokens nor texts of their own" if not measures else " ".join(notes)
+        raise ComplexityError(f"there is nothing to compare L0 with: {what}")
     if side.data.starts is None:
         return Found(kept, notes, np.arange(side.rows), False)
-    document = np.searchsorted(side.data.starts, side.row_numbers, "right") - 1
-    return Found(kept, notes, np.unique(document, return_inverse=True)[1], True)
+    document = np.unique(np.searchsorted(side.data.starts, side.row_numbers, "right"), return_inverse=True)[1]
+    if document.max() == 0:
+        raise ComplexityError("all held-out rows are of one document, and intervals need two at least")
+    return Found(kept, notes, document, True)
 
 
 def of_tokens(

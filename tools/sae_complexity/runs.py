@@ -112,7 +112,7 @@ def methods(configs: dict[pathlib.Path, dict], l0: dict[pathlib.Path, np.ndarray
     """Runs of one recipe together. Recipes of one architecture get a run's name to tell them apart."""
     found: dict[str, Method] = {}
     for run, config in configs.items():
-        recipe = json.dumps([config["model"], config["training"]], sort_keys=True)
+        recipe = json.dumps([config["data"].get("max_norm"), config["model"], config["training"]], sort_keys=True)
         architecture = config["model"]["architecture"]
         name = NAMES.get(architecture, architecture)
         own = found.setdefault(recipe, Method(name, architecture))

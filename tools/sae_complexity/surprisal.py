@@ -16,7 +16,7 @@ from sae_report.meanings import Meanings
 
 from . import ComplexityError
 
-FORMAT = "surprisal 1"
+FORMAT = "surprisal 2"
 BATCH = 8  # documents
 
 
@@ -33,8 +33,11 @@ def cached(side: Side, meanings: Meanings, args: argparse.Namespace) -> np.ndarr
     NaN for documents without a row on this side, for a token without text before it, and behind the last token.
     """
     documents = documents_of(side, meanings)
-    key = hashlib.sha256(f"{FORMAT} {pathlib.Path(args.model).name} {args.gguf}".encode())
+    local = pathlib.Path(args.model)
+    model = local.resolve() if local.is_dir() else args.model
+    key = hashlib.sha256(f"{FORMAT} {model} {args.gguf} {meanings.rows}".encode())
     for rows in documents:
+        key.update(rows.start.to_bytes(8, "little"))
         key.update(np.asarray(meanings.ids[rows.start : rows.stop], "<i8").tobytes())
         key.update(np.asarray(meanings.positions[rows.start : rows.stop], "<i8").tobytes())
     path = args.cache / f"{key.hexdigest()[:24]}.npy"

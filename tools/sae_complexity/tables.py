@@ -131,5 +131,5 @@ def markdown(result: dict) -> str:
     blocks.append(rho_table(result, "rho", "differences"))
     if partial := rho_table(result, "given_norm", "differences_given_norm"):
         blocks += [["Given the norm of the row (partial rank correlation):"], partial]
-    blocks.append(result["sentences"])
+    blocks.append([plain(sentence) for sentence in result["sentences"]])
     return "\n\n".join("\n".join(block) for block in blocks if block)

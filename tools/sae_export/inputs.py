@@ -14,6 +14,8 @@ from . import Args, ExportError, Inputs
 def load(loader: type, args: Args, **options: object) -> Any:
     """`loader.from_pretrained`, with its errors in one line."""
     if args.gguf is not None:
+        if not (pathlib.Path(args.model) / args.gguf).is_file():
+            raise ExportError(f"--gguf {args.gguf}: no such file in the directory --model {args.model}")
         options["gguf_file"] = args.gguf
     try:
         return loader.from_pretrained(args.model, **options)

@@ -19,7 +19,7 @@ class Splice:
     def __init__(self, tower: torch.nn.Module, layer: int, head: torch.nn.Module | None = None):
         blocks = blocks_of(tower)
         if blocks is None or not 0 <= layer <= len(blocks):
-            raise ExportError(f"layer {layer}: the model has {len(blocks or [])} blocks, before which rows can be replaced")
+            raise ExportError(f"layer {layer}: rows can be replaced at hidden states 0 to {len(blocks or [])}")
         self.below = blocks[:layer]
         if layer < len(blocks):
             self.entry = blocks[layer]

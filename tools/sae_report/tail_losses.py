@@ -119,6 +119,8 @@ def interval_with_bounds(columns, off):
     drawn, error = columns[1:][finite], off[1:][finite]
     if not np.isfinite(columns[0]) or not len(drawn):
         return [(columns[0], off[0])] * 3
+    if not np.isfinite(error).all():  # a draw in which an ablation may have cost nothing: its ends may lie anywhere
+        return [(columns[0], off[0])] + [(columns[0], np.inf)] * 2
     shift = columns[0] - drawn.mean()
     found = [(columns[0], off[0])]
     for q in (0.025, 0.975):

@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 import onnx
 import torch
+from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
@@ -34,7 +35,10 @@ class Tail:
 
     def __init__(self, path: pathlib.Path):
         self.bytes = path.read_bytes()
-        self.model = onnx.load_from_string(self.bytes)
+        try:
+            self.model = onnx.load_from_string(self.bytes)
+        except DecodeError as error:
+            raise ExportError(f"{path}: not an ONNX file") from error
         about = {entry.key.removeprefix("dynamic-sae."): entry.value for entry in self.model.metadata_props}
         if about.get("tail") != "1":
             raise ExportError(f"{path}: not a tail of version 1")

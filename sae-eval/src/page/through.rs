@@ -72,7 +72,8 @@ fn positions(rows: &[ByPosition]) -> Markup {
             format!("{:.4}", one.ce_clean),
             format!("{:.4}", one.ce_sae),
             format!("{:.4}", one.kl_sae),
-            format!("{:.4}", one.loss_recovered),
+            one.loss_recovered
+                .map_or("-".into(), |part| format!("{part:.4}")),
         ]
     };
     let rows: Vec<Vec<String>> = rows.iter().map(row).collect();

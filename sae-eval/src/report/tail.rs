@@ -53,7 +53,8 @@ pub(crate) struct ByPosition {
     pub(crate) ce_clean: f64,
     pub(crate) ce_sae: f64,
     pub(crate) kl_sae: f64,
-    pub(crate) loss_recovered: f64,
+    /// `None` if the ablation costs nothing here.
+    pub(crate) loss_recovered: Option<f64>,
 }
 
 /// Top-n classification by the rest of the model.
@@ -61,7 +62,7 @@ pub(crate) struct ByPosition {
 pub(crate) struct TailClasses {
     /// Accuracy with the activations as they are, mean over classes.
     pub(crate) clean: f64,
-    /// The same over documents.
+    /// The same over documents of classes with a ranking.
     pub(crate) clean_over_documents: f64,
     /// Mean over classes.
     pub(crate) top_n: Vec<TopNRow>,
@@ -133,7 +134,7 @@ fn positions(out: &mut String, rows: &[ByPosition]) {
                 number(row.ce_clean),
                 number(row.ce_sae),
                 number(row.kl_sae),
-                number(row.loss_recovered)
+                row.loss_recovered.map_or("-".into(), number)
             ),
         );
     }
@@ -145,7 +146,7 @@ fn top_n(out: &mut String, classes: &TailClasses) {
         format!(
             "\nIn each document, the reconstruction keeps only the first n latents of the document's class (on), or loses only \
              these (off), at all tokens; the head of the model answers. Accuracy within each class, averaged over classes. With the \
-             activations as they are: {:.2} % ({:.2} % of all documents).\n\n| n | on | off |\n|---:|---:|---:|",
+             activations as they are: {:.2} % ({:.2} % of the documents of these classes).\n\n| n | on | off |\n|---:|---:|---:|",
             100.0 * classes.clean,
             100.0 * classes.clean_over_documents
         ),

@@ -16,6 +16,11 @@ use crate::head::Accuracy;
 use crate::report::tail::{ClassRow, TailClasses};
 use crate::tail_arguments::TailArguments;
 
+/// The key of the class embeddings in a config.
+const CLASS_EMBEDDINGS: &str = "eval.tail.class_embeddings";
+/// Most classes of a head.
+const MAX_CLASSES: usize = 1 << 20;
+
 /// What the head answered for one document.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Answers {
@@ -57,21 +62,32 @@ impl Classes {
         }
         let path = arguments.class_embeddings.as_ref().with_context(|| {
             format!(
-                "the tail {} gives embeddings of width {}; name the embeddings of the classes by --tail-class-embeddings",
+                "the tail {} gives embeddings of width {}; name the embeddings of the classes by {CLASS_EMBEDDINGS} (--tail-class-embeddings)",
                 tail.path.display(),
                 tail.outputs
             )
         })?;
         let file = ActivationData::open(path, &Options::default())
-            .with_context(|| format!("--tail-class-embeddings {}", path.display()))?;
+            .with_context(|| format!("{CLASS_EMBEDDINGS} {}", path.display()))?;
         ensure!(
             file.width() == tail.outputs,
-            "--tail-class-embeddings {}: they have width {}, the tail gives {}",
+            "{CLASS_EMBEDDINGS} {}: they have width {}, the tail gives {}",
             path.display(),
             file.width(),
             tail.outputs
         );
+        ensure!(
+            file.rows() <= MAX_CLASSES,
+            "{CLASS_EMBEDDINGS} {}: {} rows, and at most {MAX_CLASSES} classes are read",
+            path.display(),
+            file.rows()
+        );
         let mut embeddings = file.read(0..file.rows())?;
+        ensure!(
+            embeddings.iter().all(|x| x.is_finite()),
+            "{CLASS_EMBEDDINGS} {}: NaN or infinity",
+            path.display()
+        );
         for embedding in embeddings.chunks_exact_mut(tail.outputs) {
             let squares: f64 = embedding.iter().map(|x| f64::from(*x).powi(2)).sum();
             let norm = squares.sqrt().max(1e-12) as f32;
@@ -81,6 +97,15 @@ impl Classes {
             names: (0..file.rows()).map(|class| class.to_string()).collect(),
             embeddings: Some(embeddings),
         })
+    }
+
+    /// BLAKE3 of the head, if it is not the tail's.
+    pub(super) fn contents(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for x in self.embeddings.iter().flatten() {
+            hasher.update(&x.to_le_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
     }
 
     /// The class that an output of the tail says.

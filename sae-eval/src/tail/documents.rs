@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use sae_data::config::HeldOut;
-use sae_data::{ActivationData, DataConfig, Meanings, Options};
+use sae_data::{ActivationData, DataConfig, Meanings};
 
-use super::file::Tail;
+use super::file::{Kind, Tail};
 
+/// The key of the documents in a config.
+const KEY: &str = "eval.tail.data";
 /// Rows whose documents are looked up at a time.
 const AT_ONCE: usize = 1 << 16;
 
@@ -18,6 +20,8 @@ pub(super) struct Documents {
     meanings: Meanings,
     /// The rows of each document.
     pub(super) rows: Vec<Range<usize>>,
+    /// Whether position 0 stays as it is.
+    pub(super) first_stays: bool,
 }
 
 /// One document.
@@ -41,8 +45,7 @@ impl Documents {
         most: Option<usize>,
     ) -> Result<Self> {
         let data = match path {
-            Some(path) => ActivationData::open(path, &Options::default())
-                .with_context(|| format!("the documents of the tail, {}", path.display()))?,
+            Some(path) => whole(config).open_other(KEY, path, None, None)?,
             None => held_out(config)?,
         };
         let at = data.path().display();
@@ -65,13 +68,12 @@ impl Documents {
             tail.context
         );
         let meanings = data.meanings()?;
-        let whole = Self {
+        Ok(Self {
             data,
             meanings,
             rows,
-        };
-        whole.read(0)?; // what is wrong with all of them is found before anything runs
-        Ok(whole)
+            first_stays: tail.kind == Kind::Decoder || config.drop_first_token,
+        })
     }
 
     /// Reads a document.
@@ -94,12 +96,27 @@ impl Documents {
             "{}: its rows have different labels",
             about()
         );
+        let hidden = self.data.read(rows.clone())?;
+        ensure!(
+            hidden.iter().all(|x| x.is_finite()),
+            "{} has NaN or infinity",
+            about()
+        );
         Ok(Document {
             number,
-            hidden: self.data.read(rows.clone())?,
+            hidden,
             tokens: self.meanings.token_ids(rows)?.unwrap_or_default(),
             label,
         })
+    }
+
+    /// The rows of a document that may be replaced, with their positions.
+    pub(super) fn own_rows<'a>(
+        &self,
+        document: &'a Document,
+    ) -> impl Iterator<Item = (usize, &'a [f32])> {
+        let rows = document.hidden.chunks_exact(self.data.width());
+        rows.enumerate().skip(usize::from(self.first_stays))
     }
 
     /// The data set.
@@ -117,14 +134,14 @@ impl Documents {
         self.rows.iter().map(ExactSizeIterator::len).sum()
     }
 
-    /// Documents that are judged together: as many as have this number of rows.
+    /// Documents that are judged together: as many as have this number of rows, or one for each processor.
     pub(super) fn groups(&self, from: usize, rows: usize) -> impl Iterator<Item = Range<usize>> {
         let mut next = from;
         std::iter::from_fn(move || {
             let start = next;
             let mut taken = 0;
             while let Some(document) = self.rows.get(next)
-                && (next == start || taken + document.len() <= rows)
+                && (taken + document.len() <= rows || next - start < rayon::current_num_threads())
             {
                 taken += document.len();
                 next += 1;
@@ -139,19 +156,26 @@ fn said(positions: &[usize]) -> String {
     some.join(", ") + ", ..."
 }
 
+/// The data of a run, with position 0.
+fn whole(config: &DataConfig) -> DataConfig {
+    DataConfig {
+        drop_first_token: false,
+        ..config.clone()
+    }
+}
+
 /// The documents that a run has held out, with all of their rows.
 fn held_out(config: &DataConfig) -> Result<ActivationData> {
+    if let HeldOut::Path(path) = &config.held_out {
+        let labels = config.held_out_labels.as_deref();
+        return Ok(whole(config).open_other("data.held_out", path, None, labels)?);
+    }
     ensure!(
-        !config.drop_first_token || matches!(config.held_out, HeldOut::Path(_)),
+        !config.drop_first_token,
         "this run leaves out position 0 and has held out a part of data.train; name the documents of the tail: export those \
          that were held out on their own"
     );
-    let whole = DataConfig {
-        drop_first_token: false,
-        labels: config.labels.clone(),
-        ..config.clone()
-    };
-    Ok(whole.open()?.held_out)
+    Ok(config.open()?.held_out)
 }
 
 /// Fails if the data set says that it is of another model or layer.

@@ -153,17 +153,20 @@ impl Tail {
             );
         };
         let width = match float(input)?[..] {
-            [_, _, Some(width)] => width,
-            _ => bail!("its input is not float32 [batch, tokens, d] with a known d"),
+            [None, None, Some(width)] => width,
+            _ => bail!(
+                "its input is not float32 [batch, tokens, d] with a known d, and names for the others"
+            ),
         };
         float(output)?;
         let long = self.context.max(1);
         let sizes = [[1, 1, width], [2, long.min(3), width], [1, long, width]]
             .map(|size| sizes(graph, size).map(|sizes| (size, sizes.output)));
-        let mut outputs = 0;
+        let mut last = None;
         for found in sizes {
             let ([batch, tokens, _], shape) = found?;
-            outputs = *shape.last().unwrap_or(&0);
+            // the same for every number of tokens
+            let outputs = *last.get_or_insert(*shape.last().unwrap_or(&0));
             let expected = match self.kind {
                 Kind::Decoder => vec![batch, tokens, outputs],
                 Kind::Classifier => vec![batch, self.classes.len()],
@@ -175,7 +178,7 @@ impl Tail {
                 self.kind.name()
             );
         }
-        (self.width, self.outputs) = (width, outputs);
+        (self.width, self.outputs) = (width, last.unwrap_or_default());
         Ok(())
     }
 

@@ -250,7 +250,8 @@ fn by_position(documents: &[Losses]) -> Vec<ByPosition> {
             ce_clean: mean(sums.ce[0]),
             ce_sae: mean(sums.ce[SAE]),
             kl_sae: mean(sums.kl[SAE]),
-            loss_recovered: (sums.ce[ZERO] - sums.ce[SAE]) / (sums.ce[ZERO] - sums.ce[0]),
+            loss_recovered: Some((sums.ce[ZERO] - sums.ce[SAE]) / (sums.ce[ZERO] - sums.ce[0]))
+                .filter(|part| part.is_finite()),
         }
     });
     each.filter(|one| one.predictions > 0).collect()

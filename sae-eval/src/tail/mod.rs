@@ -2,7 +2,7 @@
 //!
 //! A tail is an ONNX file (`file.rs`; docs/TAIL.md has the format). What it would compute is known in size before anything runs
 //! (`sizes.rs`, by the rules of `operators.rs`; `scan.rs` looks at it before it is parsed); tract runs it (`network.rs`).
-//! `documents.rs` has the documents, `opened.rs` holds both together, `pass.rs` replaces rows in several versions, and `loss.rs`
+//! `documents.rs` has the documents, `survey.rs` looks at all of them, `opened.rs` holds everything together, `pass.rs` replaces rows in several versions, and `loss.rs`
 //! and `answers.rs` judge what comes out, of language models and of classifiers. `kept.rs` keeps what is done, so that a stopped
 //! evaluation goes on.
 
@@ -18,6 +18,7 @@ mod operators;
 mod pass;
 mod scan;
 mod sizes;
+mod survey;
 #[cfg(test)]
 mod tests;
 

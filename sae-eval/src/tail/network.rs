@@ -15,7 +15,7 @@ pub(super) struct Network {
 }
 
 impl Network {
-    /// Prepares a tail that has been checked. Its parsed file is not needed any more.
+    /// Prepares a tail that has been checked. Its parsed file stays: the sizes for other numbers of tokens follow from it.
     pub(super) fn new(tail: Tail) -> Result<Self> {
         let prepare = || -> TractResult<_> {
             let model = tract_onnx::onnx().model_for_proto_model(&tail.proto)?;
@@ -60,6 +60,11 @@ impl Network {
                 .context("the tail's output is not in order")?;
             let each = values.len() / some.len();
             ensure!(each > 0, "the tail gave nothing");
+            ensure!(
+                values.iter().all(|x| x.is_finite()),
+                "{}: its output has NaN or infinity",
+                self.tail.path.display()
+            );
             for (at, output) in values.chunks_exact(each).enumerate() {
                 visit(call * at_once + at, output)?;
             }

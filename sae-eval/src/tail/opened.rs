@@ -1,12 +1,15 @@
 //! The rest of a model, opened: everything that can be wrong with it and its documents is found here, before anything runs.
 
-use anyhow::{Context, Result, anyhow, ensure};
-use sae_data::{ActivationData, MaxNorm, Options};
+use anyhow::{Result, anyhow, ensure};
+use sae_data::{ActivationData, MaxNorm};
 
 use super::answers::Classes;
 use super::documents::{Documents, check_classes};
 use super::file::{Kind, Tail};
 use super::network::Network;
+use super::survey::Survey;
+use crate::ranking::Rule;
+use crate::ranking_pass::RankedOn;
 use crate::run::Run;
 use crate::tail_arguments::TailArguments;
 
@@ -16,9 +19,7 @@ pub(crate) struct Opened {
     pub(super) documents: Documents,
     pub(super) classes: Option<Classes>,
     pub(super) ranked_on: Option<ActivationData>,
-    pub(super) max_norm: MaxNorm,
-    /// Whether position 0 stays as it is.
-    pub(super) first_stays: bool,
+    pub(super) survey: Survey,
 }
 
 impl Opened {
@@ -52,13 +53,17 @@ impl Opened {
                 .iter()
                 .try_for_each(|data| check_classes(data, &classes.names))?;
         }
+        if let (Some(data), Some(classes)) = (&ranked_on, &classes) {
+            RankedOn::new(data, classes.names.len(), Rule::Firing, 0)?; // reads all labels
+        }
+        let max_norm = arguments.max_norm.unwrap_or(MaxNorm::None);
+        let survey = Survey::of(&documents, &tail, classes.as_ref(), max_norm)?;
         Ok(Some(Self {
-            first_stays: tail.kind == Kind::Decoder || run.data_config.drop_first_token,
             network: Network::new(tail)?,
             documents,
             classes,
             ranked_on,
-            max_norm: arguments.max_norm.unwrap_or(MaxNorm::None),
+            survey,
         }))
     }
 }
@@ -89,13 +94,15 @@ fn classes(
 /// The rows on which the latents of a class are ranked.
 fn ranked_on(run: &Run, arguments: &TailArguments) -> Result<ActivationData> {
     let data = match &arguments.ranked_on {
-        Some(path) => ActivationData::open(path, &Options::default())
-            .with_context(|| format!("--tail-ranked-on {}", path.display()))?,
+        Some(path) => {
+            let key = "eval.tail.ranked_on";
+            run.data_config.open_other(key, path, None, None)?
+        }
         None => run.data.train.clone().map_err(|why| anyhow!(why))?,
     };
     ensure!(
         data.has_labels(),
-        "{}: its rows have no labels, so the latents of a class cannot be ranked; name labelled activations by --tail-ranked-on",
+        "{}: its rows have no labels, so the latents of a class cannot be ranked; name labelled activations by eval.tail.ranked_on (--tail-ranked-on)",
         data.path().display()
     );
     ensure!(

@@ -57,6 +57,18 @@ pub(super) fn volume(shape: &[usize]) -> Option<usize> {
         .try_fold(1usize, |all, size| all.checked_mul(*size))
 }
 
+/// Most axes of a value.
+const MAX_RANK: usize = 8;
+
+/// Fails for a value of too many axes.
+pub(super) fn check_rank(rank: usize) -> Result<()> {
+    ensure!(
+        rank <= MAX_RANK,
+        "a value has {rank} axes; at most {MAX_RANK} are read"
+    );
+    Ok(())
+}
+
 impl Use<'_> {
     fn shape(&self, input: usize) -> Result<&[usize]> {
         let known = self.inputs.get(input);
@@ -179,6 +191,7 @@ fn reduce(of: &Use) -> Result<Vec<usize>> {
 fn reshape(of: &Use) -> Result<Vec<usize>> {
     let (from, to) = (of.shape(0)?, of.whole(1)?);
     ensure!(of.number("allowzero", 0) == 0, "allowzero is not supported");
+    check_rank(to.len())?;
     let sizes = to.iter().enumerate().map(|(at, size)| match *size {
         0 => from
             .get(at)
@@ -305,6 +318,7 @@ fn unsqueeze(of: &Use) -> Result<Vec<usize>> {
     let shape = of.shape(0)?;
     let axes = of.whole(1)?;
     let rank = shape.len() + axes.len();
+    check_rank(rank)?;
     let axes: Result<Vec<usize>> = axes.iter().map(|one| axis(*one, rank)).collect();
     let mut axes = axes?;
     axes.sort_unstable();

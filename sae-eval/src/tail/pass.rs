@@ -1,9 +1,8 @@
 //! The pass over documents: rows are encoded together, replaced in several versions, and the rest of the model goes on.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use burn::tensor::Tensor;
 use rayon::prelude::*;
-use sae_data::{ActivationData, MaxNorm};
 use serde::{Deserialize, Serialize};
 
 use super::answers::{self, Answers};
@@ -11,6 +10,7 @@ use super::documents::Document;
 use super::kept::Kept;
 use super::loss::{self, Judge, Losses};
 use super::opened::Opened;
+use super::survey::{check, norm};
 use crate::classes::Filter;
 use crate::evaluate::Passes;
 use crate::model::{Codes, Model, values};
@@ -22,7 +22,7 @@ use crate::report::tail::TailSection;
 /// The name of the pass on a terminal.
 const PASS: &str = "the rest of the model";
 
-/// Rows whose documents are judged together.
+/// Rows whose documents are judged together, if they are enough for all processors.
 const ROWS: usize = 4096;
 
 /// How latents are ranked and chosen, and where what is done is kept.
@@ -42,15 +42,6 @@ enum Done {
     Answers(Answers),
 }
 
-/// Rows that stay as they are, and what the others are replaced by.
-struct Replaced {
-    /// Rows of a larger norm stay.
-    limit: f64,
-    beyond: usize,
-    count: usize,
-    mean: Vec<f32>,
-}
-
 impl Opened {
     /// Judges all documents.
     pub(crate) fn judge(
@@ -60,9 +51,8 @@ impl Opened {
         asked: &Asked,
     ) -> Result<TailSection> {
         let ranked = self.rank(passes, model, asked)?;
-        let replaced = self.replaced()?;
-        let (mut kept, mut done) = Kept::open::<Done>(asked.dir, &self.about(asked)?);
-        done.truncate(self.documents.rows.len());
+        let about = self.about(asked, ranked.as_ref())?;
+        let (mut kept, mut done) = Kept::open::<Done>(asked.dir, &about);
         let total = self.documents.rows.len();
         let before = done.len();
         if before > 0 {
@@ -73,7 +63,7 @@ impl Opened {
             let group: Vec<Document> = group
                 .map(|number| self.documents.read(number))
                 .collect::<Result<_>>()?;
-            let some = self.group(&group, passes, model, asked.ns, ranked.as_ref(), &replaced)?;
+            let some = self.group(&group, passes, model, asked.ns, ranked.as_ref())?;
             kept.add(&some);
             progress.add(some.len());
             done.extend(some);
@@ -83,7 +73,7 @@ impl Opened {
         if total > before {
             eprintln!("{PASS}: {rate}");
         }
-        Ok(self.section(&done, asked.ns, ranked.as_ref(), &replaced))
+        Ok(self.section(done, asked.ns, ranked.as_ref()))
     }
 
     /// The ranking of latents for each class, for a tail that answers with classes.
@@ -93,78 +83,36 @@ impl Opened {
         };
         let first = asked.ns.iter().copied().max().unwrap_or(0);
         let ranked_on = RankedOn::new(data, classes.names.len(), asked.rule, first)?;
-        ranked_on.rank(passes, model, &mut |_, _, _| {}).map(Some)
+        let ranking = ranked_on.rank(passes, model, &mut |_, _, _| {})?;
+        ensure!(
+            self.survey.classes.iter().any(|class| ranking.has(*class)),
+            "{}: it has no row of the class of any document, so no latents can be ranked",
+            data.path().display()
+        );
+        Ok(Some(ranking))
     }
 
     /// What identifies this evaluation: another one does not go on with its documents.
-    fn about(&self, asked: &Asked) -> Result<serde_json::Value> {
-        let ranked_on = self.ranked_on.as_ref().map(ActivationData::fingerprint);
+    fn about(&self, asked: &Asked, ranking: Option<&Ranking>) -> Result<serde_json::Value> {
+        let mut chosen = blake3::Hasher::new();
+        if let (Some(ranking), Some(classes)) = (ranking, &self.classes) {
+            for class in 0..classes.names.len() {
+                chosen.update(format!("{:?}\n", ranking.best_first(class)).as_bytes());
+            }
+            chosen.update(classes.contents().as_bytes());
+        }
         Ok(serde_json::json!({
+            "program": env!("CARGO_PKG_VERSION"),
             "tail": self.network.tail().blake3,
             "data": self.documents.data().fingerprint()?,
             "documents": self.documents.rows.len(),
-            "ranked_on": ranked_on.transpose()?,
-            "max_norm": self.max_norm,
-            "rule": format!("{:?}", asked.rule),
+            "tokens_and_classes": self.survey.contents,
+            "ranking_and_head": chosen.finalize().to_hex().as_str(),
             "ns": asked.ns,
-            "first_stays": self.first_stays,
+            "limit": self.survey.limit.to_bits(),
+            "first_stays": self.documents.first_stays,
             "run": asked.about,
         }))
-    }
-
-    /// The rows of a document that may be replaced.
-    fn own_rows<'a>(&self, document: &'a Document) -> impl Iterator<Item = (usize, &'a [f32])> {
-        let rows = document.hidden.chunks_exact(self.network.tail().width);
-        rows.enumerate().skip(usize::from(self.first_stays))
-    }
-
-    /// Finds what must be known of all rows before the first is replaced.
-    fn replaced(&self) -> Result<Replaced> {
-        let read = |number: usize| self.documents.read(number);
-        let all = 0..self.documents.rows.len();
-        let limit = match self.max_norm {
-            MaxNorm::Norm(norm) => norm,
-            MaxNorm::Medians(multiple) => {
-                let mut norms: Vec<f64> = Vec::new();
-                for number in all.clone() {
-                    norms.extend(self.own_rows(&read(number)?).map(|(_, row)| norm(row)));
-                }
-                norms.sort_unstable_by(f64::total_cmp);
-                multiple
-                    * crate::criteria::bootstrap::quantile(&norms, 0.5).unwrap_or(f64::INFINITY)
-            }
-            _ => f64::INFINITY,
-        };
-        let (mut count, mut beyond) = (0, 0);
-        let mut sums = vec![0.0; self.network.tail().width];
-        for number in all {
-            let document = read(number)?;
-            self.checked_label(&document)?; // now, and not after hours
-            for (_, row) in self.own_rows(&document) {
-                if norm(row) > limit {
-                    beyond += 1;
-                    continue;
-                }
-                count += 1;
-                sums.iter_mut()
-                    .zip(row)
-                    .for_each(|(sum, x)| *sum += f64::from(*x));
-            }
-        }
-        ensure!(
-            count > 0,
-            "no row of the documents of the tail is left to be replaced"
-        );
-        let mean = sums
-            .into_iter()
-            .map(|sum| (sum / count as f64) as f32)
-            .collect();
-        Ok(Replaced {
-            limit,
-            beyond,
-            count,
-            mean,
-        })
     }
 
     /// Judges some documents.
@@ -175,15 +123,13 @@ impl Opened {
         model: &Model,
         ns: &[usize],
         ranking: Option<&Ranking>,
-        replaced: &Replaced,
     ) -> Result<Vec<Done>> {
         let mut rows: Vec<f32> = Vec::new();
         let mut labels = Vec::new();
         let mut places: Vec<Vec<usize>> = Vec::new();
         for document in group {
-            let own = self
-                .own_rows(document)
-                .filter(|(_, row)| norm(row) <= replaced.limit);
+            let own = self.documents.own_rows(document);
+            let own = own.filter(|(_, row)| norm(row) <= self.survey.limit);
             let mut here = Vec::new();
             for (place, row) in own {
                 rows.extend_from_slice(row);
@@ -198,7 +144,7 @@ impl Opened {
             count => {
                 let (codes, x_hat) = model.reconstruct(passes.tensor(&rows, count));
                 match ranking {
-                    None => losses_of(&x_hat, &replaced.mean),
+                    None => losses_of(&x_hat, &self.survey.mean),
                     Some(ranking) => choices(model, &codes, x_hat, ns, ranking, &labels),
                 }
             }
@@ -240,40 +186,12 @@ impl Opened {
         versions.iter().map(splice).collect()
     }
 
-    /// The class of a document, for a tail that answers with classes; for a decoder its tokens are checked.
-    fn checked_label(&self, document: &Document) -> Result<Option<usize>> {
-        let tail = self.network.tail();
-        let about = || {
-            let at = self.documents.data().path().display();
-            format!("{at}: document {}", document.number)
-        };
-        let Some(classes) = &self.classes else {
-            let known = |token: &i64| (0..tail.outputs as i64).contains(token);
-            ensure!(
-                document.tokens.len() * tail.width == document.hidden.len()
-                    && document.tokens.iter().all(known),
-                "{} has a token that is not one of the tail's {}",
-                about(),
-                tail.outputs
-            );
-            return Ok(None);
-        };
-        let label = document.label.filter(|label| *label < classes.names.len());
-        let label = label.with_context(|| {
-            format!(
-                "the label of {} is none of the tail's {} classes",
-                about(),
-                classes.names.len()
-            )
-        })?;
-        Ok(Some(label))
-    }
-
     /// Judges all versions of a document, the first of which is the document as it is.
     fn judged(&self, document: &Document, versions: &[&[f32]]) -> Result<Done> {
-        let label = self.checked_label(document)?;
-        let tokens = document.hidden.len() / self.network.tail().width;
-        let (Some(classes), Some(label)) = (&self.classes, label) else {
+        let (tail, classes) = (self.network.tail(), self.classes.as_ref());
+        check(&self.documents, document, tail, classes)?; // a file may have changed
+        let tokens = document.hidden.len() / tail.width;
+        let (Some(classes), Some(label)) = (classes, document.label) else {
             let mut judge = Judge::new(&document.tokens);
             self.network.run(versions, tokens, |version, logits| {
                 judge.add(version, logits);
@@ -289,19 +207,13 @@ impl Opened {
         Ok(Done::Answers(Answers::new(label, &answers)))
     }
 
-    fn section(
-        &self,
-        done: &[Done],
-        ns: &[usize],
-        ranking: Option<&Ranking>,
-        replaced: &Replaced,
-    ) -> TailSection {
-        let tail = self.network.tail();
+    fn section(&self, done: Vec<Done>, ns: &[usize], ranking: Option<&Ranking>) -> TailSection {
+        let (tail, survey, documents) = (self.network.tail(), &self.survey, done.len());
         let (mut losses, mut answers) = (Vec::new(), Vec::new());
         for one in done {
             match one {
-                Done::Losses(one) => losses.push(one.clone()),
-                Done::Answers(one) => answers.push(one.clone()),
+                Done::Losses(one) => losses.push(one),
+                Done::Answers(one) => answers.push(one),
             }
         }
         let (metrics, by_position) = match losses.is_empty() {
@@ -316,11 +228,11 @@ impl Opened {
             model: tail.model.clone(),
             layer: tail.layer,
             data: self.documents.data().path().display().to_string(),
-            documents: done.len(),
+            documents,
             tokens: self.documents.tokens(),
-            replaced: replaced.count,
-            max_norm: Some(replaced.limit).filter(|limit| limit.is_finite()),
-            beyond_max_norm: replaced.beyond,
+            replaced: survey.count,
+            max_norm: Some(survey.limit).filter(|limit| limit.is_finite()),
+            beyond_max_norm: survey.beyond,
             metrics,
             by_position,
             classes: classes.map(|(classes, ranking)| {
@@ -328,12 +240,6 @@ impl Opened {
             }),
         }
     }
-}
-
-/// `||x||`, summed in float64.
-fn norm(row: &[f32]) -> f64 {
-    let squares = row.iter().map(|x| f64::from(*x).powi(2));
-    squares.sum::<f64>().sqrt()
 }
 
 /// Rows as the versions of [`loss::VERSIONS`] replace them: by `x_hat [n, d]`, by zeros, by the mean.

@@ -1,16 +1,19 @@
 //! A look at the bytes of a tail before they are parsed.
 //!
 //! A parser of protobuf makes a structure of some hundred bytes of a message of two bytes, so a file of a gigabyte could ask for
-//! all memory there is. Here the number of messages is bounded first, and weights that are not stored as plain bytes inside the
-//! file are refused. Nothing is copied.
+//! all memory there is. Here the number of messages that become large structures is bounded first, and so are the bytes of
+//! everything that is not the plain content of a weight. Weights that are stored in another way or outside the file, and
+//! attributes that hold graphs or tensors, are refused. Nothing is copied.
 
 use anyhow::{Result, bail, ensure};
 
 /// Longest file: protobuf itself allows no more.
 pub(super) const MAX_BYTES: u64 = (2 << 30) - 1;
-/// Most nodes, and most weights.
+/// Most fields of the model, weights, and other fields of the graph (most of which are nodes).
 const MAX_MESSAGES: usize = 1 << 16;
-/// Bytes of all nodes together, and of everything that is neither a node nor a weight.
+/// Most fields of all nodes together: names and attributes.
+const MAX_NODE_FIELDS: usize = 1 << 18;
+/// Bytes of the graph without the content of its weights, and of everything else.
 const MAX_DESCRIPTION: usize = 4 << 20;
 
 /// Numbers of the fields of ONNX's messages (onnx.proto3).
@@ -18,16 +21,21 @@ mod field {
     pub(super) const MODEL_GRAPH: u64 = 7;
     pub(super) const GRAPH_NODE: u64 = 1;
     pub(super) const GRAPH_INITIALIZER: u64 = 5;
+    pub(super) const NODE_ATTRIBUTE: u64 = 5;
+    /// Name, one number of either type, text, numbers of either type, documentation, type.
+    pub(super) const ATTRIBUTE_PLAIN: [u64; 8] = [1, 2, 3, 4, 7, 8, 13, 20];
+    pub(super) const TENSOR_BYTES: u64 = 9;
     /// Dimensions, type, name, plain bytes, documentation.
-    pub(super) const TENSOR_PLAIN: [u64; 5] = [1, 2, 8, 9, 12];
+    pub(super) const TENSOR_PLAIN: [u64; 5] = [1, 2, 8, TENSOR_BYTES, 12];
     /// Where data outside the file lies.
     pub(super) const TENSOR_OUTSIDE: [u64; 2] = [13, 14];
 }
 
 /// Fails if `bytes` are no ONNX model that is safe to parse.
 pub(super) fn check(bytes: &[u8]) -> Result<()> {
-    let (mut graphs, mut rest) = (0, 0);
+    let (mut graphs, mut rest, mut fields) = (0, 0, 0);
     for field in Fields(bytes) {
+        fields += 1;
         match field? {
             (field::MODEL_GRAPH, Some(graph)) => {
                 graphs += 1;
@@ -38,6 +46,10 @@ pub(super) fn check(bytes: &[u8]) -> Result<()> {
     }
     ensure!(graphs == 1, "it is no ONNX model: it has {graphs} graphs");
     ensure!(
+        fields <= MAX_MESSAGES,
+        "it has {fields} fields, more than {MAX_MESSAGES}"
+    );
+    ensure!(
         rest <= MAX_DESCRIPTION,
         "it describes itself in {rest} bytes, more than {MAX_DESCRIPTION}"
     );
@@ -45,18 +57,19 @@ pub(super) fn check(bytes: &[u8]) -> Result<()> {
 }
 
 fn check_graph(graph: &[u8]) -> Result<()> {
-    let (mut nodes, mut weights, mut described) = (0, 0, 0);
+    let (mut nodes, mut weights, mut node_fields, mut described) = (0, 0, 0, 0);
     for field in Fields(graph) {
         let (number, content) = field?;
-        match (number, content) {
-            (field::GRAPH_INITIALIZER, Some(tensor)) => {
-                weights += 1;
-                check_tensor(tensor)?;
-            }
-            _ => {
-                nodes += usize::from(number == field::GRAPH_NODE);
-                described += content.map_or(0, <[u8]>::len);
-            }
+        let content = content.unwrap_or_default();
+        if number == field::GRAPH_INITIALIZER {
+            weights += 1;
+            described += check_tensor(content)?;
+            continue;
+        }
+        nodes += 1;
+        described += content.len();
+        if number == field::GRAPH_NODE {
+            node_fields += check_node(content)?;
         }
     }
     ensure!(
@@ -65,14 +78,43 @@ fn check_graph(graph: &[u8]) -> Result<()> {
     );
     ensure!(
         described <= MAX_DESCRIPTION,
-        "its nodes take {described} bytes, more than {MAX_DESCRIPTION}; weights belong into the graph's initializers"
+        "its graph without the content of weights takes {described} bytes, more than {MAX_DESCRIPTION}; weights belong into the \
+         graph's initializers"
+    );
+    ensure!(
+        node_fields <= MAX_NODE_FIELDS,
+        "its nodes have {node_fields} names and attributes; at most {MAX_NODE_FIELDS} are read"
     );
     Ok(())
 }
 
-fn check_tensor(tensor: &[u8]) -> Result<()> {
+/// The number of a node's fields.
+fn check_node(node: &[u8]) -> Result<usize> {
+    let mut fields = 0;
+    for field in Fields(node) {
+        let (number, content) = field?;
+        fields += 1;
+        if number != field::NODE_ATTRIBUTE {
+            continue;
+        }
+        for part in Fields(content.unwrap_or_default()) {
+            ensure!(
+                field::ATTRIBUTE_PLAIN.contains(&part?.0),
+                "an attribute of a node is more than numbers or a text; weights belong into the graph's initializers"
+            );
+        }
+    }
+    Ok(fields)
+}
+
+/// The bytes of a weight that are not its content.
+fn check_tensor(tensor: &[u8]) -> Result<usize> {
+    let mut plain = 0;
     for field in Fields(tensor) {
-        let (number, _) = field?;
+        let (number, content) = field?;
+        if number == field::TENSOR_BYTES {
+            plain += content.map_or(0, <[u8]>::len);
+        }
         ensure!(
             !field::TENSOR_OUTSIDE.contains(&number),
             "its weights lie in other files; write them into the file itself"
@@ -82,7 +124,7 @@ fn check_tensor(tensor: &[u8]) -> Result<()> {
             "a weight is not stored as plain bytes (raw_data)"
         );
     }
-    Ok(())
+    Ok(tensor.len() - plain)
 }
 
 /// The fields of a message, one after the other: the number of each, and its content if it has a length.
@@ -175,10 +217,19 @@ mod tests {
     fn many_small_messages_are_refused_before_they_are_parsed() {
         let nodes = message(1, &[]).repeat(MAX_MESSAGES + 1);
         assert!(said(&message(7, &nodes)).contains("65537 nodes"));
-        let node = message(7, &message(1, &vec![0; MAX_DESCRIPTION + 1]));
+        let node = message(7, &message(1, &vec![0; MAX_DESCRIPTION + 2]));
         assert!(said(&node).contains("initializers"));
+        let dimensions = message(5, &[8, 1].repeat(MAX_DESCRIPTION / 2 + 1));
+        assert!(said(&message(7, &dimensions)).contains("without the content"));
+        let attributes = message(5, &[]).repeat(1 << 14);
+        let nodes = message(1, &attributes).repeat(17);
+        assert!(said(&message(7, &nodes)).contains("names and attributes"));
+        let graph = message(1, &message(5, &message(6, &[])));
+        assert!(said(&message(7, &graph)).contains("more than numbers"));
         let props = message(14, &vec![0; MAX_DESCRIPTION + 1]);
         assert!(said(&[props, message(7, &[])].concat()).contains("describes itself"));
+        let props = message(14, &[]).repeat(MAX_MESSAGES);
+        assert!(said(&[props, message(7, &[])].concat()).contains("65537 fields"));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{GraphProto, NodeProto, TensorProto};
 
-use super::operators::{Known, OPERATORS, Use, volume};
+use super::operators::{Known, OPERATORS, Use, check_rank, volume};
 
 /// Most numbers in one result.
 const MAX_ELEMENTS: usize = 1 << 29;
@@ -30,14 +30,18 @@ pub(super) fn sizes(graph: &GraphProto, hidden: [usize; 3]) -> Result<Sizes> {
     let (input, output) = (&graph.input[0].name, &graph.output[0].name);
     let mut known: HashMap<&str, Known> = HashMap::new();
     for weight in &graph.initializer {
-        known.insert(&weight.name, constant(weight)?);
+        let before = known.insert(&weight.name, constant(weight)?);
+        ensure!(before.is_none(), "weight {:?} is there twice", weight.name);
     }
     let given = Known {
         shape: hidden.into(),
         whole: None,
         constant: false,
     };
-    known.insert(input, given);
+    ensure!(
+        known.insert(input, given).is_none(),
+        "its input {input:?} is a weight, too"
+    );
     let (mut largest, mut constants) = (0, 0usize);
     for node in &graph.node {
         let result = result(node, &known).with_context(|| about(node))?;
@@ -91,7 +95,10 @@ fn result(node: &NodeProto, known: &HashMap<&str, Known>) -> Result<Known> {
             names.join(", ")
         );
     };
-    ensure!(node.output.len() == 1, "it has not one result");
+    ensure!(
+        node.output.len() == 1 && !node.output[0].is_empty(),
+        "it has not one result with a name"
+    );
     let inputs = node.input.iter().map(|name| {
         let value = known.get(name.as_str());
         value.with_context(|| format!("it is given {name:?}, which nothing before it computes"))
@@ -114,6 +121,7 @@ fn result(node: &NodeProto, known: &HashMap<&str, Known>) -> Result<Known> {
     );
     let of = Use { node, inputs };
     let shape = rule(&of)?;
+    check_rank(shape.len())?;
     Ok(Known {
         whole: is_shape.then(|| vec![of.inputs[0].shape[1] as i64]),
         shape,
@@ -124,6 +132,8 @@ fn result(node: &NodeProto, known: &HashMap<&str, Known>) -> Result<Known> {
 /// A weight: as many bytes as its shape says.
 fn constant(weight: &TensorProto) -> Result<Known> {
     let name = &weight.name;
+    ensure!(!name.is_empty(), "a weight has no name");
+    check_rank(weight.dims.len()).with_context(|| format!("weight {name:?}"))?;
     let shape: Result<Vec<usize>, _> = weight
         .dims
         .iter()

@@ -3,7 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
+use prost::Message;
 use safetensors::SafeTensors;
+use tract_onnx::pb::attribute_proto::AttributeType;
+use tract_onnx::pb::tensor_proto::DataType;
+use tract_onnx::pb::tensor_shape_proto::dimension::Value as Size;
+use tract_onnx::pb::type_proto::Value as Type;
+use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
 
 use super::file::{Kind, Tail};
 use super::network::Network;
@@ -118,6 +124,93 @@ fn wrong_files_are_refused_with_their_reason() {
         .map(|_| ())
         .unwrap_err();
     assert!(format!("{missing:#}").contains("nowhere.onnx"));
+}
+
+/// The tail of `gpt2.onnx` with other nodes: what is said of it.
+fn said_of(nodes: Vec<NodeProto>, change: impl FnOnce(&mut GraphProto)) -> String {
+    let bytes = std::fs::read(tails().join("gpt2.onnx")).unwrap();
+    let mut model = ModelProto::decode(&bytes[..]).unwrap();
+    let graph = model.graph.as_mut().unwrap();
+    graph.output[0].name = nodes.last().unwrap().output[0].clone();
+    graph.node = nodes;
+    change(graph);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("made.onnx");
+    std::fs::write(&path, model.encode_to_vec()).unwrap();
+    let opened = Tail::open(&path).and_then(Network::new);
+    opened.map_or_else(|error| format!("{error:#}"), |_| "fine".into())
+}
+
+/// `output = operator(inputs)`.
+fn node(operator: &str, inputs: &[&str], output: &str) -> NodeProto {
+    NodeProto {
+        op_type: operator.into(),
+        input: inputs.iter().map(|name| name.to_string()).collect(),
+        output: vec![output.into()],
+        ..NodeProto::default()
+    }
+}
+
+/// A weight of zeros.
+fn weight(name: &str, kind: DataType, dims: &[i64], bytes: usize) -> TensorProto {
+    TensorProto {
+        name: name.into(),
+        data_type: kind as i32,
+        dims: dims.into(),
+        raw_data: vec![0; bytes],
+        ..TensorProto::default()
+    }
+}
+
+#[test]
+fn graphs_that_would_ask_for_too_much_are_refused() {
+    let nothing = |_: &mut GraphProto| {};
+    let same = |output: &str| node("Identity", &["hidden"], output);
+    assert_eq!(said_of(vec![same("out")], nothing), "fine");
+    // Logits whose number is that of the tokens.
+    let mut turn = node("Transpose", &["hidden"], "turned");
+    turn.attribute.push(AttributeProto {
+        name: "perm".into(),
+        r#type: AttributeType::Ints as i32,
+        ints: vec![0, 2, 1],
+        ..AttributeProto::default()
+    });
+    let square = vec![turn, node("MatMul", &["hidden", "turned"], "out")];
+    let said = said_of(square, nothing);
+    assert!(said.contains("a decoder makes [2, 3, 1]"), "{said}");
+    let hidden_weight = |graph: &mut GraphProto| {
+        let weight = weight("hidden", DataType::Float, &[1, 9, 16], 576);
+        graph.initializer.push(weight);
+    };
+    let said = said_of(vec![same("out")], hidden_weight);
+    assert!(said.contains("is a weight, too"), "{said}");
+    let said = said_of(vec![same("")], nothing);
+    assert!(said.contains("not one result with a name"), "{said}");
+    let fixed = |graph: &mut GraphProto| {
+        let kind = graph.input[0].r#type.as_mut().unwrap().value.as_mut();
+        let Some(Type::TensorType(tensor)) = kind else {
+            panic!("no tensor");
+        };
+        let tokens = &mut tensor.shape.as_mut().unwrap().dim[1];
+        tokens.value = Some(Size::DimValue(7));
+    };
+    let said = said_of(vec![same("out")], fixed);
+    assert!(said.contains("names for the others"), "{said}");
+    // Nine axes: by a shape, by new axes, and of a weight itself.
+    let to = |graph: &mut GraphProto| {
+        let weight = weight("to", DataType::Int64, &[9], 72);
+        graph.initializer.push(weight);
+    };
+    for operator in ["Reshape", "Unsqueeze"] {
+        let said = said_of(vec![node(operator, &["hidden", "to"], "out")], to);
+        assert!(said.contains("axes; at most 8"), "{operator}: {said}");
+    }
+    let deep = |graph: &mut GraphProto| {
+        let weight = weight("deep", DataType::Float, &[1; 9], 4);
+        graph.initializer.push(weight);
+    };
+    let said = said_of(vec![same("out")], deep);
+    assert!(said.contains("axes; at most 8"), "{said}");
 }
 
 proptest! {

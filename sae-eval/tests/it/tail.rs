@@ -263,6 +263,19 @@ fn a_classifier_answers_for_documents() {
     let embeddings = run.path("heldout").display().to_string();
     let section = run.tail("bert_encoder", &["--tail-class-embeddings", &embeddings]);
     assert_eq!(section["kind"], "encoder");
+    // Other embeddings: no answer of before is used.
+    let embeddings = run.path("train").display().to_string();
+    let with_others = || run.tail("bert_encoder", &["--tail-class-embeddings", &embeddings]);
+    let kept = run.dir.path().join("reports/tail.jsonl");
+    let first_line = || {
+        let text = std::fs::read_to_string(&kept).unwrap();
+        text.lines().next().unwrap().to_string()
+    };
+    let before = first_line();
+    let section = with_others();
+    assert_ne!(first_line(), before);
+    std::fs::remove_file(&kept).unwrap();
+    assert_eq!(with_others(), section);
 }
 
 #[test]

@@ -67,6 +67,11 @@ class Surprisal(unittest.TestCase):
                 row += behind
             (directory / "model" / "config.json").unlink()
             np.testing.assert_array_equal(surprisal.cached(side, meanings, args), found)
+            # another model of the same name, and the same documents at other rows, have files of their own
+            (directory / "other").mkdir()
+            (directory / "model").rename(directory / "other" / "model")
+            with self.assertRaisesRegex(ComplexityError, "--model"):
+                surprisal.cached(side, meanings, argparse.Namespace(**vars(args) | {"model": str(directory / "other" / "model")}))
             meanings.ids = np.asarray(meanings.ids) + 1
             with self.assertRaisesRegex(ComplexityError, "(?s)other tokens|--model"):
                 surprisal.cached(side, meanings, args)

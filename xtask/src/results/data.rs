@@ -127,7 +127,7 @@ impl Data {
         keys.extend(train.map(|train| ("train".to_string(), train)));
         keys.extend(held_out.map(|held_out| ("held_out".to_string(), held_out)));
         let mut config = toml::Table::from_iter([("data".to_string(), keys.into())]);
-        if let Some(tail) = &self.tail {
+        if let (Some(tail), Judged::Heldout) = (&self.tail, judged) {
             let file = toml::Table::from_iter([("file".to_string(), text(tail))]);
             let tail = toml::Table::from_iter([("tail".to_string(), file.into())]);
             config.insert("eval".into(), tail.into());
@@ -143,8 +143,8 @@ impl Data {
         }
     }
 
-    /// BLAKE3 of the sizes and of 64 places of every file, in the order of their names, and of every key that is
-    /// not a place; the same wherever the files lie.
+    /// BLAKE3 of the sizes and of 64 places of every file, in the order of their names, of the tail, and of every key that
+    /// is not a place; the same wherever the files lie.
     pub(super) fn fingerprint(&self) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
         for (name, value) in self.splits() {
@@ -154,6 +154,9 @@ impl Data {
                 Some(part) => drop(hasher.update(part.to_string().as_bytes())),
                 None => {}
             }
+        }
+        if let Some(tail) = &self.tail {
+            add_files(&mut hasher, tail)?;
         }
         for (key, value) in &self.keys {
             hasher.update(format!("\n{key} = {value}").as_bytes());

@@ -108,14 +108,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     let plans = plans(arguments, file)?;
     let how = how(arguments)?;
-    let executor = match arguments.render {
-        true => None,
-        false => {
-            let mut data = plans.iter().flat_map(|plan| plan.data.values());
-            Some(Executor::new(dir, 1, data.any(|data| data.tail.is_some()))?)
-        }
-    };
     for mut plan in plans {
+        let executor = match arguments.render {
+            true => None,
+            false => Some(Executor::new(dir, 1, plan.goes_through_a_tail())?),
+        };
         if let Some(executor) = executor.as_ref().filter(|_| !science) {
             plan.revision = executor.programs()?;
         }
@@ -208,7 +205,8 @@ fn make(
             executor.forget(&mut results.store, |record| {
                 let is_stale = !record.revision.starts_with(&plan.revision);
                 let is_unwanted = arguments.rerun && how.only.takes(&record.run);
-                is_unwanted || (is_stale && !arguments.science)
+                let is_own = !plan.cells(&record.run.data).is_empty();
+                is_unwanted || (is_stale && is_own && !arguments.science)
             })?;
             work(&mut results, executor, how)
         }

@@ -269,6 +269,12 @@ impl Plan {
         unplaced.filter(|(name, _)| !self.cells(name).is_empty())
     }
 
+    /// Whether the rest of a model judges some of its runs.
+    pub(super) fn goes_through_a_tail(&self) -> bool {
+        let mut data = self.data.iter();
+        data.any(|(name, data)| data.tail.is_some() && !self.cells(name).is_empty())
+    }
+
     /// The revision of a method.
     pub(super) fn revision_of(&self, method: &str) -> String {
         let own = self.methods.iter().find(|known| known.name == method);
