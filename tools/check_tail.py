@@ -6,8 +6,9 @@
 
 Without --model the tail of the report is run by the package onnx with all weights in float64, or by onnxruntime in float32
 if that is installed and --runtime is not "onnx". With --model, the torch model runs in float64 (norms and rotary positions of
-Llama's kind in float32, as transformers computes them) with its hidden state replaced; --gguf, --class-texts, --class-prompts, --head-mean and --pooling are those that export_tail.py was given. Without
---class-texts the head of a classifier is the tail's. tools/sae_report reads the data, and computes the dictionary in numpy.
+Llama's kind in float32, as transformers computes them) with its hidden state replaced; --gguf, --class-texts, --class-prompts,
+--head-mean and --pooling are those that export_tail.py was given. Without --class-texts the head of a classifier is the tail's.
+tools/sae_report reads the data, and computes the dictionary in numpy.
 
 Options of sae-eval that the report does not have are given again: --tail-ranked-on, --tail-class-embeddings, --rank-by and
 --fire-threshold, unless the config's [eval.tail] or the report's top-n classification has them. --tail-max-norm is

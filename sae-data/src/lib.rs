@@ -59,7 +59,7 @@ pub use duplicates::Duplicates;
 pub use element::Element;
 pub use error::DataError;
 pub use fingerprint::Fingerprint;
-pub use limit::MaxNorm;
+pub use limit::{MaxNorm, norm};
 pub use loader::{ActivationBatch, ActivationLoader, Streaming, Waiting};
 pub use meanings::{
     ImagePlace, Meanings, MediaType, Neighbour, Neighbourhood, Per, RowMeaning, Text, Thumbnail,

@@ -119,7 +119,7 @@ impl MaxNorm {
 }
 
 /// `||x||`, summed in f64.
-pub(crate) fn norm(row: &[f32]) -> f64 {
+pub fn norm(row: &[f32]) -> f64 {
     row.iter()
         .map(|x| f64::from(*x).powi(2))
         .sum::<f64>()

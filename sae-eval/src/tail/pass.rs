@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use burn::tensor::Tensor;
 use rayon::prelude::*;
+use sae_data::norm;
 use serde::{Deserialize, Serialize};
 
 use super::answers::{self, Answers};
@@ -10,7 +11,7 @@ use super::documents::Document;
 use super::kept::Kept;
 use super::loss::{self, Judge, Losses};
 use super::opened::Opened;
-use super::survey::{check, norm};
+use super::survey::check;
 use crate::classes::Filter;
 use crate::evaluate::Passes;
 use crate::model::{Codes, Model, values};

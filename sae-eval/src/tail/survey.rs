@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use sae_data::MaxNorm;
+use sae_data::{MaxNorm, norm};
 
 use super::answers::Classes;
 use super::documents::{Document, Documents};
@@ -85,7 +85,8 @@ pub(super) fn check(
         format!("{at}: document {}", document.number)
     };
     if let Some(classes) = classes {
-        let label = document.label.context("a document has no label")?;
+        let label = document.label;
+        let label = label.with_context(|| format!("{} has no label", about()))?;
         ensure!(
             label < classes.names.len(),
             "{} has label {label}, and the tail answers with {} classes, counted from 0",
@@ -120,10 +121,4 @@ fn median_norm(documents: &Documents) -> Result<f64> {
     }
     norms.sort_unstable_by(f64::total_cmp);
     Ok(quantile(&norms, 0.5).unwrap_or(f64::INFINITY))
-}
-
-/// `||x||`, summed in float64.
-pub(super) fn norm(row: &[f32]) -> f64 {
-    let squares = row.iter().map(|x| f64::from(*x).powi(2));
-    squares.sum::<f64>().sqrt()
 }

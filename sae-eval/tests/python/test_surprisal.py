@@ -67,7 +67,7 @@ class Surprisal(unittest.TestCase):
                 row += behind
             (directory / "model" / "config.json").unlink()
             np.testing.assert_array_equal(surprisal.cached(side, meanings, args), found)
-            # another model of the same name, and the same documents at other rows, have files of their own
+            # another model of the same name has a file of its own
             (directory / "other").mkdir()
             (directory / "model").rename(directory / "other" / "model")
             with self.assertRaisesRegex(ComplexityError, "--model"):
