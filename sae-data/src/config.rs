@@ -112,6 +112,28 @@ const MAX_WINDOW_MB: usize = 1 << 24;
 const MAX_WORKERS: usize = 1024;
 
 impl DataConfig {
+    /// The data at `train`, with every key at its default.
+    pub fn of(train: impl Into<PathBuf>) -> Self {
+        Self {
+            train: train.into(),
+            held_out: HeldOut::default(),
+            tensor: None,
+            layer: None,
+            drop_first_token: false,
+            max_norm: MaxNorm::default(),
+            labels: None,
+            held_out_labels: None,
+            window_mb: default_window_mb(),
+            block_rows: None,
+            workers: None,
+            check_rows: None,
+            class_embeddings: None,
+            class_names: None,
+            true_concepts: None,
+            true_codes: None,
+        }
+    }
+
     /// Opens both sides, which never overlap.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! The command line of `sae-eval`: evaluates a run on its held-out data, or on other data, and writes a report
-//! (`report.{json,md,html}`); encodes a data set (`encode`); writes files for Neuronpedia (`neuronpedia`); or compares
-//! several runs (`compare`).
+//! (`report.{json,md,html}`); encodes a data set (`encode`); writes files for Neuronpedia (`neuronpedia`); compares several
+//! runs (`compare`); or exchanges dictionaries with other programs (`export`, `import`).
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::compare::{self, CompareArguments};
 use crate::encode::{self, EncodeArguments};
+use crate::exchange::{self, ExportArguments, ImportArguments};
 use crate::neuronpedia::{self, UploadArguments};
 use crate::page::{self, Findings};
 use crate::ranking::Rule;
@@ -87,6 +88,8 @@ enum Command {
     Encode(EncodeArguments),
     Neuronpedia(UploadArguments),
     Compare(CompareArguments),
+    Export(ExportArguments),
+    Import(ImportArguments),
 }
 
 /// Names of the ranking rules.
@@ -138,6 +141,8 @@ pub fn main() -> ExitCode {
             Command::Encode(arguments) => encode::main(&arguments),
             Command::Neuronpedia(arguments) => neuronpedia::main(&arguments),
             Command::Compare(arguments) => compare::main(&arguments),
+            Command::Export(arguments) => exchange::export_main(&arguments),
+            Command::Import(arguments) => exchange::import_main(&arguments),
         });
     }
     make_report(&parsed(Arguments::from_arg_matches(&matches)))

@@ -11,6 +11,7 @@ mod directions;
 mod encode;
 mod evaluate;
 mod evaluation;
+mod exchange;
 mod head;
 mod matching;
 mod model;

@@ -8,7 +8,7 @@ use sae_data::{ActivationData, DataConfig, Fingerprint, MaxNorm};
 use sae_run::{RunDir, Sides};
 
 use crate::head::Head;
-use crate::run::{Data, Elsewhere, Purpose};
+use crate::run::{Data, Elsewhere, NO_DATA, Purpose};
 
 impl Elsewhere {
     /// The rows of `path` as the data of an evaluation.
@@ -35,7 +35,10 @@ impl Elsewhere {
         }
         let own = config.open();
         let shared = own.as_ref().is_ok_and(|own| rows.shares_files(&own.train));
-        let own = own.map_err(|error| error.to_string());
+        let own = own.map_err(|error| match config.train == Path::new(NO_DATA) {
+            true => "the run was imported without data.train".into(),
+            false => error.to_string(),
+        });
         let max_norm = limit(config, own.as_ref())?;
         let all_held_out = rows.clone();
         let rows = within(rows, max_norm)?;

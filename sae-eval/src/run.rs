@@ -18,7 +18,8 @@ use crate::head::Head;
 /// The part of `config.toml` that evaluation reads.
 #[derive(Deserialize)]
 struct RunConfig {
-    data: DataConfig,
+    /// Absent in a run that was imported without data.
+    data: Option<DataConfig>,
     training: Option<Recipe>,
     #[serde(default)]
     eval: EvalConfig,
@@ -32,6 +33,9 @@ pub(crate) struct Recipe {
     /// Steps of linear warm-up.
     pub(crate) warmup_steps: Option<usize>,
 }
+
+/// The path of the training rows of a run that has none.
+pub(crate) const NO_DATA: &str = "(none: the run was imported without data)";
 
 /// A run, opened.
 pub(crate) struct Run {
@@ -133,6 +137,28 @@ impl Elsewhere {
         }
     }
 
+    /// The run's own rows, which have moved to these paths.
+    pub(crate) fn moved(train: Option<PathBuf>, held_out: Option<PathBuf>) -> Self {
+        Self {
+            train,
+            held_out,
+            ..Self::default()
+        }
+    }
+
+    /// The section `[data]` of a run that has none, because it was imported without data.
+    fn in_place_of_data(&self, run: &Path) -> Result<DataConfig> {
+        match (&self.train, &self.data) {
+            (None, None) => bail!(
+                "{}: this run has no data of its own, because it was imported without --train; name rows with --data PATH \
+                 --output DIR",
+                run.display()
+            ),
+            (Some(train), _) => Ok(DataConfig::of(train)),
+            (None, Some(_)) => Ok(DataConfig::of(NO_DATA)),
+        }
+    }
+
     /// Replaces the config's paths by these.
     fn apply(&self, data: &mut DataConfig) -> Result<()> {
         if let Some(path) = &self.train {
@@ -173,12 +199,16 @@ impl Run {
         let text = run
             .read_config()
             .with_context(|| format!("{}: not a run directory", dir.display()))?;
-        let mut config: RunConfig =
+        let config: RunConfig =
             toml::from_str(&text).with_context(|| format!("{}", run.config().display()))?;
+        let mut data_config = match config.data {
+            Some(data) => data,
+            None => elsewhere.in_place_of_data(dir)?,
+        };
         if !says_max_norm(&text) {
-            config.data.max_norm = MaxNorm::None; // a run older than this key used all rows
+            data_config.max_norm = MaxNorm::None; // a run older than this key used all rows
         }
-        elsewhere.apply(&mut config.data)?;
+        elsewhere.apply(&mut data_config)?;
         // The model first, because its checksums are compared.
         let (sae, saved, step) = match checkpoint {
             None => trained(&run, host)?,
@@ -189,7 +219,7 @@ impl Run {
         };
         let purpose = Purpose {
             run: &run,
-            config: &config.data,
+            config: &data_config,
             d_in: saved.model.d_in,
             host,
         };
@@ -209,7 +239,7 @@ impl Run {
             config: saved,
             data,
             #[cfg(feature = "tail")]
-            data_config: config.data,
+            data_config,
             tail: config.eval.tail,
         })
     }

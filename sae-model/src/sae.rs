@@ -22,7 +22,7 @@ use burn::tensor::{Device, Tensor};
 use crate::architectures::Architecture;
 use crate::config::SaeConfig;
 use crate::ops::{self, Latents, Norm, SparseCodes};
-use crate::parameters::{B_DEC, Parameters, W_DEC, W_K, W_Q, W_V};
+use crate::parameters::{B_DEC, Parameter, Parameters, W_DEC, W_K, W_Q, W_V};
 use crate::scores::{Attended, Mode, Scores, Selected};
 
 /// A sparse autoencoder of any architecture.
@@ -78,20 +78,37 @@ impl Sae {
         }
     }
 
+    /// A model of known parameters: `value` gives each of the table its values, row-major, which are asked for in the order of
+    /// the table.
+    ///
+    /// # Errors
+    /// Those of `value`.
+    ///
+    /// # Panics
+    /// If `config` is invalid, or the values of a parameter do not have its shape.
+    pub fn with_values<E>(
+        config: &SaeConfig,
+        device: &Device,
+        value: impl FnMut(&Parameter, &[usize]) -> Result<Vec<f32>, E>,
+    ) -> Result<Self, E> {
+        config.validate().expect("a validated model config");
+        Ok(Self {
+            parameters: Parameters::build(config, device, value)?,
+            config: config.clone(),
+        })
+    }
+
     /// The same parameters on another device, ready to be trained if it is one of autodiff.
     pub fn on(&self, device: &Device) -> Self {
         let values = self.parameters.to_data();
-        let parameters = Parameters::build(&self.config, device, |parameter, _| {
+        let model = Self::with_values(&self.config, device, |parameter, _| {
             let mut all = values.iter();
             let found = all.find(|(name, _)| *name == parameter.name);
             let (_, value) = found.expect("a model has the parameters of its table");
             Ok::<_, std::convert::Infallible>(value.iter().collect())
         });
-        let Ok(parameters) = parameters;
-        Self {
-            parameters,
-            config: self.config.clone(),
-        }
+        let Ok(model) = model;
+        model
     }
 
     /// The config that the model is made by.

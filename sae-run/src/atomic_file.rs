@@ -144,7 +144,7 @@ fn parent(path: &Path) -> Option<&Path> {
 ///
 /// # Errors
 /// Any error of the file system.
-pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
+pub fn sync_parent(path: &Path) -> io::Result<()> {
     parent(path).map_or(Ok(()), sync_directory)
 }
 

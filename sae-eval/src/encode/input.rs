@@ -117,7 +117,7 @@ impl EncodeArguments {
 }
 
 /// The saved model that is, or is in, `path`.
-fn model_in(path: &Path) -> Result<PathBuf> {
+pub(crate) fn model_in(path: &Path) -> Result<PathBuf> {
     if path.join(CONFIG_FILE).exists() {
         return Ok(path.into());
     }

@@ -24,6 +24,7 @@ use crate::progress::Progress;
 use failure::Failure;
 use index::{FORMAT, Index, Options, Output};
 use input::Input;
+pub(crate) use input::model_in;
 use keep::Keep;
 pub(crate) use keep::named;
 use shards::{Dtype, Format, Layout};

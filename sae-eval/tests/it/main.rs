@@ -8,6 +8,7 @@ mod data;
 mod encode;
 mod encode_formats;
 mod encode_output;
+mod exchange;
 mod neuronpedia;
 mod other;
 mod page;
