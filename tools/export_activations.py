@@ -64,14 +64,13 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 import transformers
 
-from sae_export import TOOL, Args, ExportError, Inputs
+from sae_export import TOOL, Args, DynamicSaeError, ExportError, Inputs
 from sae_export.inputs import ImageEncoder, TextEncoder, load_model
-from sae_export.meanings import VOCABULARY, MeaningWriter, thumbnail, token_strings
+from sae_export.meanings import MeaningWriter, thumbnail
 from sae_export.reading import Document, find_documents, read_class_texts
 from sae_export.states import Rows, activations, class_head
-from sae_export.writing import ShardWriter, safetensors_parts, write_file, write_json
+from sae_export.writing import DTYPES, VOCABULARY, ShardWriter, safetensors_parts, token_strings, write_file, write_json
 
-DTYPES = {"f16": torch.float16, "f32": torch.float32, "bf16": torch.bfloat16}
 WINDOW_BATCHES, WINDOW_TOKENS = 16, 1 << 15  # read ahead and sorted by length
 
 Compute = Callable[[Inputs], list[Rows]]
@@ -198,7 +197,7 @@ def write_head(args: Args, encoder: TextEncoder, compute: Compute, texts: list[s
         return torch.cat(rows)
 
     head = class_head(embed, texts, args.class_prompts or ["{}"])
-    write_file(args.dst / "class_embeddings.safetensors", safetensors_parts({"weight": head}, {"tool": TOOL}))
+    write_file(args.dst / "class_embeddings.safetensors", safetensors_parts({"weight": head.numpy()}, {"tool": TOOL}))
 
 
 def write_rows(args: Args, rows_of: RowsOf, writer: ShardWriter) -> tuple[int, int, int]:
@@ -238,7 +237,7 @@ def export(args: Args) -> None:
     compute = activations(args, model)
 
     args.dst.mkdir(parents=True, exist_ok=True)
-    writer = ShardWriter(args.dst, DTYPES[args.dtype], args.shard_mb << 20, labelled)
+    writer = ShardWriter(args.dst, args.dtype, args.shard_mb << 20, labelled)
     if classes:
         write_json(args.dst / "classes.json", classes)
     if args.modality == "text" and args.tokens in ("all", "cls", "last"):
@@ -293,7 +292,7 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     try:
         export(args)
-    except (ExportError, OSError) as error:
+    except (ExportError, DynamicSaeError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

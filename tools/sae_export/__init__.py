@@ -2,8 +2,15 @@
 
 import argparse
 import pathlib
+import sys
 
 import torch
+
+# The format of shards is written in one place, by the Python package of this repository.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "python" / "src"))
+from dynamic_sae import DynamicSaeError  # noqa: E402
+
+__all__ = ["TOOL", "Args", "DynamicSaeError", "ExportError", "Inputs", "check_writable"]
 
 TOOL = "export_activations 1"
 

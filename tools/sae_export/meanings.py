@@ -1,12 +1,11 @@
-"""What rows are (docs/DATA.md, "What rows are"): strings of token ids, texts of documents, thumbnails of images."""
+"""What rows are (docs/DATA.md, "What rows are"): texts of documents, thumbnails of images."""
 
 import io
-import json
-import os
 import pathlib
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import torch
+from dynamic_sae.shards import TextWriter
 
 from .reading import Document
 from .states import Rows
@@ -14,30 +13,9 @@ from .states import Rows
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-VOCABULARY, TEXTS, THUMBNAILS = "vocab.json", "texts.jsonl", "thumbnails"
+THUMBNAILS = "thumbnails"
 LONGEST_SIDE = 96  # of a thumbnail, in pixels
 QUALITY = 85  # of its JPEG
-
-
-def token_strings(tokenizer: Any) -> list[str]:
-    """The text of every token id, so that the strings of consecutive tokens, one after the other, are their text.
-
-    Many tokenizers leave out the space before the first token that they decode, or mark a piece within a word (##ing). So
-    each token is decoded behind the letter "a", and the text of that letter is taken away.
-    """
-
-    def decode(ids: list[list[int]]) -> list[str]:
-        return tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-    before = tokenizer("a", add_special_tokens=False)["input_ids"]
-    alone = decode([[token] for token in range(len(tokenizer))])
-    behind = decode([[*before, token] for token in range(len(tokenizer))])
-    (start,) = decode([before])
-    special = set(tokenizer.all_special_ids)
-    return [
-        text[len(start) :] if token not in special and text.startswith(start) else alone[token]
-        for token, text in enumerate(behind)
-    ]
 
 
 def picture(pixels: torch.Tensor, processor: Any) -> "Image":
@@ -68,7 +46,7 @@ class MeaningWriter:
     def __init__(self, directory: pathlib.Path, wanted: bool):
         self.directory, self.wanted = directory, wanted
         self.documents = 0
-        self.file: BinaryIO | None = None
+        self.texts = TextWriter(directory)
 
     def add(self, document: Document, rows: Rows) -> None:
         number, self.documents = self.documents, self.documents + 1
@@ -77,10 +55,7 @@ class MeaningWriter:
         if rows.thumbnail is not None:
             self._replace(self.directory / THUMBNAILS / f"{number}.jpg", rows.thumbnail)
         elif isinstance(document.content, str):
-            if self.file is None:
-                self.file = (self.directory / f"{TEXTS}.tmp").open("wb")
-            line = json.dumps({"text": document.content}, ensure_ascii=False)
-            self.file.write(line.encode("utf-8", "replace") + b"\n")  # JSON may hold half a surrogate pair
+            self.texts.add(document.content)
 
     def _replace(self, path: pathlib.Path, data: bytes) -> None:
         path.parent.mkdir(exist_ok=True)
@@ -90,8 +65,4 @@ class MeaningWriter:
 
     def finish(self) -> None:
         """Give the texts their name, once they are complete."""
-        if self.file is not None:
-            self.file.flush()
-            os.fsync(self.file.fileno())
-            self.file.close()
-            (self.directory / f"{TEXTS}.tmp").replace(self.directory / TEXTS)
+        self.texts.finish()

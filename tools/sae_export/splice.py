@@ -1,12 +1,16 @@
 """Runs the blocks of a model from a hidden state on, with rows of this state replaced."""
 
 import contextlib
-from collections.abc import Iterator
+import pathlib
+import sys
 
 import torch
 
-from . import ExportError
-from .states import blocks_of
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "python" / "src"))
+from dynamic_sae.lm_place import replaced  # noqa: E402
+
+from . import ExportError  # noqa: E402
+from .states import blocks_of  # noqa: E402
 
 
 class Splice:
@@ -26,21 +30,6 @@ class Splice:
         else:
             self.entry = head if head is not None else blocks[-1]  # which returns its input, as those below it
 
-    @contextlib.contextmanager
-    def of(self, hidden: torch.Tensor) -> Iterator[None]:
+    def of(self, hidden: torch.Tensor) -> contextlib.AbstractContextManager[None]:
         """Within it, the model goes on from `hidden` [batch, tokens, d], whatever its inputs are."""
-
-        def replace(_module: torch.nn.Module, positional: tuple, named: dict) -> tuple[tuple, dict]:
-            if positional:
-                return (hidden, *positional[1:]), named
-            return positional, named | {"hidden_states": hidden}
-
-        handle = self.entry.register_forward_pre_hook(replace, with_kwargs=True)
-        try:
-            for block in self.below:
-                block.forward = lambda hidden_states, *_, **__: hidden_states
-            yield
-        finally:
-            handle.remove()
-            for block in self.below:
-                block.__dict__.pop("forward", None)
+        return replaced(self.entry, self.below, hidden)
