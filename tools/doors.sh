@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# All round trips with the real packages: our models to SAELens, dictionary_learning and sparsify, and theirs to us.
+# All tests of the Python package with the packages that it opens doors to; among them every round trip: our models to SAELens,
+# dictionary_learning and sparsify, and theirs to us.
 #
 #     tools/doors.sh [options of pytest]
 #
@@ -40,7 +41,7 @@ export DYNAMIC_SAE_BINARIES SAE_DOORS_TABLE HF_HUB_OFFLINE=1
 trap 'rm -f "$SAE_DOORS_TABLE"' EXIT
 
 failed=0
-"$venv/bin/python" -m pytest python/tests/test_saelens.py python/tests/test_dictionary_learning.py -q -rs "$@" || failed=$?
+"$venv/bin/python" -m pytest python/tests -q -rs "$@" || failed=$?
 "$venv/bin/python" - "$SAE_DOORS_TABLE" <<'PYTHON'
 import json
 import sys
