@@ -133,11 +133,13 @@ def test_an_interrupt_reaches_the_program_which_keeps_a_checkpoint(tmp_path, cap
         import dynamic_sae
         try:
             rows = {str(SAMPLE / "train.safetensors")!r}
-            dynamic_sae.train(rows, run="long", n_latents=512, steps=400, batch_size=256, threads=1)
+            dynamic_sae.train(rows, run="long", n_latents=512, steps=1_500, batch_size=256, threads=1)
         except KeyboardInterrupt:
             print("interrupted", flush=True)
     """
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True)
+    # A test runner in the background may ignore SIGINT, and its children inherit that.
+    heeds = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True, preexec_fn=heeds)
     seen = []
     for line in process.stdout:
         seen.append(line)
@@ -150,10 +152,10 @@ def test_an_interrupt_reaches_the_program_which_keeps_a_checkpoint(tmp_path, cap
     assert "resume=True continues runs/long" in text
     assert text.rstrip().endswith("interrupted")
     assert list((tmp_path / "runs" / "long" / "checkpoint").iterdir())
-    dynamic_sae.train(SAMPLE / "train.safetensors", run="long", resume=True, n_latents=512, steps=400, batch_size=256, threads=1)
+    dynamic_sae.train(SAMPLE / "train.safetensors", run="long", resume=True, n_latents=512, steps=1_500, batch_size=256, threads=1)
     shown = capsys.readouterr().out
     assert "continuing after step" in shown
-    assert "step 400: " in shown
+    assert "step 1500: " in shown
 
 
 def test_a_notebook_replaces_the_line_of_the_progress(x, capsys, monkeypatch):
