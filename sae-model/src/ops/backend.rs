@@ -99,7 +99,7 @@ pub(crate) struct AdamUpdate<B: Backend> {
 }
 
 /// The operations that Burn's backends are extended with; all tensors are float32. `autodiff/` adds the gradients.
-#[backend_extension(Flex, NdArray: cfg(feature = "ndarray"), Cube: cfg(feature = "wgpu"), Autodiff)]
+#[backend_extension(Flex, NdArray: cfg(feature = "ndarray"), Cube: cfg(feature = "cube"), Autodiff)]
 pub(crate) trait SaeOps: Host {
     /// `scores [B, M] -> (weights [B, M], threshold [B, 2])`.
     ///

@@ -24,7 +24,7 @@ mod autodiff;
 mod backend;
 mod codes;
 pub(crate) mod cpu;
-#[cfg(feature = "wgpu")]
+#[cfg(feature = "cube")]
 mod cube;
 mod few_rows;
 mod gradients;
@@ -270,12 +270,12 @@ pub fn squared_norm<const D: usize>(x: Tensor<D>) -> Tensor<1> {
 
 /// Whether sparse codes are the fast way on this device: everywhere but on GPUs.
 pub fn is_cpu(device: &Device) -> bool {
-    #[cfg(feature = "wgpu")]
+    #[cfg(feature = "cube")]
     {
         let device = device.clone().inner();
         !matches!(device.as_dispatch(), burn::backend::DispatchDevice::Cube(_))
     }
-    #[cfg(not(feature = "wgpu"))]
+    #[cfg(not(feature = "cube"))]
     {
         let _ = device;
         true
