@@ -21,10 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let data = ActivationData::open(Path::new(data), &Options::default())?;
     let rows = data.rows().min(5);
     let x = TensorData::new(data.read(0..rows)?, [rows, data.width()]);
-    let codes = sae
-        .encode(Tensor::from_data(x, &device))
-        .latents
-        .into_codes();
+    let codes = sae.encode(Tensor::from_data(x, &device)).latents.on_host();
     let (latents, values) = (codes.pattern.indices(), codes.host_values());
     for row in 0..rows {
         let mut entries: Vec<usize> = codes.pattern.row(row).collect();

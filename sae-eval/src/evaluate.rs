@@ -24,10 +24,8 @@ use crate::report::{AllRowsSection, Measured, Report, TopN};
 use crate::run::Run;
 use crate::through::Through;
 
-/// Rows per batch on the host, where codes are sparse.
+/// Rows per batch.
 const ROWS: usize = 1024;
-/// Latent activations computed at a time on a GPU, where they are dense: 1024 rows at 8192 latents, 32 MB.
-const MAX_DENSE: usize = 1 << 23;
 
 /// Evaluates a run.
 pub(crate) fn report(
@@ -38,7 +36,7 @@ pub(crate) fn report(
 ) -> Result<(Report, Option<Findings>)> {
     let started = Instant::now();
     let model = Model::new(run.sae.clone(), device);
-    let batch = rows_at_once(arguments.batch_size, &model, run.config.model.n_latents);
+    let batch = rows_at_once(arguments.batch_size);
     let passes = Passes::new(run, device, batch);
     let through = Through::open(run, arguments)?;
     let setting = match (&run.data.head, &run.data.train) {
@@ -169,12 +167,8 @@ fn top_n(
 }
 
 /// Rows per batch.
-pub(crate) fn rows_at_once(asked: Option<u32>, model: &Model, latents: usize) -> usize {
-    match asked {
-        Some(rows) => rows as usize,
-        None if model.is_dense() => (MAX_DENSE / latents).clamp(1, ROWS),
-        None => ROWS,
-    }
+pub(crate) fn rows_at_once(asked: Option<u32>) -> usize {
+    asked.map_or(ROWS, |rows| rows as usize)
 }
 
 /// A callback for batches of training rows: their indices, `x [B, d]` and their codes.

@@ -35,7 +35,7 @@ impl Evaluation {
             let forward = sae.forward(Tensor::from_data(x, &device), &Mode::Inference);
             let x_hat: Vec<f32> = forward.x_hat.into_data().iter().collect();
             reconstruction.add(&rows, &x_hat);
-            sparsity.add_codes(&forward.encoded.latents.into_codes());
+            sparsity.add_codes(&forward.encoded.latents.on_host());
         }
         Ok(Self {
             reconstruction: reconstruction.metrics(),

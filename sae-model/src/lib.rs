@@ -23,7 +23,7 @@
 //! let device = Device::flex(); // the CPU
 //! let sae = saved::load(path, &device)?;
 //! let x = Tensor::from_data([[0.1, 2.0, -0.3, 0.4], [1.0, 0.0, 0.0, -1.0]], &device);
-//! let codes = sae.encode(x).latents.into_codes();
+//! let codes = sae.encode(x).latents.on_host();
 //! let (latents, values) = (codes.pattern.indices(), codes.host_values());
 //! for entry in codes.pattern.row(0) {
 //!     println!("latent {} = {}", latents[entry], values[entry]);
@@ -51,6 +51,6 @@ mod scores;
 
 pub use architectures::{AnyArchitecture, Architecture, Preset};
 pub use config::SaeConfig;
-pub use ops::{Latents, SparseCodes, SparseValue};
+pub use ops::{SparseCodes, SparseValue};
 pub use sae::{Encoded, Forward, Input, Sae};
 pub use scores::{Attended, Mode, Scores, Selected};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::ops::{self, Latents, SparseCodes, row_norms};
+use crate::ops::{self, SparseCodes, row_norms};
 use crate::sae::{Forward, Sae};
 
 /// The reconstruction losses of the presets. Sparsity needs no term of its own: sparsemax brings it.
@@ -135,10 +135,10 @@ pub struct Step<'a> {
     pub forward: &'a Forward,
     /// The [mask](crate::Mode::Training) of the batch.
     pub mask: &'a [f32],
-    /// Batches before this one.
-    pub steps_done: usize,
     /// The run's coefficients.
     pub coefficients: &'a Coefficients,
+    /// See [`Step::steps_done`].
+    pub(crate) steps_done: &'a dyn Fn() -> usize,
     /// See [`Step::dead`].
     pub(crate) dead: &'a dyn Fn() -> Vec<u32>,
     /// See [`Step::distance`].
@@ -149,7 +149,7 @@ impl<'a> Step<'a> {
     /// From its parts: `dead` are the latents that have not fired for long, `distance` the reconstruction loss.
     pub fn new(
         (sae, x, forward): (&'a Sae, &'a Tensor<2>, &'a Forward),
-        (mask, steps_done): (&'a [f32], usize),
+        (mask, steps_done): (&'a [f32], &'a dyn Fn() -> usize),
         coefficients: &'a Coefficients,
         dead: &'a dyn Fn() -> Vec<u32>,
         distance: &'a dyn Fn(Tensor<2>, Tensor<2>) -> Tensor<1>,
@@ -166,7 +166,12 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// Latents that have not fired for long.
+    /// Batches before this one. A GPU is waited for.
+    pub fn steps_done(&self) -> usize {
+        (self.steps_done)()
+    }
+
+    /// Latents that have not fired for long. A GPU is waited for.
     pub fn dead(&self) -> Vec<u32> {
         (self.dead)()
     }
@@ -176,18 +181,15 @@ impl<'a> Step<'a> {
         (self.distance)(target, reconstruction)
     }
 
-    /// The latents as codes, where they are.
-    pub fn codes(&self) -> Option<&'a SparseCodes> {
-        match &self.forward.encoded.latents {
-            Latents::Sparse(codes) => Some(codes),
-            Latents::Dense(_) => None,
-        }
+    /// The latents.
+    pub fn codes(&self) -> &'a SparseCodes {
+        &self.forward.encoded.latents
     }
 
     /// A coefficient that rises linearly from zero over the run's `sparsity_warmup_steps`.
     pub fn risen(&self, name: &str) -> f64 {
         let warmup = self.coefficients.get("sparsity_warmup_steps").max(1.0);
-        let risen = (self.steps_done + 1) as f64 / warmup;
+        let risen = (self.steps_done() + 1) as f64 / warmup;
         self.coefficients.get(name) * risen.min(1.0)
     }
 }

@@ -19,12 +19,12 @@
 use burn::tensor::Tensor;
 
 use crate::architectures::Architecture;
-use crate::ops::{self, Latents, TINY};
+use crate::ops::{self, SparseCodes, TINY};
 use crate::sae::{Input, Sae};
 
 impl Sae {
     /// Refines the `latents` of `input` by the number of steps in the config. Carries no gradient.
-    pub(crate) fn refined(&self, latents: Latents, input: &Input) -> Latents {
+    pub(crate) fn refined(&self, latents: SparseCodes, input: &Input) -> SparseCodes {
         let mut a = latents;
         let mut residual = input.u.clone() - self.explained(&a); // [B, d]
         for _ in 0..self.config.architecture.refinement() {
@@ -39,40 +39,24 @@ impl Sae {
     }
 
     /// `a V`, `[B, d]`.
-    fn explained(&self, a: &Latents) -> Tensor<2> {
+    fn explained(&self, a: &SparseCodes) -> Tensor<2> {
         self.valued(self.combined(a))
     }
 
     /// `r V^T` at the support of a.
-    fn slope(&self, a: &Latents, residual: Tensor<2>) -> Latents {
+    fn slope(&self, a: &SparseCodes, residual: Tensor<2>) -> SparseCodes {
         let residual = match self.w_v() {
             Some(w_v) => ops::product(residual, w_v.transpose()),
             None => residual,
         };
-        match a {
-            Latents::Sparse(codes) => {
-                let mut slope = codes.clone();
-                slope.values = ops::dots(residual, self.w_dec(), &codes.pattern);
-                Latents::Sparse(slope)
-            }
-            Latents::Dense(a) => {
-                let slope = residual.matmul(self.w_dec().transpose()); // [B, d] [d, M] -> [B, M]
-                Latents::Dense(slope * a.clone().not_equal_elem(0.0).float())
-            }
-        }
+        a.with_values(ops::dots(residual, self.w_dec(), &a.pattern))
     }
 }
 
-impl Latents {
+impl SparseCodes {
     /// `a + factors * b` with one factor per row, `[B, 1]`; a and b have the same support.
-    fn plus(self, b: Self, factors: Tensor<2>) -> Self {
-        match (self, b) {
-            (Self::Sparse(mut a), Self::Sparse(b)) => {
-                a.values = a.values + b.values * a.pattern.at_entries(factors);
-                Self::Sparse(a)
-            }
-            (Self::Dense(a), Self::Dense(b)) => Self::Dense(a + b * factors),
-            _ => unreachable!("a slope is sparse or dense like its activations"),
-        }
+    fn plus(mut self, b: Self, factors: Tensor<2>) -> Self {
+        self.values = self.values + b.values * ops::rows_at_entries(factors, &self.pattern);
+        self
     }
 }

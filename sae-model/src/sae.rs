@@ -21,7 +21,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::architectures::Architecture;
 use crate::config::SaeConfig;
-use crate::ops::{self, Latents, Norm, SparseCodes};
+use crate::ops::{self, Norm, SparseCodes};
 use crate::parameters::{B_DEC, Parameter, Parameters, W_DEC, W_K, W_Q, W_V};
 use crate::scores::{Attended, Mode, Scores, Selected};
 
@@ -47,7 +47,7 @@ pub struct Input {
 #[derive(Clone, Debug)]
 pub struct Encoded {
     /// Latents a.
-    pub latents: Latents,
+    pub latents: SparseCodes,
     /// Gated: the gates that are open, with their pre-activations.
     pub gate: Option<SparseCodes>,
     /// Queries q `[B, d]`.
@@ -146,7 +146,7 @@ impl Sae {
     }
 
     /// Decodes latents of rows that came as `input` to `x_hat [B, d]`.
-    pub fn decode(&self, latents: &Latents, input: &Input) -> Tensor<2> {
+    pub fn decode(&self, latents: &SparseCodes, input: &Input) -> Tensor<2> {
         self.restore(self.combined(latents), input, 1.0)
     }
 
@@ -192,11 +192,8 @@ impl Sae {
     }
 
     /// `y = a W_dec`, `[B, d]`.
-    pub(crate) fn combined(&self, latents: &Latents) -> Tensor<2> {
-        match latents {
-            Latents::Sparse(codes) => ops::decode(codes, self.w_dec()), // [B, d]
-            Latents::Dense(a) => a.clone().matmul(self.w_dec()),        // [B, M] [M, d] -> [B, d]
-        }
+    pub(crate) fn combined(&self, latents: &SparseCodes) -> Tensor<2> {
+        ops::decode(latents, self.w_dec())
     }
 
     /// `y W_V`, `[B, d]`.

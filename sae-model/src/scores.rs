@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 
-use crate::ops::{self, EncodeOptions, Latents, Selection, SparseCodes, SparseValue};
+use crate::ops::{self, EncodeOptions, Selection, SparseCodes, SparseValue};
 use crate::parameters::{B_ENC, Parameters, W_DEC, W_ENC};
 
 /// Whether a batch is one of training.
@@ -54,7 +54,7 @@ pub struct Scores<'a> {
 #[derive(Clone, Debug)]
 pub struct Selected {
     /// Latents a.
-    pub latents: Latents,
+    pub latents: SparseCodes,
     /// Codes that the terms of the loss read beside the latents: the open gates of `gated`.
     pub gate: Option<SparseCodes>,
 }
@@ -70,8 +70,8 @@ pub struct Attended {
     pub factor: f64,
 }
 
-impl From<Latents> for Selected {
-    fn from(latents: Latents) -> Self {
+impl From<SparseCodes> for Selected {
+    fn from(latents: SparseCodes) -> Self {
         Self {
             latents,
             gate: None,
@@ -92,7 +92,7 @@ impl Scores<'_> {
 
     /// The latents that this rule selects.
     pub fn select(&self, selection: Selection) -> Selected {
-        Latents::Sparse(self.codes(B_ENC, selection)).into()
+        self.codes(B_ENC, selection).into()
     }
 
     /// The latents that this rule selects with the thresholds of this name.
@@ -101,7 +101,7 @@ impl Scores<'_> {
             thresholds: self.vector(thresholds),
             ..self.options(B_ENC)
         };
-        Latents::Sparse(self.encode(options, selection)).into()
+        self.encode(options, selection).into()
     }
 
     /// The codes that this rule selects, from scores with the bias of this name.
@@ -111,8 +111,7 @@ impl Scores<'_> {
 
     /// The latents that sparsemax selects; scores are divided by the scale t again.
     pub fn sparsemax(&self, value: SparseValue) -> Selected {
-        let (encoder, options) = (self.encoder(), self.options(B_ENC));
-        let latents = ops::sparsemax_latents(self.queries.clone(), encoder, options, value);
+        let latents = self.codes(B_ENC, Selection::Sparsemax(value));
         latents.divided(self.value_scale(value)).into()
     }
 

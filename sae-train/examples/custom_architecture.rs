@@ -71,9 +71,7 @@ impl Architecture for HardThreshold {
     }
 
     fn losses(&self, step: &Step<'_>) -> Vec<Term> {
-        let Some(codes) = step.codes() else {
-            return Vec::new();
-        };
+        let codes = step.codes();
         let energy = codes.values.clone().square().sum() / codes.pattern.rows() as f64;
         vec![Term {
             name: SPARSITY,

@@ -229,10 +229,10 @@ impl SaeLearner {
         let (reconstruction, squared_error) =
             loss.with_squared_error(bounded(x.clone()), bounded(forward.x_hat.clone()), variance);
         let distance = |target, other| loss.forward(bounded(target), bounded(other), variance);
-        let dead = || self.dead();
+        let (dead, steps_done) = (|| self.dead(), || self.steps_done());
         let step = Step::new(
             (&self.sae, x, forward),
-            (mask, self.steps_done()),
+            (mask, &steps_done),
             &self.settings.coefficients,
             &dead,
             &distance,

@@ -60,7 +60,7 @@ impl WholeSet {
             rows += n;
             loss += n as f64 * of_batch.into_scalar::<f64>();
             reconstruction.add(&host(x), &host(forward.x_hat));
-            sparsity.add_codes(&forward.encoded.latents.into_codes());
+            sparsity.add_codes(&forward.encoded.latents.on_host());
             if stop() {
                 return Ok(None);
             }

@@ -121,7 +121,7 @@ fn encode(arguments: &EncodeArguments) -> Result<(), Failure> {
     };
     let fresh = arguments.index(&input, kept)?;
     let model = Model::new(input.sae, &device);
-    let batch = rows_at_once(arguments.batch_size, &model, latents);
+    let batch = rows_at_once(arguments.batch_size);
     let stop = Stop::watch()?;
     let mut output = Output::begin(&arguments.out, fresh)?;
     if output.is_complete {

@@ -163,7 +163,7 @@ impl Sample {
                 .into_iter()
                 .map(f64::from)
                 .sum::<f64>();
-            sparsity.add_codes(&encoded.latents.into_codes());
+            sparsity.add_codes(&encoded.latents.on_host());
         }
         Ok(Self {
             l0: sparsity.l0_mean(),
@@ -225,7 +225,7 @@ fn threshold(scores: &Folded, rows: &ActivationData, wanted: usize) -> Result<f3
     let mut above = above.to_sae(&device)?;
     let mut kept: Vec<f32> = Vec::new(); // the wanted + 1 largest so far
     for x in rows.blocks(BATCH) {
-        kept.extend(encoded(&above, x?).latents.into_codes().host_values());
+        kept.extend(encoded(&above, x?).latents.on_host().host_values());
         if kept.len() > wanted + 1 {
             let descending = |a: &f32, b: &f32| b.total_cmp(a);
             let (_, smallest, _) = kept.select_nth_unstable_by(wanted, descending);

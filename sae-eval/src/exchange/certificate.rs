@@ -245,7 +245,7 @@ pub(super) fn forward(sae: &Sae, x: &[f32]) -> (Vec<f32>, SparseCodes) {
     let d = sae.config().d_in;
     let x = TensorData::new(x.to_vec(), [x.len() / d, d]);
     let forward = sae.forward(Tensor::from_data(x, &Device::flex()), &Mode::Inference);
-    (values(forward.x_hat), forward.encoded.latents.into_codes())
+    (values(forward.x_hat), forward.encoded.latents.on_host())
 }
 
 /// The latents of each row that are not 0, in ascending order.

@@ -111,7 +111,7 @@ fn write(arguments: &UploadArguments) -> Result<(), Failure> {
     };
     let passages = Passages::of(&run.data.held_out, arguments.tokens.into())?;
     let model = Model::new(run.sae.clone(), &device);
-    let batch = rows_at_once(arguments.batch_size, &model, count);
+    let batch = rows_at_once(arguments.batch_size);
     let passes = Passes::new(&run, &device, batch);
     let examples = arguments.examples.into();
     let tallies = tally(&passes, &model, count, examples)?;

@@ -88,7 +88,7 @@ impl Case {
         for (number, x) in self.x.chunks(batch * WIDTH).enumerate() {
             let x = TensorData::new(x.to_vec(), [x.len() / WIDTH, WIDTH]);
             let x = Tensor::from_data(x, &Device::flex());
-            let codes = self.sae.encode(x).latents.into_codes();
+            let codes = self.sae.encode(x).latents.on_host();
             let values = codes.host_values();
             for row in 0..codes.pattern.rows() {
                 let active = codes.pattern.row(row).filter(|at| values[*at] != 0.0);

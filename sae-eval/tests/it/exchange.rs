@@ -168,7 +168,7 @@ fn frequencies_are_those_of_the_held_out_rows() {
     for x in rows.blocks(1) {
         let x = burn::tensor::TensorData::new(x.unwrap(), [1, WIDTH]);
         let x = burn::tensor::Tensor::from_data(x, &Device::flex());
-        let codes = sae.encode(x).latents.into_codes();
+        let codes = sae.encode(x).latents.on_host();
         for (latent, value) in codes.pattern.indices().iter().zip(codes.host_values()) {
             fired[*latent as usize] += f64::from(u8::from(value != 0.0)) / 100.0;
         }

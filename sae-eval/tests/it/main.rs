@@ -165,7 +165,7 @@ fn metrics_are_those_of_the_whole_held_out_set() {
     let rows = burn::tensor::Tensor::from_data(data, &Device::flex());
     let r = sae.forward(rows, &Mode::Inference);
     let x_hat: Vec<f32> = r.x_hat.into_data().iter().collect();
-    let codes = r.encoded.latents.into_codes();
+    let codes = r.encoded.latents.on_host();
     let a: Vec<f32> = codes.to_dense(&Device::flex()).into_data().iter().collect();
     let error: f64 = x
         .iter()

@@ -102,7 +102,7 @@ fn latents_that_fire_where_their_concepts_are_detect_them() {
     let encoded = sae.encode(Tensor::from_data(x, &Device::flex()));
     let dense: Vec<f32> = encoded
         .latents
-        .into_codes()
+        .on_host()
         .to_dense(&Device::flex())
         .into_data()
         .iter()

@@ -75,7 +75,7 @@ impl Trained {
         let sae = saved::load(&self.path().join("model"), &device).expect("the model");
         let x = data.read(0..data.rows()).expect("all rows");
         let x = Tensor::from_data(TensorData::new(x, [data.rows(), data.width()]), &device);
-        let codes = sae.encode(x).latents.into_codes();
+        let codes = sae.encode(x).latents.on_host();
         codes.to_dense(&device).into_data().iter().collect()
     }
 

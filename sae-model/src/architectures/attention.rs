@@ -206,10 +206,6 @@ impl Architecture for Attention {
         scores.attend(self.value)
     }
 
-    fn runs_on_gpu(&self) -> bool {
-        true
-    }
-
     fn refinement(&self) -> usize {
         self.refinement
     }

@@ -12,7 +12,7 @@ use super::shared::{self, AUX_COEFFICIENT, AUX_K, AUXILIARY, REFINEMENT_STEPS};
 use super::{Architecture, ENCODER, ENCODER_BIAS, switches_of};
 use crate::config::{InvalidConfig, SaeConfig};
 use crate::loss::{Coefficient, Step, Term};
-use crate::ops::{Latents, Selection};
+use crate::ops::Selection;
 use crate::parameters::{Parameter, Parameters, Shape, Start};
 use crate::sae::Encoded;
 use crate::scores::{Scores, Selected};
@@ -143,30 +143,27 @@ pub(super) fn selection(k: usize, scores: &Scores<'_>) -> Selection {
     }
 }
 
-/// The smallest positive latent of a batch `[1]`.
+/// The smallest positive latent of a batch `[1]`; infinite where there is none.
 pub(super) fn smallest_latent(batch: &Encoded) -> Option<Tensor<1>> {
-    let Latents::Sparse(codes) = &batch.latents else {
+    let values = batch.latents.values.clone().inner();
+    if values.dims()[0] == 0 {
         return None;
-    };
-    let values = codes.host_values().into_iter();
-    let smallest = values.filter(|a| *a > 0.0).reduce(f32::min)?;
-    Some(Tensor::from_data(
-        [smallest],
-        &codes.values.device().inner(),
-    ))
+    }
+    let not_positive = values.clone().lower_equal_elem(0.0);
+    Some(values.mask_fill(not_positive, f32::INFINITY).min())
 }
 
-/// Moves the threshold towards the smallest latent of a batch; the first one is taken as it is.
+/// Moves the threshold towards the smallest latent of a batch; the first one is taken as it is, and one of a batch without
+/// positive latents not at all.
 pub(super) fn follow(parameters: Parameters, smallest: Option<Tensor<1>>) -> Parameters {
     let Some(smallest) = smallest else {
         return parameters;
     };
     parameters.map_vector(THRESHOLD.name, |old| {
-        let old: f32 = old.into_scalar();
-        let device = smallest.device();
-        let smallest: f32 = smallest.into_scalar();
-        let kept = if old == 0.0 { 0.0 } else { DECAY as f32 };
-        let new = Tensor::from_data([kept * old + (1.0 - kept) * smallest], &device);
+        let old = old.inner();
+        let moved = old.clone() * DECAY as f32 + smallest.clone() * (1.0 - DECAY as f32);
+        let new = moved.mask_where(old.clone().equal_elem(0.0), smallest.clone());
+        let new = new.mask_where(smallest.greater_elem(f32::MAX), old);
         Tensor::from_inner(new).set_require_grad(false)
     })
 }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::shared::{self, AUXILIARY, FIRING_SCORE, SPARSITY_WARMUP_STEPS};
 use super::{Architecture, ENCODER, ENCODER_BIAS, SPARSITY};
 use crate::loss::{Coefficient, Step, Term};
-use crate::ops::{self, Latents, Selection, SparseCodes};
+use crate::ops::{self, Selection, SparseCodes};
 use crate::parameters::{Parameter, Shape, Start, W_DEC, W_V};
 use crate::scores::{Scores, Selected};
 
@@ -76,9 +76,8 @@ impl Architecture for Gated {
 
     fn select(&self, scores: &Scores<'_>) -> Selected {
         let gate = scores.codes(GATE_BIAS.name, Selection::Threshold(0.0));
-        let latents = Latents::Sparse(magnitudes(scores, &gate));
         Selected {
-            latents,
+            latents: magnitudes(scores, &gate),
             gate: Some(gate),
         }
     }
@@ -111,10 +110,7 @@ fn magnitudes(scores: &Scores<'_>, gate: &SparseCodes) -> SparseCodes {
     let always = "a gated model has magnitudes";
     let factor = at_entries(MAGNITUDE.name).expect(always).exp();
     let values = shared * factor + at_entries(MAGNITUDE_BIAS.name).expect(always);
-    SparseCodes {
-        values: activation::relu(values),
-        ..gate.clone()
-    }
+    gate.with_values(activation::relu(values))
 }
 
 /// The reconstruction of the input by the open gates' pre-activations, through a decoder that does not learn from it,

@@ -6,7 +6,7 @@
 //!
 //! Thresholds learn through a rectangle of width epsilon, the bandwidth (equations 11 and 12).
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -14,7 +14,7 @@ use super::shared::{FIRING_SCORE, SPARSITY_WARMUP_STEPS};
 use super::{Architecture, ENCODER, ENCODER_BIAS, SPARSITY, switches_of};
 use crate::config::{InvalidConfig, SaeConfig, is_positive_f32};
 use crate::loss::{Coefficient, Step, Term};
-use crate::ops::{Selection, SparseCodes};
+use crate::ops::{self, Selection, SparseCodes};
 use crate::parameters::{Parameter, Parameters, Shape, Start};
 use crate::scores::{Scores, Selected};
 
@@ -117,8 +117,8 @@ impl Architecture for JumpRelu {
     /// penalty's size out of its gradient: whatever the coefficient of L0 itself, the thresholds climb at about the same
     /// pace (docs/SCIENCE.md).
     fn losses(&self, step: &Step<'_>) -> Vec<Term> {
-        let (Some(codes), Some(theta)) = (step.codes(), step.sae.parameters.vector(THRESHOLD.name))
-        else {
+        let codes = step.codes();
+        let Some(theta) = step.sae.parameters.vector(THRESHOLD.name) else {
             return Vec::new();
         };
         let l0 = self.l0(codes, theta) / codes.pattern.rows() as f64;
@@ -140,18 +140,14 @@ impl JumpRelu {
     /// Number of active entries `[1]`, with the straight-through gradient for the thresholds `[M]`.
     fn l0(&self, codes: &SparseCodes, thresholds: Tensor<1>) -> Tensor<1> {
         let bandwidth = self.bandwidth as f32;
-        let theta: Vec<f32> = thresholds.clone().into_data().iter().collect();
-        let mut slope = vec![0.0f32; theta.len()];
-        for (j, z) in codes.pattern.indices().iter().zip(codes.scores.iter()) {
-            if (z - theta[*j as usize]).abs() < bandwidth / 2.0 {
-                slope[*j as usize] -= 1.0 / bandwidth;
-            }
-        }
-        let device = thresholds.device();
-        let l0 = codes.firing_counts().iter().map(|n| *n as f32).sum::<f32>();
-        let slope = Tensor::<1>::from_data(TensorData::new(slope, [theta.len()]), &device);
+        let values = codes.values.clone().inner();
+        let l0 = values.not_equal_elem(0.0).float().sum();
+        let theta = codes.at_entries(thresholds.clone().inner());
+        let distance = (codes.scores.clone().inner() - theta).abs();
+        let near = distance.lower_elem(bandwidth / 2.0).float();
+        let slope = ops::column_sums(near, &codes.pattern) * (-1.0 / bandwidth);
         // A value of L0 and a gradient of `slope`: the linear term cancels, its derivative does not.
-        let linear = (thresholds * slope).sum();
-        linear.clone() - linear.detach() + l0 as f64
+        let linear = (thresholds * Tensor::from_inner(slope)).sum();
+        linear.clone() - linear.detach() + Tensor::from_inner(l0)
     }
 }

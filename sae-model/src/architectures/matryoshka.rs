@@ -8,9 +8,7 @@
 //!
 //! Selection and threshold are those of `batch_topk`.
 
-use std::sync::Arc;
-
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -19,7 +17,6 @@ use super::shared::{self, AUX_COEFFICIENT, AUX_K, AUXILIARY, REFINEMENT_STEPS};
 use super::{Architecture, ENCODER, ENCODER_BIAS, switches_of};
 use crate::config::{InvalidConfig, SaeConfig};
 use crate::loss::{Coefficient, Step, Term};
-use crate::ops::{Latents, Pattern, SparseCodes};
 use crate::parameters::{Parameter, Parameters};
 use crate::sae::Encoded;
 use crate::scores::{Scores, Selected};
@@ -121,15 +118,13 @@ impl Architecture for Matryoshka {
 
     fn losses(&self, step: &Step<'_>) -> Vec<Term> {
         let latents = step.sae.config().n_latents as f64;
-        let nested = step.codes().and_then(|codes| {
-            let sizes = self.parts.iter().map(|part| (part * latents).ceil() as u32);
-            let losses = sizes.map(|size| {
-                let first = Latents::Sparse(below(codes, size));
-                let x_hat = step.sae.decode(&first, &step.forward.encoded.input);
-                step.distance(step.x.clone(), x_hat)
-            });
-            losses.reduce(|sum, loss| sum + loss)
+        let sizes = self.parts.iter().map(|part| (part * latents).ceil() as u32);
+        let losses = sizes.map(|size| {
+            let first = step.codes().below(size);
+            let x_hat = step.sae.decode(&first, &step.forward.encoded.input);
+            step.distance(step.x.clone(), x_hat)
         });
+        let nested = losses.reduce(|sum, loss| sum + loss);
         let nested = nested.map(|value| Term {
             name: NESTED,
             value,
@@ -150,46 +145,5 @@ impl Architecture for Matryoshka {
 
     fn notes(&self, steps: usize, l0: f64) -> Option<String> {
         self.flat().notes(steps, l0)
-    }
-}
-
-/// The codes of the latents below `size`.
-fn below(codes: &SparseCodes, size: u32) -> SparseCodes {
-    let (pattern, mut kept, mut offsets) = (&codes.pattern, Vec::new(), vec![0]);
-    for row in 0..pattern.rows() {
-        let entries = pattern.row(row);
-        kept.extend(entries.filter(|entry| pattern.indices()[*entry] < size));
-        offsets.push(kept.len());
-    }
-    let indices = kept.iter().map(|entry| pattern.indices()[*entry]).collect();
-    let entries: Vec<i32> = kept.iter().map(|entry| *entry as i32).collect();
-    let entries = TensorData::new(entries, [kept.len()]);
-    let entries = Tensor::<1, Int>::from_data(entries, &codes.values.device());
-    SparseCodes {
-        values: codes.values.clone().select(0, entries),
-        pattern: Arc::new(Pattern::new(pattern.latents(), offsets, indices)),
-        scores: Arc::default(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use burn::tensor::Device;
-
-    #[test]
-    fn the_first_latents_alone() {
-        let device = Device::flex();
-        let dense = [0.0, 2.0, 3.0, 4.0, 0.0, 0.0, 0.0, 0.0, 9.0];
-        let codes = SparseCodes::from_dense(&dense, 3, &device);
-        for (size, expected) in [
-            (1, [0.0, 0.0, 0.0, 4.0, 0.0, 0.0, 0.0, 0.0, 0.0]),
-            (2, [0.0, 2.0, 0.0, 4.0, 0.0, 0.0, 0.0, 0.0, 0.0]),
-            (3, dense),
-        ] {
-            let first = below(&codes, size).to_dense(&device);
-            let first: Vec<f32> = first.into_data().iter().collect();
-            assert_eq!(first, expected);
-        }
     }
 }

@@ -106,11 +106,6 @@ pub trait Architecture: Debug + Send + Sync {
         None
     }
 
-    /// Whether [`Architecture::select`] runs on a GPU; if not, a GPU waits for the host.
-    fn runs_on_gpu(&self) -> bool {
-        false
-    }
-
     /// Steps by which inference refines the latents (`refinement.rs`).
     fn refinement(&self) -> usize {
         0
@@ -242,9 +237,6 @@ impl Architecture for AnyArchitecture {
     }
     fn attend(&self, scores: &Scores<'_>) -> Option<Attended> {
         each!(self, own => own.attend(scores))
-    }
-    fn runs_on_gpu(&self) -> bool {
-        each!(self, own => own.runs_on_gpu())
     }
     fn refinement(&self) -> usize {
         each!(self, own => own.refinement())

@@ -53,6 +53,6 @@ impl Architecture for Relu {
     }
 
     fn losses(&self, step: &Step<'_>) -> Vec<Term> {
-        shared::l1(step, step.codes())
+        shared::l1(step, Some(step.codes()))
     }
 }

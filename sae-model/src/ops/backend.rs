@@ -26,9 +26,6 @@ use super::selection::Selection;
 
 /// A backend's tensors as slices, for kernels that run on the host.
 pub(crate) trait Host: Backend {
-    /// Whether sparsemax gives latents as `[B, M]`, which is the fast way on a GPU, and not as codes.
-    const DENSE: bool = false;
-
     /// The values of a float32 tensor, row by row.
     fn read(tensor: &FloatTensor<Self>) -> Cow<'_, [f32]> {
         let data = burn::tensor::read_sync(Self::float_into_data(tensor.clone()));
@@ -48,35 +45,20 @@ pub(crate) trait Host: Backend {
 
 impl Host for Dispatch {}
 
-impl<B: Host, C: CheckpointStrategy> Host for Autodiff<B, C> {
-    const DENSE: bool = B::DENSE;
-}
+impl<B: Host, C: CheckpointStrategy> Host for Autodiff<B, C> {}
 
 /// Size of dimension `i`.
 pub(super) fn size<T: TensorMetadata>(tensor: &T, i: usize) -> usize {
     tensor.shape()[i]
 }
 
-/// Latents of sparsemax.
-#[derive(Clone, Debug, ExtensionType)]
-pub(crate) enum SparsemaxLatents<B: Backend> {
-    /// As codes.
-    Sparse {
-        /// Activations `[entries]`.
-        values: FloatTensor<B>,
-        pattern: Arc<Pattern>,
-    },
-    /// As `[B, M]`.
-    Dense(FloatTensor<B>),
-}
-
 /// Result of [`SaeOps::encode`].
 #[derive(Clone, Debug, ExtensionType)]
 pub(crate) struct Encoding<B: Backend> {
-    /// Activations `[entries]`.
+    /// Activations `[slots]`.
     pub(crate) values: FloatTensor<B>,
-    /// Scores of the entries, where the backward pass needs them (JumpReLU), else empty.
-    pub(crate) scores: Arc<Vec<f32>>,
+    /// Scores `[slots]`, where the backward pass needs them (JumpReLU), else empty. They carry no gradient.
+    pub(crate) scores: FloatTensor<B>,
     pub(crate) pattern: Arc<Pattern>,
 }
 
@@ -85,9 +67,9 @@ pub(crate) struct Encoding<B: Backend> {
 pub(crate) struct Attended<B: Backend> {
     /// `y [B, d]`.
     pub(crate) output: FloatTensor<B>,
-    /// Codes carry no gradient.
-    #[extension_type]
-    pub(crate) latents: SparsemaxLatents<B>,
+    /// Activations `[slots]`, without gradient.
+    pub(crate) values: FloatTensor<B>,
+    pub(crate) pattern: Arc<Pattern>,
 }
 
 /// Result of [`SaeOps::adam`].
@@ -132,15 +114,15 @@ pub(crate) trait SaeOps: Host {
             width: size(&queries, 1),
         };
         let encoded = encode::encode(&input, selection);
-        let entries = encoded.values.len();
+        let (entries, entries_of_scores) = (encoded.values.len(), encoded.scores.len());
         Encoding {
             values: Self::write(encoded.values, &[entries], &queries),
-            scores: Arc::new(encoded.scores),
+            scores: Self::write(encoded.scores, &[entries_of_scores], &queries),
             pattern: Arc::new(encoded.pattern),
         }
     }
 
-    /// Codes A times a dictionary, `A D`: values `[entries]`, dictionary `[M, d]` -> `[B, d]`.
+    /// Codes A times a dictionary, `A D`: values `[slots]`, dictionary `[M, d]` -> `[B, d]`.
     fn codes_times(
         values: FloatTensor<Self>,
         dictionary: FloatTensor<Self>,
@@ -158,7 +140,7 @@ pub(crate) trait SaeOps: Host {
         Self::write(out, &[pattern.rows(), d], &values)
     }
 
-    /// `x_i . d_j` at every entry (i, j): x `[B, d]`, dictionary `[M, d]` -> `[entries]`.
+    /// `x_i . d_j` at every entry (i, j): x `[B, d]`, dictionary `[M, d]` -> `[slots]`.
     fn codes_dots(
         x: FloatTensor<Self>,
         dictionary: FloatTensor<Self>,
@@ -176,28 +158,30 @@ pub(crate) trait SaeOps: Host {
         Self::write(out, &[pattern.len()], &x)
     }
 
-    /// Latents of sparsemax on `z = q E^T + bias` where the mask is not 0; see `encode`.
-    fn sparsemax(
-        queries: FloatTensor<Self>,
-        dictionary: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        mask: Arc<Vec<f32>>,
-        value: SparseValue,
-    ) -> SparsemaxLatents<Self> {
-        if Self::DENSE {
-            let mut scores = Self::float_matmul(queries, Self::float_transpose(dictionary)); // [B, d] [d, M] -> [B, M]
-            if size(&bias, 0) > 0 {
-                scores = Self::float_add(scores, primitives::row::<Self>(bias));
-            }
-            return SparsemaxLatents::Dense(primitives::masked::<Self>(scores, &mask, value));
-        }
-        let thresholds = Self::write(Vec::new(), &[0], &queries);
-        let selection = Selection::Sparsemax(value);
-        let codes = Self::encode(queries, dictionary, bias, thresholds, mask, selection);
-        SparsemaxLatents::Sparse {
-            values: codes.values,
-            pattern: codes.pattern,
-        }
+    /// `vector [M]` at the latent of each entry, `[slots]`; carries a gradient for it.
+    fn at_entries(vector: FloatTensor<Self>, pattern: Arc<Pattern>) -> FloatTensor<Self> {
+        let values = Self::read(&vector);
+        let gathered: Vec<f32> = pattern
+            .indices()
+            .iter()
+            .map(|j| values[*j as usize])
+            .collect();
+        Self::write(gathered, &[pattern.len()], &vector)
+    }
+
+    /// One number per row, `[B, 1]`, at each entry of the row, `[slots]`.
+    fn rows_at_entries(per_row: FloatTensor<Self>, pattern: Arc<Pattern>) -> FloatTensor<Self> {
+        let values = Self::read(&per_row);
+        let rows = values.iter().zip(pattern.row_lengths());
+        let repeated = rows.flat_map(|(value, length)| std::iter::repeat_n(*value, length));
+        Self::write(repeated.collect(), &[pattern.len()], &per_row)
+    }
+
+    /// Column sums of codes: values `[slots]` -> `[M]`.
+    fn codes_column_sums(values: FloatTensor<Self>, pattern: Arc<Pattern>) -> FloatTensor<Self> {
+        let _span = tracing::trace_span!("codes_column_sums").entered();
+        let out = decode::column_sums(&Self::read(&values), &pattern);
+        Self::write(out, &[pattern.latents()], &values)
     }
 
     /// Latents a of sparsemax on `z = q C^T` where the mask is not 0, and `y = a C`: queries `[B, d]`, dictionary `[M, d]`.
@@ -275,11 +259,20 @@ pub(super) fn attended<B: SaeOps>(
     mask: Arc<Vec<f32>>,
     value: SparseValue,
 ) -> Attended<B> {
-    let no_bias = B::write(Vec::new(), &[0], &queries);
-    let latents = B::sparsemax(queries, dictionary.clone(), no_bias, mask, value);
-    let output = match latents.clone() {
-        SparsemaxLatents::Sparse { values, pattern } => B::codes_times(values, dictionary, pattern),
-        SparsemaxLatents::Dense(a) => B::float_matmul(a, dictionary), // [B, M] [M, d] -> [B, d]
-    };
-    Attended { output, latents }
+    let none = B::write(Vec::new(), &[0], &queries);
+    let selection = Selection::Sparsemax(value);
+    let codes = B::encode(
+        queries,
+        dictionary.clone(),
+        none.clone(),
+        none,
+        mask,
+        selection,
+    );
+    let output = B::codes_times(codes.values.clone(), dictionary, codes.pattern.clone());
+    Attended {
+        output,
+        values: codes.values,
+        pattern: codes.pattern,
+    }
 }

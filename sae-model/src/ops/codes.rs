@@ -6,9 +6,24 @@ use std::sync::{Arc, OnceLock};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 /// The positions of the entries of a sparse `[B, M]` matrix: row by row, in ascending order of latents within each row.
+///
+/// Entries are made where the codes are: on the host by the CPU's kernels, on a GPU by its own. Each side is copied to the other
+/// when it is asked for, once. Values lie in *slots*, one for each entry; a GPU gives every row the same number of slots and leaves
+/// those beyond its entries at zero, so that no host has to know how many there are.
 #[derive(Debug, Default)]
 pub struct Pattern {
+    rows: usize,
     latents: usize,
+    /// Slots of a row, where all rows have as many: codes that a GPU made.
+    stride: Option<usize>,
+    host: OnceLock<Entries>,
+    #[cfg(feature = "cube")]
+    device: OnceLock<super::cube::DeviceEntries>,
+}
+
+/// The entries on the host.
+#[derive(Debug, Default)]
+struct Entries {
     /// Entries of row i are `offsets[i]..offsets[i + 1]`.
     offsets: Vec<usize>,
     /// Latent of each entry.
@@ -42,17 +57,71 @@ impl Pattern {
             indices.iter().all(|j| (*j as usize) < latents),
             "latents must be below {latents}"
         );
-        Self {
-            latents,
+        let rows = offsets.len() - 1;
+        let entries = Entries {
             offsets,
             indices,
             by_latent: OnceLock::new(),
+        };
+        Self {
+            rows,
+            latents,
+            host: OnceLock::from(entries),
+            ..Self::default()
         }
+    }
+
+    /// The pattern of codes that a GPU has made, with `stride` slots per row.
+    #[cfg(feature = "cube")]
+    pub(super) fn of_device(
+        (rows, latents): (usize, usize),
+        stride: usize,
+        entries: super::cube::DeviceEntries,
+    ) -> Self {
+        Self {
+            rows,
+            latents,
+            stride: Some(stride),
+            device: OnceLock::from(entries),
+            ..Self::default()
+        }
+    }
+
+    /// The entries on the host, copied there at the first call.
+    fn host(&self) -> &Entries {
+        #[cfg(feature = "cube")]
+        {
+            self.host.get_or_init(|| {
+                let device = self.device.get().expect("entries lie somewhere");
+                let (offsets, indices) = device.read();
+                Entries {
+                    offsets,
+                    indices,
+                    by_latent: OnceLock::new(),
+                }
+            })
+        }
+        #[cfg(not(feature = "cube"))]
+        self.host.get().expect("entries lie on the host")
+    }
+
+    /// The entries on the device of `like`, copied there at the first call.
+    #[cfg(feature = "cube")]
+    pub(super) fn on_device(
+        &self,
+        like: &burn_cubecl::tensor::CubeTensor,
+    ) -> &super::cube::DeviceEntries {
+        self.device.get_or_init(|| {
+            let Entries {
+                offsets, indices, ..
+            } = self.host();
+            super::cube::DeviceEntries::upload(self.latents, offsets, indices, like)
+        })
     }
 
     /// Number of rows B.
     pub fn rows(&self) -> usize {
-        self.offsets.len() - 1
+        self.rows
     }
 
     /// Number of latents M.
@@ -62,47 +131,52 @@ impl Pattern {
 
     /// Number of entries.
     pub fn len(&self) -> usize {
-        self.indices.len()
+        self.host().indices.len()
     }
 
     /// True if there are no entries.
     pub fn is_empty(&self) -> bool {
-        self.indices.is_empty()
+        self.len() == 0
     }
 
     /// Latent of each entry, row by row.
     pub fn indices(&self) -> &[u32] {
-        &self.indices
+        &self.host().indices
     }
 
     /// Entries of row `row`.
     pub fn row(&self, row: usize) -> Range<usize> {
-        self.offsets[row]..self.offsets[row + 1]
+        let offsets = &self.host().offsets;
+        offsets[row]..offsets[row + 1]
     }
 
     /// Number of entries of each row.
     pub fn row_lengths(&self) -> impl Iterator<Item = usize> + '_ {
-        self.offsets.windows(2).map(|pair| pair[1] - pair[0])
+        let offsets = &self.host().offsets;
+        offsets.windows(2).map(|pair| pair[1] - pair[0])
     }
 
-    /// Repeats one number per row, `[B, 1]`, for each entry of the row, `[entries]`. Carries no gradient.
-    pub(crate) fn at_entries(&self, per_row: Tensor<2>) -> Tensor<1> {
-        let device = per_row.device();
-        let per_row: Vec<f32> = per_row.into_data().iter().collect();
-        let lengths = self.row_lengths();
-        let values: Vec<f32> = lengths
-            .zip(per_row)
-            .flat_map(|(length, value)| std::iter::repeat_n(value, length))
-            .collect();
-        let shape = [values.len()];
-        Tensor::from_data(TensorData::new(values, shape), &device)
+    /// The values of the entries, from those of the slots.
+    fn of_slots(&self, slots: Vec<f32>) -> Vec<f32> {
+        let Some(stride) = self.stride else {
+            return slots;
+        };
+        let rows = slots.chunks_exact(stride.max(1)).zip(self.row_lengths());
+        rows.flat_map(|(row, length)| &row[..length])
+            .copied()
+            .collect()
     }
 
     /// The entries latent by latent, computed at the first call.
     pub(crate) fn by_latent(&self) -> &ByLatent {
-        self.by_latent.get_or_init(|| {
+        let Entries {
+            indices: latents,
+            by_latent,
+            ..
+        } = self.host();
+        by_latent.get_or_init(|| {
             let mut offsets = vec![0; self.latents + 1];
-            for j in &self.indices {
+            for j in latents {
                 offsets[*j as usize + 1] += 1;
             }
             for j in 0..self.latents {
@@ -113,7 +187,7 @@ impl Pattern {
             let mut positions = vec![0; self.len()];
             for row in 0..self.rows() {
                 for entry in self.row(row) {
-                    let place = &mut next[self.indices[entry] as usize];
+                    let place = &mut next[latents[entry] as usize];
                     rows[*place] = row as u32;
                     positions[*place] = entry as u32;
                     *place += 1;
@@ -128,81 +202,116 @@ impl Pattern {
     }
 }
 
-/// Latent activations of a batch as (values, indices, row offsets).
+/// The latents a of a batch, as (values, indices, row offsets).
 ///
 /// An entry may be zero: JumpReLU keeps latents just below their threshold, because its gradient needs them.
 #[derive(Clone, Debug)]
 pub struct SparseCodes {
-    /// Activation of each entry, in the order of the pattern.
+    /// Activation of each slot of the pattern: on the CPU, one per entry, in the order of the pattern. See
+    /// [`host_values`](Self::host_values).
     pub values: Tensor<1>,
     /// The positions of the entries.
     pub pattern: Arc<Pattern>,
-    /// Score of each entry, for JumpReLU; else empty.
-    pub(crate) scores: Arc<Vec<f32>>,
+    /// Score of each slot, for JumpReLU; else empty.
+    pub(crate) scores: Tensor<1>,
 }
 
-/// The latents a of a batch.
-#[derive(Clone, Debug)]
-pub enum Latents {
-    /// Sparse codes.
-    Sparse(SparseCodes),
-    /// A dense `[B, M]` tensor: the result of sparsemax on a GPU.
-    Dense(Tensor<2>),
-}
-
-impl Latents {
+impl SparseCodes {
     /// Firing frequency: the fraction of rows on which each latent is active, `[M]`. Carries no gradient.
     pub fn firing_frequency(&self) -> Tensor<1> {
-        match self {
-            Self::Sparse(codes) => {
-                let rows = codes.pattern.rows().max(1) as f32;
-                let counts = codes.firing_counts();
-                let values: Vec<f32> = counts.iter().map(|n| *n as f32 / rows).collect();
-                let shape = [values.len()];
-                let device = codes.values.device().inner();
-                Tensor::from_data(TensorData::new(values, shape), &device)
-            }
-            Self::Dense(a) => {
-                let [rows, _] = a.dims();
-                let active = a.clone().inner().not_equal_elem(0.0).float();
-                active.sum_dim(0).squeeze_dim::<1>(0) / rows as f64
+        let rows = self.pattern.rows().max(1) as f64;
+        let active = self.values.clone().inner().not_equal_elem(0.0).float();
+        super::column_sums(active, &self.pattern) / rows
+    }
+
+    /// The same codes on the host, without gradient if they were not there.
+    pub fn on_host(self) -> Self {
+        match self.pattern.stride {
+            None => self,
+            Some(_) => {
+                let host = Device::flex();
+                let pattern = &self.pattern;
+                let offsets = (0..=pattern.rows()).map(|row| pattern.host().offsets[row]);
+                let copy = Pattern::new(
+                    pattern.latents(),
+                    offsets.collect(),
+                    pattern.indices().to_vec(),
+                );
+                let scores = match self.scores.dims()[0] {
+                    0 => Vec::new(),
+                    _ => pattern.of_slots(host_vec(&self.scores)),
+                };
+                let shape = [scores.len()];
+                Self {
+                    scores: Tensor::from_data(TensorData::new(scores, shape), &host),
+                    ..Self::new(self.host_values(), copy, &host)
+                }
             }
         }
     }
 
-    /// Converts to sparse codes; a dense tensor is copied to the host.
-    pub fn into_codes(self) -> SparseCodes {
-        match self {
-            Self::Sparse(codes) => codes,
-            Self::Dense(a) => {
-                let [_, latents] = a.dims();
-                let device = a.device();
-                let dense: Vec<f32> = a.into_data().iter().collect();
-                SparseCodes::from_dense(&dense, latents, &device)
-            }
+    /// Codes of the host on another device, without gradient.
+    pub fn to_device(self, device: &Device) -> Self {
+        if self.values.device() == *device {
+            return self;
+        }
+        let to = |values: Tensor<1>| Tensor::from_data(values.into_data(), device);
+        Self {
+            values: to(self.values),
+            pattern: self.pattern,
+            scores: to(self.scores),
+        }
+    }
+
+    /// The same codes with other values, one per slot.
+    pub(crate) fn with_values(&self, values: Tensor<1>) -> Self {
+        Self {
+            values,
+            pattern: self.pattern.clone(),
+            scores: self.scores.clone(),
+        }
+    }
+
+    /// The codes of the latents below `size`.
+    pub(crate) fn below(&self, size: u32) -> Self {
+        let pattern = &self.pattern;
+        let device = self.values.device();
+        if pattern.stride.is_some() {
+            let latents = 0..pattern.latents() as u32;
+            let taken: Vec<f32> = latents.map(|j| f32::from(j < size)).collect();
+            let taken = TensorData::new(taken, [pattern.latents()]);
+            let taken = self.at_entries(Tensor::from_data(taken, &device));
+            return self.with_values(self.values.clone() * taken);
+        }
+        let (mut kept, mut offsets) = (Vec::new(), vec![0]);
+        for row in 0..pattern.rows() {
+            let entries = pattern.row(row);
+            kept.extend(entries.filter(|entry| pattern.indices()[*entry] < size));
+            offsets.push(kept.len());
+        }
+        let indices = kept.iter().map(|entry| pattern.indices()[*entry]).collect();
+        let entries: Vec<i32> = kept.iter().map(|entry| *entry as i32).collect();
+        let entries = TensorData::new(entries, [kept.len()]);
+        let entries = Tensor::<1, Int>::from_data(entries, &device);
+        Self {
+            values: self.values.clone().select(0, entries),
+            pattern: Arc::new(Pattern::new(pattern.latents(), offsets, indices)),
+            scores: Tensor::zeros([0], &device),
         }
     }
 
     /// Divides every activation by the same number.
-    pub(crate) fn divided(self, by: f64) -> Self {
-        match self {
-            latents if by == 1.0 => latents,
-            Self::Sparse(mut codes) => {
-                codes.values = codes.values / by;
-                Self::Sparse(codes)
-            }
-            Self::Dense(a) => Self::Dense(a * (1.0 / by)),
+    pub(crate) fn divided(mut self, by: f64) -> Self {
+        if by != 1.0 {
+            self.values = self.values / by;
         }
+        self
     }
-}
 
-impl SparseCodes {
-    /// Gathers `vector [M]` at the latent of each entry, `[entries]`.
+    /// Gathers `vector [M]` at the latent of each entry: one number per slot, zero where there is no entry. Its gradient is
+    /// that of the sums over rows.
     pub fn at_entries(&self, vector: Tensor<1>) -> Tensor<1> {
-        let ids: Vec<i32> = self.pattern.indices().iter().map(|j| *j as i32).collect();
-        let ids = TensorData::new(ids, [self.pattern.len()]);
-        let device = vector.device();
-        vector.select(0, Tensor::<1, Int>::from_data(ids, &device))
+        super::at_entries(vector, &self.pattern)
     }
 
     /// Creates codes from a dense row-major `[B, M]` matrix; zeros are left out.
@@ -229,14 +338,13 @@ impl SparseCodes {
         Self {
             values: Tensor::from_data(TensorData::new(values, shape), device),
             pattern: Arc::new(pattern),
-            scores: Arc::default(),
+            scores: Tensor::zeros([0], device),
         }
     }
 
-    /// Copies the values to the host.
+    /// The activation of each entry, in the order of the pattern, on the host.
     pub fn host_values(&self) -> Vec<f32> {
-        let data = self.values.clone().inner().into_data();
-        data.try_to_vec().expect("values are float32")
+        self.pattern.of_slots(host_vec(&self.values))
     }
 
     /// Number of rows on which each latent is active (not zero), `[M]`.
@@ -260,4 +368,9 @@ impl SparseCodes {
         }
         Tensor::from_data(TensorData::new(dense, [rows, latents]), device)
     }
+}
+
+fn host_vec(values: &Tensor<1>) -> Vec<f32> {
+    let data = values.clone().inner().into_data();
+    data.try_to_vec().expect("values are float32")
 }

@@ -29,10 +29,10 @@ pub(crate) trait GradientOps: SaeOps {
         Self::write(out, &[rows, latents], scores)
     }
 
-    /// `d loss / d z` at the entries, from `grad [entries]` with respect to their values.
+    /// `d loss / d z` at the entries, from `grad [slots]` with respect to their values.
     fn score_gradient(
         grad: &FloatTensor<Self>,
-        scores: &[f32],
+        scores: &FloatTensor<Self>,
         thresholds: &FloatTensor<Self>,
         pattern: &Pattern,
         selection: Selection,
@@ -40,7 +40,7 @@ pub(crate) trait GradientOps: SaeOps {
         let _span = tracing::trace_span!("score_gradient").entered();
         let out = gradient::scores(
             &Self::read(grad),
-            scores,
+            &Self::read(scores),
             &Self::read(thresholds),
             pattern,
             selection,
@@ -48,17 +48,17 @@ pub(crate) trait GradientOps: SaeOps {
         Self::write(out, &[pattern.len()], grad)
     }
 
-    /// `d loss / d theta [M]` of JumpReLU, from `grad [entries]`.
+    /// `d loss / d theta [M]` of JumpReLU, from `grad [slots]`.
     fn threshold_gradient(
         grad: &FloatTensor<Self>,
-        scores: &[f32],
+        scores: &FloatTensor<Self>,
         thresholds: &FloatTensor<Self>,
         pattern: &Pattern,
         bandwidth: f32,
     ) -> FloatTensor<Self> {
         let out = gradient::thresholds(
             &Self::read(grad),
-            scores,
+            &Self::read(scores),
             &Self::read(thresholds),
             pattern,
             bandwidth,
@@ -66,7 +66,7 @@ pub(crate) trait GradientOps: SaeOps {
         Self::write(out, &[pattern.latents()], grad)
     }
 
-    /// Codes transposed times rows, `A^T X`: values `[entries]`, x `[B, d]` -> `[M, d]`.
+    /// Codes transposed times rows, `A^T X`: values `[slots]`, x `[B, d]` -> `[M, d]`.
     fn codes_transposed_times(
         values: &FloatTensor<Self>,
         x: &FloatTensor<Self>,
@@ -77,13 +77,6 @@ pub(crate) trait GradientOps: SaeOps {
         let (values, rows) = (Self::read(values), Self::read(x));
         let out = decode::transposed_times(&[(&values, &rows)], pattern, d, Simd::detect());
         Self::write(out, &[pattern.latents(), d], x)
-    }
-
-    /// Column sums of codes: values `[entries]` -> `[M]`.
-    fn codes_column_sums(values: &FloatTensor<Self>, pattern: &Pattern) -> FloatTensor<Self> {
-        let _span = tracing::trace_span!("codes_column_sums").entered();
-        let out = decode::column_sums(&Self::read(values), pattern);
-        Self::write(out, &[pattern.latents()], values)
     }
 
     /// `(dq, dC)` of `y = a C`, `a` the codes of sparsemax on `z = q C^T`; dq is empty if not wanted.

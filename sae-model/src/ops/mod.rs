@@ -40,11 +40,11 @@ use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 pub use adam::Adam;
-pub use codes::{Latents, Pattern, SparseCodes};
+pub use codes::{Pattern, SparseCodes};
 pub(crate) use few_rows::product;
 pub use selection::Selection;
 
-use backend::{SaeOps, SparsemaxLatents};
+use backend::SaeOps;
 pub(crate) use cpu::rows::{Norm, TINY};
 
 /// `||x||` of every row, `[B, d] -> [B, 1]`.
@@ -117,7 +117,7 @@ pub fn encode(
     SparseCodes {
         values: Tensor::from_dispatch(encoding.values),
         pattern: encoding.pattern,
-        scores: encoding.scores,
+        scores: Tensor::from_dispatch(encoding.scores),
     }
 }
 
@@ -155,34 +155,34 @@ pub(crate) fn dots(x: Tensor<2>, dictionary: Tensor<2>, pattern: &Arc<Pattern>) 
     ))
 }
 
-/// The latents that sparsemax chooses of `z = q E^T + bias`, among those that the mask lets take part: see [`encode`].
-/// As codes on the CPU, as `[B, M]` on a GPU.
-pub(crate) fn sparsemax_latents(
-    queries: Tensor<2>,
-    dictionary: Tensor<2>,
-    options: EncodeOptions,
-    value: SparseValue,
-) -> Latents {
-    let bias = or_empty(options.bias, &queries.device());
-    Latents::from(Dispatch::sparsemax(
-        queries.into_dispatch(),
-        dictionary.into_dispatch(),
-        bias,
-        options.mask,
-        value,
-    ))
+/// `vector [M]` at the latent of each entry of a pattern, `[slots]`; differentiable.
+pub(crate) fn at_entries(vector: Tensor<1>, pattern: &Arc<Pattern>) -> Tensor<1> {
+    let vector = vector.into_dispatch();
+    Tensor::from_dispatch(Dispatch::at_entries(vector, pattern.clone()))
+}
+
+/// One number per row, `[B, 1]`, at each entry of the row, `[slots]`. Carries no gradient.
+pub(crate) fn rows_at_entries(per_row: Tensor<2>, pattern: &Arc<Pattern>) -> Tensor<1> {
+    let per_row = per_row.into_dispatch();
+    Tensor::from_dispatch(Dispatch::rows_at_entries(per_row, pattern.clone()))
+}
+
+/// Sums over the rows of values at a pattern, `[slots] -> [M]`. Carries no gradient.
+pub(crate) fn column_sums(values: Tensor<1>, pattern: &Arc<Pattern>) -> Tensor<1> {
+    let values = values.into_dispatch();
+    Tensor::from_dispatch(Dispatch::codes_column_sums(values, pattern.clone()))
 }
 
 /// Sparse attention: latents a of sparsemax on `z = q C^T` where the mask is not 0, and `y = a C`.
 ///
-/// The same as [`sparsemax_latents`] and their product with the dictionary. On the CPU its gradient is made in one pass
-/// over the concepts and stored once, and the codes returned carry none.
+/// The same as [`encode`] and [`decode`]. Its gradient is made in one pass over the concepts and stored once, and the codes
+/// returned carry none.
 pub(crate) fn attend(
     queries: Tensor<2>,
     dictionary: Tensor<2>,
     mask: Arc<Vec<f32>>,
     value: SparseValue,
-) -> (Tensor<2>, Latents) {
+) -> (Tensor<2>, SparseCodes) {
     assert_eq!(
         queries.dims()[1],
         dictionary.dims()[1],
@@ -191,20 +191,14 @@ pub(crate) fn attend(
     let (queries, dictionary) = (queries.into_dispatch(), dictionary.into_dispatch());
     let attended = Dispatch::attend(queries, dictionary, mask, value);
     let y = Tensor::from_dispatch(attended.output);
-    (y, attended.latents.into())
-}
-
-impl From<SparsemaxLatents<Dispatch>> for Latents {
-    fn from(latents: SparsemaxLatents<Dispatch>) -> Self {
-        match latents {
-            SparsemaxLatents::Sparse { values, pattern } => Self::Sparse(SparseCodes {
-                values: Tensor::from_dispatch(values),
-                pattern,
-                scores: Arc::default(),
-            }),
-            SparsemaxLatents::Dense(a) => Self::Dense(Tensor::from_dispatch(a)),
-        }
-    }
+    let values: Tensor<1> = Tensor::from_dispatch(attended.values);
+    let scores = Tensor::zeros([0], &values.device());
+    let codes = SparseCodes {
+        values,
+        pattern: attended.pattern,
+        scores,
+    };
+    (y, codes)
 }
 
 /// A vector as operations take it: empty where there is none.

@@ -5,16 +5,13 @@
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Scalar, TensorMetadata};
-use burn::tensor::{FloatDType, Shape, TensorData};
+use burn::tensor::{FloatDType, Shape};
 
 use super::SparseValue;
 use super::adam::AdamStep;
-use super::backend::{AdamUpdate, SaeOps, size};
+use super::backend::{AdamUpdate, size};
 use super::cpu::rows::{Norm, TINY};
 use super::reference;
-
-/// How far below zero the dense kernels, which read minus infinity as a fault, see a masked score.
-const FAR: f32 = 1e30;
 
 fn times<B: Backend>(x: FloatTensor<B>, factor: f32) -> FloatTensor<B> {
     B::float_mul_scalar(x, Scalar::from(factor))
@@ -174,23 +171,6 @@ pub(super) fn sparse_attention<B: Backend>(
         B::float_add(weights, zero_or_nan.clone()),
         B::float_add(threshold, zero_or_nan),
     )
-}
-
-/// Weights `[B, M]` of sparse attention on scores `[B, M]` where the mask `[M]` is not 0; an empty mask hides none.
-pub(super) fn masked<B: SaeOps>(
-    scores: FloatTensor<B>,
-    mask: &[f32],
-    value: SparseValue,
-) -> FloatTensor<B> {
-    if mask.is_empty() {
-        return B::sparse_attention(scores, value).0;
-    }
-    let data = TensorData::new(mask.to_vec(), [1, mask.len()]);
-    let mask = B::float_from_data(data, &scores.device());
-    let below = B::float_sub_scalar(mask.clone(), Scalar::from(1.0f32)); // 0 or -1
-    let scores = B::float_add(B::float_mul(scores, mask.clone()), times::<B>(below, FAR));
-    // Where all latents are masked, sparsemax would choose among them.
-    B::float_mul(B::sparse_attention(scores, value).0, mask)
 }
 
 /// One step of Adam.

@@ -7,7 +7,7 @@ use sae_model::architectures::{BatchTopK, Gated, JumpRelu, TopK};
 use sae_model::config::ProjectionInit;
 use sae_model::loss::{Coefficients, Loss, Step, Term};
 use sae_model::{
-    AnyArchitecture, Architecture, Forward, Latents, Mode, Sae, SaeConfig, parameters,
+    AnyArchitecture, Architecture, Forward, Mode, Sae, SaeConfig, parameters,
 };
 
 use crate::{values, with};
@@ -67,7 +67,13 @@ fn terms(
     distance: &dyn Fn(Tensor<2>, Tensor<2>) -> Tensor<1>,
 ) -> Vec<Term> {
     let dead = || dead.to_vec();
-    let step = Step::new((sae, x, forward), (mask, 0), coefficients, &dead, distance);
+    let step = Step::new(
+        (sae, x, forward),
+        (mask, &|| 0),
+        coefficients,
+        &dead,
+        distance,
+    );
     sae.config().architecture.losses(&step)
 }
 
@@ -329,8 +335,8 @@ fn tiny(architecture: impl Into<AnyArchitecture>, device: &Device) -> Sae {
     sae
 }
 
-fn dense(latents: Latents) -> Vec<f32> {
-    values(latents.into_codes().to_dense(&Device::flex()))
+fn dense(latents: sae_model::SparseCodes) -> Vec<f32> {
+    values(latents.on_host().to_dense(&Device::flex()))
 }
 
 /// The (target, reconstruction) pairs of the auxiliary loss of a row, if there is one, and the terms.

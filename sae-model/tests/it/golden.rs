@@ -152,7 +152,7 @@ fn model_forward_loss_and_gradients() {
                 let scale = |e: &[f64]| FORWARD * largest(e).max(1.0);
                 let scores = r.encoded.queries.matmul(sae.w_dec().transpose());
                 golden.check(&of("scores"), &values(scores), scale);
-                let latents = r.encoded.latents.into_codes().to_dense(&Device::flex());
+                let latents = r.encoded.latents.on_host().to_dense(&Device::flex());
                 golden.check(&of("acts"), &values(latents), scale);
                 golden.check(&of("recon"), &values(r.x_hat), scale);
                 golden.check(&of("loss"), &values(loss), scale);

@@ -59,7 +59,7 @@ fn loss(sae: &Sae) -> (f64, Vec<bool>) {
         .into_iter()
         .zip(values(r.x_hat))
         .map(|(x, y)| f64::from(y - x).powi(2));
-    let codes = r.encoded.latents.into_codes();
+    let codes = r.encoded.latents.on_host();
     let active = values(codes.to_dense(&Device::flex()))
         .into_iter()
         .map(|a| a != 0.0);

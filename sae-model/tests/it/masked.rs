@@ -119,7 +119,7 @@ fn masked_latents_explain_nothing() {
         let distance = |_, explained: Tensor<2>| explained.sum();
         let step = Step::new(
             (&sae, &x, &forward),
-            (&mask, 0),
+            (&mask, &|| 0),
             &coefficients,
             &dead,
             &distance,

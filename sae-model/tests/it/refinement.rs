@@ -82,7 +82,7 @@ fn the_steps_are_those_of_steepest_descent() {
             let model = |steps| Sae::init(&config(&architecture, steps), 3, &[0.1; WIDTH], &device);
             let dense = |sae: &Sae| {
                 let encoded = sae.encode(rows(&device));
-                let codes = encoded.latents.into_codes();
+                let codes = encoded.latents.on_host();
                 (Matrix::of(codes.to_dense(&Device::flex())), encoded.input.u)
             };
             let plain = model(0);

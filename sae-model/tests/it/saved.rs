@@ -61,7 +61,7 @@ fn models_of_version_2_still_load() {
         }
         let x = Tensor::from_data(x.clone(), &Device::flex());
         let forward = sae.forward(x, &Mode::Inference);
-        let latents = forward.encoded.latents.into_codes();
+        let latents = forward.encoded.latents.on_host();
         for (found, expected) in [
             (latents.to_dense(&Device::flex()), &expected["latents"]),
             (forward.x_hat, &expected["x_hat"]),

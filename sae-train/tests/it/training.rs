@@ -1,5 +1,8 @@
 //! Training itself: it learns, repeats exactly, resumes, and agrees on all devices.
 
+#[cfg(feature = "wgpu")]
+use std::process::Command;
+
 use burn::tensor::{Device, Tensor, TensorData};
 use sae_model::{AnyArchitecture, Architecture, saved};
 
@@ -256,6 +259,48 @@ fn ndarray_agrees_with_cpu() {
 fn wgpu_agrees_with_cpu() {
     if crate::has_wgpu() {
         agrees_with_cpu("wgpu");
+    }
+}
+
+/// Within a step on a GPU the host reads two numbers per encoding: neither codes nor dictionary travel.
+#[test]
+#[cfg(feature = "wgpu")]
+fn on_a_gpu_codes_and_dictionary_stay_there() {
+    if !crate::has_wgpu() {
+        return;
+    }
+    let w = Workspace::new();
+    for (name, model) in every() {
+        let more = [
+            "--device",
+            "wgpu",
+            "--set",
+            "training.steps=12",
+            "--set",
+            "training.dead_window=4",
+        ];
+        let run_argument = format!("run={name}");
+        let output = Command::new(env!("CARGO_BIN_EXE_sae-train"))
+            .arg(w.path("small.toml"))
+            .args(and(&model, &more))
+            .args(["--set", &run_argument])
+            .env("RUST_LOG", "sae_train=debug,sae_model=trace")
+            .output()
+            .expect("sae-train runs");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{name}: {error}");
+        let log = w.path("runs").join(&name).join("train.log");
+        let log = std::fs::read_to_string(log).expect("a log");
+        let of_steps = ["forward", "backward", "optimize"];
+        let reads: Vec<&str> = log
+            .lines()
+            .filter(|line| line.contains("read from the device"))
+            .filter(|line| of_steps.iter().any(|span| line.contains(span)))
+            .collect();
+        assert!(reads.len() >= 12, "{name}: one encoding per step\n{log}");
+        for line in reads {
+            assert!(line.ends_with("bytes=8"), "{name}: {line}");
+        }
     }
 }
 

@@ -15,12 +15,13 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::ops::{Backward, OpsKind};
 use burn::backend::tensor::FloatTensor;
 
-use super::backend::{self, Attended, Encoding, SaeOps, SparsemaxLatents};
+use super::backend::{Attended, Encoding, SaeOps};
 use super::gradients::GradientOps;
 use super::{Norm, Pattern, Selection, SparseValue};
 use nodes::{
-    AttendBackward, AttendState, DecodeBackward, EncodeBackward, EncodeState, NormalizeBackward,
-    ProjectBackward, ProjectState, RestoreBackward, SparseAttentionBackward, SquaredErrorBackward,
+    AtEntriesBackward, AttendBackward, AttendState, DecodeBackward, EncodeBackward, EncodeState,
+    NormalizeBackward, ProjectBackward, ProjectState, RestoreBackward, SparseAttentionBackward,
+    SquaredErrorBackward,
 };
 
 impl<B: GradientOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
@@ -30,19 +31,16 @@ impl<B: GradientOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
         mask: Arc<Vec<f32>>,
         value: SparseValue,
     ) -> Attended<Self> {
-        if B::DENSE {
-            return backend::attended::<Self>(queries, dictionary, mask, value);
-        }
         let prep = AttendBackward
             .prepare::<C>([queries.node(), dictionary.node()])
             .compute_bound()
             .stateful();
         let (queries, dictionary) = (queries.into_primitive(), dictionary.into_primitive());
-        let Attended { output, latents } =
-            B::attend(queries.clone(), dictionary.clone(), mask, value);
-        let SparsemaxLatents::Sparse { values, pattern } = latents else {
-            unreachable!("a backend that is not DENSE gives codes");
-        };
+        let Attended {
+            output,
+            values,
+            pattern,
+        } = B::attend(queries.clone(), dictionary.clone(), mask, value);
         let output = match prep {
             OpsKind::Tracked(prep) => {
                 let state = AttendState {
@@ -56,10 +54,10 @@ impl<B: GradientOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
             }
             OpsKind::UnTracked(prep) => prep.finish(output),
         };
-        let values = <FloatTensor<Self>>::new(values);
         Attended {
             output,
-            latents: SparsemaxLatents::Sparse { values, pattern },
+            values: <FloatTensor<Self>>::new(values),
+            pattern,
         }
     }
 
@@ -207,8 +205,20 @@ impl<B: GradientOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
         };
         Encoding {
             values,
-            scores,
+            scores: <FloatTensor<Self>>::new(scores),
             pattern,
+        }
+    }
+
+    fn at_entries(vector: FloatTensor<Self>, pattern: Arc<Pattern>) -> FloatTensor<Self> {
+        let prep = AtEntriesBackward
+            .prepare::<C>([vector.node()])
+            .compute_bound()
+            .stateful();
+        let out = B::at_entries(vector.into_primitive(), pattern.clone());
+        match prep {
+            OpsKind::Tracked(prep) => prep.finish(pattern, out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
         }
     }
 

@@ -44,7 +44,7 @@ pub(super) struct EncodeState<B: GradientOps> {
     pub(super) queries: FloatTensor<B>,
     pub(super) dictionary: FloatTensor<B>,
     pub(super) thresholds: FloatTensor<B>,
-    pub(super) scores: Arc<Vec<f32>>,
+    pub(super) scores: FloatTensor<B>,
     pub(super) pattern: Arc<Pattern>,
     pub(super) selection: Selection,
 }
@@ -71,7 +71,7 @@ impl<B: GradientOps> Backward<B, 4> for EncodeBackward {
         }
         let dz = B::score_gradient(&grad, &s.scores, &s.thresholds, &s.pattern, s.selection);
         if let Some(node) = bias {
-            let dbias = B::codes_column_sums(&dz, &s.pattern);
+            let dbias = B::codes_column_sums(dz.clone(), s.pattern.clone());
             grads.register::<B>(node.id, dbias);
         }
         if let Some(node) = queries {
@@ -83,6 +83,26 @@ impl<B: GradientOps> Backward<B, 4> for EncodeBackward {
                 node.id,
                 B::codes_transposed_times(&dz, &s.queries, &s.pattern),
             );
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct AtEntriesBackward;
+
+impl<B: GradientOps> Backward<B, 1> for AtEntriesBackward {
+    type State = Arc<Pattern>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let [vector] = ops.parents;
+        let grad = grads.consume::<B>(&ops.node);
+        if let Some(node) = vector {
+            grads.register::<B>(node.id, B::codes_column_sums(grad, ops.state));
         }
     }
 }

@@ -5,60 +5,7 @@
 
 use cubecl::prelude::*;
 
-/// Number of units per cube. A row is read in strides of it, so rows can have any width.
-pub(super) const UNITS: u32 = 128;
-
-/// A quiet NaN. It is passed as an argument, because WGSL refuses it as a constant.
-pub(super) const NAN_BITS: u32 = 0x7fc0_0000;
-
-/// The row of this cube. Cubes form a grid, because one axis is limited to 65,535.
-#[cube]
-fn cube_row() -> u32 {
-    CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X
-}
-
-#[cube]
-fn is_non_finite(x: f32) -> bool {
-    (u32::reinterpret(x) >> 23) & 0xff == 0xff
-}
-
-/// Sum over the cube of one value per unit; every unit gets it.
-#[cube]
-fn cube_sum(shared: &mut Shared<[f32]>, value: f32) -> f32 {
-    sync_cube(); // all units have read the previous result
-    shared[UNIT_POS as usize] = value;
-    sync_cube();
-    let mut stride = CUBE_DIM_X / 2;
-    while stride > 0 {
-        if UNIT_POS < stride {
-            let other = shared[(UNIT_POS + stride) as usize];
-            shared[UNIT_POS as usize] += other;
-        }
-        sync_cube();
-        stride /= 2;
-    }
-    workgroup_uniform_load(&shared[0])
-}
-
-/// Maximum over the cube of one value per unit; every unit gets it.
-#[cube]
-fn cube_max(shared: &mut Shared<[f32]>, value: f32) -> f32 {
-    sync_cube();
-    shared[UNIT_POS as usize] = value;
-    sync_cube();
-    let mut stride = CUBE_DIM_X / 2;
-    while stride > 0 {
-        if UNIT_POS < stride {
-            let other = shared[(UNIT_POS + stride) as usize];
-            if other > shared[UNIT_POS as usize] {
-                shared[UNIT_POS as usize] = other;
-            }
-        }
-        sync_cube();
-        stride /= 2;
-    }
-    workgroup_uniform_load(&shared[0])
-}
+use super::units::{UNITS, cube_index, cube_max, cube_sum, is_non_finite};
 
 /// `tau - max` of the row that starts at `start`, iterated from the lower bound `-1` up to the fixed point.
 #[cube]
@@ -117,7 +64,7 @@ pub(super) fn forward(
     #[comptime] score_value: bool,
 ) {
     let mut shared = Shared::<[f32]>::new_slice(UNITS as usize);
-    let row = cube_row();
+    let row = cube_index();
     if row < rows {
         let start = row * latents;
         let mut max = scores[start as usize];
@@ -176,7 +123,7 @@ pub(super) fn backward(
     #[comptime] score_value: bool,
 ) {
     let mut shared = Shared::<[f32]>::new_slice(UNITS as usize);
-    let row = cube_row();
+    let row = cube_index();
     if row < rows {
         let start = row * latents;
         let max = threshold[(2 * row) as usize];

@@ -274,7 +274,7 @@ impl Problem {
         let expected = (y.clone() * upstream.clone()).sum().backward();
         let (q2, c2) = (matrix(&self.queries), matrix(&self.encoder));
         let (y2, latents) = ops::attend(q2.clone(), c2.clone(), mask, value);
-        let codes2 = latents.into_codes();
+        let codes2 = latents.on_host();
         let actual = (y2.clone() * upstream).sum().backward();
         assert_eq!(values(y), values(y2));
         assert_eq!(codes.pattern.indices(), codes2.pattern.indices());
@@ -329,6 +329,7 @@ fn every_device_many_panels_and_nothing_but_ties() {
             Problem::on_grid(3, 1300, 17, 1, 2),
             Problem::on_grid(1, 1, 1, 2, 4),
             Problem::on_grid(70, 40, 3, 3, 1),
+            Problem::on_grid(2, 5000, 3, 5, 4),
             Problem {
                 encoder: vec![0.25; 600 * 2],
                 ..Problem::on_grid(4, 600, 2, 4, 1)
@@ -347,27 +348,149 @@ fn a_poisoned_row_stays_alone() {
         for bad in [f32::NAN, f32::INFINITY] {
             let mut problem = Problem::on_grid(3, 50, 4, 9, 2);
             problem.queries[4..8].fill(bad);
-            let device = Device::flex();
-            let q = tensor(&problem.queries, 4, &device);
-            let e = tensor(&problem.encoder, 4, &device);
-            let data = TensorData::new(problem.thresholds.clone(), [50]);
-            let options = EncodeOptions {
-                thresholds: Some(Tensor::from_data(data, &device)),
-                ..EncodeOptions::default()
-            };
-            let y = values(ops::decode(
-                &ops::encode(q, e.clone(), options, selection),
-                e,
-            ));
-            assert!(
-                y[4..8].iter().any(|v| !v.is_finite()),
-                "{selection:?} {bad}: {y:?}"
-            );
-            // BatchTopK compares rows with each other, but the other rows stay finite.
-            assert!(
-                y[..4].iter().chain(&y[8..]).all(|v| v.is_finite()),
-                "{selection:?}: {y:?}"
-            );
+            for (name, device) in devices() {
+                let q = tensor(&problem.queries, 4, &device);
+                let e = tensor(&problem.encoder, 4, &device);
+                let data = TensorData::new(problem.thresholds.clone(), [50]);
+                let options = EncodeOptions {
+                    thresholds: Some(Tensor::from_data(data, &device)),
+                    ..EncodeOptions::default()
+                };
+                let y = values(ops::decode(
+                    &ops::encode(q, e.clone(), options, selection),
+                    e,
+                ));
+                assert!(
+                    y[4..8].iter().any(|v| !v.is_finite()),
+                    "{name} {selection:?} {bad}: {y:?}"
+                );
+                // BatchTopK compares rows with each other, but the other rows stay finite.
+                assert!(
+                    y[..4].iter().chain(&y[8..]).all(|v| v.is_finite()),
+                    "{name} {selection:?}: {y:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_first_latents_alone() {
+    for (name, device) in devices() {
+        let q = tensor(&[1.0, 0.0, 0.0, 1.0], 2, &device);
+        let e = tensor(&[1.0, 0.0, 0.0, 2.0, 3.0, 4.0], 2, &device);
+        let codes = ops::encode(q, e, EncodeOptions::default(), Selection::Threshold(0.0));
+        for (size, expected) in [
+            (1, [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]),
+            (2, [1.0, 0.0, 0.0, 0.0, 2.0, 0.0]),
+            (3, [1.0, 0.0, 3.0, 0.0, 2.0, 4.0]),
+        ] {
+            let first = values(codes.below(size).to_dense(&Device::flex()));
+            assert_eq!(first, expected, "{name} {size}");
+        }
+    }
+}
+
+/// Numbers between -1 and 1 without a pattern; `seed` determines them.
+fn noise(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+/// Codes and all gradients of `sum(y * upstream)`, as bits, on a device.
+fn encoded(
+    device: &Device,
+    [rows, latents, width]: [usize; 3],
+    selection: Selection,
+) -> (Vec<u32>, Vec<u32>, [Vec<f32>; 3]) {
+    let device = device.clone().autodiff();
+    let matrix = |n, seed| tensor(&noise(n * width, seed), width, &device).require_grad();
+    let vector = |seed| {
+        let data = TensorData::new(noise(latents, seed), [latents]);
+        Tensor::<1>::from_data(data, &device)
+    };
+    let (q, e, dec) = (matrix(rows, 1), matrix(latents, 2), matrix(latents, 3));
+    let options = EncodeOptions {
+        bias: Some(vector(4) * 0.1),
+        thresholds: Some(vector(5).abs() + 2.0),
+        mask: Arc::default(),
+    };
+    let codes = ops::encode(q.clone(), e.clone(), options, selection);
+    let y = ops::decode(&codes, dec.clone());
+    let upstream = tensor(&noise(rows * width, 6), width, &device);
+    let grads = (y * upstream).sum().backward();
+    let grad = |t: &Tensor<2>| values(t.grad(&grads).expect("a gradient"));
+    let bits = codes.host_values().iter().map(|a| a.to_bits()).collect();
+    let indices = codes.pattern.indices().to_vec();
+    (indices, bits, [grad(&q), grad(&e), grad(&dec)])
+}
+
+/// Rows, latents and width: some not a multiple of a tile, one with a latent that fires in every row (more than are sorted in
+/// shared memory), one with many rounds.
+const SHAPES: [[usize; 3]; 4] = [[65, 2000, 33], [3, 20_000, 8], [1500, 70, 5], [1, 1, 1]];
+
+#[test]
+fn every_device_selects_what_the_cpu_does() {
+    for (name, device) in devices() {
+        for shape in SHAPES {
+            for selection in selections(9.min(shape[1])) {
+                let ours = encoded(&Device::flex(), shape, selection);
+                let theirs = encoded(&device, shape, selection);
+                let what = format!("{name} {shape:?} {selection:?}");
+                assert_eq!(ours.0, theirs.0, "{what}");
+                for (a, b) in ours.1.iter().zip(&theirs.1) {
+                    let (a, b) = (f32::from_bits(*a), f32::from_bits(*b));
+                    assert!(
+                        (a - b).abs() <= 4e-6 * a.abs().max(1.0),
+                        "{what}: {b} is not {a}"
+                    );
+                }
+                for (a, b) in ours.2.iter().flatten().zip(theirs.2.iter().flatten()) {
+                    assert!(
+                        (a - b).abs() <= 2e-5 * a.abs().max(4.0),
+                        "{what}: {b} is not {a}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_device_repeats_byte_for_byte() {
+    let bits = |of: &[Vec<f32>; 3]| -> Vec<u32> {
+        let all = of.iter().flatten();
+        all.map(|value| value.to_bits()).collect()
+    };
+    for (name, device) in devices() {
+        for shape in SHAPES {
+            for selection in selections(9.min(shape[1])) {
+                let [a, b] = [(); 2].map(|()| encoded(&device, shape, selection));
+                let same = a.0 == b.0 && a.1 == b.1 && bits(&a.2) == bits(&b.2);
+                assert!(same, "{name} {shape:?} {selection:?}");
+            }
+        }
+    }
+}
+
+/// Too little room is noticed, and more is taken.
+#[cfg(feature = "cube")]
+#[test]
+fn room_for_candidates_changes_no_code() {
+    for (name, device) in devices() {
+        for selection in selections(9) {
+            let expected = encoded(&device, SHAPES[0], selection);
+            for room in [1, 2, 16, 4096] {
+                ops::cube::start_with_room(room);
+                let actual = encoded(&device, SHAPES[0], selection);
+                assert_eq!(expected, actual, "{name} {selection:?}, room for {room}");
+            }
         }
     }
 }
