@@ -6,9 +6,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use sae_model::architectures::{BatchTopK, Gated, JumpRelu, TopK};
 use sae_model::config::ProjectionInit;
 use sae_model::loss::{Coefficients, Loss, Step, Term};
-use sae_model::{
-    AnyArchitecture, Architecture, Forward, Mode, Sae, SaeConfig, parameters,
-};
+use sae_model::{AnyArchitecture, Architecture, Forward, Mode, Sae, SaeConfig, parameters};
 
 use crate::{values, with};
 

@@ -13,8 +13,9 @@ use cubecl::prelude::{CubeCount, CubeDim};
 
 use super::batch::{self, DIGITS, LEVELS};
 use super::entries::{DeviceEntries, empty, read, upload, zeros};
-use super::product::{self, COLUMNS, SIDE, TILE, UNBOUNDED};
+use super::product::{self, COLUMNS, Precision, SIDE, Screening, TILE, UNBOUNDED};
 use super::settle::{self, Rule};
+use super::sink::{Screened, in_precision};
 use super::units::{NAN_BITS, UNITS};
 use super::{elementwise, one_cube_per_row};
 use crate::ops::SparseValue;
@@ -29,6 +30,27 @@ const GROWTH: usize = 8;
 
 /// The most room that a batch has needed: where the next one starts.
 static ENOUGH: AtomicUsize = AtomicUsize::new(ROOM);
+
+/// How batches are screened: changes no code.
+static SCREENING: AtomicUsize = AtomicUsize::new(0);
+
+/// What [`SCREENING`] stands for.
+const SCREENINGS: [Screening; 4] = [
+    Screening::Tiles,
+    Screening::Product(Precision::F32),
+    Screening::Product(Precision::Tf32),
+    Screening::Product(Precision::Bf16),
+];
+
+fn screening() -> Screening {
+    SCREENINGS[SCREENING.load(Ordering::Relaxed)]
+}
+
+/// Screens by the one of this number from now on.
+#[cfg(test)]
+pub(in crate::ops) fn screen_by(number: usize) {
+    SCREENING.store(number, Ordering::Relaxed);
+}
 
 /// Starts again with so much room per row.
 #[cfg(test)]
@@ -151,6 +173,9 @@ fn rounds(latents: usize, chosen: &Chosen) -> Vec<(u32, u32)> {
 struct Work<'a> {
     input: &'a Input,
     chosen: &'a Chosen,
+    screening: Screening,
+    /// Queries and dictionary as the screening reads them.
+    factors: [CubeTensor; 2],
     /// `||q||` of every row.
     norms: CubeTensor,
     /// See [`product::latents_table`].
@@ -209,6 +234,11 @@ impl<'a> Work<'a> {
             let vector = vector.clone().unwrap_or_else(|| of_latents.clone());
             vector.into_buffer_arg()
         };
+        let screening = screening();
+        let precision = match screening {
+            Screening::Tiles => Precision::F32,
+            Screening::Product(precision) => precision,
+        };
         let (cubes, units) = elementwise(latents);
         product::latents_table::launch(
             &q.client,
@@ -220,7 +250,7 @@ impl<'a> Work<'a> {
             or_norms(&input.thresholds),
             table.clone().into_buffer_arg(),
             latents as u32,
-            product::margin(width),
+            precision.margin(width),
             chosen.half_band,
             input.bias.is_some(),
             input.mask.is_some(),
@@ -229,6 +259,8 @@ impl<'a> Work<'a> {
         Self {
             input,
             chosen,
+            screening,
+            factors: [q, c].map(|matrix| in_precision(matrix, precision)),
             norms,
             table,
         }
@@ -236,7 +268,7 @@ impl<'a> Work<'a> {
 
     /// The candidates of all latents.
     fn collect(&self, room: usize) -> Candidates {
-        let [rows, latents, width] = self.input.shape;
+        let [rows, latents, _] = self.input.shape;
         let q = &self.input.queries;
         let jumps = self.chosen.rule == Rule::JumpRelu;
         let candidates = Candidates {
@@ -251,30 +283,55 @@ impl<'a> Work<'a> {
         let mut bounds = upload(q, &vec![bits; rows]);
         bounds.dtype = DType::F32;
         for (first, last) in rounds(latents, self.chosen) {
-            let tiles = (last - first).div_ceil(TILE);
-            product::screen::launch(
-                &q.client,
-                CubeCount::Static(tiles, (rows as u32).div_ceil(TILE), 1),
-                CubeDim::new_2d(SIDE, SIDE),
-                q.clone().into_buffer_arg(),
-                self.input.dictionary.clone().into_buffer_arg(),
-                self.table.clone().into_buffer_arg(),
-                self.norms.clone().into_buffer_arg(),
-                bounds.clone().into_buffer_arg(),
-                candidates.counts.clone().into_buffer_arg(),
-                candidates.values.clone().into_buffer_arg(),
-                candidates.indices.clone().into_buffer_arg(),
-                rows as u32,
-                first,
-                last,
-                width as u32,
-                room as u32,
-            );
+            self.screen(&candidates, &bounds, (first, last));
             if self.chosen.rises() {
                 self.raise(&candidates, &bounds);
             }
         }
         candidates
+    }
+
+    /// Appends the candidates among the latents of a round.
+    fn screen(&self, candidates: &Candidates, bounds: &CubeTensor, (first, last): (u32, u32)) {
+        let [rows, _, width] = self.input.shape;
+        let [queries, dictionary] = &self.factors;
+        if let Screening::Product(precision) = self.screening {
+            let screened = Screened {
+                queries,
+                dictionary,
+                table: &self.table,
+                norms: &self.norms,
+                bounds,
+                counts: &candidates.counts,
+                values: &candidates.values,
+                indices: &candidates.indices,
+                latents: (first, last),
+                room: candidates.room as u32,
+            };
+            return screened.launch(precision);
+        }
+        product::screen::launch(
+            &queries.client,
+            CubeCount::Static(
+                (last - first).div_ceil(TILE),
+                (rows as u32).div_ceil(TILE),
+                1,
+            ),
+            CubeDim::new_2d(SIDE, SIDE),
+            queries.clone().into_buffer_arg(),
+            dictionary.clone().into_buffer_arg(),
+            self.table.clone().into_buffer_arg(),
+            self.norms.clone().into_buffer_arg(),
+            bounds.clone().into_buffer_arg(),
+            candidates.counts.clone().into_buffer_arg(),
+            candidates.values.clone().into_buffer_arg(),
+            candidates.indices.clone().into_buffer_arg(),
+            rows as u32,
+            first,
+            last,
+            width as u32,
+            candidates.room as u32,
+        );
     }
 
     /// Raises the bounds of all rows.

@@ -11,6 +11,7 @@ mod encode;
 mod entries;
 mod product;
 mod settle;
+mod sink;
 mod sparsemax;
 mod units;
 
@@ -24,7 +25,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::{CubeCount, CubeDim};
 
 #[cfg(test)]
-pub(super) use encode::start_with_room;
+pub(super) use encode::{screen_by, start_with_room};
 pub(super) use entries::DeviceEntries;
 
 use super::adam::AdamStep;

@@ -1,16 +1,18 @@
 //! The encoder's product: scores of a tile of rows and concepts, of which those that may be selected are written down and the
 //! others forgotten. `[B, M]` is never stored.
 //!
-//! A score is *screened*: `z~` is computed in whatever order the tile has, and its true value (`rescore` in `settle.rs`, the dot
-//! product in one fixed order) lies within a margin
+//! A score is *screened*: `z~` is computed in whatever order and precision the product has, and its true value (`rescore` in
+//! `settle.rs`, the float32 dot product in one fixed order) lies within a margin
 //!
 //! ```text
-//! |z~ - z| <= e = 2 (d + 4) 2^-24 ||q|| ||c|| + 2^-22 |bias|
+//! |z~ - z| <= e = (2 u + u^2 + 2 (d + 4) 2^-24) ||q|| ||c|| + 2^-22 |bias|
 //! ```
 //!
-//! for both are float32 sums of d products, each off by at most `gamma_d sum |q_k c_k| <= d 2^-24 ||q|| ||c||` to first order
-//! (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1; Cauchy-Schwarz). A candidate is what may exceed its row's
-//! bound: `z~ + e > bound`. So what is selected in the end does not depend on how the screening adds up.
+//! where factors are rounded by at most u (0 for float32). Rounding the factors moves each product `q_k c_k` by at most
+//! `(2 u + u^2) |q_k c_k|`; both values are float32 sums of d products, each off by at most `d 2^-24 sum |q_k c_k|` to first order
+//! (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1); and `sum |q_k c_k| <= ||q|| ||c||` (Cauchy-Schwarz). A
+//! candidate is what may exceed its row's bound: `z~ + e > bound`. So what is selected in the end depends neither on how the
+//! screening adds up nor on the card that it runs on.
 
 use cubecl::prelude::*;
 
@@ -31,9 +33,37 @@ pub(super) const MASKED: f32 = -2e38;
 /// The bound of rows that have none yet.
 pub(super) const UNBOUNDED: f32 = -1e38;
 
-/// The part of the margin that is `||q|| ||c||`, for width d; one per cent more than the derivation, for the norms' own rounding.
-pub(super) fn margin(width: usize) -> f32 {
-    (2.02 * (width as f64 + 4.0) * 2f64.powi(-24)) as f32
+/// The numbers that a product is made of. What is selected is the same for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Precision {
+    /// float32, by the units' own arithmetic.
+    F32,
+    /// Factors of 11 bits and sums of float32, by tensor cores.
+    Tf32,
+    /// Factors of 8 bits and sums of float32, by tensor cores.
+    Bf16,
+}
+
+impl Precision {
+    /// How far a factor may be from the number that it stands for, as a part of it: TF32 may be cut off and not rounded.
+    fn rounding(self) -> f64 {
+        match self {
+            Self::F32 => 0.0,
+            Self::Tf32 => 2f64.powi(-10),
+            Self::Bf16 => 2f64.powi(-8),
+        }
+    }
+
+    /// The part of the margin that is `||q|| ||c||`, for width d; one per cent more than the derivation, for the norms' own
+    /// rounding. Tensor cores may cut off where they add: two bits more.
+    pub(super) fn margin(self, width: usize) -> f32 {
+        let u = self.rounding();
+        let sums = match self {
+            Self::F32 => 2.0 * 2f64.powi(-24),
+            Self::Tf32 | Self::Bf16 => 5.0 * 2f64.powi(-24),
+        };
+        (1.01 * (2.0 * u + u * u + (width as f64 + 4.0) * sums)) as f32
+    }
 }
 
 /// `||x||` of every row, `[rows, width] -> [rows]`; not finite where a number is not.
@@ -194,4 +224,13 @@ pub(super) fn screen(
             }
         }
     }
+}
+
+/// How a batch is screened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Screening {
+    /// By [`screen`], on any device.
+    Tiles,
+    /// By a matrix product of cubek (`sink.rs`).
+    Product(Precision),
 }

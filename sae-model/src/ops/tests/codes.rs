@@ -479,6 +479,24 @@ fn every_device_repeats_byte_for_byte() {
     }
 }
 
+/// The tiles of our own and cubek's product select the same, bit for bit.
+#[cfg(feature = "cube")]
+#[test]
+fn no_product_changes_a_code() {
+    for (name, device) in devices() {
+        for shape in SHAPES {
+            for selection in selections(9.min(shape[1])) {
+                ops::cube::screen_by(0);
+                let expected = encoded(&device, shape, selection);
+                ops::cube::screen_by(1);
+                let actual = encoded(&device, shape, selection);
+                ops::cube::screen_by(0);
+                assert_eq!(expected, actual, "{name} {shape:?} {selection:?}");
+            }
+        }
+    }
+}
+
 /// Too little room is noticed, and more is taken.
 #[cfg(feature = "cube")]
 #[test]
