@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::Device;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use sae_model::device::{DeviceError, DeviceName};
+use sae_model::device::{DeviceError, DeviceName, NAMES};
 use sae_run::checkpoints::{self, Which};
 use sae_run::{RunDir, atomic_file};
 use tracing_subscriber::EnvFilter;
@@ -43,8 +43,7 @@ const PAPER_THRESHOLD: f32 = 0.2;
 pub(crate) struct Arguments {
     /// The run directory, for example runs/quickstart.
     run: PathBuf,
-    /// Device to evaluate on: cpu, ndarray, wgpu or wgpu:N.
-    #[arg(long, default_value = "cpu")]
+    #[arg(long, default_value = "cpu", help = format!("Device to evaluate on: {NAMES}"))]
     pub(crate) device: String,
     /// Number of threads; default: RAYON_NUM_THREADS, or one per processor.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]

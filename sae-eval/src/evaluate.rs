@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData};
 use sae_data::{ActivationData, Summary};
+use sae_model::device::DeviceName;
 use sae_model::stats::{
     LargestRows, Metric, MomentStats, ReconstructionStats, SparsityStats, ToolkitStats,
 };
@@ -35,6 +36,8 @@ pub(crate) fn report(
     device: &Device,
 ) -> Result<(Report, Option<Findings>)> {
     let started = Instant::now();
+    let name = arguments.device.parse::<DeviceName>();
+    let card = name.ok().and_then(|name| name.card(device));
     let model = Model::new(run.sae.clone(), device);
     let batch = rows_at_once(arguments.batch_size);
     let passes = Passes::new(run, device, batch);
@@ -74,7 +77,7 @@ pub(crate) fn report(
     let top_n = top_n(setting, trained, untrained);
     let report = Report::new(
         run,
-        &arguments.device,
+        (&arguments.device, card),
         Measured {
             reconstruction: metrics,
             all_rows,

@@ -17,6 +17,6 @@ mod run_dir;
 mod usage;
 
 pub use free_keys::FREE_TO_CHANGE;
-pub use provenance::{Origin, Provenance, Raise, Sides};
+pub use provenance::{Origin, Provenance, Raise, Sides, on_card};
 pub use run_dir::{FileError, RunDir, read_text};
 pub use usage::{Usage, peak_memory};

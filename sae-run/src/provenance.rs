@@ -57,6 +57,9 @@ pub struct Provenance<D> {
     pub git_revision: Option<String>,
     /// Name of the device.
     pub device: String,
+    /// The card behind the device, and its driver; none for a processor, and where an earlier version wrote the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub card: Option<String>,
     /// Number of compute threads.
     pub threads: usize,
     /// Seed of the run.
@@ -74,6 +77,14 @@ pub struct Provenance<D> {
     pub raised: Vec<Raise>,
 }
 
+/// A device and the card behind it, if it is known: `cuda on NVIDIA H100 PCIe, driver 570.86.15, CUDA 12.8`.
+pub fn on_card(device: &str, card: Option<&str>) -> String {
+    match card {
+        Some(card) => format!("{device} on {card}"),
+        None => device.into(),
+    }
+}
+
 impl<D> Provenance<D> {
     /// The differences to `now` that may change the last bits of the numbers, though the run is the same.
     pub fn differences(&self, now: &Self) -> Vec<String> {
@@ -85,11 +96,13 @@ impl<D> Provenance<D> {
             let revision = of.git_revision.as_deref().unwrap_or("?");
             let burn = format!("Burn {}", of.burn);
             let version = format!("sae-train {}", of.version);
-            [burn, version, format!("revision {revision}"), threads]
+            let card = of.card.clone().unwrap_or_default();
+            let revision = format!("revision {revision}");
+            [burn, version, revision, threads, card]
         };
         let pairs = facts(self).into_iter().zip(facts(now));
         pairs
-            .filter(|(then, now)| then != now)
+            .filter(|(then, now)| then != now && !then.is_empty())
             .map(|(then, now)| format!("{then}, now {now}"))
             .collect()
     }
@@ -105,6 +118,7 @@ mod tests {
             burn: burn.into(),
             git_revision: None,
             device: device.into(),
+            card: None,
             threads,
             seed: 0,
             data: Sides {
@@ -127,6 +141,16 @@ mod tests {
         );
         let cpu = |threads| provenance("0.22.1", "cpu", threads);
         assert!(cpu(1).differences(&cpu(9)).is_empty());
+        let on = |card: Option<&str>| Provenance {
+            card: card.map(str::to_string),
+            ..provenance("0.22.1", "cuda", 1)
+        };
+        let (a100, h100) = (on(Some("A100, driver 1")), on(Some("H100, driver 1")));
+        assert_eq!(
+            a100.differences(&h100),
+            ["A100, driver 1, now H100, driver 1"]
+        );
+        assert!(on(None).differences(&h100).is_empty()); // written before cards were
     }
 
     #[test]

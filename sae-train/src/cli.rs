@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use sae_model::device::NAMES;
 use sae_model::{AnyArchitecture, Architecture};
 
 use crate::config::Written;
@@ -28,8 +29,7 @@ struct Arguments {
     /// The config, for example configs/quickstart.toml.
     #[arg(required_unless_present = "init")]
     config: Option<PathBuf>,
-    /// Device to train on, instead of the config's: cpu, ndarray, wgpu or wgpu:N.
-    #[arg(long)]
+    #[arg(long, help = format!("Device to train on, instead of the config's: {NAMES}"))]
     device: Option<String>,
     /// Override a key of the config, for example --set training.lr=1e-3; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]

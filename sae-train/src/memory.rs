@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use sae_data::ActivationData;
+use sae_model::device::DeviceName;
 use sae_model::parameters::{self, Shape};
 use sae_model::{Architecture, SaeConfig};
 
@@ -43,7 +44,8 @@ impl Estimate {
         let of_shape = |shape| table.iter().filter(|p| p.shape == shape).count() as u128;
         let dictionaries = times(&[of_shape(Shape::Dictionary), m, d]);
         let floats = dictionaries.saturating_add(times(&[of_shape(Shape::Square), d, d]));
-        let trained_here = !config.device.starts_with("wgpu");
+        let name = config.device.parse::<DeviceName>();
+        let trained_here = !name.is_ok_and(DeviceName::is_gpu);
         let active = model.architecture.asked_l0().unwrap_or(1) as u128;
         let data = times(&[rows as u128, d, FLOAT]);
         Self {
@@ -209,10 +211,12 @@ mod tests {
         assert_eq!(estimate.codes, 2 * 10 * 32 * 8);
         assert_eq!(estimate.windows, 7 * 20 * 4);
         assert_eq!(estimate.total(), 4 * 160_000 + 2400 + 5120 + 560);
-        let attention = config(&["device=wgpu"]);
-        let model = attention.resolve(DataScale::unknown(20)).unwrap().model;
-        let estimate = Estimate::of(&attention, &model, 7);
-        assert_eq!(estimate.total(), (1000 * 20 + 20 * 20) * 4 + 560);
+        for device in ["device=wgpu", "device=cuda:1"] {
+            let attention = config(&[device]);
+            let model = attention.resolve(DataScale::unknown(20)).unwrap().model;
+            let estimate = Estimate::of(&attention, &model, 7);
+            assert_eq!(estimate.total(), (1000 * 20 + 20 * 20) * 4 + 560);
+        }
     }
 
     #[test]

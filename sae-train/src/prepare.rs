@@ -59,7 +59,7 @@ pub(crate) fn prepare(written: &Written, from: Option<&Path>, resume: bool) -> R
         run::check_new(&dir)?;
         None
     };
-    let device = open_device(&config.device)?;
+    let (device, card) = open_device(&config.device)?;
     let (Split { train, held_out }, check_rows, limit) = rows(&config, resume)?;
     let train_summary = summary(&train, check_rows)?;
     let held_out_summary = summary(&held_out, check_rows)?;
@@ -75,6 +75,7 @@ pub(crate) fn prepare(written: &Written, from: Option<&Path>, resume: bool) -> R
     let (resolved, config) = written_out(&as_asked)?;
     let summaries = [&train_summary, &held_out_summary];
     let mut provenance = run::provenance(&config, [&train, &held_out], summaries)?;
+    provenance.card = card;
     provenance.from = start.as_ref().map(|start| start.origin.clone());
     let mut found = Found::default();
     if resume {
@@ -172,9 +173,13 @@ fn open_data(config: &Config, resume: bool) -> Result<Split> {
     Ok(split)
 }
 
-/// Opens a device by its name. If it is not compiled in, the error says how to build with it.
-fn open_device(name: &str) -> Result<Device> {
-    let opened = name.parse().and_then(DeviceName::open);
+/// Opens a device by its name, and asks which card it is. If it is not compiled in, the error says how to build with it.
+fn open_device(name: &str) -> Result<(Device, Option<String>)> {
+    let opened = name.parse().and_then(|name: DeviceName| {
+        let device = name.open()?;
+        let card = name.card(&device);
+        Ok((device, card))
+    });
     opened.map_err(|error| match error {
         DeviceError::NotCompiled { feature, .. } => anyhow!(
             "{error}; build with `--features {feature}`, for example `cargo run -p sae-train --features {feature} -- ...`"

@@ -33,6 +33,7 @@ pub(crate) fn provenance(
         git_revision: Some(env!("SAE_REVISION").into())
             .filter(|commit: &String| !commit.is_empty()),
         device: config.device.clone(),
+        card: None,
         threads: rayon::current_num_threads(),
         seed: config.seed,
         data: Sides {

@@ -104,7 +104,7 @@ impl Prepared {
             self.train.width(),
             self.train.rows(),
             self.held_out.rows(),
-            c.device,
+            sae_run::on_card(&c.device, self.provenance.card.as_deref()),
         ));
         if let Some(from) = &self.provenance.from {
             let (path, sum) = (from.path.display(), &from.blake3);

@@ -13,7 +13,7 @@ use crate::programs::{cargo, finish};
 /// The crate with all of Burn's tree below it, and a program that uses it.
 const BURN: &str = "burn";
 const FIRST: [&str; 2] = ["--package", "sae-train"];
-/// What else users build. `ndarray` and `wgpu` are backends of Burn: with them it is another Burn.
+/// What else users build. `ndarray`, `wgpu` and `cuda` are backends of Burn: with them it is another Burn.
 const OTHERS: [&[&str]; 6] = [
     &["--package", "sae-eval"],
     &["--package", "sae-data"],

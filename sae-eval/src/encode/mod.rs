@@ -16,6 +16,7 @@ use std::io::{Write, stdout};
 use std::path::PathBuf;
 
 use clap::Args;
+use sae_model::device::NAMES;
 
 use crate::cli;
 use crate::evaluate::rows_at_once;
@@ -79,8 +80,7 @@ pub(crate) struct EncodeArguments {
     /// Largest size of a shard.
     #[arg(long, value_name = "MB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     shard_mb: u32,
-    /// Device to encode on: cpu, ndarray, wgpu or wgpu:N.
-    #[arg(long, default_value = "cpu")]
+    #[arg(long, default_value = "cpu", help = format!("Device to encode on: {NAMES}"))]
     device: String,
     /// Number of threads; default: RAYON_NUM_THREADS, or one per processor.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]

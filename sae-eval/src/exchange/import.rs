@@ -349,6 +349,7 @@ fn provenance(rows: &Rows, found: &Found, origin: &Origin) -> Result<Provenance<
         burn: "none".into(),
         git_revision: None,
         device: "cpu".into(),
+        card: None,
         threads: rayon::current_num_threads(),
         seed: found.seed,
         data: Sides {

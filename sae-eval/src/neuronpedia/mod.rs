@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail, ensure};
 use clap::Args;
+use sae_model::device::NAMES;
 use sae_run::checkpoints::Which;
 
 use crate::evaluate::{Passes, rows_at_once};
@@ -58,8 +59,7 @@ pub(crate) struct UploadArguments {
     /// Use the model of a checkpoint: best, newest, or the number of a step.
     #[arg(long, value_name = "WHICH")]
     checkpoint: Option<Which>,
-    /// Device to encode on: cpu, ndarray, wgpu or wgpu:N.
-    #[arg(long, default_value = "cpu")]
+    #[arg(long, default_value = "cpu", help = format!("Device to encode on: {NAMES}"))]
     device: String,
     /// Number of threads; default: RAYON_NUM_THREADS, or one per processor.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]

@@ -3,6 +3,7 @@
 use maud::{Markup, html};
 use sae_model::Architecture;
 use sae_model::stats::Metric;
+use sae_run::on_card;
 
 use super::axis::Axis;
 use super::chart::{Chart, key};
@@ -283,6 +284,11 @@ fn origin(report: &Report, findings: &Findings) -> Markup {
         Some(serde_json::Value::Number(number)) => number.to_string(),
         _ => "unknown".into(),
     };
+    let card = findings.provenance.as_ref().and_then(|p| p.get("card"));
+    let trained_on = match card.and_then(|card| card.as_str()) {
+        Some(card) => on_card(&of("device"), Some(&name(card))),
+        None => of("device"),
+    };
     let facts = [
         (
             "Training data",
@@ -309,7 +315,7 @@ fn origin(report: &Report, findings: &Findings) -> Markup {
             "Trained on",
             format!(
                 "{}, {} threads, seed {}",
-                of("device"),
+                trained_on,
                 of("threads"),
                 of("seed")
             ),
@@ -318,7 +324,7 @@ fn origin(report: &Report, findings: &Findings) -> Markup {
             "Evaluated on",
             format!(
                 "{} in {:.1} s, sae-eval {}",
-                name(&report.device),
+                name(&on_card(&report.device, report.card.as_deref())),
                 report.seconds,
                 name(&report.version)
             ),

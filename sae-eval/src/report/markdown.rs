@@ -85,7 +85,7 @@ fn header(out: &mut String, report: &Report) {
                 "held-out rows"
             },
             name(&data.path.display().to_string()),
-            name(&report.device),
+            name(&sae_run::on_card(&report.device, report.card.as_deref())),
             report.seconds,
             name(&report.version),
         ),
@@ -309,6 +309,7 @@ mod tests {
         for field in [&mut report.run, &mut report.device, &mut report.version] {
             *field = text.into();
         }
+        report.card = Some(text.into());
         report.held_out.path = text.into();
         report.architecture = Some(text.into());
         report.notes = vec![text.into()];

@@ -34,6 +34,9 @@ pub(crate) struct Report {
     pub(crate) version: String,
     pub(crate) run: String,
     pub(crate) device: String,
+    /// The card behind the device, and its driver; none for a processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) card: Option<String>,
     pub(crate) seconds: f64,
     /// The largest amount of memory that the process had in RAM, where the system tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -191,7 +194,12 @@ pub(crate) struct Measured<'a> {
 }
 
 impl Report {
-    pub(crate) fn new(run: &Run, device: &str, measured: Measured, seconds: f64) -> Self {
+    pub(crate) fn new(
+        run: &Run,
+        (device, card): (&str, Option<String>),
+        measured: Measured,
+        seconds: f64,
+    ) -> Self {
         let (top_n, top_n_missing) = match measured.top_n {
             Ok(top_n) => (Some(top_n), None),
             Err(reason) => (None, Some(reason)),
@@ -208,6 +216,7 @@ impl Report {
             version: env!("CARGO_PKG_VERSION").into(),
             run: run.dir.display().to_string(),
             device: device.into(),
+            card,
             seconds,
             peak_memory_bytes: sae_run::peak_memory(),
             architecture: Some(model.architecture.describe()),

@@ -21,8 +21,7 @@ use serde_json::{Map, Value};
 
 /// Every device that this build and machine have. Reports each device that is skipped.
 fn devices() -> Vec<(DeviceName, Device)> {
-    [DeviceName::Cpu, DeviceName::NdArray, DeviceName::Wgpu(None)]
-        .into_iter()
+    DeviceName::every()
         .filter_map(|name| match name.open() {
             Ok(device) => Some((name, device)),
             Err(DeviceError::NotCompiled { .. }) => None,

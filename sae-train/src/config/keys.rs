@@ -3,6 +3,7 @@
 //! The messages about unknown, missing and idle keys, `sae-train --init` and docs/CONFIG.md come from this table, to which
 //! each architecture adds its own switches (of `[model]`) and coefficients (of `[training]`).
 
+use sae_model::device::NAMES;
 use sae_model::{AnyArchitecture, Architecture, SaeConfig};
 use toml::{Table, Value};
 
@@ -80,7 +81,7 @@ pub(crate) const KEYS: [Key; 61] = [
     key("", "run", Follows("the name of the config file"), "name of the run; its directory is <runs_dir>/<run>"),
     key("", "runs_dir", Is("\"runs\""), "where run directories are made"),
     key("", "seed", Is("0"), "every random choice derives from it"),
-    key("", "device", Is("\"cpu\""), "cpu, ndarray, wgpu or wgpu:N"),
+    key("", "device", Is("\"cpu\""), NAMES),
     key("data", "train", Required("\"activations.safetensors\""), "file or directory of the training activations"),
     key("data", "held_out", Is("{ fraction = 0.1 }"), "what is held out: a path, { fraction = 0.1, seed = 0 } or { rows = [start, end] }"),
     key("data", "tensor", Follows("the only one that can be"), "name of the activation tensor or column"),

@@ -36,7 +36,7 @@ pub(crate) struct Config {
     pub(crate) runs_dir: PathBuf,
     /// Every random choice derives from it.
     pub(crate) seed: u64,
-    /// `cpu`, `ndarray`, `wgpu` or `wgpu:N`.
+    /// The name of a device (`sae_model::device`).
     pub(crate) device: String,
     pub(crate) data: DataConfig,
     pub(crate) model: ModelConfig,

@@ -1,5 +1,8 @@
 //! Wrong input: one clear message that names the key, the value and the remedy; exit code 2; nothing written.
 
+#[cfg(feature = "cuda")]
+use std::process::Command;
+
 use crate::{WIDTH, Workspace};
 
 /// Runs with `arguments`; checks that this is refused, in one message that contains each of `expected`.
@@ -246,12 +249,48 @@ fn a_device_that_is_not_compiled_in_names_its_feature() {
     for (device, compiled) in [
         ("wgpu", cfg!(feature = "wgpu")),
         ("ndarray", cfg!(feature = "ndarray")),
+        ("cuda:1", cfg!(feature = "cuda")),
     ] {
         if !compiled {
-            let (name, flag) = (format!("{device:?}"), format!("--features {device}"));
+            let feature = device.trim_end_matches(":1");
+            let (name, flag) = (format!("{device:?}"), format!("--features {feature}"));
             refused(&w, &["--device", device], &[&name, "not compiled", &flag]);
         }
     }
+}
+
+#[test]
+fn what_is_not_a_device_is_answered_with_what_is() {
+    let w = Workspace::new();
+    let names = "cpu, ndarray, wgpu or wgpu:N, cuda or cuda:N";
+    refused(&w, &["--device", "tpu"], &["\"tpu\"", names]);
+    let rocm = ["\"rocm\" is not offered", "LLVM", "device = \"wgpu\""];
+    refused(&w, &["--device", "rocm"], &rocm);
+}
+
+/// All that CUDA needs is looked for before Burn is asked, which would panic on another thread. One machine has a driver, NVRTC
+/// or headers, another has none: CUDA_PATH names an empty folder, so that headers are missing everywhere.
+#[cfg(feature = "cuda")]
+#[test]
+fn what_cuda_lacks_is_said_in_one_message() {
+    let w = Workspace::new();
+    let empty = w.path("no toolkit");
+    std::fs::create_dir(&empty).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_sae-train"))
+        .arg(w.path("small.toml"))
+        .args(["--device", "cuda"])
+        .env("CUDA_PATH", &empty)
+        .output()
+        .unwrap();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    let folder = format!("{} has no include/cuda_fp16.h", empty.display());
+    for part in ["device = \"cuda\" needs", &folder, "pip install"] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+    let (panics, needs) = ("panicked", "needs what was not found");
+    assert!(!message.contains(panics), "{message}");
+    assert_eq!(message.matches(needs).count(), 1, "{message}");
 }
 
 #[test]
