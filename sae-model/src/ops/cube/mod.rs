@@ -9,6 +9,8 @@ mod by_latent;
 mod decode;
 mod encode;
 mod entries;
+#[cfg(all(test, feature = "cuda"))]
+mod nvrtc;
 mod product;
 mod settle;
 mod sink;
