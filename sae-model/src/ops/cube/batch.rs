@@ -1,12 +1,12 @@
 //! BatchTopK: the n largest scores of a whole batch, by counting, as `cpu/batch_topk.rs` does.
 //!
-//! The keys of positive floats (`key` in `settle.rs`) have 31 bits, so three counts, of 11, 11 and 9 bits, find the n-th largest.
+//! The keys of positive floats (`key` in `rank.rs`) have 31 bits, so three counts, of 11, 11 and 9 bits, find the n-th largest.
 //! Counts are whole numbers: the order in which they are added does not matter. The state of the search is `[found, room]`: the bits
 //! found so far, and how many of those with these bits are wanted.
 
 use cubecl::prelude::*;
 
-use super::settle::key;
+use super::rank::key;
 use super::units::{UNITS, cube_index, places, uniform};
 
 /// `(shift, bits)` of the counts.

@@ -110,7 +110,8 @@ fn sort_shared(shared: &mut Shared<[u32]>, list: &mut [u32], from: u32, n: u32, 
                 let low = pair / stride * stride * 2 + pair % stride;
                 let a = shared[low as usize];
                 let b = shared[(low + stride) as usize];
-                if (a > b) == (low & size == 0) {
+                let ascending = low & size == 0;
+                if (ascending && a > b) || (!ascending && a < b) {
                     shared[low as usize] = b;
                     shared[(low + stride) as usize] = a;
                 }

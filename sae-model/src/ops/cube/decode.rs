@@ -35,6 +35,79 @@ pub(super) fn times(
     }
 }
 
+/// Units that add up one dot product.
+pub(super) const LANES: u32 = 16;
+
+/// `x . y` of two rows by the [`LANES`] units of a group, in an order that the width alone decides. The group's first unit gets it.
+/// All units of the cube take part; those of a group that wants nothing read nothing.
+#[cube]
+pub(super) fn group_dot(
+    shared: &mut Shared<[f32]>,
+    x: &[f32],
+    x_at: u32,
+    y: &[f32],
+    y_at: u32,
+    width: u32,
+    wanted: bool,
+) -> f32 {
+    let lane = UNIT_POS % LANES;
+    let mut sum = f32::new(0.0);
+    if wanted {
+        let mut k = lane;
+        while k < width {
+            sum += x[(x_at + k) as usize] * y[(y_at + k) as usize];
+            k += LANES;
+        }
+    }
+    sync_cube();
+    shared[UNIT_POS as usize] = sum;
+    sync_cube();
+    let mut total = f32::new(0.0);
+    if lane == 0 {
+        let mut l = 0u32;
+        while l < LANES {
+            total += shared[(UNIT_POS + l) as usize];
+            l += 1;
+        }
+    }
+    total
+}
+
+/// `x_i . d_j` at every entry: x `[B, d]`, dictionary `[M, d]` -> `[slots]`.
+#[cube(launch)]
+pub(super) fn dots(
+    x: &[f32],
+    dictionary: &[f32],
+    starts: &[u32],
+    counts: &[u32],
+    indices: &[u32],
+    out: &mut [f32],
+    rows: u32,
+    width: u32,
+) {
+    let mut shared = Shared::<[f32]>::new_slice(UNITS as usize);
+    let mut whole = Shared::<[u32]>::new_slice(UNITS as usize);
+    let row = cube_index();
+    if row < rows {
+        let start = starts[row as usize];
+        let n = uniform(&mut whole, counts[row as usize]);
+        let mut base = 0u32;
+        while base < n {
+            let e = base + UNIT_POS / LANES;
+            let wanted = e < n;
+            let mut at = 0u32;
+            if wanted {
+                at = indices[(start + e) as usize] * width;
+            }
+            let dot = group_dot(&mut shared, x, row * width, dictionary, at, width, wanted);
+            if wanted && UNIT_POS % LANES == 0 {
+                out[(start + e) as usize] = dot;
+            }
+            base += UNITS / LANES;
+        }
+    }
+}
+
 /// `vector [M]` at the latent of each entry, or `vector [B]` of its row; other slots are left as they are.
 #[cube(launch)]
 pub(super) fn gather(

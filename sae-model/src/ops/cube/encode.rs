@@ -1,5 +1,5 @@
-//! Codes on a device: rounds of latents are screened (`product.rs`), rows raise their bounds after each (`settle.rs`), and what is
-//! left is scored again and selected.
+//! Codes on a device: rounds of latents are screened (`product.rs`), rows raise their bounds after each (`raise.rs`), and what is
+//! left is scored again and selected (`settle.rs`).
 //!
 //! The host waits once per batch, for two numbers: whether some row had more candidates than room (then the batch is done again with
 //! as much room as it needs), and the longest row of codes, which is how many slots every row gets. Room for candidates only grows
@@ -14,6 +14,7 @@ use cubecl::prelude::{CubeCount, CubeDim};
 use super::batch::{self, DIGITS, LEVELS};
 use super::entries::{DeviceEntries, empty, read, upload, zeros};
 use super::product::{self, COLUMNS, Precision, SIDE, Screening, TILE, UNBOUNDED};
+use super::raise;
 use super::settle::{self, Rule};
 use super::sink::{Screened, in_precision};
 use super::units::{NAN_BITS, UNITS};
@@ -341,7 +342,7 @@ impl<'a> Work<'a> {
             Rule::BatchTopK => self.nth_largest(candidates, 1).1,
             _ => empty(bounds, 1, DType::F32),
         };
-        settle::raise::launch(
+        raise::raise::launch(
             &bounds.client,
             one_cube_per_row(rows),
             CubeDim::new_1d(UNITS),

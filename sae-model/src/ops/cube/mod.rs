@@ -3,6 +3,14 @@
 //! `encode.rs` makes codes, which stay on the device (`entries.rs`); `decode.rs` has the products row by row, `by_latent.rs` those
 //! latent by latent. The CPU's kernels are the oracle of the tests (`ops/tests/codes.rs`).
 
+// Kernels: CubeCL compiles them, an argument for each buffer.
+#![allow(
+    clippy::too_many_arguments,
+    clippy::assign_op_pattern,
+    clippy::manual_div_ceil,
+    clippy::implicit_saturating_sub
+)]
+
 mod adam;
 mod batch;
 mod by_latent;
@@ -12,6 +20,8 @@ mod entries;
 #[cfg(all(test, feature = "cuda"))]
 mod nvrtc;
 mod product;
+mod raise;
+mod rank;
 mod settle;
 mod sink;
 mod sparsemax;
@@ -262,7 +272,7 @@ fn dots(x: CubeTensor, dictionary: CubeTensor, pattern: &Pattern) -> CubeTensor 
     let entries = pattern.on_device(&x);
     let out = zeros(&x, entries.slots(), DType::F32);
     if !entries.is_empty() {
-        settle::dots::launch(
+        decode::dots::launch(
             &x.client.clone(),
             one_cube_per_row(entries.rows()),
             CubeDim::new_1d(UNITS),

@@ -4,7 +4,7 @@ use super::{Listed, buffer, listed};
 use crate::ops::cube::product::SIDE;
 use crate::ops::cube::settle::Rule;
 use crate::ops::cube::units::UNITS;
-use crate::ops::cube::{adam, batch, by_latent, decode, product, settle, sparsemax};
+use crate::ops::cube::{adam, batch, by_latent, decode, product, raise, settle, sparsemax};
 
 /// All kernels of `ops/cube`, as `module::function, variant`. A kernel gets a line here, and then its row in `ptxas.toml`:
 /// `SAE_UPDATE_DOCS=1 cargo test -p sae-model --features cuda ptxas`.
@@ -34,16 +34,16 @@ pub(super) fn kernels() -> Vec<Listed> {
         listed("product::row_norms", UNITS, |s, d, t| product::row_norms::RowNorms::new(s, d, t, buffer(), buffer(), (), ())),
         listed("product::latents_table, everything", 2 * UNITS, |s, d, t| product::latents_table::LatentsTable::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), true, true, true)),
         listed("product::screen", SIDE * SIDE, |s, d, t| product::screen::Screen::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), (), ())),
-        listed("settle::raise, Score", UNITS, |s, d, t| settle::raise::Raise::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), Rule::Score)),
-        listed("settle::raise, TopK", UNITS, |s, d, t| settle::raise::Raise::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), Rule::TopK)),
-        listed("settle::raise, BatchTopK", UNITS, |s, d, t| settle::raise::Raise::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), Rule::BatchTopK)),
+        listed("raise::raise, Score", UNITS, |s, d, t| raise::raise::Raise::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), Rule::Score)),
+        listed("raise::raise, TopK", UNITS, |s, d, t| raise::raise::Raise::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), Rule::TopK)),
+        listed("raise::raise, BatchTopK", UNITS, |s, d, t| raise::raise::Raise::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), Rule::BatchTopK)),
         listed("settle::settle, Probability", UNITS, |s, d, t| settle::settle::Settle::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), (), (), (), (), Rule::Probability, true)),
         listed("settle::settle, Score", UNITS, |s, d, t| settle::settle::Settle::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), (), (), (), (), Rule::Score, true)),
         listed("settle::settle, Threshold", UNITS, |s, d, t| settle::settle::Settle::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), (), (), (), (), Rule::Threshold, true)),
         listed("settle::settle, TopK", UNITS, |s, d, t| settle::settle::Settle::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), (), (), (), (), Rule::TopK, true)),
         listed("settle::settle, BatchTopK", UNITS, |s, d, t| settle::settle::Settle::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), (), (), (), (), Rule::BatchTopK, true)),
         listed("settle::settle, JumpRelu", UNITS, |s, d, t| settle::settle::Settle::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), (), (), (), (), Rule::JumpRelu, true)),
-        listed("settle::dots", UNITS, |s, d, t| settle::dots::Dots::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), ())),
+        listed("decode::dots", UNITS, |s, d, t| decode::dots::Dots::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), ())),
         listed("settle::largest", UNITS, |s, d, t| settle::largest::Largest::new(s, d, t, buffer(), buffer(), buffer(), ())),
         listed("settle::compact", 2 * UNITS, |s, d, t| settle::compact::Compact::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), (), (), ())),
         listed("sparsemax::forward, probability", UNITS, |s, d, t| sparsemax::forward::Forward::new(s, d, t, buffer(), buffer(), buffer(), (), (), (), false)),
