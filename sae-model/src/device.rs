@@ -12,7 +12,7 @@ use std::str::FromStr;
 use burn::tensor::Device;
 
 #[cfg(all(test, feature = "cuda"))]
-pub(crate) use cuda::nvrtc_is_there;
+pub(crate) use cuda::nvrtc_opens_in;
 pub use cuda::{CudaNeed, Version};
 
 /// The names of all devices, as documents say them.

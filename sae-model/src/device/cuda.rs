@@ -10,7 +10,7 @@ mod judge;
 mod probe;
 
 #[cfg(all(test, feature = "cuda"))]
-pub(crate) use probe::nvrtc_is_there;
+pub(crate) use probe::nvrtc_opens_in;
 
 use std::fmt;
 use std::path::PathBuf;

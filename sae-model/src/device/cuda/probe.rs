@@ -1,7 +1,7 @@
 //! Asks the machine what it has of CUDA, with the same look-ups as CubeCL's.
 
 use std::ffi::c_int;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cubecl::cuda::install;
 use cudarc::driver::sys::{CUdevice, CUdevice_attribute as Attribute};
@@ -74,7 +74,8 @@ pub(super) fn driver_version() -> Option<Version> {
 }
 
 fn nvrtc() -> Option<Nvrtc> {
-    if !nvrtc_is_there() {
+    let beside = || install::cuda_path().is_some_and(|root| nvrtc_opens_in(&root));
+    if !nvrtc_opens() && !beside() {
         return None;
     }
     let (mut major, mut minor, mut count) = (0, 0, 0);
@@ -94,23 +95,15 @@ fn nvrtc() -> Option<Nvrtc> {
     })
 }
 
-/// Whether NVRTC can be called.
-pub(crate) fn nvrtc_is_there() -> bool {
-    nvrtc_opens() || nvrtc_beside_headers()
-}
-
 /// Whether NVRTC is found by name, as CubeCL looks for it.
 fn nvrtc_opens() -> bool {
     // SAFETY: it opens libraries by the names of NVRTC, as CubeCL does; their constructors run.
     unsafe { nvrtc::sys::is_culib_present() }
 }
 
-/// Whether NVRTC is found by name, once those beside the headers have been opened: a library that is open is found by its name
+/// Whether NVRTC is found by name, once those in this folder of CUDA have been opened: a library that is open is found by its name
 /// wherever it lies. So a toolkit or the wheels need one variable, CUDA_PATH, and not LD_LIBRARY_PATH as well.
-fn nvrtc_beside_headers() -> bool {
-    let Some(root) = install::cuda_path() else {
-        return false;
-    };
+pub(crate) fn nvrtc_opens_in(root: &Path) -> bool {
     let names = ["libnvrtc.so.13", "libnvrtc.so.12"];
     let paths = ["lib64", "lib"]
         .into_iter()

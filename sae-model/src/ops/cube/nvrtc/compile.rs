@@ -2,8 +2,9 @@
 //! `compute/context.rs`).
 
 use std::ffi::{CStr, CString};
+use std::path::Path;
 
-use cubecl::cuda::{CudaCompilationOptions, CudaCompiler, install};
+use cubecl::cuda::{CudaCompilationOptions, CudaCompiler};
 use cubecl::ir::features::{Features, Plane};
 use cubecl::ir::{
     DeviceIdentity, DeviceProperties, HardwareProperties, MemoryDeviceProperties, VectorSize,
@@ -53,9 +54,10 @@ pub(super) fn properties(version: u32) -> DeviceProperties {
 pub(super) fn resources(
     kernel: &dyn CubeKernel,
     architecture: Architecture,
+    toolkit: &Path,
 ) -> Result<Resources, String> {
     let source = source(kernel, architecture)?;
-    let log = log_of(&source, architecture.name)?;
+    let log = log_of(&source, architecture.name, toolkit)?;
     parsed(&log).ok_or(format!("no registers in: {log}"))
 }
 
@@ -73,9 +75,9 @@ fn source(kernel: &dyn CubeKernel, architecture: Architecture) -> Result<String,
 }
 
 /// What NVRTC prints of a source that it has compiled to machine code.
-fn log_of(source: &str, architecture: &str) -> Result<String, String> {
-    let include = install::include_path();
-    let path = |dir: &std::path::Path| format!("--include-path={}", dir.display());
+fn log_of(source: &str, architecture: &str, toolkit: &Path) -> Result<String, String> {
+    let include = toolkit.join("include");
+    let path = |dir: &Path| format!("--include-path={}", dir.display());
     let options = [
         format!("--gpu-architecture={architecture}"),
         path(&include),
