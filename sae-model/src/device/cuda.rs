@@ -53,7 +53,7 @@ pub enum CudaNeed {
     /// The driver cannot load what NVRTC compiles.
     #[error(
         "a driver for CUDA {nvrtc}, which NVRTC compiles for: it is one for CUDA {driver}; update the driver, or take NVRTC and \
-         headers of CUDA {driver}"
+         headers of CUDA {driver}: from a toolkit, or since 13.0 by pip install 'nvidia-cuda-nvrtc=={driver}.*' and the like"
     )]
     NewerDriver {
         /// The newest version that the driver knows.
@@ -85,9 +85,12 @@ pub enum CudaNeed {
 }
 
 impl CudaNeed {
-    /// Whether a toolkit, or the wheels of one, has it.
+    /// Whether any toolkit, and the wheels of any, has it.
     fn is_in_toolkit(&self) -> bool {
-        !matches!(self, Self::Driver | Self::Start(_) | Self::Card)
+        matches!(
+            self,
+            Self::Nvrtc | Self::Headers | Self::TheseHeaders { .. }
+        )
     }
 }
 
