@@ -39,6 +39,9 @@ pub struct DataConfig {
     pub window_mb: usize,
     /// Rows that are read together. Default: 1 MiB of float32, or four pages of Parquet if these are larger.
     pub block_rows: Option<usize>,
+    /// Seed of the order of training. Default: the seed of the run. With one order, runs of several seeds share their batches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order_seed: Option<u64>,
     /// Number of reading threads. Default: the number of processors, at most four.
     pub workers: Option<usize>,
     /// Number of evenly spread rows per side that are checked before training; 0 for all. Default: all rows if no side is
@@ -125,6 +128,7 @@ impl DataConfig {
             held_out_labels: None,
             window_mb: default_window_mb(),
             block_rows: None,
+            order_seed: None,
             workers: None,
             check_rows: None,
             class_embeddings: None,
@@ -283,13 +287,13 @@ impl DataConfig {
         }
     }
 
-    /// How to stream the training side with the run's seed.
+    /// How to stream the training side of a run with this seed.
     pub fn streaming(&self, seed: u64) -> Streaming {
         Streaming {
             window_mb: self.window_mb,
             block_rows: self.block_rows,
             workers: self.workers.unwrap_or_else(default_workers),
-            seed,
+            seed: self.order_seed.unwrap_or(seed),
         }
     }
 }

@@ -37,6 +37,7 @@ mod data;
 mod duplicates;
 mod element;
 mod error;
+mod feed;
 mod fingerprint;
 mod limit;
 mod loader;
@@ -44,6 +45,7 @@ mod meanings;
 mod moments;
 mod pool;
 mod selection;
+mod shared;
 mod shuffle;
 mod source;
 mod stream;
@@ -58,13 +60,15 @@ pub use data::ActivationData;
 pub use duplicates::Duplicates;
 pub use element::Element;
 pub use error::DataError;
+pub use feed::Waiting;
 pub use fingerprint::Fingerprint;
 pub use limit::{MaxNorm, norm};
-pub use loader::{ActivationBatch, ActivationLoader, Streaming, Waiting};
+pub use loader::{ActivationBatch, ActivationLoader, Streaming};
 pub use meanings::{
     ImagePlace, Meanings, MediaType, Neighbour, Neighbourhood, Per, RowMeaning, Text, Thumbnail,
     Token,
 };
+pub use shared::{Seat, Series, Share};
 pub use source::{
     Documents, ImageGrid, IndexedShard, Info, Options, ShardIndex, Source, SourceFile, formats,
 };

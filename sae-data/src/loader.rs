@@ -7,7 +7,6 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
@@ -15,7 +14,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::config::default_workers;
 use crate::data::ActivationData;
+use crate::feed::{Feed, Waiting};
 use crate::pool::Pool;
+use crate::shared::{Series, Share};
 use crate::stream::{Job, Stream};
 use crate::window::StreamingPlan;
 
@@ -30,21 +31,6 @@ const BLOCKS_PER_WINDOW: usize = 16;
 pub struct ActivationBatch {
     /// Activations `[B, d]`, float32.
     pub activations: Tensor<2>,
-}
-
-/// Clock of the time that consumers of a loader have waited for batches.
-#[derive(Clone, Debug, Default)]
-pub struct Waiting(Arc<AtomicU64>);
-
-impl Waiting {
-    fn add(&self, time: Duration) {
-        self.0.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
-    }
-
-    /// Total time waited, over all iterators of the loader and its copies.
-    pub fn total(&self) -> Duration {
-        Duration::from_nanos(self.0.load(Ordering::Relaxed))
-    }
 }
 
 /// How training data is streamed.
@@ -121,6 +107,8 @@ pub struct ActivationLoader {
     waiting: Waiting,
     /// The running stream, and the virtual epoch with which it continues.
     stream: Arc<Mutex<Option<(u64, Stream)>>>,
+    /// The pass that batches come from, if they are not read for this loader alone.
+    shared: Option<(Share, Series)>,
 }
 
 /// The batches of virtual epochs.
@@ -209,7 +197,17 @@ impl ActivationLoader {
             device: device.clone(),
             waiting: Waiting::default(),
             stream: Arc::default(),
+            shared: None,
         }
+    }
+
+    /// The same batches, from a pass that other loaders of this data, with batches of this size in this order, have a share in.
+    pub fn in_pass(mut self, share: &Share, series: Series) -> Self {
+        if series == Series::Training {
+            self.job.end = share.batches() * self.job.batch as u64;
+        }
+        self.shared = Some((share.clone(), series));
+        self
     }
 
     /// The clock of this loader.
@@ -222,6 +220,7 @@ impl ActivationLoader {
         let epoch = self.epoch.load(Ordering::Relaxed);
         Arc::new(Self {
             waiting: self.waiting.clone(),
+            shared: self.shared.clone(),
             ..Self::new(self.job.clone(), epochs, epoch, device)
         })
     }
@@ -254,8 +253,22 @@ impl DataLoader<ActivationBatch> for ActivationLoader {
         let left = batches.end - batches.start;
         let end = (batches.end * self.job.batch as u64).min(self.job.end);
         let rows = end.saturating_sub(batches.start * self.job.batch as u64) as usize;
+        let feed = match &self.shared {
+            Some((share, series)) => Feed::Shared {
+                share: share.clone(),
+                job: Box::new(self.job.clone()),
+                series: *series,
+                next: batches.start,
+                // one stream serves the runs of a pass, however long each of them is
+                batches: match series {
+                    Series::Training => share.batches(),
+                    _ => batches.end,
+                },
+            },
+            None => Feed::Own(self.stream(epoch)),
+        };
         Box::new(Batches {
-            stream: Some(self.stream(epoch)),
+            feed: Some(feed),
             next_epoch: (self.epochs.stride > 0).then_some(epoch + 1),
             left,
             device: self.device.clone(),
@@ -300,7 +313,7 @@ impl DataLoader<ActivationBatch> for ActivationLoader {
 
 /// One virtual epoch.
 struct Batches {
-    stream: Option<Stream>,
+    feed: Option<Feed>,
     /// The virtual epoch with which the stream continues.
     next_epoch: Option<u64>,
     /// Batches still to come.
@@ -317,24 +330,23 @@ impl Iterator for Batches {
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.left == 0 {
-            let stream = self.stream.take()?;
-            let mut keep = self.keep.lock().unwrap_or_else(PoisonError::into_inner);
-            *keep = self.next_epoch.map(|epoch| (epoch, stream));
+            if let Feed::Own(stream) = self.feed.take()? {
+                let mut keep = self.keep.lock().unwrap_or_else(PoisonError::into_inner);
+                *keep = self.next_epoch.map(|epoch| (epoch, stream));
+            }
             return None;
         }
-        let start = Instant::now();
-        let data = self.stream.as_ref()?.next();
-        self.waiting.add(start.elapsed());
+        let data = self.feed.as_mut()?.next(&self.waiting);
         self.left -= 1;
         let error = match data {
             Some(Ok(data)) => return Some(Ok(self.deliver(data))),
-            Some(Err(error)) => DatasetError::new(error),
+            Some(Err(error)) => error,
             // not the end of the data: more batches were promised
             None => DatasetError::new(std::io::Error::other(
                 "the loader's thread ended before its batches did",
             )),
         };
-        (self.left, self.stream) = (0, None);
+        (self.left, self.feed) = (0, None);
         Some(Err(error))
     }
 }

@@ -11,8 +11,9 @@ use sae_model::{AnyArchitecture, Architecture};
 
 use crate::config::Written;
 use crate::export::Export;
-use crate::failure::{self, Failure};
+use crate::failure;
 use crate::prepare::{self, Prepared};
+use crate::sweep::{self, PreparedSweep};
 use crate::{config, output};
 
 /// Train a sparse autoencoder on activations.
@@ -34,6 +35,13 @@ struct Arguments {
     /// Override a key of the config, for example --set training.lr=1e-3; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Train one run for each of these values, side by side, for example --sweep training.lr=1e-3,2e-3; several options make
+    /// every combination. The runs lie in the directory of the config's name. The config may have tables [[sweep]], too.
+    #[arg(long, value_name = "KEY=VALUE,VALUE")]
+    sweep: Vec<String>,
+    /// Train at most so many runs of a sweep side by side; the others follow.
+    #[arg(long, value_name = "N")]
+    at_once: Option<NonZeroUsize>,
     /// Start from this saved model in place of fresh parameters: a run directory, or the directory of a model. What the
     /// config does not say about the model is the model's. --resume needs it no more.
     #[arg(long, value_name = "MODEL")]
@@ -76,7 +84,7 @@ pub fn main() -> ExitCode {
         return init(arguments.init.as_deref().unwrap_or_default());
     };
     let (error, code) =
-        match prepare(config, &arguments).map(|prepared| prepared.train(arguments.plain)) {
+        match prepare(config, &arguments).map(|training| training.train(arguments.plain)) {
             Ok(Ok(())) => return ExitCode::SUCCESS,
             Ok(Err(error)) => (error, 1),
             Err(error) => (error, 2),
@@ -86,20 +94,43 @@ pub fn main() -> ExitCode {
 
 /// Prints an error; returns its exit code, which is `code` if it has none of its own.
 fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
-    let remedy = failure::remedy_for_data(error);
-    output::complain(format!("error: {}{remedy}", failure::chain(&**error)));
-    let mut causes = error.chain();
-    let known = causes.find_map(|cause| cause.downcast_ref::<Failure>());
-    ExitCode::from(known.map_or(code, Failure::code))
+    output::complain(format!("error: {}", failure::message(error)));
+    ExitCode::from(failure::code_of(error).unwrap_or(code))
+}
+
+/// What the program has been asked to train.
+enum Training {
+    Run(Box<Prepared>),
+    Sweep(PreparedSweep),
+}
+
+impl Training {
+    fn train(self, plain: bool) -> anyhow::Result<()> {
+        match self {
+            Self::Run(run) => run.train(plain),
+            Self::Sweep(sweep) => sweep.train(plain),
+        }
+    }
 }
 
 /// Checks everything before anything is written.
-fn prepare(config: &Path, arguments: &Arguments) -> anyhow::Result<Prepared> {
+fn prepare(config: &Path, arguments: &Arguments) -> anyhow::Result<Training> {
     use_threads(arguments.threads)?;
     let written = Written::read(config, &arguments.set, arguments.device.as_deref())?;
-    let mut prepared = prepare::prepare(&written, arguments.from.as_deref(), arguments.resume)?;
-    prepared.tensorboard |= arguments.tensorboard;
-    Ok(prepared)
+    let (from, resume) = (arguments.from.as_deref(), arguments.resume);
+    if let Some(runs) = written.sweep(&arguments.sweep)? {
+        let mut sweep = sweep::prepare(&runs, from, resume, arguments.at_once)?;
+        for run in sweep.runs_mut() {
+            run.tensorboard |= arguments.tensorboard;
+        }
+        return Ok(Training::Sweep(sweep));
+    }
+    if arguments.at_once.is_some() {
+        anyhow::bail!("--at-once is for a sweep; give it one with --sweep KEY=VALUE,VALUE");
+    }
+    let mut run = prepare::prepare(&written, from, resume)?;
+    run.tensorboard |= arguments.tensorboard;
+    Ok(Training::Run(Box::new(run)))
 }
 
 /// Prints a config for the architecture of this name.

@@ -75,6 +75,9 @@ pub(crate) enum Failure {
         steps: usize,
         code: u8,
     },
+    /// Of a sweep: what is wrong with each run has been said.
+    #[error("{what}")]
+    Sweep { what: String, code: u8 },
 }
 
 /// The remedy for a failed write.
@@ -135,7 +138,7 @@ impl Failure {
             Self::NonFinite(_) => 10,
             Self::Collapsed(_) => 11,
             Self::Burn(_) => 1,
-            Self::Stopped { code, .. } => *code,
+            Self::Stopped { code, .. } | Self::Sweep { code, .. } => *code,
         }
     }
 }
@@ -155,6 +158,7 @@ Exit codes:
   9    --resume: there is no checkpoint that the run can go on from
   10   NaN or infinity
   11   the run has collapsed: hardly any latent is active, most are dead, or FVU stays above 1
+  12   a sweep: several runs have failed, with different codes; if they have the same, it is that
   130  stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP (the terminal is gone); a checkpoint is kept
   141  the reader of standard output has gone (`| head`); a checkpoint is kept";
 
@@ -182,8 +186,20 @@ impl Outcome {
     }
 }
 
+/// The exit code of an error that has one of its own.
+pub(crate) fn code_of(error: &anyhow::Error) -> Option<u8> {
+    let mut causes = error.chain();
+    let known = causes.find_map(|cause| cause.downcast_ref::<Failure>());
+    known.map(Failure::code)
+}
+
+/// An error and its causes, with the remedy.
+pub(crate) fn message(error: &anyhow::Error) -> String {
+    chain(&**error) + &remedy_for_data(error)
+}
+
 /// The build option to add if the data cannot be read because a feature is missing; empty otherwise.
-pub(crate) fn remedy_for_data(error: &anyhow::Error) -> String {
+fn remedy_for_data(error: &anyhow::Error) -> String {
     let data = error
         .chain()
         .find_map(|cause| cause.downcast_ref::<DataConfigError>());

@@ -115,13 +115,8 @@ impl MetricsFile {
         self.seconds_before + self.started.elapsed().as_secs_f64()
     }
 
-    /// Waits until `step` steps are recorded and syncs the file; returns its position, and the held-out FVU if
-    /// `validated`.
-    pub(crate) fn position(
-        &self,
-        step: usize,
-        validated: bool,
-    ) -> Result<(MetricsPosition, Option<f64>), Failure> {
+    /// Waits until `step` steps are recorded, and the validation of this step if it is `validated`.
+    fn recorded(&self, step: usize, validated: bool) -> Result<MutexGuard<'_, State>, Failure> {
         let behind = |state: &mut State| {
             let held_out = state.validated.is_some_and(|(at, _)| at == step);
             state.failure.is_none() && (state.step < step || (validated && !held_out))
@@ -137,6 +132,17 @@ impl MetricsFile {
             let message = format!("the records of step {step} do not arrive");
             return Err(Failure::write(&self.path)(io::Error::other(message)));
         }
+        Ok(state)
+    }
+
+    /// Waits until `step` steps are recorded and syncs the file; returns its position, and the held-out FVU if
+    /// `validated`.
+    pub(crate) fn position(
+        &self,
+        step: usize,
+        validated: bool,
+    ) -> Result<(MetricsPosition, Option<f64>), Failure> {
+        let state = self.recorded(step, validated)?;
         state.file.sync_data().map_err(Failure::write(&self.path))?;
         let position = MetricsPosition {
             bytes: state.bytes,
@@ -155,9 +161,13 @@ impl MetricsFile {
         self.state().failure.take()
     }
 
-    /// Appends the record of the whole held-out set, after all other records of the run.
-    pub(crate) fn append_whole(&self, record: Map<String, Value>) -> Result<(), Failure> {
-        let mut state = self.state();
+    /// Appends the record of the whole held-out set, after all other records of the run, which has `step` steps.
+    pub(crate) fn append_whole(
+        &self,
+        step: usize,
+        record: Map<String, Value>,
+    ) -> Result<(), Failure> {
+        let mut state = self.recorded(step, true)?;
         self.append_line(&mut state, record, "held_out_all");
         state.failure.take().map_or(Ok(()), Err)
     }
@@ -331,6 +341,27 @@ mod tests {
         assert_eq!(position.blake3, position_of(&text).blake3);
         assert_eq!((position.bytes, fvu), (text.len() as u64, None));
         assert!(position.seconds >= 2.0);
+    }
+
+    #[test]
+    fn the_record_of_all_held_out_rows_is_the_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let file = MetricsFile::open(&path, 0, None).unwrap();
+        let schedule = Schedule::new(1.0, 0, 0.0, 9);
+        std::thread::scope(|scope| {
+            let last = scope.spawn(|| file.append_whole(1, Map::new()));
+            std::thread::sleep(Duration::from_millis(50)); // Burn's thread is late
+            file.append(Map::new(), true, schedule);
+            file.append(Map::new(), false, schedule);
+            last.join().unwrap().unwrap();
+        });
+        let text = std::fs::read_to_string(&path).unwrap();
+        let splits: Vec<Value> = text
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["split"].clone())
+            .collect();
+        assert_eq!(splits, ["train", "held_out", "held_out_all"]);
     }
 
     #[test]

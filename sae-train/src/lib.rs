@@ -3,6 +3,7 @@
 
 pub mod cli;
 
+mod announce;
 mod checkpoint;
 mod collapse;
 mod config;
@@ -23,6 +24,7 @@ mod schedule;
 mod signals;
 mod start;
 mod steps;
+mod sweep;
 mod sys;
 mod tensorboard;
 mod train;

@@ -66,10 +66,25 @@ impl Estimate {
     }
 
     fn total(&self) -> u128 {
-        let copies = if self.trained_here { 4 } else { 1 };
-        [self.batch, self.codes, self.windows]
-            .into_iter()
-            .fold(self.parameters.saturating_mul(copies), u128::saturating_add)
+        let parts = [self.kept(), self.of_step(), self.windows];
+        parts.into_iter().fold(0, u128::saturating_add)
+    }
+
+    /// What stays from step to step: the parameters and Adam's moments.
+    fn kept(&self) -> u128 {
+        let copies = if self.trained_here { 3 } else { 1 };
+        self.parameters.saturating_mul(copies)
+    }
+
+    /// What only a step needs: the gradients, and what belongs to a batch.
+    fn of_step(&self) -> u128 {
+        let gradients = if self.trained_here {
+            self.parameters
+        } else {
+            0
+        };
+        let batch = self.batch.saturating_add(self.codes);
+        gradients.saturating_add(batch)
     }
 
     /// The config key of the largest part, its value, and what to use instead.
@@ -110,9 +125,56 @@ impl fmt::Display for Estimate {
 
 /// Fails if training on `train` cannot fit.
 pub(crate) fn check(config: &Config, train: &ActivationData) -> Result<(), ConfigError> {
+    judge(config, &estimate(config, train)?, available())
+}
+
+/// Fails if runs that train beside each other on `train`, and take turns, cannot fit.
+pub(crate) fn check_together(
+    configs: &[&Config],
+    train: &ActivationData,
+) -> Result<(), ConfigError> {
+    let estimates = configs.iter().map(|config| estimate(config, train));
+    let estimates: Vec<Estimate> = estimates.collect::<Result<_, _>>()?;
+    judge_together(&estimates, available())
+}
+
+fn estimate(config: &Config, train: &ActivationData) -> Result<Estimate, ConfigError> {
     let model = config.resolve(DataScale::unknown(train.width()))?.model;
-    let estimate = Estimate::of(config, &model, train.rows());
-    judge(config, &estimate, available())
+    Ok(Estimate::of(config, &model, train.rows()))
+}
+
+fn judge_together(estimates: &[Estimate], available: Option<u128>) -> Result<(), ConfigError> {
+    let limit = available.unwrap_or(ABSURD);
+    let needed = together(estimates);
+    if needed <= limit {
+        return Ok(());
+    }
+    let fit = |at_once: &usize| {
+        estimates
+            .chunks(*at_once)
+            .all(|part| together(part) <= limit)
+    };
+    let remedy = match (1..estimates.len()).rev().find(fit) {
+        Some(at_once) => format!("train {at_once} of them at once (--at-once {at_once})"),
+        None => "use fewer latents: not each of them fits alone".into(),
+    };
+    let (runs, needed, limit) = (estimates.len(), size(needed), size(limit));
+    let message = format!(
+        "runs that share a pass over the data need at least {needed} of memory (of every run the parameters and Adam's moments, \
+         and the largest step), but only {limit} is available; {remedy}"
+    );
+    Err(invalid("sweep", format!("{runs} runs"), message))
+}
+
+/// Bytes that runs of one pass hold at least: one of them computes at a time.
+fn together(estimates: &[Estimate]) -> u128 {
+    let all = |of: fn(&Estimate) -> u128| estimates.iter().map(of);
+    let kept = all(Estimate::kept).fold(0, u128::saturating_add);
+    let step = all(Estimate::of_step).max().unwrap_or(0);
+    let windows = all(|estimate| estimate.windows).max().unwrap_or(0);
+    [kept, step, windows]
+        .into_iter()
+        .fold(0, u128::saturating_add)
 }
 
 fn judge(config: &Config, estimate: &Estimate, available: Option<u128>) -> Result<(), ConfigError> {
@@ -217,6 +279,29 @@ mod tests {
             let estimate = Estimate::of(&attention, &model, 7);
             assert_eq!(estimate.total(), (1000 * 20 + 20 * 20) * 4 + 560);
         }
+    }
+
+    #[test]
+    fn runs_that_take_turns_need_one_step_and_all_moments() {
+        let config = config(&["model.architecture=topk"]);
+        let model = SaeConfig::new(TopK::default(), 20, 1000);
+        let one = Estimate::of(&config, &model, 7);
+        assert_eq!(together(&[one]), one.total());
+        assert_eq!(together(&[one; 5]), one.total() + 4 * 3 * one.parameters);
+        let just = |runs: usize| Some(together(&vec![one; runs]));
+        assert!(judge_together(&[one; 5], just(5)).is_ok());
+        let refused = |available| {
+            judge_together(&[one; 5], available)
+                .unwrap_err()
+                .to_string()
+        };
+        let error = refused(Some(just(3).unwrap() + 1));
+        assert!(
+            error.starts_with("sweep = 5 runs: runs that share a pass")
+                && error.ends_with("(--at-once 3)"),
+            "{error}"
+        );
+        assert!(refused(Some(10)).ends_with("not each of them fits alone"));
     }
 
     #[test]

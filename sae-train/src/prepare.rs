@@ -6,12 +6,12 @@ use anyhow::{Result, anyhow, bail};
 use burn::tensor::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 use sae_data::config::Split;
-use sae_data::{ActivationData, MaxNorm, Summary};
+use sae_data::{ActivationData, Fingerprint, MaxNorm, Summary};
 use sae_model::device::{DeviceError, DeviceName};
-use sae_run::{Raise, RunDir};
+use sae_run::{Raise, RunDir, Sides};
 
 use crate::checkpoint::{Checkpoints, Found};
-use crate::config::{Config, Resolved, Written, invalid};
+use crate::config::{Config, ConfigError, Resolved, Written, invalid};
 use crate::failure::{Failure, chain};
 use crate::lock::RunLock;
 use crate::memory;
@@ -24,13 +24,7 @@ pub(crate) struct Prepared {
     /// The config, resolved by the recipe and the data.
     pub(crate) resolved: Resolved,
     pub(crate) device: Device,
-    pub(crate) train: ActivationData,
-    pub(crate) held_out: ActivationData,
-    pub(crate) train_summary: Summary,
-    pub(crate) held_out_summary: Summary,
-    /// The held-out rows that validations use, and their variance `mean ||x - mean(x)||^2`.
-    pub(crate) validated: ActivationData,
-    pub(crate) validated_variance: f64,
+    pub(crate) data: Measured,
     pub(crate) provenance: Provenance,
     /// The model to start from, in place of fresh parameters.
     pub(crate) start: Option<Start>,
@@ -46,65 +40,156 @@ pub(crate) struct Prepared {
     pub(crate) found: Found,
 }
 
+/// A run whose config, directory and device are right; nobody has looked at its data.
+pub(crate) struct Asked {
+    /// As it was written.
+    pub(crate) config: Config,
+    device: Device,
+    /// Which card the device is, if it is one.
+    card: Option<String>,
+    start: Option<Start>,
+    dir: RunDir,
+    lock: Option<RunLock>,
+    asked_to_resume: bool,
+}
+
+/// The data of a run: opened, limited to `data.max_norm`, and measured. Runs of one `[data]` share it.
+#[derive(Clone)]
+pub(crate) struct Measured {
+    pub(crate) train: ActivationData,
+    pub(crate) held_out: ActivationData,
+    pub(crate) train_summary: Summary,
+    pub(crate) held_out_summary: Summary,
+    /// The held-out rows that validations use, and their variance `mean ||x - mean(x)||^2`.
+    pub(crate) validated: ActivationData,
+    pub(crate) validated_variance: f64,
+    fingerprints: Sides<Fingerprint>,
+    /// About how many rows of each side are checked, and the limit of norms.
+    check_rows: usize,
+    limit: MaxNorm,
+}
+
 /// Checks a run from config to data; `from` is the saved model to start from.
 pub(crate) fn prepare(written: &Written, from: Option<&Path>, resume: bool) -> Result<Prepared> {
+    let asked = ask(written, from, resume)?;
+    let data = measure(&asked, |train| {
+        asked.check_batch(train)?;
+        Ok(memory::check(&asked.config, train)?)
+    })?;
+    asked.with(data)
+}
+
+/// Checks a run as far as that is possible without its data.
+pub(crate) fn ask(written: &Written, from: Option<&Path>, resume: bool) -> Result<Asked> {
     let start = start(&RunDir::new(written.run_dir()), from, resume)?;
     let config = written.complete(start.as_ref().map(Start::fixed))?;
     let dir = RunDir::new(config.run_dir());
-    let asked_to_resume = resume;
-    let resume = resume && dir.has_begun();
-    let lock = if resume {
+    let lock = if resume && dir.has_begun() {
         Some(RunLock::take(&dir)?)
     } else {
         run::check_new(&dir)?;
         None
     };
     let (device, card) = open_device(&config.device)?;
-    let (Split { train, held_out }, check_rows, limit) = rows(&config, resume)?;
+    Ok(Asked {
+        device,
+        card,
+        config,
+        start,
+        dir,
+        lock,
+        asked_to_resume: resume,
+    })
+}
+
+/// Opens and measures the data of a run. What `fits` refuses is found before the data is read.
+pub(crate) fn measure(
+    asked: &Asked,
+    fits: impl FnOnce(&ActivationData) -> Result<()>,
+) -> Result<Measured> {
+    let config = &asked.config;
+    let split = open_data(config, asked.lock.is_some())?;
+    asked.check_width(&split.train)?;
+    let check_rows = config.data.resolved_check_rows(&split);
+    let (Split { train, held_out }, limit) = within_max_norm(config, split)?;
+    fits(&train)?;
     let train_summary = summary(&train, check_rows)?;
     let held_out_summary = summary(&held_out, check_rows)?;
     let (validated, validated_variance) =
         validation(&held_out, &held_out_summary, config.training.validate_rows)?;
-    let written_out = |config: &Config| -> Result<(Resolved, Config)> {
-        let resolved = config.resolve_for(&train_summary.typical)?;
-        let mut config = config.written_out(&resolved, &train, check_rows);
-        config.data.max_norm = limit;
-        Ok((resolved, config))
-    };
-    let as_asked = config;
-    let (resolved, config) = written_out(&as_asked)?;
-    let summaries = [&train_summary, &held_out_summary];
-    let mut provenance = run::provenance(&config, [&train, &held_out], summaries)?;
-    provenance.card = card;
-    provenance.from = start.as_ref().map(|start| start.origin.clone());
-    let mut found = Found::default();
-    if resume {
-        let recorded = run::recorded_steps(&dir)?;
-        let steps = as_asked.training.steps;
-        let before = recorded.filter(|before| *before < steps).unwrap_or(steps);
-        let (_, was) = written_out(&as_asked.with_steps(before))?;
-        found = resumed(&dir, [&was, &config], &mut provenance)?;
-    }
-    let checkpoints = run::checkpoints(&dir, &config, &provenance);
-    Ok(Prepared {
-        config,
-        resolved,
-        device,
+    Ok(Measured {
+        fingerprints: Sides {
+            train: train.fingerprint()?,
+            held_out: held_out.fingerprint()?,
+        },
         train,
         held_out,
         train_summary,
         held_out_summary,
         validated,
         validated_variance,
-        provenance,
-        start,
-        tensorboard: dir.tensorboard().exists(),
-        dir,
-        lock,
-        checkpoints,
-        asked_to_resume,
-        found,
+        check_rows,
+        limit,
     })
+}
+
+impl Asked {
+    /// Fails if the activations do not have the width of the model to start from.
+    pub(crate) fn check_width(&self, train: &ActivationData) -> Result<(), ConfigError> {
+        match &self.config.fixed {
+            Some(fixed) => fixed.check_width(train.path(), train.width()),
+            None => Ok(()),
+        }
+    }
+
+    /// Fails if a batch has more rows than the training data.
+    pub(crate) fn check_batch(&self, train: &ActivationData) -> Result<(), ConfigError> {
+        let (batch, rows) = (self.config.training.batch_size, train.rows());
+        if batch > rows {
+            let remedy = format!("larger than the training data; use at most its {rows} rows");
+            return Err(invalid("training.batch_size", batch, remedy));
+        }
+        Ok(())
+    }
+
+    /// The run on this data, which is that of its config.
+    pub(crate) fn with(self, data: Measured) -> Result<Prepared> {
+        let written_out = |config: &Config| -> Result<(Resolved, Config)> {
+            let resolved = config.resolve_for(&data.train_summary.typical)?;
+            let mut config = config.written_out(&resolved, &data.train, data.check_rows);
+            config.data.max_norm = data.limit;
+            Ok((resolved, config))
+        };
+        let Self { config, dir, .. } = self;
+        let as_asked = config;
+        let (resolved, config) = written_out(&as_asked)?;
+        let summaries = [&data.train_summary, &data.held_out_summary];
+        let mut provenance = run::provenance(&config, data.fingerprints.clone(), summaries);
+        provenance.card = self.card;
+        provenance.from = self.start.as_ref().map(|start| start.origin.clone());
+        let mut found = Found::default();
+        if self.lock.is_some() {
+            let recorded = run::recorded_steps(&dir)?;
+            let steps = as_asked.training.steps;
+            let before = recorded.filter(|before| *before < steps).unwrap_or(steps);
+            let (_, was) = written_out(&as_asked.with_steps(before))?;
+            found = resumed(&dir, [&was, &config], &mut provenance)?;
+        }
+        Ok(Prepared {
+            checkpoints: run::checkpoints(&dir, &config, &provenance),
+            config,
+            resolved,
+            device: self.device,
+            data,
+            provenance,
+            start: self.start,
+            tensorboard: dir.tensorboard().exists(),
+            dir,
+            lock: self.lock,
+            asked_to_resume: self.asked_to_resume,
+            found,
+        })
+    }
 }
 
 /// The checkpoint to continue from, of a run whose config was `was` and is to be `config`: the same, or with more steps.
@@ -147,20 +232,6 @@ fn start(dir: &RunDir, from: Option<&Path>, resume: bool) -> Result<Option<Start
     }
 }
 
-/// Both sides of the data within `data.max_norm`, about how many rows of each are checked, and the limit. Fails if they cannot
-/// be trained on.
-fn rows(config: &Config, resume: bool) -> Result<(Split, usize, MaxNorm)> {
-    let split = open_data(config, resume)?;
-    if let Some(fixed) = &config.fixed {
-        fixed.check_width(split.train.path(), split.train.width())?;
-    }
-    let check_rows = config.data.resolved_check_rows(&split);
-    let (split, limit) = within_max_norm(config, split)?;
-    check_batch(config.training.batch_size, split.train.rows())?;
-    memory::check(config, &split.train)?;
-    Ok((split, check_rows, limit))
-}
-
 /// Opens the data. Also opens the classes and the true concepts, so that evaluation does not find their mistakes after
 /// training.
 fn open_data(config: &Config, resume: bool) -> Result<Split> {
@@ -186,15 +257,6 @@ fn open_device(name: &str) -> Result<(Device, Option<String>)> {
         ),
         error => error.into(),
     })
-}
-
-/// Fails if a batch has more rows than the training data.
-fn check_batch(batch: usize, rows: usize) -> Result<()> {
-    if batch > rows {
-        let remedy = format!("larger than the training data; use at most its {rows} rows");
-        bail!(invalid("training.batch_size", batch, remedy));
-    }
-    Ok(())
 }
 
 /// The rows within `data.max_norm`, and the limit that applies.

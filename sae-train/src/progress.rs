@@ -1,6 +1,8 @@
-//! Plain progress lines, for logs and pipes; on a terminal Burn's TUI takes their place.
+//! Plain progress lines, for logs and pipes. On a terminal Burn's TUI takes their place, or the table of a sweep, which shows the
+//! last line of every run.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
@@ -10,11 +12,16 @@ use burn::train::renderer::{
     MetricsRendererTraining,
 };
 
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
 use crate::metrics::Names;
-use crate::output::say;
+use crate::output::Speaker;
 
 /// Prints one line per `log_every` steps, and one per validation.
 pub(crate) struct PlainLines {
+    speaker: Speaker,
+    /// The row of a table in which the lines appear, if they are not printed.
+    row: Option<Row>,
     names: Names,
     /// Latest value of each metric, by name.
     latest: BTreeMap<String, f64>,
@@ -41,8 +48,11 @@ impl PlainLines {
         total_steps: usize,
         step: usize,
         validated: String,
+        row: Option<Row>,
     ) -> Self {
         Self {
+            speaker: Speaker::here(),
+            row,
             terms,
             validated,
             names: Names::default(),
@@ -93,7 +103,7 @@ impl PlainLines {
             .map_or(0.0, |start| start.elapsed().as_secs_f64());
         let rate = (self.step - self.first_step) as f64 / elapsed.max(1e-9);
         let eta = (self.total_steps - self.step) as f64 / rate;
-        say(format!(
+        let line = format!(
             "step {:>width$}/{}  {}  {:.0} rows/s  ETA {}",
             self.step,
             self.total_steps,
@@ -101,7 +111,53 @@ impl PlainLines {
             rate * self.batch_size as f64,
             clock(eta),
             width = self.total_steps.to_string().len(),
-        ));
+        );
+        match &self.row {
+            Some(row) => row.step(line),
+            None => self.speaker.say(line),
+        }
+    }
+}
+
+/// A run's row of the table of a sweep.
+#[derive(Clone)]
+pub(crate) struct Row {
+    bar: ProgressBar,
+    /// What the last validation said.
+    held_out: Arc<Mutex<String>>,
+}
+
+impl Row {
+    /// The next row of a table.
+    pub(crate) fn new(table: &MultiProgress, name: &str) -> Self {
+        let style = ProgressStyle::with_template("{prefix}  {wide_msg}");
+        let bar = ProgressBar::new_spinner().with_prefix(name.to_string());
+        let bar = bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        let bar = table.add(bar);
+        bar.set_message("waits");
+        Self {
+            bar,
+            held_out: Arc::default(),
+        }
+    }
+
+    fn held_out(&self, fvu: f64) {
+        *self.last() = format!("held out FVU {fvu:.4}  ");
+    }
+
+    fn last(&self) -> MutexGuard<'_, String> {
+        self.held_out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn step(&self, line: String) {
+        let held_out = self.last().clone();
+        self.bar.set_message(held_out + &line);
+    }
+
+    /// Shows how the run has ended.
+    pub(crate) fn end(&self, how: &str) {
+        let held_out = self.last().clone();
+        self.bar.abandon_with_message(held_out + how);
     }
 }
 
@@ -150,7 +206,13 @@ impl TrainingProgressLogger for PlainLines {
     fn end_split(&mut self) {
         if !self.in_training {
             let (step, rows, values) = (self.step, &self.validated, self.values());
-            say(format!("held out{rows} at step {step}: {values}"));
+            match &self.row {
+                Some(row) => row.held_out(self.value("fvu")),
+                None => {
+                    let line = format!("held out{rows} at step {step}: {values}");
+                    self.speaker.say(line);
+                }
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Starts a new run directory, or continues in an existing one.
 
 use anyhow::{Context, Result, bail};
-use sae_data::{ActivationData, Fingerprint, Summary};
+use sae_data::{Fingerprint, Summary};
 use sae_run::{FREE_TO_CHANGE, Raise, RunDir, Sides};
 use toml::{Table, Value};
 
@@ -24,10 +24,10 @@ pub(crate) type Provenance = sae_run::Provenance<Fingerprint>;
 /// The provenance of the run of `config` by this process.
 pub(crate) fn provenance(
     config: &Config,
-    [train, held_out]: [&ActivationData; 2],
+    data: Sides<Fingerprint>,
     summaries: [&Summary; 2],
-) -> Result<Provenance> {
-    Ok(Provenance {
+) -> Provenance {
+    Provenance {
         version: env!("CARGO_PKG_VERSION").into(),
         burn: env!("SAE_BURN").into(),
         git_revision: Some(env!("SAE_REVISION").into())
@@ -36,14 +36,11 @@ pub(crate) fn provenance(
         card: None,
         threads: rayon::current_num_threads(),
         seed: config.seed,
-        data: Sides {
-            train: train.fingerprint()?,
-            held_out: held_out.fingerprint()?,
-        },
+        data,
         variances: summaries.map(|summary| summary.variance),
         from: None,
         raised: Vec::new(),
-    })
+    }
 }
 
 /// The identity of a run: BLAKE3 of everything that its numbers depend on.

@@ -31,7 +31,7 @@ use crate::sys;
 use crate::whole::WholeSet;
 
 /// The message when nobody reads standard output any more.
-const READER_GONE: &str = "stopped (the reader of standard output has gone)";
+pub(crate) const READER_GONE: &str = "stopped (the reader of standard output has gone)";
 
 /// When to validate, to save and to end, in steps from the beginning of the run.
 #[derive(Clone, Copy, Debug)]
@@ -281,7 +281,8 @@ impl Session<'_> {
         if let Some(record) = whole {
             self.interrupter.fail_on_error(self.events.flush());
             say(record.line(self.step));
-            self.steps.metrics.append_whole(record.into_map())?;
+            let record = record.into_map();
+            self.steps.metrics.append_whole(self.step, record)?;
         }
         self.validated = true;
         Ok(())

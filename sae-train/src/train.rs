@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use burn::train::{Learner, SupervisedTraining, TrainingStrategy};
-use sae_data::{ActivationLoader, Waiting};
+use sae_data::{ActivationLoader, Series, Share, Waiting};
 use sae_model::ops;
 use sae_model::verdict::RunFacts;
 use sae_model::{Architecture, saved};
-use sae_run::{Raise, Usage};
+use sae_run::Usage;
 
 use crate::checkpoint::{self, MODEL, OPTIMIZER, Part, SCHEDULER, Writer};
 use crate::collapse::{Streak, Watch};
@@ -21,7 +21,7 @@ use crate::metrics::Mean;
 use crate::nonfinite::NonFinite;
 use crate::output::{self, say};
 use crate::prepare::Prepared;
-use crate::progress::PlainLines;
+use crate::progress::{PlainLines, Row};
 use crate::run;
 use crate::signals::Signals;
 use crate::steps::{Cadence, Steps};
@@ -36,15 +36,51 @@ struct Setup {
     metrics: Arc<MetricsFile>,
 }
 
+/// Where a run trains: alone in its process, or as one of a sweep.
+pub(crate) struct Place {
+    pub(crate) signals: Signals,
+    /// True if Burn's dashboard has the terminal.
+    pub(crate) use_tui: bool,
+    /// Its part in the pass of a sweep.
+    pub(crate) share: Option<Share>,
+    /// Its row of a table, if there is one.
+    pub(crate) row: Option<Row>,
+}
+
+impl Place {
+    /// The batches of a loader, from the pass that the run has a share in.
+    fn shared(&self, loader: ActivationLoader, series: Series) -> ActivationLoader {
+        match &self.share {
+            Some(share) => loader.in_pass(share, series),
+            None => loader,
+        }
+    }
+
+    /// Time for which the run has waited while others computed.
+    fn away(&self) -> Duration {
+        self.share.as_ref().map_or(Duration::ZERO, Share::away)
+    }
+}
+
 impl Prepared {
-    /// Trains to the last step and saves the model. Shows a dashboard on a terminal, unless `plain`. A run that stops
-    /// early is an error.
-    pub(crate) fn train(mut self, plain: bool) -> Result<()> {
+    /// Trains alone in this process; shows a dashboard on a terminal, unless `plain`.
+    pub(crate) fn train(self, plain: bool) -> Result<()> {
+        self.train_in(&Place {
+            signals: Signals::watch().context("watching for Ctrl-C")?,
+            use_tui: !plain && std::io::stdout().is_terminal(),
+            share: None,
+            row: None,
+        })
+    }
+
+    /// Trains to the last step and saves the model. A run that stops early is an error.
+    pub(crate) fn train_in(mut self, place: &Place) -> Result<()> {
+        let use_tui = place.use_tui;
         let config = &self.config;
         let settings = trainer::settings(
             &self.resolved,
-            &self.train_summary.typical,
-            self.validated_variance,
+            &self.data.train_summary.typical,
+            self.data.validated_variance,
             self.config.training.dead_window,
         );
         let _lock = match self.lock.take() {
@@ -55,21 +91,23 @@ impl Prepared {
             None => run::create(&self.dir, config, &self.provenance, self.start.as_ref())?,
         };
         run::write_config(&self.dir, config)?;
-        let use_tui = !plain && std::io::stdout().is_terminal();
-        crate::logging::start(&self.dir.log())?;
+        match place.share {
+            Some(_) => crate::logging::of_this_thread(&self.dir.log())?,
+            None => crate::logging::start(&self.dir.log())?,
+        }
         self.checkpoints.tidy(&self.found.damaged)?;
         let done = self.steps_done();
         tracing::info!(run = config.run_name(), done, "training starts");
-        self.announce(done);
+        self.announce(done, place.share.is_none());
         let learner = self.learner(settings)?;
         let outcome = Arc::new(Outcome::default());
-        let setup = self.supervised(use_tui, &outcome)?;
-        let started = Instant::now();
+        let setup = self.supervised(place, &outcome)?;
+        let (started, away) = (Instant::now(), place.away());
         if use_tui {
             output::hold();
         }
         let result = setup.builder.launch(learner);
-        let elapsed = started.elapsed();
+        let elapsed = started.elapsed().saturating_sub(place.away() - away);
         drop(result.renderer); // gives the terminal back
         if use_tui {
             output::release();
@@ -82,101 +120,21 @@ impl Prepared {
             return Err(anyhow!("training failed: {}", chain(&*error)));
         }
         let held_up = [setup.waiting.total(), setup.writer.held_up()];
-        self.finish(&result.model, &setup.metrics, elapsed, held_up)
+        self.finish(&result.model, &setup.metrics, elapsed, held_up)?;
+        if place.share.is_none() {
+            say(format!("model: {}", self.dir.model().display()));
+            let run = self.dir.path().display();
+            say(format!("report: cargo xtask eval {run}"));
+        }
+        Ok(())
     }
 
     /// Steps done at the checkpoint to continue from; 0 without one.
-    fn steps_done(&self) -> usize {
+    pub(crate) fn steps_done(&self) -> usize {
         self.found
             .newest
             .as_ref()
             .map_or(0, |position| position.step)
-    }
-
-    /// Prints what is trained, with warnings about the data. A dashboard hides this until it closes.
-    fn announce(&self, done: usize) {
-        let c = &self.config;
-        say(format!(
-            "run {}: {}, {} latents, width {}, {} training rows, {} held out, device {}",
-            c.run_name(),
-            self.resolved.model.architecture.describe(),
-            c.model.n_latents,
-            self.train.width(),
-            self.train.rows(),
-            self.held_out.rows(),
-            sae_run::on_card(&c.device, self.provenance.card.as_deref()),
-        ));
-        if let Some(from) = &self.provenance.from {
-            let (path, sum) = (from.path.display(), &from.blake3);
-            say(format!(
-                "starts from the model {path} (BLAKE3 of its parameters: {sum})"
-            ));
-        }
-        self.say_pre_bias();
-        self.say_left_out();
-        self.say_notes();
-        self.say_raises();
-        if done > 0 {
-            say(format!("continuing after step {done}"));
-        } else if self.asked_to_resume {
-            say("there is no checkpoint to continue from; starting from the beginning");
-        }
-    }
-
-    /// Prints where the number of steps was changed, and what that means.
-    fn say_raises(&self) {
-        for raise in &self.provenance.raised {
-            let Raise { at, from, to, .. } = raise;
-            say(format!(
-                "raised from {from} to {to} steps after step {at}: from there on the learning rate, and all else that follows the \
-                 number of steps, is that of step {} of {to}; a run of {to} steps from the start is another run",
-                at + 1
-            ));
-        }
-    }
-
-    /// Prints why there is no pre-bias, if the architecture could have one.
-    fn say_pre_bias(&self) {
-        let model = &self.resolved.model;
-        if self.start.is_none() && !model.pre_bias && model.architecture.pre_bias(f64::INFINITY) {
-            let ratio = self.train_summary.typical.mean_over_sigma();
-            say(format!(
-                "no pre-bias: the mean of the rows is {ratio:.2} sigma long (model.pre_bias)"
-            ));
-        }
-    }
-
-    /// Prints how many rows were left out because of their norm.
-    fn say_left_out(&self) {
-        let Some(limit) = self.config.data.max_norm.number() else {
-            return;
-        };
-        let sides = [(&self.train, "training"), (&self.held_out, "held-out")];
-        if sides.iter().all(|(data, _)| data.rows_left_out() == 0) {
-            return;
-        }
-        let [train, held_out] = sides.map(|(data, side)| {
-            let left_out = data.rows_left_out();
-            let all = data.rows() + left_out;
-            let percent = 100.0 * left_out as f64 / all as f64;
-            format!("{left_out} of {all} {side} rows ({percent:.3} %)")
-        });
-        let medians = limit / self.train_summary.typical.median_norm;
-        say(format!(
-            "left out: {train} and {held_out}, of norms above {limit:.4}, {medians:.1} times the median (data.max_norm)"
-        ));
-    }
-
-    /// Prints the warnings about both sides of the data.
-    fn say_notes(&self) {
-        let train = self.train_summary.warnings();
-        let held_out = self.held_out_summary.warnings();
-        for note in &train {
-            say(format!("note: {note}"));
-        }
-        for note in held_out.iter().filter(|note| !train.contains(note)) {
-            say(format!("note (held-out rows): {note}"));
-        }
     }
 
     /// Model, optimizer and schedule, from the checkpoint to continue from if there is one.
@@ -184,7 +142,7 @@ impl Prepared {
         let (seed, steps) = (self.config.seed, self.config.training.steps);
         let origin = match &self.start {
             Some(start) => Parameters::Of(&start.sae),
-            None => Parameters::Fresh(&self.train_summary.typical.mean),
+            None => Parameters::Fresh(&self.data.train_summary.typical.mean),
         };
         let (mut learner, mut optimizer, mut scheduler) = trainer::start(
             &self.resolved,
@@ -203,10 +161,10 @@ impl Prepared {
     }
 
     /// Burn's trainer, set up for the remaining steps of this run.
-    fn supervised(&self, use_tui: bool, outcome: &Arc<Outcome>) -> Result<Setup> {
+    fn supervised(&self, place: &Place, outcome: &Arc<Outcome>) -> Result<Setup> {
         let (t, done) = (&self.config.training, self.steps_done());
         let train = ActivationLoader::training(
-            &self.train,
+            &self.data.train,
             t.batch_size,
             &self.config.data.streaming(self.config.seed),
             done..t.steps,
@@ -214,7 +172,10 @@ impl Prepared {
             &self.device,
         );
         let waiting = train.waiting();
-        let held_out = ActivationLoader::evaluation(&self.validated, t.batch_size, &self.device);
+        let train = place.shared(train, Series::Training);
+        let held_out =
+            ActivationLoader::evaluation(&self.data.validated, t.batch_size, &self.device);
+        let held_out = place.shared(held_out, Series::Validation);
         let position = self.found.newest.as_ref().map(|position| &position.metrics);
         let metrics = MetricsFile::open(&self.dir.metrics(), done, position)?;
         if self.tensorboard {
@@ -244,15 +205,23 @@ impl Prepared {
         for term in terms {
             builder = builder.metric_train_numeric(Mean::term(term));
         }
-        if !use_tui {
-            let validated = match (self.validated.rows(), self.held_out.rows()) {
+        if !place.use_tui {
+            let validated = match (self.data.validated.rows(), self.data.held_out.rows()) {
                 (some, all) if some < all => format!(" ({some} of {all} rows)"),
                 _ => String::new(),
             };
-            let lines = PlainLines::new(terms, t.log_every, t.batch_size, t.steps, done, validated);
+            let lines = PlainLines::new(
+                terms,
+                t.log_every,
+                t.batch_size,
+                t.steps,
+                done,
+                validated,
+                place.row.clone(),
+            );
             builder = builder.renderer(Box::new(lines));
         }
-        let steps = self.steps(use_tui, metrics.clone(), writer.clone(), outcome)?;
+        let steps = self.steps(place, metrics.clone(), writer.clone(), outcome)?;
         let strategy = TrainingStrategy::Custom(Arc::new(steps));
         Ok(Setup {
             builder: builder.with_training_strategy(strategy),
@@ -265,7 +234,7 @@ impl Prepared {
     /// The training loop.
     fn steps(
         &self,
-        use_tui: bool,
+        place: &Place,
         metrics: Arc<MetricsFile>,
         writer: Arc<Writer>,
         outcome: &Arc<Outcome>,
@@ -290,7 +259,7 @@ impl Prepared {
             metrics,
             nonfinite: NonFinite {
                 policy: t.on_nonfinite,
-                train: self.train.clone(),
+                train: self.data.train.clone(),
                 streaming: self.config.data.streaming(self.config.seed),
                 batch_size: t.batch_size,
             },
@@ -300,18 +269,25 @@ impl Prepared {
                 .newest
                 .as_ref()
                 .map_or(Streak::default(), |position| position.streak),
-            whole: (self.validated.rows() < self.held_out.rows())
-                .then(|| WholeSet::new(&self.held_out, t.batch_size, &self.device)),
-            signals: Signals::watch().context("watching for Ctrl-C")?,
+            whole: (self.data.validated.rows() < self.data.held_out.rows())
+                .then(|| self.whole(place)),
+            signals: place.signals.clone(),
             outcome: outcome.clone(),
-            use_tui,
+            use_tui: place.use_tui,
         })
+    }
+
+    /// All held-out rows.
+    fn whole(&self, place: &Place) -> WholeSet {
+        let (rows, batch) = (&self.data.held_out, self.config.training.batch_size);
+        let loader = ActivationLoader::evaluation(rows, batch, &self.device);
+        WholeSet::new(place.shared(loader, Series::Whole))
     }
 
     /// The watch for collapse.
     fn watch(&self) -> Watch {
         let t = &self.config.training;
-        let typical = &self.train_summary.typical;
+        let typical = &self.data.train_summary.typical;
         Watch {
             policy: t.on_collapse,
             model: self.resolved.model.clone(),
@@ -320,7 +296,7 @@ impl Prepared {
             dead_rows: t.dead_rows(),
             target_l0: self.resolved.coefficients.find("target_l0"),
             zero_fvu: 1.0 + typical.mean_over_sigma().powi(2),
-            judge_fvu: self.train_summary.beyond.rows == 0,
+            judge_fvu: self.data.train_summary.beyond.rows == 0,
             lr: self.resolved.recipe.lr,
         }
     }
@@ -370,11 +346,6 @@ impl Prepared {
             tracing::info!("{note}");
         }
         self.record_usage(steps, seconds);
-        say(format!("model: {}", model.display()));
-        say(format!(
-            "report: cargo xtask eval {}",
-            self.dir.path().display()
-        ));
         tracing::info!(seconds, waited, saving, "training ends");
         Ok(())
     }

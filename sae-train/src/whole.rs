@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
-use burn::tensor::{Device, Tensor};
-use sae_data::{ActivationBatch, ActivationData, ActivationLoader};
+use burn::tensor::Tensor;
+use sae_data::{ActivationBatch, ActivationLoader};
 use sae_model::stats::{ReconstructionStats, SparsityStats};
 use sae_model::{Mode, SaeConfig};
 use serde_json::{Map, Value, json};
@@ -32,11 +32,10 @@ pub(crate) struct Judged {
 }
 
 impl WholeSet {
-    /// In batches of `batch` rows.
-    pub(crate) fn new(held_out: &ActivationData, batch: usize, device: &Device) -> Self {
-        let loader = ActivationLoader::evaluation(held_out, batch, device);
+    /// The rows of this loader.
+    pub(crate) fn new(held_out: ActivationLoader) -> Self {
         Self {
-            loader: Arc::new(loader),
+            loader: Arc::new(held_out),
         }
     }
 

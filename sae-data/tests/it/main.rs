@@ -12,6 +12,7 @@ mod meanings;
 mod parquet;
 mod reading;
 mod safetensors;
+mod shared;
 mod split;
 mod summary;
 mod truth;

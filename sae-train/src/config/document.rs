@@ -131,7 +131,9 @@ fn reference() -> String {
         "# Every key of a config\n\n\
          Made from the table in `sae-train/src/config/keys.rs` and the files in `sae-model/src/architectures`; a test compares \
          them. `sae-train --init ARCHITECTURE` writes a config with the keys of one architecture.\n\n\
-         Defaults of the recipe are those of `attention` at {} steps, {} latents and width {EXAMPLE_WIDTH}.\n",
+         Defaults of the recipe are those of `attention` at {} steps, {} latents and width {EXAMPLE_WIDTH}.\n\n\
+         A config may also have tables `[[sweep]]`, of keys of `[model]` and `[training]`, `seed` and `data.layer` with several values \
+         each: [SWEEPS.md](SWEEPS.md).\n",
         EXAMPLE.steps, EXAMPLE.n_latents
     );
     let attention = AnyArchitecture::default();

@@ -21,6 +21,8 @@ pub enum ConfigError {
     },
     #[error("--set {argument}: {remedy}")]
     Set { argument: String, remedy: String },
+    #[error("--sweep {argument}: {remedy}")]
+    Sweep { argument: String, remedy: String },
     /// A value that the run cannot have.
     #[error("{key} = {value}: {remedy}")]
     Invalid {

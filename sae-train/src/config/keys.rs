@@ -77,7 +77,7 @@ impl Key {
 
 /// All keys but those that belong to one architecture.
 #[rustfmt::skip] // one line per key
-pub(crate) const KEYS: [Key; 61] = [
+pub(crate) const KEYS: [Key; 62] = [
     key("", "run", Follows("the name of the config file"), "name of the run; its directory is <runs_dir>/<run>"),
     key("", "runs_dir", Is("\"runs\""), "where run directories are made"),
     key("", "seed", Is("0"), "every random choice derives from it"),
@@ -92,6 +92,7 @@ pub(crate) const KEYS: [Key; 61] = [
     key("data", "held_out_labels", Follows("those of the data, if any"), "the same for a held-out path"),
     key("data", "window_mb", Is("512"), "memory for rows that are shuffled or wait, in MiB"),
     key("data", "block_rows", Follows("1 MiB of float32, or four pages of Parquet"), "rows that are read together"),
+    key("data", "order_seed", Follows("seed"), "seed of the order of training rows; with one order, runs of several seeds share their batches"),
     key("data", "workers", Follows("the processors, four at most"), "threads that read"),
     key("data", "check_rows", Follows("all of up to 4 GiB, else 1 GiB"), "rows of each side that are checked before training; 0 for all"),
     key("data", "class_embeddings", Follows("none"), "class embeddings [classes, d] for top-n classification"),

@@ -9,6 +9,8 @@ mod error;
 mod fixed;
 mod keys;
 mod set;
+mod sweep;
+mod values;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,6 +27,7 @@ pub(crate) use document::commented;
 pub use error::ConfigError;
 pub(crate) use error::invalid;
 pub(crate) use fixed::Fixed;
+pub(crate) use sweep::{Sweep, Variant};
 
 /// A whole run, as written; [`Resolved`] is what it comes to. The run directory holds it with every key written out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,6 +57,8 @@ pub(crate) struct Written {
     table: Table,
     /// Name of a run without one.
     name: Option<String>,
+    /// The keys that were overridden.
+    set: Vec<String>,
 }
 
 /// `[model]`: the architecture, and what departs from its usual model. [`keys::KEYS`] says what each key means.
@@ -101,9 +106,8 @@ impl Written {
             path: path.into(),
             source,
         })?;
-        for argument in set {
-            set::apply_override(&mut table, argument)?;
-        }
+        let set = set.iter().map(|set| set::apply_override(&mut table, set));
+        let set = set.collect::<Result<_, _>>()?;
         if let Some(device) = device {
             table.insert("device".into(), device.into());
         }
@@ -111,6 +115,7 @@ impl Written {
         Ok(Self {
             table,
             name: stem.map(String::from),
+            set,
         })
     }
 

@@ -11,6 +11,7 @@ mod records;
 mod resume;
 mod running;
 mod start;
+mod sweep;
 mod tensorboard;
 mod threads;
 mod trainer;

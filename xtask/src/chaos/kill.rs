@@ -18,7 +18,7 @@ const KILLS_PER_RUN: usize = 6;
 
 /// When to kill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Moment {
+pub(super) enum Moment {
     /// At any time.
     Anytime,
     /// While the process starts, and the run directory is made or read.
@@ -31,7 +31,7 @@ enum Moment {
     Removing,
 }
 
-const MOMENTS: [Moment; 5] = [
+pub(super) const MOMENTS: [Moment; 5] = [
     Moment::Anytime,
     Moment::Starting,
     Moment::Writing,
@@ -114,7 +114,7 @@ fn kill_once(
 }
 
 /// Returns when it is time to kill, or when the process has finished.
-fn await_moment(
+pub(super) fn await_moment(
     moment: Moment,
     checkpoints: &Path,
     child: &mut Child,

@@ -1,12 +1,13 @@
 //! `cargo xtask chaos`: does a run survive what happens to processes and disks?
 //!
 //! Real training processes on a small data set of their own are killed with SIGKILL while they start, step, write a
-//! checkpoint, rename it or remove an old one, and are started again (`kill.rs`); run directories are damaged at random
-//! (`corrupt.rs`). A run must end with the bytes of the uninterrupted one, or say why it does not. Everything is drawn
-//! from `--seed`, except the exact moments of the kills, which also depend on the machine.
+//! checkpoint, rename it or remove an old one, and are started again (`kill.rs`; `sweep.rs` for several runs in a process);
+//! run directories are damaged at random (`corrupt.rs`). A run must end with the bytes of the uninterrupted one, or say why it
+//! does not. Everything is drawn from `--seed`, except the exact moments of the kills, which also depend on the machine.
 
 mod corrupt;
 mod kill;
+mod sweep;
 mod variants;
 
 use std::fs;
@@ -28,6 +29,9 @@ pub(crate) struct Arguments {
     /// Number of processes to kill.
     #[arg(long, default_value_t = 50)]
     kills: usize,
+    /// Number of processes to kill that train several runs at a time.
+    #[arg(long, default_value_t = 0)]
+    sweeps: usize,
     /// Number of damaged run directories to resume and to evaluate.
     #[arg(long, default_value_t = 0)]
     corruptions: usize,
@@ -45,6 +49,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.kills > 0 {
         let rng = fastrand::Rng::with_seed(arguments.seed);
         wrong.extend(kill::run(&bench, arguments.kills, rng)?);
+    }
+    if arguments.sweeps > 0 {
+        let rng = fastrand::Rng::with_seed(arguments.seed);
+        wrong.extend(sweep::run(&bench, arguments.sweeps, rng)?);
     }
     if arguments.corruptions > 0 {
         let rng = fastrand::Rng::with_seed(arguments.seed);

@@ -19,7 +19,7 @@ const JUMPRELU: &str = "model.architecture=jumprelu";
 
 /// One variant per kind of state: counters, an auxiliary loss, thresholds, a penalty that warms up.
 pub(super) const VARIANTS: [Variant; 5] = [
-    ("attention", &[]),
+    ("attention", &["model.architecture=attention"]),
     ("released", &["model.preset=released"]),
     ("topk", &[TOPK, "model.k=6", "training.dead_window=20"]),
     ("batch_topk", &[BATCH_TOPK, "model.k=6"]),
