@@ -19,7 +19,7 @@ enum Arguments {
 
 fn main() -> Result<()> {
     protocol::serve(match Arguments::parse() {
-        Arguments::Step(arguments) => step::job(&arguments),
+        Arguments::Step(arguments) => step::job(&arguments)?,
         Arguments::Loader(arguments) => loader::job(&arguments)?,
     })
 }

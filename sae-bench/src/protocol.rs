@@ -2,7 +2,6 @@
 //! turn per line on stdin and prints one JSON object about it.
 
 use std::io::{BufRead, Write};
-use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -20,13 +19,6 @@ pub(crate) fn serve(mut job: Job) -> Result<()> {
         print(&turn)?;
     }
     Ok(())
-}
-
-/// Times `work`, which returns the mean number of active latents per row (L0) if it has latents.
-pub(crate) fn timed(work: impl FnOnce() -> Option<f64>) -> Result<Value> {
-    let start = Instant::now();
-    let l0 = work();
-    Ok(json!({ "seconds": start.elapsed().as_secs_f64(), "l0": l0 }))
 }
 
 fn print(line: &Value) -> Result<()> {

@@ -1,20 +1,32 @@
-//! Workers for the training step, for its forward pass, and for the dense product that is the unit of their times.
+//! Workers for the training step, for its parts, and for the plain operations that are the units of their times.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use clap::ValueEnum;
 use sae_data::synthetic::Synthetic;
 use sae_model::architectures::{Attention, TopK};
+use sae_model::device::DeviceName;
+use sae_model::ops::{self, EncodeOptions, Precision, Selection, set_precision};
 use sae_model::stats::MomentStats;
-use sae_model::{AnyArchitecture, Architecture, Mode, Sae, SaeConfig};
+use sae_model::{AnyArchitecture, Architecture, Mode, Sae, SaeConfig, SparseCodes};
 use sae_train::TrainingStep;
+use serde_json::json;
 
-use crate::protocol::{Job, timed};
+use crate::protocol::Job;
 
 /// The work of one turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Work {
-    /// One plain product `q C^T`, `[B, d] [d, M]`, on every core: the yardstick.
+    /// One plain product `q C^T`, `[B, d] [d, M]`: the yardstick.
     Sgemm,
+    /// One pass over a dictionary `[M, d]` that writes another: what memory allows.
+    Copy,
+    /// One operation on one number: what it costs to launch a kernel.
+    Launch,
+    /// Encoding a batch with TopK, k = 32.
+    Encode,
     /// Encoding and decoding a batch with the default preset.
     Forward,
     /// One training step of the default preset: forward, backward, Adam, counters.
@@ -29,6 +41,20 @@ pub(crate) struct Arguments {
     batch: usize,
     width: usize,
     latents: usize,
+    /// Where the work is done.
+    #[arg(long, default_value = "cpu")]
+    device: DeviceName,
+    /// Numbers of the product that looks for candidates on a GPU.
+    #[arg(long, default_value = "f32", value_parser = precision)]
+    precision: Precision,
+    /// How often the work is done in a turn. The device is waited for at its end, so that short work is not measured by how long
+    /// it takes to ask for it.
+    #[arg(long, default_value_t = 1)]
+    times: u32,
+}
+
+fn precision(text: &str) -> Result<Precision, serde_json::Error> {
+    serde_json::from_value(text.into())
 }
 
 /// Number of batches that a worker cycles through.
@@ -36,19 +62,77 @@ const BATCHES: usize = 4;
 /// Number of steps before the first measurement, so that about as many latents are active as in a trained model.
 const WARM_UP: usize = 40;
 const LEARNING_RATE: f64 = 1e-3;
+/// TopK's k.
+const K: usize = 32;
+/// Launches that are timed together.
+const LAUNCHES: usize = 1000;
+
+/// Work that returns the mean number of active latents per row, if it has latents.
+type Once = Box<dyn FnMut() -> Option<f64>>;
 
 /// Builds the job for the arguments.
-pub(crate) fn job(arguments: &Arguments) -> Job {
+pub(crate) fn job(arguments: &Arguments) -> Result<Job> {
     let shape = [arguments.batch, arguments.width, arguments.latents];
-    match arguments.work {
+    let device = arguments.device.open()?;
+    set_precision(arguments.precision);
+    let mut once = match arguments.work {
+        Work::Sgemm if arguments.device.is_gpu() => product_on(shape, &device),
         Work::Sgemm => sgemm(shape),
-        Work::Forward => forward(shape),
-        Work::Step => step(shape, Attention::default()),
-        Work::TopkStep => step(shape, TopK::default()),
-    }
+        Work::Copy => copy(shape, &device),
+        Work::Launch => launch(&device),
+        Work::Encode => encode(shape, &device),
+        Work::Forward => forward(shape, &device),
+        Work::Step => step(shape, Attention::default(), &device),
+        Work::TopkStep => step(shape, TopK::default(), &device),
+    };
+    let times = arguments.times.max(1);
+    Ok(Box::new(move || {
+        let start = Instant::now();
+        let mut l0 = None;
+        for _ in 0..times {
+            l0 = once();
+        }
+        device.sync().context("waiting for the device")?;
+        let seconds = start.elapsed().as_secs_f64() / f64::from(times);
+        let memory = device.memory_pool_usage();
+        let reserved = memory.map(|memory| memory.bytes_reserved);
+        Ok(json!({ "seconds": seconds, "l0": l0, "device_bytes": reserved }))
+    }))
 }
 
-fn sgemm([batch, d, latents]: [usize; 3]) -> Job {
+/// Numbers between -0.5 and 0.5.
+fn numbers(shape: [usize; 2], device: &Device) -> Tensor<2> {
+    Tensor::random(shape, Distribution::Uniform(-0.5, 0.5), device)
+}
+
+/// Burn's product on a device.
+fn product_on([batch, d, latents]: [usize; 3], device: &Device) -> Once {
+    let (q, c) = (numbers([batch, d], device), numbers([latents, d], device));
+    Box::new(move || {
+        let _scores = q.clone().matmul(c.clone().transpose());
+        None
+    })
+}
+
+fn copy([_, d, latents]: [usize; 3], device: &Device) -> Once {
+    let c = numbers([latents, d], device);
+    Box::new(move || {
+        let _copy = c.clone() * 2.0;
+        None
+    })
+}
+
+fn launch(device: &Device) -> Once {
+    let number = Tensor::<1>::zeros([1], device);
+    Box::new(move || {
+        for _ in 0..LAUNCHES {
+            let _next = number.clone() * 2.0;
+        }
+        None
+    })
+}
+
+fn sgemm([batch, d, latents]: [usize; 3]) -> Once {
     let fill = |n: usize, step: usize| -> Vec<f32> {
         (0..n)
             .map(|i| (i * step % 1013) as f32 / 1013.0 - 0.5)
@@ -57,10 +141,8 @@ fn sgemm([batch, d, latents]: [usize; 3]) -> Job {
     let (q, c) = (fill(batch * d, 7), fill(latents * d, 11));
     let mut out = vec![0.0; batch * latents];
     Box::new(move || {
-        timed(|| {
-            dense_product(&q, &c, d, &mut out);
-            None
-        })
+        dense_product(&q, &c, d, &mut out);
+        None
     })
 }
 
@@ -128,30 +210,38 @@ impl Data {
     }
 }
 
-fn forward(shape: [usize; 3]) -> Job {
-    let device = Device::flex();
-    let data = Data::new(shape, &device);
-    let sae = data.model(shape, Attention::default(), &device);
-    let mut next = data.cycle();
+/// The part of a TopK step that selects latents.
+fn encode([batch, d, latents]: [usize; 3], device: &Device) -> Once {
+    let c = numbers([latents, d], device);
+    let mut next = Data::new([batch, d, latents], device).cycle();
     Box::new(move || {
-        timed(|| {
-            // as in training, without the refinement of inference
-            let r = sae.forward(next(), &Mode::training());
-            let fired = r.encoded.latents.firing_frequency();
-            Some(fired.sum().into_scalar::<f64>())
-        })
+        let (options, rule) = (EncodeOptions::default(), Selection::TopK(K));
+        Some(l0(&ops::encode(next(), c.clone(), options, rule)))
     })
 }
 
-fn step(shape: [usize; 3], architecture: impl Into<AnyArchitecture>) -> Job {
-    let inner = Device::flex();
-    let data = Data::new(shape, &inner);
-    let sae = data.model(shape, architecture, &inner.autodiff());
+fn forward(shape: [usize; 3], device: &Device) -> Once {
+    let data = Data::new(shape, device);
+    let sae = data.model(shape, Attention::default(), device);
+    let mut next = data.cycle();
+    Box::new(move || {
+        let forward = sae.forward(next(), &Mode::training());
+        Some(l0(&forward.encoded.latents))
+    })
+}
+
+fn l0(codes: &SparseCodes) -> f64 {
+    codes.firing_frequency().sum().into_scalar::<f64>()
+}
+
+fn step(shape: [usize; 3], architecture: impl Into<AnyArchitecture>, device: &Device) -> Once {
+    let data = Data::new(shape, device);
+    let sae = data.model(shape, architecture, &device.clone().autodiff());
     let mut step = TrainingStep::new(sae, data.variance, LEARNING_RATE);
     let mut next = data.cycle();
     let mut once = move || step.take(Tensor::from_inner(next()));
     for _ in 0..WARM_UP {
         once();
     }
-    Box::new(move || timed(|| Some(once())))
+    Box::new(move || Some(once()))
 }

@@ -3,9 +3,10 @@
 
 /// Keys that may differ between a run and its continuation: they change no number of the result, except if the run
 /// would otherwise end (`on_nonfinite`, `on_collapse`). Data may have moved; its fingerprint identifies it.
-pub const FREE_TO_CHANGE: [&str; 23] = [
+pub const FREE_TO_CHANGE: [&str; 24] = [
     "run",
     "runs_dir",
+    "precision",
     "training.log_every",
     "training.keep_checkpoints",
     "training.checkpoint_every",

@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sae_data::config::Split;
 use sae_data::{ActivationData, Fingerprint, MaxNorm, Summary};
 use sae_model::device::{DeviceError, DeviceName};
+use sae_model::ops::set_precision;
 use sae_run::{Raise, RunDir, Sides};
 
 use crate::checkpoint::{Checkpoints, Found};
@@ -91,6 +92,7 @@ pub(crate) fn ask(written: &Written, from: Option<&Path>, resume: bool) -> Resul
         None
     };
     let (device, card) = open_device(&config.device)?;
+    set_precision(config.precision);
     Ok(Asked {
         device,
         card,

@@ -28,6 +28,7 @@ pub(crate) mod cpu;
 mod cube;
 mod few_rows;
 mod gradients;
+mod precision;
 mod primitives;
 pub mod reference;
 mod selection;
@@ -42,6 +43,7 @@ use serde::{Deserialize, Serialize};
 pub use adam::Adam;
 pub use codes::{Pattern, SparseCodes};
 pub(crate) use few_rows::product;
+pub use precision::{Precision, set_precision};
 pub use selection::Selection;
 
 use backend::SaeOps;

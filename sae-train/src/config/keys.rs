@@ -77,11 +77,12 @@ impl Key {
 
 /// All keys but those that belong to one architecture.
 #[rustfmt::skip] // one line per key
-pub(crate) const KEYS: [Key; 62] = [
+pub(crate) const KEYS: [Key; 63] = [
     key("", "run", Follows("the name of the config file"), "name of the run; its directory is <runs_dir>/<run>"),
     key("", "runs_dir", Is("\"runs\""), "where run directories are made"),
     key("", "seed", Is("0"), "every random choice derives from it"),
     key("", "device", Is("\"cpu\""), NAMES),
+    key("", "precision", Is("\"f32\""), "numbers of the product that looks for candidates on a GPU: f32, tf32 or bf16; changes the speed and no code"),
     key("data", "train", Required("\"activations.safetensors\""), "file or directory of the training activations"),
     key("data", "held_out", Is("{ fraction = 0.1 }"), "what is held out: a path, { fraction = 0.1, seed = 0 } or { rows = [start, end] }"),
     key("data", "tensor", Follows("the only one that can be"), "name of the activation tensor or column"),

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sae_data::{DataConfig, EvalConfig};
+use sae_model::ops::Precision;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -41,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) seed: u64,
     /// The name of a device (`sae_model::device`).
     pub(crate) device: String,
+    /// Of the product that looks for candidates on a GPU.
+    pub(crate) precision: Precision,
     pub(crate) data: DataConfig,
     pub(crate) model: ModelConfig,
     pub(crate) training: TrainingConfig,

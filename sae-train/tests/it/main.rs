@@ -92,6 +92,7 @@ impl Workspace {
         Command::new(env!("CARGO_BIN_EXE_sae-train"))
             .arg(self.path("small.toml"))
             .args(arguments)
+            .env_remove("BURN_DEVICE") // as without cargo
             .output()
             .expect("sae-train runs")
     }

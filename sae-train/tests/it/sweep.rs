@@ -246,7 +246,6 @@ fn a_killed_sweep_goes_on_with_every_run_where_it_stands() {
     ];
     let whole = w.sweep("whole", TABLES, &more);
     succeeded(&whole);
-    let mut unequal = 0;
     for (i, steps) in [1, 20, 33, 90, 140].into_iter().enumerate() {
         let mut running = w
             .sweep_command("cut", TABLES, &more)
@@ -256,11 +255,6 @@ fn a_killed_sweep_goes_on_with_every_run_where_it_stands() {
         wait_for_steps(&w.of_sweep("cut", RUNS[i]), steps);
         running.kill().unwrap(); // SIGKILL
         running.wait().unwrap();
-        let stand: Vec<Option<usize>> = RUNS
-            .iter()
-            .map(|run| checkpoints(&w.of_sweep("cut", run)).last().copied())
-            .collect();
-        unequal += usize::from(stand.windows(2).any(|two| two[0] != two[1]));
         if i == 2 {
             // one run lags by far, another begins again
             let run = w.of_sweep("cut", RUNS[1]);
@@ -271,7 +265,6 @@ fn a_killed_sweep_goes_on_with_every_run_where_it_stands() {
             std::fs::remove_dir_all(w.of_sweep("cut", RUNS[3])).unwrap();
         }
     }
-    let _ = unequal; // usually all stand at one step
     succeeded(&w.sweep("cut", TABLES, &more));
     for run in RUNS {
         same_model(&w.of_sweep("whole", run), &w.of_sweep("cut", run));

@@ -37,14 +37,14 @@ pub(super) fn run(arguments: &Arguments, binary: &Path, python: Option<&Path>) -
         let mut command = Command::new(binary);
         command.args(["loader", work]).arg(&data);
         command.args([BATCH, arguments.window_mb].map(|number| number.to_string()));
-        workers.push((name, name, Worker::start(command)?));
+        workers.push((Measured::new(name), Worker::start(command)?));
     }
     for (variant, processes, name) in PEERS {
         let Some(python) = python else { break };
         let mut command = Command::new(python);
         command.arg("benches/peers/loader.py").arg(&data);
         command.args([&BATCH.to_string(), PEER_BATCHES, variant, processes]);
-        workers.push((name, name, Worker::start(command)?));
+        workers.push((Measured::new(name), Worker::start(command)?));
     }
     let measured = take_turns(workers, arguments.rounds)?;
     print!("{}", table(arguments, &measured));

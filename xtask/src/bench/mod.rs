@@ -1,10 +1,13 @@
 //! `cargo xtask bench`: measures a training step, in multiples of the one dense product that it cannot avoid, and
 //! beside the steps of other libraries.
 //!
-//! Each contestant is a process of its own (`worker.rs`; ours are in the crate `sae-bench`) that does its work once per
-//! line on stdin. So its peak memory is its own. The contestants take turns, so that a machine that is slower for a
-//! while is slower for all.
+//! Each contestant is a process of its own (`contestants.rs`, `worker.rs`; ours are in the crate `sae-bench`) that does its work
+//! once per line on stdin. So its peak memory is its own. On the CPU the contestants take turns, so that a machine that is slower
+//! for a while is slower for all. On a GPU, whose memory they would share, they come one after the other.
 
+mod contestants;
+mod folder;
+mod launches;
 mod loader;
 mod report;
 mod worker;
@@ -15,10 +18,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::str::FromStr;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 
 use crate::files::At;
-use crate::programs::{build, finish};
+use crate::programs::{build_with, finish};
+use contestants::{CPU, Contestant, Programs, contestants};
 use report::{Measured, ShapeReport};
 use worker::Worker;
 
@@ -53,9 +57,27 @@ impl FromStr for Shape {
 /// The options of `cargo xtask bench`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Shapes to measure, BATCHxWIDTHxLATENTS.
-    #[arg(long, value_delimiter = ',', default_values = ["2048x384x6144", "4096x768x24576"])]
+    /// Shapes to measure, BATCHxWIDTHxLATENTS [default: two on the CPU, three larger ones elsewhere]
+    #[arg(long, value_delimiter = ',')]
     shapes: Vec<Shape>,
+    /// Device to measure, with its torch name in torch's workers: cpu, wgpu, cuda:0.
+    #[arg(long, default_value = CPU)]
+    device: String,
+    /// Numbers that products are made of, on a device other than the CPU.
+    #[arg(long, value_delimiter = ',', default_values = ["f32", "tf32", "bf16"], value_parser = ["f32", "tf32", "bf16"])]
+    precision: Vec<String>,
+    /// How often the work is done in a turn, on a device other than the CPU.
+    #[arg(long, default_value_t = 20)]
+    times: u32,
+    /// Use this binary of sae-bench instead of building one.
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// Write a folder with all that this bench needs on a machine without Rust, and measure nothing.
+    #[arg(long, value_name = "DIR")]
+    folder: Option<PathBuf>,
+    /// Where worker.py and requirements.txt of the peers are.
+    #[arg(long, value_name = "DIR", default_value = "benches/peers")]
+    peers_dir: PathBuf,
     /// Number of turns that each contestant takes.
     #[arg(long, default_value_t = 7)]
     rounds: usize,
@@ -83,6 +105,18 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
+    fn shapes(&self) -> Result<Vec<Shape>> {
+        if !self.shapes.is_empty() {
+            return Ok(self.shapes.clone());
+        }
+        let usual: &[&str] = match self.device == CPU {
+            true => &["2048x384x6144", "4096x768x24576"],
+            false => &["4096x768x24576", "4096x2304x65536", "16384x768x131072"],
+        };
+        let shapes = usual.iter().map(|shape| shape.parse().map_err(Error::msg));
+        shapes.collect()
+    }
+
     /// Writes what `--json` asks for.
     fn write(&self, measured: &impl serde::Serialize) -> Result<()> {
         let json = serde_json::to_string_pretty(measured)? + "\n";
@@ -91,43 +125,55 @@ impl Arguments {
     }
 }
 
-const OURS: [(&str, &str); 4] = [
-    ("sgemm", "one sgemm q C^T (gemm crate)"),
-    ("forward", "our forward pass"),
-    ("step", "our training step"),
-    ("topk-step", "our TopK step, k = 32"),
-];
-const PEERS: [(&str, &str); 4] = [
-    ("torch-sgemm", "one sgemm q C^T (torch)"),
-    ("torch-released", "dense torch step, released model"),
-    ("torch-topk", "dense torch step, TopK"),
-    ("saelens-topk", "SAELens TopK step"),
-];
-
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     ensure!(arguments.rounds > 0, "--rounds 0: at least one turn each");
-    let binary = build("sae-bench")?;
+    let kind = arguments.device.split(':').next().unwrap_or(CPU);
+    let feature = Some(kind).filter(|kind| *kind != CPU);
+    if let Some(dir) = &arguments.folder {
+        return folder::write(dir, arguments, feature);
+    }
+    let binary = match &arguments.binary {
+        Some(binary) => binary.clone(),
+        None => build_with("sae-bench", feature)?,
+    };
     let python = match (&arguments.peers_python, arguments.peers) {
         (Some(python), _) => Some(python.clone()),
-        (None, true) => Some(environment()?),
+        (None, true) => Some(environment(&arguments.peers_dir)?),
         (None, false) => None,
     };
     if arguments.loader {
         return loader::run(arguments, &binary, python.as_deref());
     }
+    let programs = Programs {
+        ours: &binary,
+        python: python.as_deref(),
+    };
     let mut shapes = Vec::new();
-    for shape in &arguments.shapes {
-        let report = measure(*shape, arguments, &binary, python.as_deref())?;
+    for shape in arguments.shapes()? {
+        let measured = measure(contestants(shape, arguments, &programs), arguments)?;
+        let mut report = ShapeReport {
+            shape,
+            measured,
+            launches: Vec::new(),
+        };
         print!("{}", report.table());
+        if arguments.device != CPU {
+            let all = contestants(shape, arguments, &programs);
+            report.launches = launches::of_steps(all, arguments.times)?;
+            report
+                .launches
+                .iter()
+                .for_each(|of| print!("{}", of.table()));
+        }
         shapes.push(report);
-        arguments.write(&report::json(arguments.rounds, &shapes))?;
+        arguments.write(&report::json(arguments, &shapes))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// A Python environment with the peers, made once.
-fn environment() -> Result<PathBuf> {
-    let requirements = Path::new("benches/peers/requirements.txt");
+fn environment(peers_dir: &Path) -> Result<PathBuf> {
+    let requirements = &peers_dir.join("requirements.txt");
     let dir = Path::new("target/bench-peers");
     let (python, stamp) = (dir.join("bin/python"), dir.join("installed.txt"));
     let wanted = std::fs::read_to_string(requirements).at(requirements);
@@ -150,45 +196,37 @@ fn environment() -> Result<PathBuf> {
     Ok(python)
 }
 
-fn measure(
-    shape: Shape,
-    arguments: &Arguments,
-    binary: &Path,
-    python: Option<&Path>,
-) -> Result<ShapeReport> {
-    let mut workers = Vec::new();
-    let sizes = [shape.batch, shape.width, shape.latents].map(|size| size.to_string());
-    for (work, name) in OURS {
-        if arguments.step_only && !["sgemm", "step"].contains(&work) {
-            continue;
+/// Measures contestants: on the CPU in turns, elsewhere one after the other. There one that fails is said and left out: a peer may
+/// not fit into the memory.
+fn measure(contestants: Vec<Contestant>, arguments: &Arguments) -> Result<Vec<Measured>> {
+    if arguments.device == CPU {
+        let start = |of: Contestant| Ok((Measured::of(&of), Worker::start(of.command)?));
+        let workers = contestants.into_iter().map(start).collect::<Result<_>>()?;
+        return take_turns(workers, arguments.rounds);
+    }
+    let mut all = Vec::new();
+    for contestant in contestants {
+        let measured = Measured::of(&contestant);
+        let name = contestant.name;
+        let taken = Worker::start(contestant.command)
+            .and_then(|worker| take_turns(vec![(measured, worker)], arguments.rounds));
+        match taken {
+            Ok(measured) => all.extend(measured),
+            Err(error) => println!("not measured: {name}: {error:#}"),
         }
-        let mut command = Command::new(binary);
-        command.args(["step", work]).args(&sizes);
-        workers.push((work, name, Worker::start(command)?));
     }
-    for (peer, name) in PEERS {
-        let Some(python) = python else { break };
-        let mut command = Command::new(python);
-        command.args(["benches/peers/worker.py", peer]).args(&sizes);
-        workers.push((peer, name, Worker::start(command)?));
-    }
-    let measured = take_turns(workers, arguments.rounds)?;
-    Ok(ShapeReport { shape, measured })
+    Ok(all)
 }
 
-/// Gives each contestant (id, name, process) `rounds` turns.
-fn take_turns(mut workers: Vec<(&str, &str, Worker)>, rounds: usize) -> Result<Vec<Measured>> {
-    let mut measured: Vec<Measured> = workers
-        .iter()
-        .map(|(id, name, _)| Measured::new(id, name))
-        .collect();
+/// Gives each contestant `rounds` turns.
+fn take_turns(mut workers: Vec<(Measured, Worker)>, rounds: usize) -> Result<Vec<Measured>> {
     for _ in 0..rounds {
-        for ((id, _, worker), measured) in workers.iter_mut().zip(&mut measured) {
-            let turn = worker.turn().with_context(|| format!("worker {id}"))?;
-            measured.add(&turn);
+        for (measured, worker) in &mut workers {
+            let turn = worker.turn();
+            measured.add(&turn.with_context(|| format!("worker {}", measured.name))?);
         }
     }
-    Ok(measured)
+    Ok(workers.into_iter().map(|(measured, _)| measured).collect())
 }
 
 #[cfg(test)]

@@ -3,14 +3,18 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::Shape;
+use super::contestants::Contestant;
+use super::launches::Launches;
 use super::worker::Turn;
+use super::{Arguments, Shape};
 
 /// All contestants at one shape.
 #[derive(Debug, Serialize)]
 pub(super) struct ShapeReport {
     pub(super) shape: Shape,
     pub(super) measured: Vec<Measured>,
+    /// The kernels of our steps, on a GPU.
+    pub(super) launches: Vec<Launches>,
 }
 
 /// The turns of one contestant.
@@ -18,6 +22,8 @@ pub(super) struct ShapeReport {
 pub(super) struct Measured {
     id: String,
     pub(super) name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    precision: Option<String>,
     seconds: Vec<f64>,
     l0: Option<f64>,
     peak_bytes: Option<u64>,
@@ -38,28 +44,39 @@ pub(crate) fn processor() -> (String, usize) {
 }
 
 /// Everything measured: the content of `--json`.
-pub(super) fn json(rounds: usize, shapes: &[ShapeReport]) -> Value {
+pub(super) fn json(arguments: &Arguments, shapes: &[ShapeReport]) -> Value {
     let (processor, cores) = processor();
     let memory = first("/proc/meminfo", "MemTotal");
     json!({
         "machine": { "processor": processor, "cores": cores, "memory": memory },
-        "rounds": rounds,
+        "device": arguments.device,
+        "rounds": arguments.rounds,
         "shapes": shapes,
     })
 }
 
 impl Measured {
-    pub(super) fn new(id: &str, name: &str) -> Self {
-        let (id, name) = (id.into(), name.into());
-        let none = Self::default();
-        Self { id, name, ..none }
+    pub(super) fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn of(contestant: &Contestant) -> Self {
+        Self {
+            id: contestant.id.into(),
+            precision: contestant.precision.clone(),
+            ..Self::new(&contestant.name)
+        }
     }
 
     pub(super) fn add(&mut self, turn: &Turn) {
         // of a loader the seconds per row, so that turns of different lengths compare
         self.seconds.push(turn.seconds / turn.rows.unwrap_or(1.0));
         self.l0 = turn.l0.or(self.l0);
-        self.peak_bytes = turn.peak_bytes.max(self.peak_bytes);
+        let peak = turn.device_bytes.or(turn.peak_bytes);
+        self.peak_bytes = peak.max(self.peak_bytes);
     }
 
     pub(super) fn median(&self) -> f64 {
@@ -81,13 +98,14 @@ impl Measured {
 }
 
 impl ShapeReport {
-    fn median_of(&self, id: &str) -> f64 {
-        let found = self.measured.iter().find(|m| m.id == id);
-        found.map_or(f64::NAN, Measured::median)
+    /// The median of a contestant of this precision, or of one whose precision cannot be chosen.
+    fn median_of(&self, id: &str, precision: Option<&str>) -> Option<f64> {
+        let of = |m: &&Measured| m.id == id && m.precision.as_deref() == precision;
+        self.measured.iter().find(of).map(Measured::median)
     }
 
-    /// Markdown: medians with their range, multiples of one sgemm, rows per second, memory, and how many times
-    /// our step fits into a peer's.
+    /// Markdown: medians with their range, multiples of one sgemm (torch's of the same precision where it was measured), rows per
+    /// second, memory, and how many times our step of this precision fits into a peer's.
     pub(super) fn table(&self) -> String {
         let Shape {
             batch,
@@ -99,8 +117,14 @@ impl ShapeReport {
              | | median (range) ms | sgemms | rows/s | L0 | peak memory | over our step |\n\
              |---|---:|---:|---:|---:|---:|---:|\n"
         );
-        let [sgemm, step] = ["sgemm", "step"].map(|id| self.median_of(id));
         for m in &self.measured {
+            let precision = m.precision.as_deref();
+            let sgemm = [("torch-sgemm", precision.or(Some("f32"))), ("sgemm", None)];
+            let step = [("step", precision), ("step", Some("f32"))];
+            let [sgemm, step] = [sgemm, step].map(|all| {
+                let medians = all.iter().filter_map(|(id, of)| self.median_of(id, *of));
+                medians.into_iter().next().unwrap_or(f64::NAN)
+            });
             let (median, (low, high)) = (m.median(), m.extremes());
             out += &format!(
                 "| {} | {:.1} ({:.1} to {:.1}) | {:.2} | {:.0} | {} | {} | {:.2}x |\n",
@@ -124,13 +148,17 @@ mod tests {
     use super::*;
 
     fn measured(id: &str, seconds: &[f64]) -> Measured {
-        let mut measured = Measured::new(id, id);
+        let mut measured = Measured {
+            id: id.into(),
+            ..Measured::new(id)
+        };
         for seconds in seconds {
             measured.add(&Turn {
                 seconds: *seconds,
                 rows: None,
                 l0: Some(31.96),
                 peak_bytes: Some(5_000_000),
+                device_bytes: None,
             });
         }
         measured
@@ -148,6 +176,7 @@ mod tests {
                 measured("sgemm", &[0.2, 0.1, 0.3]),
                 measured("step", &[0.3, 0.5]),
             ],
+            launches: Vec::new(),
         };
         let table = report.table();
         assert!(

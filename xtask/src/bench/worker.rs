@@ -16,6 +16,8 @@ pub(super) struct Turn {
     pub(super) l0: Option<f64>,
     /// Peak resident memory of the process so far.
     pub(super) peak_bytes: Option<u64>,
+    /// Peak memory of the device, where it has its own.
+    pub(super) device_bytes: Option<u64>,
 }
 
 pub(super) struct Worker {

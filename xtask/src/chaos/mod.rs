@@ -20,7 +20,7 @@ use sae_run::sealed::SUMS_FILE;
 use serde_json::Value;
 
 use crate::files::At;
-use crate::programs::{self, build};
+use crate::programs::{self, build_with};
 use variants::Variant;
 
 /// The options of `cargo xtask chaos`.
@@ -38,6 +38,9 @@ pub(crate) struct Arguments {
     /// Seed of all random choices.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Device to train on: cpu, wgpu, cuda:0.
+    #[arg(long, default_value = "cpu")]
+    device: String,
     /// Working directory; removed at the end, unless something went wrong.
     #[arg(long, default_value = "target/chaos")]
     dir: PathBuf,
@@ -84,12 +87,20 @@ impl Bench {
             "{} exists; remove it, or pass another --dir",
             dir.display()
         );
-        let (train, eval) = (build("sae-train")?, build("sae-eval")?);
+        let kind = arguments.device.split(':').next();
+        let feature = kind.filter(|kind| *kind != "cpu");
+        let (train, eval) = (
+            build_with("sae-train", feature)?,
+            build_with("sae-eval", feature)?,
+        );
         fs::create_dir_all(&dir).at(&dir)?;
         let dir = dir.canonicalize()?;
         let data = dir.join("data.npy");
         variants::write_data(&data)?;
-        fs::write(dir.join("config.toml"), variants::config(&data))?;
+        fs::write(
+            dir.join("config.toml"),
+            variants::config(&data, &arguments.device),
+        )?;
         Ok(Self { train, eval, dir })
     }
 

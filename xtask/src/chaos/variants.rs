@@ -27,9 +27,9 @@ pub(super) const VARIANTS: [Variant; 5] = [
 ];
 
 /// The config of all variants.
-pub(super) fn config(data: &Path) -> String {
+pub(super) fn config(data: &Path, device: &str) -> String {
     format!(
-        "[data]\ntrain = {:?}\nheld_out = {{ fraction = 0.1 }}\n[model]\nn_latents = 384\n\
+        "device = {device:?}\n[data]\ntrain = {:?}\nheld_out = {{ fraction = 0.1 }}\n[model]\nn_latents = 384\n\
          [training]\nsteps = 240\nbatch_size = 128\nwarmup_steps = 20\nvalidate_every = 30\nkeep_checkpoints = 3\n\
          checkpoint_every = 4\n",
         data.display().to_string(),

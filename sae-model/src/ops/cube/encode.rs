@@ -5,21 +5,24 @@
 //! as much room as it needs), and the longest row of codes, which is how many slots every row gets. Room for candidates only grows
 //! and changes no code.
 
+use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::client::Client;
 use cubecl::prelude::{CubeCount, CubeDim};
 
 use super::batch::{self, DIGITS, LEVELS};
 use super::entries::{DeviceEntries, empty, read, upload, zeros};
-use super::product::{self, COLUMNS, Precision, SIDE, Screening, TILE, UNBOUNDED};
+use super::product::{self, COLUMNS, SIDE, TILE, UNBOUNDED};
 use super::raise;
 use super::settle::{self, Rule};
-use super::sink::{Screened, in_precision};
+use super::sink::{self, Screened};
 use super::units::{NAN_BITS, UNITS};
 use super::{elementwise, one_cube_per_row};
 use crate::ops::SparseValue;
+use crate::ops::precision::{Precision, precision};
 use crate::ops::selection::Selection;
 
 /// Candidates per row that there is room for at first.
@@ -32,25 +35,85 @@ const GROWTH: usize = 8;
 /// The most room that a batch has needed: where the next one starts.
 static ENOUGH: AtomicUsize = AtomicUsize::new(ROOM);
 
-/// How batches are screened: changes no code.
-static SCREENING: AtomicUsize = AtomicUsize::new(0);
-
-/// What [`SCREENING`] stands for.
-const SCREENINGS: [Screening; 4] = [
-    Screening::Tiles,
-    Screening::Product(Precision::F32),
-    Screening::Product(Precision::Tf32),
-    Screening::Product(Precision::Bf16),
-];
-
-fn screening() -> Screening {
-    SCREENINGS[SCREENING.load(Ordering::Relaxed)]
+/// How a batch is screened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::ops) enum Screening {
+    /// By [`product::screen`], on any device.
+    Tiles,
+    /// By a matrix product of cubek (`sink.rs`).
+    Product(Precision),
+    /// By [`product::screen`] with factors that are rounded to this precision: tests of its margin need no tensor cores.
+    #[cfg(test)]
+    Rounded(Precision),
 }
 
-/// Screens by the one of this number from now on.
+/// What the tests screen by, if they ask for something.
 #[cfg(test)]
-pub(in crate::ops) fn screen_by(number: usize) {
-    SCREENING.store(number, Ordering::Relaxed);
+static ASKED: std::sync::Mutex<Option<Screening>> = std::sync::Mutex::new(None);
+
+/// Screens by this from now on, or by what the process is set to.
+#[cfg(test)]
+pub(in crate::ops) fn screen_by(asked: Option<Screening>) {
+    *ASKED
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner) = asked;
+}
+
+impl Screening {
+    /// What the process is set to, if the device can do it.
+    fn on(client: &Client) -> Self {
+        #[cfg(test)]
+        if let Some(asked) = *ASKED
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        {
+            return asked;
+        }
+        match precision() {
+            Precision::F32 => Self::Tiles,
+            asked if sink::multiplies(client, asked) => Self::Product(asked),
+            asked => {
+                static ONCE: Once = Once::new();
+                ONCE.call_once(|| tracing::warn!("this device has no tensor cores for {asked:?}: scores are looked through in F32"));
+                Self::Tiles
+            }
+        }
+    }
+
+    fn precision(self) -> Precision {
+        match self {
+            Self::Tiles => Precision::F32,
+            Self::Product(precision) => precision,
+            #[cfg(test)]
+            Self::Rounded(precision) => precision,
+        }
+    }
+
+    /// A matrix as the product reads it.
+    fn factor(self, matrix: &CubeTensor) -> CubeTensor {
+        match self {
+            Self::Tiles => matrix.clone(),
+            Self::Product(precision) => sink::in_precision(matrix, precision),
+            #[cfg(test)]
+            Self::Rounded(precision) => rounded(matrix, precision),
+        }
+    }
+}
+
+/// The numbers of this precision, as float32: bf16 to the nearest, TF32 cut off.
+#[cfg(test)]
+fn rounded(matrix: &CubeTensor, precision: Precision) -> CubeTensor {
+    let round = |bits: u32| match precision {
+        Precision::F32 => bits,
+        Precision::Tf32 => bits & !0x1fff,
+        Precision::Bf16 => (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000,
+    };
+    let host = burn_cubecl::ops::into_data_sync(matrix.clone());
+    let host: Vec<f32> = host.try_to_vec().expect("a float32 matrix");
+    let bits: Vec<u32> = host.iter().map(|value| round(value.to_bits())).collect();
+    let mut tensor = upload(matrix, &bits);
+    tensor.dtype = DType::F32;
+    tensor
 }
 
 /// Starts again with so much room per row.
@@ -235,11 +298,7 @@ impl<'a> Work<'a> {
             let vector = vector.clone().unwrap_or_else(|| of_latents.clone());
             vector.into_buffer_arg()
         };
-        let screening = screening();
-        let precision = match screening {
-            Screening::Tiles => Precision::F32,
-            Screening::Product(precision) => precision,
-        };
+        let screening = Screening::on(&q.client);
         let (cubes, units) = elementwise(latents);
         product::latents_table::launch(
             &q.client,
@@ -251,7 +310,7 @@ impl<'a> Work<'a> {
             or_norms(&input.thresholds),
             table.clone().into_buffer_arg(),
             latents as u32,
-            precision.margin(width),
+            screening.precision().margin(width),
             chosen.half_band,
             input.bias.is_some(),
             input.mask.is_some(),
@@ -261,7 +320,7 @@ impl<'a> Work<'a> {
             input,
             chosen,
             screening,
-            factors: [q, c].map(|matrix| in_precision(matrix, precision)),
+            factors: [q, c].map(|matrix| screening.factor(matrix)),
             norms,
             table,
         }

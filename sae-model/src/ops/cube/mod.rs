@@ -37,7 +37,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::{CubeCount, CubeDim};
 
 #[cfg(test)]
-pub(super) use encode::{screen_by, start_with_room};
+pub(super) use encode::{Screening, screen_by, start_with_room};
 pub(super) use entries::DeviceEntries;
 
 use super::adam::AdamStep;

@@ -33,39 +33,6 @@ pub(super) const MASKED: f32 = -2e38;
 /// The bound of rows that have none yet.
 pub(super) const UNBOUNDED: f32 = -1e38;
 
-/// The numbers that a product is made of. What is selected is the same for all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Precision {
-    /// float32, by the units' own arithmetic.
-    F32,
-    /// Factors of 11 bits and sums of float32, by tensor cores.
-    Tf32,
-    /// Factors of 8 bits and sums of float32, by tensor cores.
-    Bf16,
-}
-
-impl Precision {
-    /// How far a factor may be from the number that it stands for, as a part of it: TF32 may be cut off and not rounded.
-    fn rounding(self) -> f64 {
-        match self {
-            Self::F32 => 0.0,
-            Self::Tf32 => 2f64.powi(-10),
-            Self::Bf16 => 2f64.powi(-8),
-        }
-    }
-
-    /// The part of the margin that is `||q|| ||c||`, for width d; one per cent more than the derivation, for the norms' own
-    /// rounding. Tensor cores may cut off where they add: two bits more.
-    pub(super) fn margin(self, width: usize) -> f32 {
-        let u = self.rounding();
-        let sums = match self {
-            Self::F32 => 2.0 * 2f64.powi(-24),
-            Self::Tf32 | Self::Bf16 => 5.0 * 2f64.powi(-24),
-        };
-        (1.01 * (2.0 * u + u * u + (width as f64 + 4.0) * sums)) as f32
-    }
-}
-
 /// `||x||` of every row, `[rows, width] -> [rows]`; not finite where a number is not.
 #[cube(launch)]
 pub(super) fn row_norms(x: &[f32], norms: &mut [f32], rows: u32, width: u32) {
@@ -224,13 +191,4 @@ pub(super) fn screen(
             }
         }
     }
-}
-
-/// How a batch is screened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Screening {
-    /// By [`screen`], on any device.
-    Tiles,
-    /// By a matrix product of cubek (`sink.rs`).
-    Product(Precision),
 }

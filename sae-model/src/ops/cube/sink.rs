@@ -7,6 +7,7 @@
 use burn::tensor::DType;
 use burn_cubecl::kernel::cast;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::client::Client;
 use cubecl::ir::{AddressType, ElemType, FloatKind};
 use cubecl::prelude::barrier::BarrierExpand;
 use cubecl::prelude::*;
@@ -29,8 +30,9 @@ use cubek_matmul::multi_level::routines::batch::simple_unit::SimpleUnitAlgorithm
 use cubek_matmul::multi_level::{BatchMatmulRoutine, launch_kernel};
 use cubek_matmul::routine::BlueprintStrategy;
 
-use super::product::{COLUMNS, Precision};
+use super::product::COLUMNS;
 use super::units::is_non_finite;
+use crate::ops::precision::Precision;
 
 /// Where scores go: `screen`'s buffers.
 #[derive(CubeType, CubeLaunch, Clone)]
@@ -283,6 +285,20 @@ pub(super) struct Screened<'a> {
     pub(super) room: u32,
 }
 
+/// Whether the device has tensor cores that multiply numbers of this precision and add them up in float32.
+pub(super) fn multiplies(client: &Client, precision: Precision) -> bool {
+    let of = |kind| ElemType::Float(kind);
+    let element = match precision {
+        Precision::F32 => return true,
+        Precision::Tf32 => of(FloatKind::TF32),
+        Precision::Bf16 => of(FloatKind::BF16),
+    };
+    let kinds = &client.properties().features.matmul.cmma;
+    kinds.iter().any(|kind| {
+        [kind.a_type, kind.b_type, kind.cd_type] == [element, element, of(FloatKind::F32)]
+    })
+}
+
 /// A matrix in the element that products of this precision read. TF32 is float32 that tensor cores round themselves.
 pub(super) fn in_precision(matrix: &CubeTensor, precision: Precision) -> CubeTensor {
     match precision {
@@ -295,7 +311,7 @@ impl Screened<'_> {
     /// Screens, with the units' own arithmetic for float32 and tensor cores for the others.
     ///
     /// # Panics
-    /// If the device has no tensor cores for the precision: see [`Precision::is_on`].
+    /// If the device has no tensor cores for the precision: see [`multiplies`].
     pub(super) fn launch(&self, precision: Precision) {
         match precision {
             Precision::F32 => self.product::<SimpleUnitAlgorithm>(BlueprintStrategy::default()),

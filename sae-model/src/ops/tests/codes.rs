@@ -479,19 +479,27 @@ fn every_device_repeats_byte_for_byte() {
     }
 }
 
-/// The tiles of our own and cubek's product select the same, bit for bit.
+/// Our tiles and cubek's product, and factors rounded as tensor cores take them, select the same, bit for bit.
 #[cfg(feature = "cube")]
 #[test]
 fn no_product_changes_a_code() {
+    use ops::Precision;
+    use ops::cube::{Screening, screen_by};
     for (name, device) in devices() {
         for shape in SHAPES {
             for selection in selections(9.min(shape[1])) {
-                ops::cube::screen_by(0);
+                screen_by(Some(Screening::Tiles));
                 let expected = encoded(&device, shape, selection);
-                ops::cube::screen_by(1);
-                let actual = encoded(&device, shape, selection);
-                ops::cube::screen_by(0);
-                assert_eq!(expected, actual, "{name} {shape:?} {selection:?}");
+                for other in [
+                    Screening::Product(Precision::F32),
+                    Screening::Rounded(Precision::Tf32),
+                    Screening::Rounded(Precision::Bf16),
+                ] {
+                    screen_by(Some(other));
+                    let actual = encoded(&device, shape, selection);
+                    assert_eq!(expected, actual, "{name} {shape:?} {selection:?} {other:?}");
+                }
+                screen_by(None);
             }
         }
     }
