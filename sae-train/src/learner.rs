@@ -9,13 +9,13 @@ use std::sync::Arc;
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::{Device, ExecutionError, Int, Tensor};
-use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
+use burn::tensor::{Device, Int, Tensor};
+use burn::train::{InferenceStep, TrainOutput, TrainStep};
 use sae_data::ActivationBatch;
 use sae_model::loss::{self, Coefficients, Loss, Step, Term};
-use sae_model::{Architecture, Forward, Mode, Sae, ops, parameters, stats};
+use sae_model::{Architecture, Forward, Mode, Sae, ops, parameters};
 
-use crate::collapse::Seen;
+use crate::numbers::{OnDevice, StepOutput};
 
 /// The numbers that a step needs beside the model.
 #[derive(Clone, Debug)]
@@ -49,62 +49,6 @@ pub(crate) struct SaeLearner {
     settings: Settings,
 }
 
-/// The numbers of one batch, on the device until a metric asks for them.
-#[derive(Clone, Debug)]
-pub(crate) struct StepOutput {
-    /// The loss that training minimises `[1]`, the sum of the terms below; in a validation the first alone.
-    pub(crate) loss: Tensor<1>,
-    /// The reconstruction loss `[1]`.
-    pub(crate) reconstruction_loss: Tensor<1>,
-    /// The terms that the architecture adds in training.
-    pub(crate) terms: Vec<Term>,
-    /// `sum ||x - x_hat||^2` `[1]`. In training rows beyond [`Settings::row_limit`] count as rows at it.
-    pub(crate) squared_error: Tensor<1>,
-    /// `B sigma^2`: the same with the mean of the data in place of x_hat.
-    of_mean: f64,
-    /// Mean number of active latents `[1]`.
-    pub(crate) l0: Tensor<1>,
-    /// Latents that have not fired within the window, before this batch `[1]`.
-    pub(crate) dead: Tensor<1>,
-    /// Sum of the squares of all gradients `[1]`; zero in a validation.
-    pub(crate) squared_gradients: Tensor<1>,
-    /// Rows B of the batch.
-    pub(crate) rows: usize,
-}
-
-impl StepOutput {
-    /// Whether the loss and every gradient is a finite number.
-    pub(crate) fn is_finite(&self) -> bool {
-        let sum = self.loss.clone() + self.squared_gradients.clone();
-        sum.into_scalar::<f32>().is_finite()
-    }
-
-    /// The numbers that would show a collapse.
-    pub(crate) fn seen(&self) -> Seen {
-        let number = |tensor: &Tensor<1>| tensor.clone().into_scalar::<f64>();
-        Seen {
-            l0: number(&self.l0),
-            fvu: self.fvu(number(&self.squared_error)),
-            dead: number(&self.dead),
-        }
-    }
-
-    /// FVU of the batch, by the variance of the whole data: averaged over the held-out rows it is their FVU.
-    pub(crate) fn fvu(&self, squared_error: f64) -> f64 {
-        stats::fvu(squared_error, self.of_mean)
-    }
-
-    /// For a message: `the loss is NaN`.
-    pub(crate) fn what_is_not_finite(&self) -> String {
-        match self.loss.clone().into_scalar::<f32>() {
-            loss if loss.is_finite() => {
-                format!("the loss is {loss}, but a gradient is NaN or infinite")
-            }
-            loss => format!("the loss is {loss}"),
-        }
-    }
-}
-
 /// Adds up the squares of the gradients of a module's parameters.
 struct SquaredGradients<'a> {
     grads: &'a GradientsParams,
@@ -132,12 +76,6 @@ impl TrainingLoss {
     fn total(&self) -> Tensor<1> {
         let terms = self.terms.iter().map(|term| term.value.clone());
         terms.fold(self.reconstruction.clone(), |total, term| total + term)
-    }
-}
-
-impl ItemLazy for StepOutput {
-    fn sync(self) -> Result<Self, ExecutionError> {
-        Ok(self)
     }
 }
 
@@ -188,26 +126,22 @@ impl SaeLearner {
         silent.into_iter().enumerate().filter_map(dead).collect()
     }
 
-    /// The numbers of a batch of `rows` rows, whose loss is its reconstruction's alone.
+    /// The numbers of a batch whose loss is its reconstruction's alone.
     fn measure(
         &self,
         (reconstruction_loss, squared_error): (Tensor<1>, Tensor<1>),
-        variance: f64,
         fired: &Tensor<1>,
-        rows: usize,
-    ) -> StepOutput {
+    ) -> OnDevice {
         let window = self.settings.dead_window as f64;
         let dead = self.silent.val().inner().greater_equal_elem(window);
-        StepOutput {
+        OnDevice {
             loss: reconstruction_loss.clone(),
             reconstruction_loss,
-            terms: Vec::new(),
             squared_error,
-            of_mean: rows as f64 * variance,
             l0: fired.clone().sum(),
             dead: dead.float().sum(),
             squared_gradients: Tensor::zeros([1], &self.silent.val().inner().device()),
-            rows,
+            terms: Vec::new(),
         }
     }
 
@@ -278,21 +212,22 @@ impl TrainStep for SaeLearner {
             value: term.value.inner(),
             ..term
         };
-        let output = StepOutput {
+        let reconstruction = (losses.reconstruction.inner(), losses.squared_error);
+        let numbers = OnDevice {
             loss: loss.clone().inner(),
             terms: losses.terms.into_iter().map(without_gradient).collect(),
-            ..self.measure(
-                (losses.reconstruction.inner(), losses.squared_error),
-                self.settings.variance,
-                &fired,
-                x.dims()[0],
-            )
+            ..self.measure(reconstruction, &fired)
         };
         let observed = self.sae.config().architecture.observe(&forward.encoded);
         drop(forward);
         let grads = tracing::debug_span!("backward").in_scope(|| loss.backward());
-        let mut output = TrainOutput::new(self, grads, output);
-        output.item.squared_gradients = self.squared_gradients(&output.grads);
+        let grads = GradientsParams::from_grads(grads, self);
+        let numbers = OnDevice {
+            squared_gradients: self.squared_gradients(&grads),
+            ..numbers
+        };
+        let item = StepOutput::new(numbers, self.settings.variance, x.dims()[0]);
+        let mut output = TrainOutput { grads, item };
         output.grads.register(self.frequency.id, fired);
         if let Some(observed) = observed {
             output.grads.register(self.silent.id, observed);
@@ -340,7 +275,8 @@ impl InferenceStep for SaeLearner {
         let fired = forward.encoded.latents.firing_frequency();
         let [rows, _] = x.dims();
         let losses = self.held_out_loss(x, forward.x_hat);
-        self.measure(losses, self.settings.held_out_variance, &fired, rows)
+        let numbers = self.measure(losses, &fired);
+        StepOutput::new(numbers, self.settings.held_out_variance, rows)
     }
 }
 

@@ -16,6 +16,7 @@ mod logging;
 mod memory;
 mod metrics;
 mod nonfinite;
+mod numbers;
 mod output;
 mod prepare;
 mod progress;

@@ -3,19 +3,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use burn::tensor::{Tensor, TensorReadError};
+use burn::tensor::TensorReadError;
 use burn::train::metric::state::{FormatOptions, NumericMetricState};
 use burn::train::metric::{
     Adaptor, Metric, MetricAttributes, MetricDefinition, MetricId, MetricMetadata, MetricName,
     Numeric, NumericAttributes, NumericEntry, SerializedEntry,
 };
 
-use crate::learner::StepOutput;
+use crate::numbers::{Number, StepOutput};
 
-/// A number of a [`StepOutput`] on the device; a term of the loss that a batch does not have counts as zero.
-type Quantity = fn(&StepOutput, name: &str) -> Option<Tensor<1>>;
-/// The metric that it stands for.
-type Finish = fn(&StepOutput, f64) -> f64;
+/// A metric of a [`StepOutput`]; a term of the loss that a batch does not have counts as zero.
+type Quantity = fn(&StepOutput, name: &str) -> f64;
 
 /// Mean of a quantity over the rows seen since the last validation.
 #[derive(Clone)]
@@ -24,7 +22,6 @@ pub(crate) struct Mean {
     name: MetricName,
     state: NumericMetricState,
     quantity: Quantity,
-    finish: Finish,
 }
 
 impl Mean {
@@ -33,39 +30,28 @@ impl Mean {
             name: Arc::new(name.into()),
             state: NumericMetricState::default(),
             quantity,
-            finish: |_, value| value,
-        }
-    }
-
-    fn fvu() -> Self {
-        Self {
-            finish: StepOutput::fvu,
-            ..Self::new("fvu", |output, _| Some(output.squared_error.clone()))
         }
     }
 
     pub(crate) fn loss() -> Self {
-        Self::new("loss", |output, _| Some(output.loss.clone()))
+        Self::new("loss", |output, _| output.number(Number::Loss))
     }
 
     /// The metrics of both training and validation.
     pub(crate) fn of_both() -> (Self, Self, Self, Self) {
         (
             Self::new("reconstruction_loss", |output, _| {
-                Some(output.reconstruction_loss.clone())
+                output.number(Number::ReconstructionLoss)
             }),
-            Self::fvu(),
-            Self::new("l0", |output, _| Some(output.l0.clone())),
-            Self::new("dead", |output, _| Some(output.dead.clone())),
+            Self::new("fvu", |output, _| output.fvu()),
+            Self::new("l0", |output, _| output.number(Number::L0)),
+            Self::new("dead", |output, _| output.number(Number::Dead)),
         )
     }
 
     /// A term of the loss that the architecture adds.
     pub(crate) fn term(name: &str) -> Self {
-        Self::new(name, |output, name| {
-            let term = output.terms.iter().find(|term| term.name == name);
-            term.map(|term| term.value.clone())
-        })
+        Self::new(name, |output, name| output.term(name).unwrap_or(0.0))
     }
 
     fn format(&self) -> FormatOptions {
@@ -100,10 +86,7 @@ impl Metric for Mean {
         output: &StepOutput,
         _metadata: &MetricMetadata,
     ) -> Result<SerializedEntry, TensorReadError> {
-        let value = match (self.quantity)(output, &self.name) {
-            Some(value) => (self.finish)(output, value.try_into_scalar::<f64>()?),
-            None => 0.0,
-        };
+        let value = (self.quantity)(output, &self.name);
         self.state.update(value, output.rows);
         Ok(self.state.compute_update(self.format()))
     }

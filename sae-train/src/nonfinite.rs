@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::failure::Failure;
 use sae_model::Mode;
 
-use crate::learner::{SaeLearner, StepOutput};
+use crate::learner::SaeLearner;
+use crate::numbers::StepOutput;
 
 /// Number of rows that a message lists; the log lists all.
 const LISTED: usize = 8;

@@ -10,6 +10,7 @@ use sae_model::loss::{Coefficients, Loss};
 use sae_model::ops::Adam;
 
 use crate::learner::{SaeLearner, Settings};
+use crate::numbers::Number;
 use crate::trainer::ADAM_EPSILON;
 
 /// A model in training: forward, backward, Adam and counters, with a constant learning rate. Data, checkpoints and
@@ -52,6 +53,6 @@ impl TrainingStep {
         let old = self.learner.clone();
         let lr = ModuleLearningRate::from(self.lr);
         self.learner = old.optimize(&mut self.optimizer, lr, output.grads);
-        output.item.l0.into_scalar::<f64>()
+        output.item.number(Number::L0)
     }
 }

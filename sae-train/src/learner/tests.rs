@@ -8,6 +8,7 @@ use sae_model::ops::Adam;
 use sae_model::{AnyArchitecture, SaeConfig};
 
 use super::*;
+use crate::numbers::Number;
 
 const WIDTH: usize = 6;
 const LATENTS: usize = 12;
@@ -71,10 +72,6 @@ fn values(tensor: Tensor<1>) -> Vec<f32> {
     tensor.into_data().iter().collect()
 }
 
-fn number(tensor: &Tensor<1>) -> f64 {
-    tensor.clone().into_scalar()
-}
-
 /// Parts of the rows: latent 0 always, latent 1 on half of them, latent 2 as given, the others never.
 fn fired(third: f32) -> [f32; LATENTS] {
     let mut fired = [0.0; LATENTS];
@@ -112,7 +109,7 @@ fn dead_are_those_that_were_silent_for_the_window() {
     );
     let model = after(4);
     let output = TrainStep::step(&model, batch());
-    assert_eq!(number(&output.item.dead), 10.0);
+    assert_eq!(output.item.number(Number::Dead), 10.0);
     let again = counted(model, &[fired(0.1)]);
     assert_eq!(
         again.dead(),
@@ -153,7 +150,7 @@ fn the_cutoff_switches_off_what_fires_more_often() {
 fn a_step_counts_its_own_batch() {
     let model = learner(Attention::default(), settings());
     let output = TrainStep::step(&model, batch());
-    let l0 = number(&output.item.l0);
+    let l0 = output.item.number(Number::L0);
     let adam = Adam {
         beta_1: 0.9,
         beta_2: 0.999,
@@ -197,8 +194,7 @@ fn the_penalty_rises_to_its_coefficient() {
 
 /// A term of the loss; 0 where there is none.
 fn term(output: &StepOutput, name: &str) -> f64 {
-    let term = output.terms.iter().find(|term| term.name == name);
-    term.map_or(0.0, |term| number(&term.value))
+    output.term(name).unwrap_or(0.0)
 }
 
 /// `(loss, its terms)` of a step.
@@ -213,8 +209,11 @@ fn losses(architecture: AnyArchitecture, aux_coefficient: f64, batches: usize) -
     let model = counted(learner(architecture, settings), &vec![fired(0.5); batches]);
     let item = TrainStep::step(&model, batch()).item;
     let (sparsity, auxiliary) = (term(&item, "sparsity_loss"), term(&item, "auxiliary_loss"));
-    let reconstruction = number(&item.reconstruction_loss);
-    (number(&item.loss), [reconstruction, sparsity, auxiliary])
+    let reconstruction = item.number(Number::ReconstructionLoss);
+    (
+        item.number(Number::Loss),
+        [reconstruction, sparsity, auxiliary],
+    )
 }
 
 #[test]
@@ -259,8 +258,11 @@ fn a_validation_is_measured_by_its_own_variance_and_by_reconstruction_alone() {
     let x = batch().activations.inner();
     let output = InferenceStep::step(&valid, ActivationBatch { activations: x });
     // the same rows, twice the variance
-    let fvu = |output: &StepOutput| output.fvu(number(&output.squared_error));
-    assert!((2.0 * fvu(&output) - fvu(&trained)).abs() < 1e-6);
-    assert_eq!(number(&output.loss), number(&output.reconstruction_loss));
-    assert!(output.terms.is_empty());
+    assert!((2.0 * output.fvu() - trained.fvu()).abs() < 1e-6);
+    assert_eq!(
+        output.number(Number::Loss),
+        output.number(Number::ReconstructionLoss)
+    );
+    assert_eq!(output.term("sparsity_loss"), None);
+    assert!(trained.term("sparsity_loss").is_some());
 }
