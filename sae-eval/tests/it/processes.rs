@@ -89,20 +89,19 @@ fn on_a_gpu_the_dictionary_is_copied_at_most_once() {
         let reads = log
             .lines()
             .filter(|line| line.contains("read from the device"));
-        let bytes: usize = reads
-            .map(|line| {
-                let digits = line
-                    .split("bytes=")
-                    .nth(1)
-                    .expect("the bytes that were read");
-                digits.trim().parse::<usize>().expect("a number")
-            })
-            .sum();
-        // one pass over both splits with the trained and one with the untrained model: 100 batches in all
+        let bytes = reads.map(|line| {
+            let digits = line
+                .split("bytes=")
+                .nth(1)
+                .expect("the bytes that were read");
+            digits.trim().parse::<usize>().expect("a number")
+        });
+        // One pass over both splits with the trained and one with the untrained model: 100 batches in all. The codes of ten rows
+        // are smaller than the dictionary.
         let dictionary = 4 * latents * WIDTH;
-        assert!(
-            bytes <= 4 * dictionary,
-            "{architecture}: {bytes} bytes of {dictionary}"
-        );
+        let bytes: Vec<usize> = bytes.collect();
+        assert!(!bytes.is_empty(), "no code was read");
+        let large = bytes.iter().filter(|bytes| **bytes >= dictionary).count();
+        assert!(large <= 4, "{architecture}: {bytes:?} of {dictionary}");
     }
 }
