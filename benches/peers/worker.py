@@ -201,6 +201,8 @@ def work(peer, sizes, device, bf16):
 
 def main():
     args = arguments()
+    if args.device.split(":")[0] not in ("cpu", "cuda"):
+        sys.exit(f"torch is not measured on {args.device}")
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("highest" if args.precision == "f32" else "high")
     on_gpu = args.device.startswith("cuda")

@@ -4,8 +4,10 @@
 //! asks for is a place in the common order: the step, then the pass over held-out rows or the training batch of that step, then
 //! the number of the batch. The turn goes to the run that asks for the earliest place, and to the first of those that ask for
 //! the same. So a batch is read when the first run comes to it, and is at hand until the last one has had it; a run that lags,
-//! because it was killed earlier than the others, catches up alone. One run computes at a time, so that N of them need the
-//! time of N, and the memory of one step.
+//! because it was killed earlier than the others, catches up alone.
+//!
+//! Each device is a lane. One run of a lane computes at a time, so that N of them need the time of N, and the memory of one step.
+//! Lanes go side by side: none is more than one batch ahead of another.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,12 +36,30 @@ struct Place {
     number: u64,
 }
 
+impl Place {
+    /// Whether a run may read this place while another computes with `at`. It may not pass what the other asks for next: the next
+    /// batch of the series, or the first one of a later series or of the next step.
+    fn is_near(&self, at: &Self) -> bool {
+        if self <= at {
+            return true;
+        }
+        if (self.step, self.series) == (at.step, at.series) {
+            return self.number == at.number + 1;
+        }
+        let next_step = at.series == Series::Training && self.step == at.step + 1;
+        let first = self.series == Series::Training || self.number == 0;
+        first && (self.step == at.step || next_step)
+    }
+}
+
 /// What a run does next.
 #[derive(Clone, Copy, Debug)]
 enum Next {
     /// It has not begun; those that have not come first.
     Begins,
     Wants(Place),
+    /// It computes with the batch of this place; with none yet if it has only begun.
+    Computes(Option<Place>),
     /// It has ended.
     Gone,
 }
@@ -52,12 +72,12 @@ struct State {
     next: Vec<Next>,
     /// Steps that each run has taken.
     steps: Vec<u64>,
-    /// The run whose turn it is.
-    turn: Option<usize>,
+    /// The device of each run.
+    lanes: Vec<usize>,
     /// The stream that is open for each series, and the number of its next batch.
     streams: [Option<(u64, Stream)>; 3],
-    /// The batch that was read last.
-    last: Option<(Series, u64, Batch)>,
+    /// The batch of each series that was read last, with its number.
+    last: [Option<(u64, Batch)>; 3],
 }
 
 #[derive(Debug)]
@@ -81,16 +101,17 @@ pub struct Share {
 pub struct Seat(Share);
 
 impl Share {
-    /// A pass of `steps` steps for as many runs as there are entries in `done`, the steps that each of them has taken.
-    pub fn of_pass(steps: usize, done: &[usize]) -> Vec<Self> {
+    /// A pass of `steps` steps for as many runs as there are entries in `runs`: the steps that each of them has taken, and its
+    /// lane.
+    pub fn of_pass(steps: usize, runs: &[(usize, usize)]) -> Vec<Self> {
         let pass = Arc::new(Pass {
             batches: steps as u64,
             state: Mutex::new(State {
-                next: vec![Next::Begins; done.len()],
-                steps: done.iter().map(|done| *done as u64).collect(),
-                turn: None,
+                next: vec![Next::Begins; runs.len()],
+                steps: runs.iter().map(|(done, _)| *done as u64).collect(),
+                lanes: runs.iter().map(|(_, lane)| *lane).collect(),
                 streams: [None, None, None],
-                last: None,
+                last: [None, None, None],
             }),
             changed: Condvar::new(),
         });
@@ -99,7 +120,7 @@ impl Share {
             run,
             away: Arc::default(),
         };
-        (0..done.len()).map(share).collect()
+        (0..runs.len()).map(share).collect()
     }
 
     /// The right of this run to take turns. Nobody's turn comes before every run has begun, or has dropped its seat.
@@ -148,14 +169,14 @@ impl Share {
         let started = Instant::now();
         let mut state = locked(&self.pass.state);
         state.next[self.run] = next;
-        if state.turn == Some(self.run) {
-            state.turn = None;
-        }
         self.pass.changed.notify_all();
-        let mine = |state: &mut State| !(state.turn.is_none() && state.first() == Some(self.run));
-        let waited = self.pass.changed.wait_while(state, mine);
+        let not_yet = |state: &mut State| !state.may_go(self.run);
+        let waited = self.pass.changed.wait_while(state, not_yet);
         let mut state = waited.unwrap_or_else(PoisonError::into_inner);
-        state.turn = Some(self.run);
+        state.next[self.run] = Next::Computes(match next {
+            Next::Wants(place) => Some(place),
+            _ => None,
+        });
         *locked(&self.away) += started.elapsed();
         state
     }
@@ -173,37 +194,46 @@ impl Drop for Seat {
         let Share { pass, run, .. } = &self.0;
         let mut state = locked(&pass.state);
         state.next[*run] = Next::Gone;
-        if state.turn == Some(*run) {
-            state.turn = None;
-        }
         pass.changed.notify_all();
     }
 }
 
 impl State {
-    /// The run whose turn is next.
-    fn first(&self) -> Option<usize> {
-        let order = |next: &Next| match next {
-            Next::Begins => Some(None),
-            Next::Wants(place) => Some(Some(*place)),
-            Next::Gone => None,
-        };
-        let waiting = self.next.iter().enumerate();
-        let waiting = waiting.filter_map(|(run, next)| Some((order(next)?, run)));
-        waiting.min().map(|(_, run)| run)
+    /// Whether it is the turn of a run that waits.
+    fn may_go(&self, run: usize) -> bool {
+        let mine = &self.next[run];
+        let others = self.next.iter().enumerate();
+        others
+            .filter(|(other, _)| *other != run)
+            .all(|(other, next)| {
+                let same_lane = self.lanes[other] == self.lanes[run];
+                let before = match (next, mine) {
+                    (Next::Gone, _) => false,
+                    (Next::Computes(_), _) if same_lane => true,
+                    (Next::Computes(_), Next::Begins) => false,
+                    // it has not said where it begins
+                    (Next::Computes(None), _) => true,
+                    (Next::Computes(Some(at)), Next::Wants(place)) => !place.is_near(at),
+                    (Next::Begins, Next::Begins) => same_lane && other < run,
+                    (Next::Begins, _) => true,
+                    (Next::Wants(_), Next::Begins) => false,
+                    (Next::Wants(theirs), Next::Wants(place)) => {
+                        theirs < place || (theirs == place && same_lane && other < run)
+                    }
+                    (_, Next::Computes(_) | Next::Gone) => true,
+                };
+                !before
+            })
     }
 
     /// Batch `number` of a series of `batches`: the one that was read last, or the next of the open stream, or the first of a new
     /// stream. `None` if the stream ends before its batches do.
     fn read(&mut self, job: &Job, (series, number, batches): (Series, u64, u64)) -> Option<Batch> {
-        if let Some((_, _, batch)) = self
-            .last
-            .as_ref()
-            .filter(|(of, at, _)| (*of, *at) == (series, number))
-        {
+        let last = &mut self.last[series as usize];
+        if let Some((_, batch)) = last.as_ref().filter(|(at, _)| *at == number) {
             return Some(batch.clone());
         }
-        self.last = None; // its memory is used again
+        *last = None; // its memory is used again
         let slot = &mut self.streams[series as usize];
         let stream = match slot.take() {
             Some((next, stream)) if next == number => stream,
@@ -213,7 +243,7 @@ impl State {
         if batch.is_ok() && number + 1 < batches {
             *slot = Some((number + 1, stream));
         }
-        self.last = Some((series, number, batch.clone()));
+        self.last[series as usize] = Some((number, batch.clone()));
         Some(batch)
     }
 }
@@ -234,24 +264,95 @@ mod tests {
         })
     }
 
+    fn computes(step: u64) -> Next {
+        Next::Computes(Some(Place {
+            step,
+            series: Series::Training,
+            number: step,
+        }))
+    }
+
+    /// The runs of four in these lanes whose turn it is when they do this next.
+    fn may_go(lanes: [usize; 4], next: [Next; 4]) -> Vec<usize> {
+        let share = &Share::of_pass(9, &lanes.map(|lane| (0, lane)))[0];
+        let mut state = locked(&share.pass.state);
+        state.next = next.to_vec();
+        (0..4).filter(|run| state.may_go(*run)).collect()
+    }
+
     #[test]
     fn the_turn_goes_to_the_earliest_place_and_then_to_the_first_run() {
-        let share = &Share::of_pass(9, &[0, 0, 0, 0])[0];
-        let mut state = locked(&share.pass.state);
-        assert_eq!(state.first(), Some(0));
-        state.next[0] = want(4, Series::Training, 4);
-        assert_eq!(state.first(), Some(1), "those that have not begun");
-        state.next[1] = want(4, Series::Validation, 7);
-        state.next[2] = want(4, Series::Whole, 9);
-        state.next[3] = Next::Gone;
-        assert_eq!(state.first(), Some(2), "all rows, a validation, a step");
-        state.next[2] = want(4, Series::Validation, 7);
-        assert_eq!(state.first(), Some(1), "the first of two");
-        state.next[1] = Next::Gone;
-        state.next[2] = want(5, Series::Validation, 0);
-        assert_eq!(state.first(), Some(0), "the one that lags");
-        state.next[0] = Next::Gone;
-        state.next[2] = Next::Gone;
-        assert_eq!(state.first(), None);
+        use Next::{Begins, Gone};
+        use Series::{Training, Validation, Whole};
+        let one = |next| may_go([0; 4], next);
+        let step = want(4, Training, 4);
+        let validates = want(4, Validation, 7);
+        assert_eq!(one([Begins; 4]), [0]);
+        assert_eq!(
+            one([step, Begins, Begins, Begins]),
+            [1],
+            "those that have not begun"
+        );
+        let whole = want(4, Whole, 9);
+        assert_eq!(
+            one([step, validates, whole, Gone]),
+            [2],
+            "all rows, a validation, a step"
+        );
+        assert_eq!(
+            one([step, validates, validates, Gone]),
+            [1],
+            "the first of two"
+        );
+        let next = want(5, Validation, 0);
+        assert_eq!(one([step, Gone, next, Gone]), [0], "the one that lags");
+        assert_eq!(
+            one([step, Gone, Next::Computes(None), Gone]),
+            [0; 0],
+            "one computes"
+        );
+        assert_eq!(one([Gone; 4]), [0; 0]);
+    }
+
+    #[test]
+    fn lanes_go_side_by_side_and_none_runs_ahead() {
+        use Next::{Begins, Computes, Gone};
+        use Series::{Training, Validation};
+        let two = |next| may_go([0, 1, 0, 1], next);
+        let step = |step| want(step, Training, step);
+        assert_eq!(two([Begins; 4]), [0, 1]);
+        assert_eq!(
+            two([Computes(None), step(0), Gone, Gone]),
+            [0; 0],
+            "where does it begin?"
+        );
+        assert_eq!(two([step(3), step(3), step(3), step(3)]), [0, 1]);
+        assert_eq!(two([computes(3), step(3), step(3), step(3)]), [1]);
+        assert_eq!(
+            two([step(4), computes(3), step(3), step(3)]),
+            [2],
+            "the one that lags"
+        );
+        assert_eq!(
+            two([step(4), computes(3), Gone, Gone]),
+            [0],
+            "one batch ahead"
+        );
+        assert_eq!(two([step(5), computes(3), Gone, Gone]), [0; 0], "two");
+        let at = |number| Place {
+            step: 4,
+            series: Validation,
+            number,
+        };
+        let validates = Computes(Some(at(0)));
+        assert_eq!(two([want(4, Validation, 1), validates, Gone, Gone]), [0]);
+        assert_eq!(two([want(4, Validation, 2), validates, Gone, Gone]), [0; 0]);
+        assert_eq!(two([step(5), validates, Gone, Gone]), [0; 0]);
+        assert_eq!(two([want(4, Validation, 0), computes(3), Gone, Gone]), [0]);
+        assert_eq!(
+            two([want(4, Validation, 1), computes(3), Gone, Gone]),
+            [0; 0],
+            "the other begins with the first"
+        );
     }
 }

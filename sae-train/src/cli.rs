@@ -30,7 +30,7 @@ struct Arguments {
     /// The config, for example configs/quickstart.toml.
     #[arg(required_unless_present = "init")]
     config: Option<PathBuf>,
-    #[arg(long, help = format!("Device to train on, instead of the config's: {NAMES}"))]
+    #[arg(long, help = format!("Device to train on, instead of the config's: {NAMES}; the runs of a sweep take turns over several, cuda:0,cuda:1"))]
     device: Option<String>,
     /// Override a key of the config, for example --set training.lr=1e-3; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
@@ -127,6 +127,12 @@ fn prepare(config: &Path, arguments: &Arguments) -> anyhow::Result<Training> {
     }
     if arguments.at_once.is_some() {
         anyhow::bail!("--at-once is for a sweep; give it one with --sweep KEY=VALUE,VALUE");
+    }
+    if let devices @ [_, _, ..] = &written.devices()[..] {
+        let devices = devices.join(",");
+        anyhow::bail!(
+            "device = \"{devices}\": one run trains on one device; several are for a sweep"
+        );
     }
     let mut run = prepare::prepare(&written, from, resume)?;
     run.tensorboard |= arguments.tensorboard;

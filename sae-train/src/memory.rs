@@ -3,6 +3,7 @@
 //! It counts only what training always holds, whatever the data: a run that is refused here could not have taken a
 //! step. Sizes are saturating `u128`, so that no number in a config makes them wrap.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -130,11 +131,14 @@ pub(crate) fn check(config: &Config, train: &ActivationData) -> Result<(), Confi
 
 /// Fails if runs that train beside each other on `train`, and take turns, cannot fit.
 pub(crate) fn check_together(
-    configs: &[&Config],
+    runs: &[(&Config, usize)],
     train: &ActivationData,
 ) -> Result<(), ConfigError> {
-    let estimates = configs.iter().map(|config| estimate(config, train));
-    let estimates: Vec<Estimate> = estimates.collect::<Result<_, _>>()?;
+    let of = |(config, lane): &(&Config, usize)| Ok((estimate(config, train)?, *lane));
+    let estimates = runs
+        .iter()
+        .map(of)
+        .collect::<Result<Vec<_>, ConfigError>>()?;
     judge_together(&estimates, available())
 }
 
@@ -143,7 +147,10 @@ fn estimate(config: &Config, train: &ActivationData) -> Result<Estimate, ConfigE
     Ok(Estimate::of(config, &model, train.rows()))
 }
 
-fn judge_together(estimates: &[Estimate], available: Option<u128>) -> Result<(), ConfigError> {
+fn judge_together(
+    estimates: &[(Estimate, usize)],
+    available: Option<u128>,
+) -> Result<(), ConfigError> {
     let limit = available.unwrap_or(ABSURD);
     let needed = together(estimates);
     if needed <= limit {
@@ -166,13 +173,18 @@ fn judge_together(estimates: &[Estimate], available: Option<u128>) -> Result<(),
     Err(invalid("sweep", format!("{runs} runs"), message))
 }
 
-/// Bytes that runs of one pass hold at least: one of them computes at a time.
-fn together(estimates: &[Estimate]) -> u128 {
-    let all = |of: fn(&Estimate) -> u128| estimates.iter().map(of);
+/// Bytes that runs of one pass hold at least: one of each lane computes at a time.
+fn together(estimates: &[(Estimate, usize)]) -> u128 {
+    let all = |of: fn(&Estimate) -> u128| estimates.iter().map(move |(estimate, _)| of(estimate));
     let kept = all(Estimate::kept).fold(0, u128::saturating_add);
-    let step = all(Estimate::of_step).max().unwrap_or(0);
+    let mut steps = BTreeMap::new();
+    for (estimate, lane) in estimates {
+        let largest = steps.entry(lane).or_insert(0);
+        *largest = estimate.of_step().max(*largest);
+    }
+    let steps = steps.into_values().fold(0, u128::saturating_add);
     let windows = all(|estimate| estimate.windows).max().unwrap_or(0);
-    [kept, step, windows]
+    [kept, steps, windows]
         .into_iter()
         .fold(0, u128::saturating_add)
 }
@@ -286,12 +298,16 @@ mod tests {
         let config = config(&["model.architecture=topk"]);
         let model = SaeConfig::new(TopK::default(), 20, 1000);
         let one = Estimate::of(&config, &model, 7);
-        assert_eq!(together(&[one]), one.total());
-        assert_eq!(together(&[one; 5]), one.total() + 4 * 3 * one.parameters);
-        let just = |runs: usize| Some(together(&vec![one; runs]));
-        assert!(judge_together(&[one; 5], just(5)).is_ok());
+        let lanes = |of: [usize; 5]| of.map(|lane| (one, lane));
+        let together_in = |of: [usize; 5]| together(&lanes(of));
+        assert_eq!(together(&[(one, 0)]), one.total());
+        let in_one = one.total() + 4 * 3 * one.parameters;
+        assert_eq!(together_in([0; 5]), in_one);
+        assert_eq!(together_in([0, 1, 0, 1, 0]), in_one + one.of_step());
+        let just = |runs: usize| Some(together(&vec![(one, 0); runs]));
+        assert!(judge_together(&lanes([0; 5]), just(5)).is_ok());
         let refused = |available| {
-            judge_together(&[one; 5], available)
+            judge_together(&lanes([0; 5]), available)
                 .unwrap_err()
                 .to_string()
         };

@@ -39,6 +39,8 @@ pub(crate) struct Prepared {
     pub(crate) asked_to_resume: bool,
     /// The checkpoint to continue from, if any.
     pub(crate) found: Found,
+    /// Which of the devices of its sweep it trains on.
+    pub(crate) lane: usize,
 }
 
 /// A run whose config, directory and device are right; nobody has looked at its data.
@@ -52,6 +54,8 @@ pub(crate) struct Asked {
     dir: RunDir,
     lock: Option<RunLock>,
     asked_to_resume: bool,
+    /// Which of the devices of its sweep it trains on.
+    pub(crate) lane: usize,
 }
 
 /// The data of a run: opened, limited to `data.max_norm`, and measured. Runs of one `[data]` share it.
@@ -101,6 +105,7 @@ pub(crate) fn ask(written: &Written, from: Option<&Path>, resume: bool) -> Resul
         dir,
         lock,
         asked_to_resume: resume,
+        lane: 0,
     })
 }
 
@@ -190,6 +195,7 @@ impl Asked {
             lock: self.lock,
             asked_to_resume: self.asked_to_resume,
             found,
+            lane: self.lane,
         })
     }
 }

@@ -113,11 +113,16 @@ fn reads(
     read
 }
 
-/// What runs that stand at these steps, and end at those, read in one pass.
-fn together(source: &Arc<Counting>, runs: &[(usize, usize)]) -> Vec<Vec<Result<Vec<f32>, String>>> {
-    let done: Vec<usize> = runs.iter().map(|(done, _)| *done).collect();
+/// What runs that stand at these steps, and end at those, read in one pass, in so many lanes.
+fn together(
+    source: &Arc<Counting>,
+    runs: &[(usize, usize)],
+    lanes: usize,
+) -> Vec<Vec<Result<Vec<f32>, String>>> {
+    let places = runs.iter().enumerate();
+    let places: Vec<_> = places.map(|(i, (done, _))| (*done, i % lanes)).collect();
     let most = runs.iter().map(|(_, steps)| *steps).max().unwrap();
-    let shares = Share::of_pass(most, &done);
+    let shares = Share::of_pass(most, &places);
     thread::scope(|scope| {
         let threads: Vec<_> = runs
             .iter()
@@ -144,10 +149,13 @@ fn each_run_gets_the_batches_of_a_loader_of_its_own() {
         &[(0, 40), (0, 40), (0, 40)][..],
         &[(0, 40), (17, 40), (0, 23), (40, 40), (6, 70)],
     ] {
-        let read = together(&source(), runs);
-        for (run, read) in runs.iter().zip(read) {
-            assert!(read.iter().all(Result::is_ok));
-            assert!(read == reads(&source(), None, *run), "{run:?} of {runs:?}");
+        for lanes in [1, 2, 3] {
+            let read = together(&source(), runs, lanes);
+            for (run, read) in runs.iter().zip(read) {
+                assert!(read.iter().all(Result::is_ok));
+                let alone = reads(&source(), None, *run);
+                assert!(read == alone, "{run:?} of {runs:?}, {lanes} lanes");
+            }
         }
     }
 }
@@ -156,18 +164,24 @@ fn each_run_gets_the_batches_of_a_loader_of_its_own() {
 fn eight_runs_read_as_much_as_one() {
     let one = source();
     reads(&one, None, (0, 120));
-    let eight = source();
-    together(&eight, &[(0, 120); 8]);
-    let [one, eight] = [one, eight].map(|source| source.read.load(Ordering::Relaxed));
-    // a stream may read ahead a little more or less
-    assert!(eight as f64 <= 1.05 * one as f64, "{eight} and {one} rows");
+    let one = one.read.load(Ordering::Relaxed);
+    for lanes in [1, 2, 8] {
+        let eight = source();
+        together(&eight, &[(0, 120); 8], lanes);
+        let eight = eight.read.load(Ordering::Relaxed);
+        // a stream may read ahead a little more or less
+        assert!(
+            eight as f64 <= 1.05 * one as f64,
+            "{eight} and {one} rows, {lanes} lanes"
+        );
+    }
 }
 
 #[test]
 fn every_run_is_told_that_the_data_is_gone() {
     let source = source();
     source.lost.store(300, Ordering::Relaxed);
-    for read in together(&source, &[(0, 80), (0, 80)]) {
+    for read in together(&source, &[(0, 80), (0, 80)], 1) {
         let error = read.iter().find_map(|batch| batch.as_ref().err());
         assert!(
             error.is_some_and(|error| error.contains("rows")),

@@ -26,6 +26,8 @@ pub(crate) struct Sweep {
 pub(crate) struct Variant {
     pub(crate) name: String,
     pub(crate) config: Written,
+    /// Which of the devices it trains on.
+    pub(crate) lane: usize,
 }
 
 impl Written {
@@ -55,13 +57,28 @@ impl Written {
             dir: dir.clone(),
             runs: Vec::new(),
         };
+        let devices = self.devices();
         for axes in tables {
             for values in product(&axes)? {
-                sweep.runs.push(self.variant(&dir, &values)?);
+                let lane = sweep.runs.len() % devices.len().max(1);
+                let mut run = self.variant(&dir, &values)?;
+                run.lane = lane;
+                if let Some(device) = devices.get(lane) {
+                    run.config.table.insert("device".into(), (*device).into());
+                }
+                sweep.runs.push(run);
             }
         }
         check_names(&sweep.runs)?;
         Ok(Some(sweep))
+    }
+
+    /// The devices that the config names, with commas between them; none if it names none.
+    pub(crate) fn devices(&self) -> Vec<&str> {
+        let names = self.table.get("device").and_then(Value::as_str);
+        names.map_or(Vec::new(), |names| {
+            names.split(',').map(str::trim).collect()
+        })
     }
 
     /// Fails if `--set` gives a value to a key that varies.
@@ -95,7 +112,11 @@ impl Written {
             name: None,
             set: Vec::new(),
         };
-        Ok(Variant { name, config })
+        Ok(Variant {
+            name,
+            config,
+            lane: 0,
+        })
     }
 }
 

@@ -3,7 +3,8 @@
 //! A run keeps all that is its own: config, directory, lock, log, records, checkpoints, model, Burn's trainer, and a thread. What the
 //! runs have in common is measured once (the data) and read once (the batches): runs that train on the same rows in the same order
 //! form a *pass*, in which they take turns ([`sae_data::Share`]). So a step computes exactly what it does alone, and has all
-//! processors for it. Passes follow each other.
+//! processors, or its device, for it. Where there are several devices, run i is on device i modulo their number. Passes follow each
+//! other.
 
 mod train;
 
@@ -44,7 +45,9 @@ pub(crate) fn prepare(
     }
     let ask = |run: &Variant| {
         let asked = prepare::ask(&run.config, from, resume);
-        asked.with_context(|| format!("run {} of the sweep", run.name))
+        let mut asked = asked.with_context(|| format!("run {} of the sweep", run.name))?;
+        asked.lane = run.lane;
+        Ok(asked)
     };
     let asked: Vec<Asked> = sweep.runs.iter().map(ask).collect::<Result<_>>()?;
     let orders = |of: fn(&Config) -> Order| distinct(asked.iter().map(|run| of(&run.config)));
@@ -65,7 +68,6 @@ struct Order {
     seed: u64,
     batch_size: usize,
     validate_rows: usize,
-    device: String,
 }
 
 impl Order {
@@ -76,7 +78,6 @@ impl Order {
             seed: config.data.streaming(config.seed).seed,
             batch_size: t.batch_size,
             validate_rows: t.validate_rows,
-            device: config.device.clone(),
         }
     }
 
@@ -163,6 +164,6 @@ fn fits(pass: &[Asked], train: &sae_data::ActivationData) -> Result<()> {
             .and_then(|()| memory::check(&run.config, train));
         alone.with_context(|| format!("run {} of the sweep", run.config.run_name()))?;
     }
-    let configs: Vec<&Config> = pass.iter().map(|run| &run.config).collect();
-    Ok(memory::check_together(&configs, train)?)
+    let runs: Vec<_> = pass.iter().map(|run| (&run.config, run.lane)).collect();
+    Ok(memory::check_together(&runs, train)?)
 }

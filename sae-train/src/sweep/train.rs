@@ -106,9 +106,10 @@ fn train_pass(pass: Vec<Prepared>, signals: &Signals, title: Option<String>) -> 
         Some((_, rows)) => rows.iter().cloned().map(Some).collect(),
         None => vec![None; names.len()],
     };
-    let done: Vec<usize> = pass.iter().map(Prepared::steps_done).collect();
+    let places = pass.iter().map(|run| (run.steps_done(), run.lane));
+    let places: Vec<(usize, usize)> = places.collect();
     let steps = pass.iter().map(|run| run.config.training.steps).max();
-    let shares = Share::of_pass(steps.unwrap_or(0), &done);
+    let shares = Share::of_pass(steps.unwrap_or(0), &places);
     // All seats are taken before anybody begins: those of threads that cannot start are given up.
     let seats: Vec<_> = shares.iter().map(Share::seat).collect();
     let ends = thread::scope(|scope| {

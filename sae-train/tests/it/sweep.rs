@@ -179,6 +179,34 @@ fn seeds_share_a_pass_if_they_have_one_order() {
     assert!(contents(&other) != contents(&alone), "the order matters");
 }
 
+/// Two lanes of one processor, for want of two cards.
+#[test]
+fn runs_on_several_devices_have_the_bytes_of_the_run_alone() {
+    let w = Workspace::new();
+    let varied = [
+        "--sweep",
+        "training.lr=1e-3,2e-3,3e-3",
+        "--device",
+        "cpu,cpu",
+    ];
+    let said = succeeded(&w.sweep("lanes", TABLES, &varied));
+    assert!(said.contains("15 runs, one pass over the data"), "{said}");
+    for run in RUNS {
+        for lr in ["1e-3", "2e-3", "3e-3"] {
+            let run = format!("{run},lr={lr}");
+            let settings = settings(&run);
+            let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+            let alone = w.trained("alone", &settings);
+            same_run(&alone, &w.of_sweep("lanes", &run));
+            std::fs::remove_dir_all(alone).unwrap();
+        }
+    }
+    let output = w.train(&["--device", "cpu,cpu"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(errors.contains("several are for a sweep"), "{errors}");
+}
+
 #[test]
 fn runs_of_other_lengths_and_batches_and_all_options() {
     let w = Workspace::new();
