@@ -235,13 +235,55 @@ fn l0(codes: &SparseCodes) -> f64 {
 }
 
 fn step(shape: [usize; 3], architecture: impl Into<AnyArchitecture>, device: &Device) -> Once {
+    step_after(shape, architecture, device, WARM_UP)
+}
+
+/// A step, after so many.
+fn step_after(
+    shape: [usize; 3],
+    architecture: impl Into<AnyArchitecture>,
+    device: &Device,
+    before: usize,
+) -> Once {
     let data = Data::new(shape, device);
     let sae = data.model(shape, architecture, &device.clone().autodiff());
     let mut step = TrainingStep::new(sae, data.variance, LEARNING_RATE);
     let mut next = data.cycle();
     let mut once = move || step.take(Tensor::from_inner(next()));
-    for _ in 0..WARM_UP {
+    for _ in 0..before {
         once();
     }
     Box::new(move || Some(once()))
+}
+
+#[cfg(all(test, feature = "wgpu"))]
+mod tests {
+    use super::*;
+
+    /// In a process of its own: the pool of a device is that of all who use it.
+    #[test]
+    fn a_step_on_a_gpu_holds_no_matrix_of_all_scores() {
+        let [batch, width, latents] = [2048, 16, 65_536];
+        let Ok(device) = DeviceName::Wgpu(None).open() else {
+            eprintln!("skipped: no graphics adapter");
+            return;
+        };
+        let mut once = step_after([batch, width, latents], TopK::default(), &device, 1);
+        once();
+        device.sync().expect("the step ends");
+        let usage = device.memory_pool_usage().expect("wgpu counts");
+        let config = SaeConfig::new(TopK::default(), width, latents);
+        let predicted = sae_train::device_memory(&config, batch, K);
+        let scores = 4 * (batch * latents) as u64;
+        assert!(predicted < scores / 4, "{predicted} of {scores}");
+        assert!(
+            usage.bytes_reserved <= predicted,
+            "{usage:?}, predicted {predicted}"
+        );
+        let large = SaeConfig::new(Attention::default(), 768, 131_072);
+        println!(
+            "4096 x 768 x 131072: {}",
+            sae_train::device_memory(&large, 4096, 128)
+        );
+    }
 }

@@ -199,31 +199,32 @@ impl Drop for Seat {
 }
 
 impl State {
-    /// Whether it is the turn of a run that waits.
+    /// Whether a run waits and it is its turn.
     fn may_go(&self, run: usize) -> bool {
-        let mine = &self.next[run];
-        let others = self.next.iter().enumerate();
-        others
-            .filter(|(other, _)| *other != run)
-            .all(|(other, next)| {
-                let same_lane = self.lanes[other] == self.lanes[run];
-                let before = match (next, mine) {
-                    (Next::Gone, _) => false,
-                    (Next::Computes(_), _) if same_lane => true,
-                    (Next::Computes(_), Next::Begins) => false,
-                    // it has not said where it begins
-                    (Next::Computes(None), _) => true,
-                    (Next::Computes(Some(at)), Next::Wants(place)) => !place.is_near(at),
-                    (Next::Begins, Next::Begins) => same_lane && other < run,
-                    (Next::Begins, _) => true,
-                    (Next::Wants(_), Next::Begins) => false,
-                    (Next::Wants(theirs), Next::Wants(place)) => {
-                        theirs < place || (theirs == place && same_lane && other < run)
-                    }
-                    (_, Next::Computes(_) | Next::Gone) => true,
-                };
-                !before
-            })
+        let waits = matches!(self.next[run], Next::Begins | Next::Wants(_));
+        let mut others = (0..self.next.len()).filter(|other| *other != run);
+        waits && others.all(|other| !self.comes_before(other, run))
+    }
+
+    /// Whether a run must wait for another.
+    fn comes_before(&self, other: usize, run: usize) -> bool {
+        let same_lane = self.lanes[other] == self.lanes[run];
+        match (&self.next[other], &self.next[run]) {
+            (Next::Gone, _) => false,
+            (Next::Computes(_), _) if same_lane => true,
+            (Next::Computes(_), Next::Begins) => false,
+            (Next::Computes(Some(at)), Next::Wants(place)) => !place.is_near(at),
+            (Next::Wants(theirs), Next::Wants(place)) if theirs == place => {
+                same_lane && other < run
+            }
+            (Next::Wants(theirs), Next::Wants(place)) => theirs < place,
+            (Next::Begins, Next::Begins) => same_lane && other < run,
+            (Next::Wants(_), Next::Begins) => false,
+            // the other has not said where it begins
+            (Next::Begins | Next::Computes(None), _) => true,
+            // this one does not wait
+            (_, Next::Computes(_) | Next::Gone) => true,
+        }
     }
 
     /// Batch `number` of a series of `batches`: the one that was read last, or the next of the open stream, or the first of a new

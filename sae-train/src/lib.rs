@@ -34,5 +34,6 @@ mod training_step;
 mod whole;
 
 pub use config::ConfigError;
+pub use memory::device_memory;
 pub use trainer::{TrainError, Trainer};
 pub use training_step::TrainingStep;

@@ -124,6 +124,30 @@ impl fmt::Display for Estimate {
     }
 }
 
+/// Bytes that a training step of `rows` rows holds on a GPU at its peak, where a row has at most `longest` active latents:
+///
+/// ```text
+/// 5 P + 3 D + 16 B d + 12 C + 40 N      in float32 numbers of 4 bytes, but for C and N in bytes
+/// ```
+///
+/// P are the parameters (those of the step before and after it, gradients, two moments), D the largest of them (what Adam writes
+/// before the old ones go), C the slots for candidates, and N those of the codes. None of it is `B M`.
+pub fn device_memory(model: &SaeConfig, rows: usize, longest: usize) -> u64 {
+    let (m, d) = (model.n_latents as u64, model.d_in as u64);
+    let of = |parameter: &parameters::Parameter| match parameter.shape {
+        Shape::Dictionary => m * d,
+        Shape::Square => d * d,
+        _ => m.max(d), // a vector
+    };
+    let table = parameters::table(model);
+    let parameters: u64 = table.iter().map(of).sum();
+    let largest = table.iter().map(of).max().unwrap_or(0);
+    let (rows, longest) = (rows as u64, longest as u64);
+    let room = longest.max(1024).min(m).next_power_of_two();
+    let floats = 5 * parameters + 3 * largest + 16 * rows * d;
+    4 * floats + 12 * rows * room + 40 * rows * longest
+}
+
 /// Fails if training on `train` cannot fit.
 pub(crate) fn check(config: &Config, train: &ActivationData) -> Result<(), ConfigError> {
     judge(config, &estimate(config, train)?, available())

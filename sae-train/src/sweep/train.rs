@@ -1,5 +1,6 @@
 //! Trains the passes of a sweep, one after the other, and says how each run ended.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::Instant;
@@ -83,6 +84,14 @@ impl PreparedSweep {
             self.name,
             first.of_data()
         ));
+        let runs = || self.passes.iter().flatten();
+        let devices: BTreeMap<usize, &str> = runs()
+            .map(|run| (run.lane, run.config.device.as_str()))
+            .collect();
+        if devices.len() > 1 {
+            let devices: Vec<&str> = devices.into_values().collect();
+            say(format!("devices: {}", devices.join(", ")));
+        }
         if self.seeds_apart {
             say(
                 "note: each seed has an order of its own, and a pass; data.order_seed = 0 gives all seeds one order",

@@ -25,6 +25,7 @@ mod rank;
 mod settle;
 mod sink;
 mod sparsemax;
+mod support;
 mod units;
 
 use std::sync::Arc;

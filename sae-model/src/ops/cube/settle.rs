@@ -1,13 +1,14 @@
 //! What becomes of a row's candidates in the end: their scores are computed again in one order of additions, and the rule of selection
 //! chooses among those.
 //!
-//! Candidates arrive in any order. Their set may differ from one run to the next, too, for a bound that is a rounding error higher
-//! drops one more; but every latent that the rule selects is among them, so the codes are always the same.
+//! Candidates arrive in any order, and their set differs with the product that found them. Every latent that the rule selects is
+//! among them, and nothing is computed from the others (`support.rs`): so the codes are always the same, bit for bit.
 
 use cubecl::prelude::*;
 
 use super::decode::{LANES, group_dot};
 use super::rank::{KEY_BITS, key, kth_key};
+use super::support::{contains, excess, support};
 use super::units::{UNITS, cube_index, cube_max, cube_sum, is_non_finite, places, uniform};
 
 /// The rules of selection, as kernels are compiled for them.
@@ -103,50 +104,6 @@ fn rescore(
     cube_max(shared, bad) > 0.0
 }
 
-/// `(max, sum, count)` of the support of sparsemax, `c = z - max` in it where `c count > sum - 1`: without the division, whose
-/// rounding would decide about scores at the threshold.
-#[cube]
-fn support(values: &mut [f32], shared: &mut Shared<[f32]>, start: u32, n: u32) -> (f32, f32, f32) {
-    let mut max = values[start as usize];
-    let mut e = UNIT_POS;
-    while e < n {
-        let z = values[(start + e) as usize];
-        if z > max {
-            max = z;
-        }
-        e += UNITS;
-    }
-    let max = cube_max(shared, max);
-    let mut all = f32::new(0.0);
-    let mut e = UNIT_POS;
-    while e < n {
-        all += values[(start + e) as usize] - max;
-        e += UNITS;
-    }
-    let mut sum = cube_sum(shared, all);
-    let mut count = f32::cast_from(n);
-    let mut shrinking = true;
-    while shrinking {
-        let mut part = f32::new(0.0);
-        let mut members = f32::new(0.0);
-        let mut e = UNIT_POS;
-        while e < n {
-            let c = values[(start + e) as usize] - max;
-            if c * count > sum - 1.0 {
-                part += c;
-                members += 1.0;
-            }
-            e += UNITS;
-        }
-        let part = cube_sum(shared, part);
-        let members = cube_sum(shared, members);
-        shrinking = members < count;
-        sum = part;
-        count = members;
-    }
-    (max, sum, count)
-}
-
 /// Scores the candidates again, lets the rule choose, and leaves what it chose in ascending order of latents.
 #[cube(launch)]
 pub(super) fn settle(
@@ -204,16 +161,20 @@ pub(super) fn settle(
             has_bias,
         );
         poisoned = poisoned || bad;
-        let mut level = threshold + 0.0;
-        let mut shift = f32::new(0.0);
-        let mut offset = f32::new(0.0);
         let mut kth = 0u32;
         let mut room = 0u32;
+        let mut max = f32::new(0.0);
+        let mut scale = f32::new(1.0);
+        let mut count = 0u32;
+        let mut high = 0u32;
+        let mut low = 0u32;
         if comptime!(rule == Rule::Probability || rule == Rule::Score) {
-            let (max, sum, count) = support(values, &mut shared, start, n);
-            shift = max;
-            level = sum - 1.0;
-            offset = count;
+            let of_row = support(values, &mut shared, &mut whole, start, n);
+            max = of_row.0;
+            scale = of_row.1;
+            count = of_row.2;
+            high = of_row.3;
+            low = of_row.4;
         } else if comptime!(rule == Rule::TopK) {
             kth = kth_key(values, &mut shared, start, n, k, KEY_BITS);
             let mut above = f32::new(0.0);
@@ -240,15 +201,14 @@ pub(super) fn settle(
                 latent = indices[(start + e) as usize];
                 value = z;
                 if comptime!(rule == Rule::Probability || rule == Rule::Score) {
-                    let c = z - shift;
-                    if c * offset > level {
+                    if contains(max, scale, count, high, low, z) {
                         flag = 1u32;
                     }
                     if comptime!(rule == Rule::Probability) {
-                        value = c - level / offset;
+                        value = excess(max, scale, count, high, low, z);
                     }
                 } else if comptime!(rule == Rule::Threshold) {
-                    if z > level {
+                    if z > threshold {
                         flag = 1u32;
                     }
                 } else if comptime!(rule == Rule::BatchTopK) {
