@@ -1,6 +1,6 @@
 //! Devices, by the names that configs and command lines use.
 //!
-//! Everything that is known of a kind of device is one row of [`KINDS`]: parsing, errors, help and documents read it there.
+//! Everything that is known of a kind of device is one row of `KINDS`: parsing, errors, help and documents read it there.
 
 mod cuda;
 #[cfg(feature = "wgpu")]

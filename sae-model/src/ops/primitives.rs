@@ -58,7 +58,7 @@ fn norms<B: Backend>(x0: FloatTensor<B>, norm: Norm) -> FloatTensor<B> {
     times::<B>(n, norm.scale)
 }
 
-/// See [`SaeOps::normalize`].
+/// See [`SaeOps::normalize`](super::backend::SaeOps::normalize).
 pub(super) fn normalize<B: Backend>(
     x: FloatTensor<B>,
     bias: FloatTensor<B>,
@@ -72,7 +72,7 @@ pub(super) fn normalize<B: Backend>(
     (B::float_div(x0, n.clone()), n)
 }
 
-/// See [`SaeOps::restore`].
+/// See [`SaeOps::restore`](super::backend::SaeOps::restore).
 pub(super) fn restore<B: Backend>(
     y: FloatTensor<B>,
     bias: FloatTensor<B>,
@@ -151,7 +151,7 @@ pub(super) fn squared_error_backward<B: Backend>(
     B::float_mul(error, times::<B>(row::<B>(grad), 2.0))
 }
 
-/// See [`SaeOps::sparse_attention`]. A row that holds NaN or infinity becomes NaN.
+/// See [`SaeOps::sparse_attention`](super::backend::SaeOps::sparse_attention). A row that holds NaN or infinity becomes NaN.
 pub(super) fn sparse_attention<B: Backend>(
     scores: FloatTensor<B>,
     value: SparseValue,

@@ -84,7 +84,7 @@ impl Nvrtc {
     fn lacks(&self, card: Card) -> Option<CudaNeed> {
         let Card { name, architecture } = card;
         let compiles = self.architectures.contains(&architecture);
-        (!compiles).then(|| CudaNeed::OtherNvrtc {
+        (!compiles).then_some(CudaNeed::OtherNvrtc {
             nvrtc: self.version,
             card: name,
             architecture,

@@ -126,7 +126,7 @@ fn headers() -> Option<(PathBuf, Vec<&'static str>)> {
     let is_there = |file: &&str| include.join(file).is_file();
     let missing = HEADERS
         .into_iter()
-        .filter(|places| !places.iter().any(|place| is_there(place)))
+        .filter(|places| !places.iter().any(&is_there))
         .map(|places| places[0])
         .collect();
     Some((root, missing))

@@ -7,7 +7,9 @@
 #![allow(
     clippy::too_many_arguments,
     clippy::assign_op_pattern,
+    clippy::collapsible_if,
     clippy::manual_div_ceil,
+    clippy::manual_is_multiple_of,
     clippy::implicit_saturating_sub
 )]
 

@@ -35,12 +35,14 @@ pub(super) fn properties(version: u32) -> DeviceProperties {
         max_vector_size: VectorSize::MAX,
         cube_mma_reserved_shared_memory: 0,
     };
-    let mut features = Features::default();
-    features.copy_async = true;
-    features.memory_reinterpret = true;
-    features.alignment = true;
-    features.cube_cluster = version >= 90;
-    features.plane = Plane::Ops | Plane::Sync | Plane::NonUniformControlFlow;
+    let features = Features {
+        copy_async: true,
+        memory_reinterpret: true,
+        alignment: true,
+        cube_cluster: version >= 90,
+        plane: Plane::Ops | Plane::Sync | Plane::NonUniformControlFlow,
+        ..Features::default()
+    };
     DeviceProperties::new(
         features,
         MemoryDeviceProperties::new(20 << 30, 512),
