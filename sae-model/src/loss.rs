@@ -39,8 +39,8 @@ impl Loss {
         let elements = (rows * d) as f64;
         if self == Self::NormWeighted {
             let squared = (x_hat - x.clone()).square(); // [B, d]
-            let sum = squared.clone().inner().sum();
-            return ((squared / row_norms(x)).mean() * 10.0, sum);
+            let sum = ops::sum(squared.clone().inner());
+            return (ops::sum(squared / row_norms(x)) / elements * 10.0, sum);
         }
         let sum = ops::squared_error(x_hat, x);
         let error = sum.clone().inner();

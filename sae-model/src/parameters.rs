@@ -164,10 +164,13 @@ impl Parameters {
             let dims = parameter.shape.dims(config);
             let data = TensorData::new(value(&parameter, &dims)?, dims.clone());
             if dims.len() == 2 {
-                matrices.push(Param::from_tensor(Tensor::from_data(data, device)));
+                let mut matrix = Param::from_tensor(Tensor::from_data(data, device));
+                matrix.id = id_of(parameter.name);
+                matrices.push(matrix);
                 names[0].push(parameter.name);
             } else {
-                let vector = Param::from_tensor(Tensor::from_data(data, device));
+                let mut vector = Param::from_tensor(Tensor::from_data(data, device));
+                vector.id = id_of(parameter.name);
                 vectors.push(vector.set_require_grad(parameter.trained));
                 names[1].push(parameter.name);
             }
@@ -286,6 +289,14 @@ impl Parameters {
         let names = self.names.iter().flatten().copied();
         names.zip(matrices.chain(vectors)).collect()
     }
+}
+
+/// Identity of the parameter of this name: the same in every process, so that processes can speak of it. FNV-1a.
+pub fn id_of(name: &str) -> ParamId {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    ParamId::from(hash)
 }
 
 /// One generator per parameter, so that adding a parameter does not move the others.

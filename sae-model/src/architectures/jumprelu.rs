@@ -141,13 +141,13 @@ impl JumpRelu {
     fn l0(&self, codes: &SparseCodes, thresholds: Tensor<1>) -> Tensor<1> {
         let bandwidth = self.bandwidth as f32;
         let values = codes.values.clone().inner();
-        let l0 = values.not_equal_elem(0.0).float().sum();
+        let l0 = ops::sum(values.not_equal_elem(0.0).float());
         let theta = codes.at_entries(thresholds.clone().inner());
         let distance = (codes.scores.clone().inner() - theta).abs();
         let near = distance.lower_elem(bandwidth / 2.0).float();
         let slope = ops::column_sums(near, &codes.pattern) * (-1.0 / bandwidth);
         // A value of L0 and a gradient of `slope`: the linear term cancels, its derivative does not.
-        let linear = (thresholds * Tensor::from_inner(slope)).sum();
+        let linear = ops::sum(thresholds * Tensor::from_inner(slope));
         linear.clone() - linear.detach() + Tensor::from_inner(l0)
     }
 }

@@ -89,7 +89,7 @@ pub(super) fn l1(step: &Step<'_>, codes: Option<&SparseCodes>) -> Vec<Term> {
     let per_row = (codes.pattern.rows() * step.sae.config().d_in) as f64;
     vec![Term {
         name: SPARSITY,
-        value: codes.values.clone().sum() / per_row * step.risen("sparsity_coefficient"),
+        value: ops::sum(codes.values.clone()) / per_row * step.risen("sparsity_coefficient"),
     }]
 }
 

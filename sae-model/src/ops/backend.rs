@@ -240,6 +240,11 @@ pub(crate) trait SaeOps: Host {
         Self::float_sum(primitives::square::<Self>(x))
     }
 
+    /// The sum of all numbers `[1]` of a tensor of any shape.
+    fn sum(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_sum(x)
+    }
+
     /// One step of Adam on tensors of one shape, in one pass over memory.
     fn adam(
         param: FloatTensor<Self>,

@@ -130,7 +130,7 @@ pub(crate) trait GradientOps: SaeOps {
         norm: Norm,
     ) -> FloatTensor<Self> {
         let du = Self::float_matmul(grad.clone(), Self::float_transpose(weight.clone()));
-        primitives::normalize_backward::<Self>(u.clone(), norms.clone(), du, norm)
+        Self::normalize_backward(u, norms, &du, norm)
     }
 
     /// `(dy [B, d], db [d])` of [`SaeOps::restore`].

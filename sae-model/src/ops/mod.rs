@@ -264,6 +264,11 @@ pub fn squared_norm<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     Tensor::from_dispatch(Dispatch::squared_norm(x.into_dispatch()))
 }
 
+/// The sum of all numbers `[1]` of a tensor of any shape, in an order that its shape alone decides; differentiable.
+pub fn sum<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    Tensor::from_dispatch(Dispatch::sum(x.into_dispatch()))
+}
+
 /// Whether sparse codes are the fast way on this device: everywhere but on GPUs.
 pub fn is_cpu(device: &Device) -> bool {
     #[cfg(feature = "cube")]

@@ -10,7 +10,7 @@ mod nodes;
 
 use std::sync::Arc;
 
-use burn::backend::Autodiff;
+use burn::backend::{Autodiff, TensorMetadata};
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::ops::{Backward, OpsKind};
 use burn::backend::tensor::FloatTensor;
@@ -21,7 +21,7 @@ use super::{Norm, Pattern, Selection, SparseValue};
 use nodes::{
     AtEntriesBackward, AttendBackward, AttendState, DecodeBackward, EncodeBackward, EncodeState,
     NormalizeBackward, ProjectBackward, ProjectState, RestoreBackward, SparseAttentionBackward,
-    SquaredErrorBackward,
+    SquaredErrorBackward, SumBackward,
 };
 
 impl<B: GradientOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
@@ -137,6 +137,19 @@ impl<B: GradientOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
         let out = B::squared_error(x_hat.clone(), x.clone());
         match prep {
             OpsKind::Tracked(prep) => prep.finish((x_hat, x), out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+
+    fn sum(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let prep = SumBackward
+            .prepare::<C>([x.node()])
+            .compute_bound()
+            .stateful();
+        let x = x.into_primitive();
+        let out = B::sum(x.clone());
+        match prep {
+            OpsKind::Tracked(prep) => prep.finish(x.shape(), out),
             OpsKind::UnTracked(prep) => prep.finish(out),
         }
     }

@@ -6,6 +6,7 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
+use burn::tensor::Shape;
 
 use crate::ops::gradients::GradientOps;
 use crate::ops::{Norm, Pattern, Selection, SparseValue};
@@ -278,6 +279,29 @@ impl<B: GradientOps> Backward<B, 1> for SquaredErrorBackward {
         let grad = grads.consume::<B>(&ops.node);
         if let Some(node) = x_hat_node {
             grads.register::<B>(node.id, B::squared_error_backward(&x_hat, &x, &grad));
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct SumBackward;
+
+impl<B: GradientOps> Backward<B, 1> for SumBackward {
+    /// The shape of what is added up.
+    type State = Shape;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let [x] = ops.parents;
+        let grad = grads.consume::<B>(&ops.node);
+        if let Some(node) = x {
+            let of_one = Shape::from(vec![1; ops.state.num_dims()]);
+            let grad = B::float_expand(B::float_reshape(grad, of_one), ops.state);
+            grads.register::<B>(node.id, grad);
         }
     }
 }

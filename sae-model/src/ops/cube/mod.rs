@@ -24,6 +24,7 @@ mod nvrtc;
 mod product;
 mod raise;
 mod rank;
+mod rows;
 mod settle;
 mod sink;
 mod sparsemax;
@@ -46,9 +47,11 @@ pub(super) use entries::DeviceEntries;
 use super::adam::AdamStep;
 use super::backend::{AdamUpdate, Encoding, Host, SaeOps, size};
 use super::codes::Pattern;
+use super::cpu::rows::Norm;
 use super::gradients::GradientOps;
 use super::{Selection, SparseValue};
 use entries::{empty, zeros};
+use rows::{Side, Summand};
 use units::{NAN_BITS, UNITS};
 
 /// Maximum number of cubes along one axis of a launch (WebGPU's limit).
@@ -194,6 +197,33 @@ impl SaeOps for Cube {
         let _span = tracing::trace_span!("codes_column_sums").entered();
         let values = into_contiguous(values);
         pattern.on_device(&values).column_sums(&values)
+    }
+
+    fn normalize(x: CubeTensor, bias: CubeTensor, norm: Norm) -> (CubeTensor, CubeTensor) {
+        rows::normalized(x, bias, norm)
+    }
+
+    fn restore(
+        y: CubeTensor,
+        bias: CubeTensor,
+        _u: CubeTensor,
+        norms: CubeTensor,
+        factor: f32,
+        _norm: Norm,
+    ) -> CubeTensor {
+        rows::restored(y, Some(bias), norms, factor)
+    }
+
+    fn squared_error(x_hat: CubeTensor, x: CubeTensor) -> CubeTensor {
+        rows::sum(x_hat, Some(x), Summand::SquaredDifference)
+    }
+
+    fn squared_norm(x: CubeTensor) -> CubeTensor {
+        rows::sum(x, None, Summand::Square)
+    }
+
+    fn sum(x: CubeTensor) -> CubeTensor {
+        rows::sum(x, None, Summand::Itself)
     }
 
     fn adam(
@@ -461,6 +491,34 @@ impl GradientOps for Cube {
     ) -> CubeTensor {
         let _span = tracing::trace_span!("codes_transposed_times").entered();
         transposed_times((values.clone(), x.clone()), None, pattern)
+    }
+
+    fn normalize_backward(
+        u: &CubeTensor,
+        norms: &CubeTensor,
+        grad: &CubeTensor,
+        norm: Norm,
+    ) -> CubeTensor {
+        let (pair, rows) = ((u.clone(), grad.clone()), (u.clone(), norms.clone()));
+        rows::bias_gradient(pair, rows, grad.clone(), (norm, 1.0), Side::Normalize)
+    }
+
+    fn restore_backward(
+        y: &CubeTensor,
+        u: &CubeTensor,
+        norms: &CubeTensor,
+        grad: &CubeTensor,
+        factor: f32,
+        norm: Norm,
+    ) -> (CubeTensor, CubeTensor) {
+        let dy = rows::restored(grad.clone(), None, norms.clone(), factor);
+        let (pair, rows) = ((y.clone(), grad.clone()), (u.clone(), norms.clone()));
+        let db = rows::bias_gradient(pair, rows, grad.clone(), (norm, factor), Side::Restore);
+        (dy, db)
+    }
+
+    fn squared_error_backward(x_hat: &CubeTensor, x: &CubeTensor, grad: &CubeTensor) -> CubeTensor {
+        rows::squared_error_gradient(x_hat.clone(), x.clone(), grad.clone())
     }
 
     fn attend_backward(

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor, TensorData};
 use proptest::prelude::*;
 
-use super::{devices, tensor, values};
+use super::{devices, noise, tensor, values};
 use crate::ops::{self, EncodeOptions, Selection, SparseValue};
 
 /// A problem: `z = q E^T + bias`, minus infinity where the mask is 0, `y = a D`, loss = `sum(y * upstream)`.
@@ -389,18 +389,6 @@ fn the_first_latents_alone() {
             assert_eq!(first, expected, "{name} {size}");
         }
     }
-}
-
-/// Numbers between -1 and 1 without a pattern; `seed` determines them.
-fn noise(n: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..n).map(|_| next()).collect()
 }
 
 /// Codes and all gradients of `sum(y * upstream)`, as bits, on a device.

@@ -2,6 +2,7 @@
 
 mod attention;
 mod codes;
+mod rows;
 
 use std::io::Write;
 
@@ -32,4 +33,16 @@ fn tensor(values: &[f32], width: usize, device: &Device) -> Tensor<2> {
 
 fn values(tensor: Tensor<2>) -> Vec<f32> {
     tensor.into_data().try_to_vec().expect("a float32 tensor")
+}
+
+/// Numbers between -1 and 1 without a pattern; `seed` determines them.
+fn noise(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
 }

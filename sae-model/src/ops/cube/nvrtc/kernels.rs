@@ -2,9 +2,10 @@
 
 use super::{Listed, buffer, listed};
 use crate::ops::cube::product::SIDE;
+use crate::ops::cube::rows::{Form, Side, Summand};
 use crate::ops::cube::settle::Rule;
 use crate::ops::cube::units::UNITS;
-use crate::ops::cube::{adam, batch, by_latent, decode, product, raise, settle, sparsemax};
+use crate::ops::cube::{adam, batch, by_latent, decode, product, raise, rows, settle, sparsemax};
 
 /// All kernels of `ops/cube`, as `module::function, variant`. A kernel gets a line here, and then its row in `ptxas.toml`:
 /// `SAE_UPDATE_DOCS=1 cargo test -p sae-model --features cuda ptxas`.
@@ -37,6 +38,16 @@ pub(super) fn kernels() -> Vec<Listed> {
         listed("raise::raise, Score", UNITS, |s, d, t| raise::raise::Raise::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), Rule::Score)),
         listed("raise::raise, TopK", UNITS, |s, d, t| raise::raise::Raise::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), Rule::TopK)),
         listed("raise::raise, BatchTopK", UNITS, |s, d, t| raise::raise::Raise::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), Rule::BatchTopK)),
+        listed("rows::along", UNITS, |s, d, t| rows::along::Along::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), (), (), (), Form::PowerInRange)),
+        listed("rows::bias_sums, normalize", 2 * UNITS, |s, d, t| rows::bias_sums::BiasSums::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), (), (), Side::Normalize)),
+        listed("rows::bias_sums, restore", 2 * UNITS, |s, d, t| rows::bias_sums::BiasSums::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), (), (), Side::Restore)),
+        listed("rows::column_sums", 2 * UNITS, |s, d, t| rows::column_sums::ColumnSums::new(s, d, t, buffer(), buffer(), (), ())),
+        listed("rows::error_gradient", 2 * UNITS, |s, d, t| rows::error_gradient::ErrorGradient::new(s, d, t, buffer(), buffer(), buffer(), buffer(), ())),
+        listed("rows::normalize, power", UNITS, |s, d, t| rows::normalize::Normalize::new(s, d, t, buffer(), buffer(), buffer(), buffer(), (), (), (), (), (), (), true, Form::Power)),
+        listed("rows::normalize, power in range", UNITS, |s, d, t| rows::normalize::Normalize::new(s, d, t, buffer(), buffer(), buffer(), buffer(), (), (), (), (), (), (), true, Form::PowerInRange)),
+        listed("rows::partial_sums", UNITS, |s, d, t| rows::partial_sums::PartialSums::new(s, d, t, buffer(), buffer(), buffer(), (), Summand::Itself)),
+        listed("rows::partial_sums, squared differences", UNITS, |s, d, t| rows::partial_sums::PartialSums::new(s, d, t, buffer(), buffer(), buffer(), (), Summand::SquaredDifference)),
+        listed("rows::restore", 2 * UNITS, |s, d, t| rows::restore::Restore::new(s, d, t, buffer(), buffer(), buffer(), buffer(), (), (), (), true)),
         listed("settle::settle, Probability", UNITS, |s, d, t| settle::settle::Settle::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), (), (), (), (), Rule::Probability, true)),
         listed("settle::settle, Score", UNITS, |s, d, t| settle::settle::Settle::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), (), (), (), (), Rule::Score, true)),
         listed("settle::settle, Threshold", UNITS, |s, d, t| settle::settle::Settle::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), (), (), (), (), Rule::Threshold, true)),
