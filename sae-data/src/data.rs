@@ -144,6 +144,11 @@ impl ActivationData {
         }
     }
 
+    /// Its rows `rows`, counted from its first.
+    pub(crate) fn stretch(&self, rows: Range<usize>) -> Self {
+        self.only(Selection::new(self.selection.pieces(rows)))
+    }
+
     /// Whether the two data sets have a file in common.
     pub fn shares_files(&self, other: &Self) -> bool {
         let paths = |data: &Self| -> Vec<PathBuf> {

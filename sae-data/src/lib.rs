@@ -43,6 +43,7 @@ mod limit;
 mod loader;
 mod meanings;
 mod moments;
+mod parts;
 mod pool;
 mod selection;
 mod shared;
@@ -68,6 +69,7 @@ pub use meanings::{
     ImagePlace, Meanings, MediaType, Neighbour, Neighbourhood, Per, RowMeaning, Text, Thumbnail,
     Token,
 };
+pub use parts::{Parts, PartsLoader};
 pub use shared::{Seat, Series, Share};
 pub use source::{
     Documents, ImageGrid, IndexedShard, Info, Options, ShardIndex, Source, SourceFile, formats,

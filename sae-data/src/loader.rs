@@ -210,6 +210,12 @@ impl ActivationLoader {
         self
     }
 
+    /// The same, with the clock of others.
+    pub(crate) fn timed_by(mut self, waiting: &Waiting) -> Self {
+        self.waiting = waiting.clone();
+        self
+    }
+
     /// The clock of this loader.
     pub fn waiting(&self) -> Waiting {
         self.waiting.clone()

@@ -13,8 +13,9 @@ use crate::config::Written;
 use crate::export::Export;
 use crate::failure;
 use crate::prepare::{self, Prepared};
+use crate::shards::Shards;
 use crate::sweep::{self, PreparedSweep};
-use crate::{config, output};
+use crate::{config, distributed, output};
 
 /// Train a sparse autoencoder on activations.
 #[derive(Parser)]
@@ -42,6 +43,10 @@ struct Arguments {
     /// Train at most so many runs of a sweep side by side; the others follow.
     #[arg(long, value_name = "N")]
     at_once: Option<NonZeroUsize>,
+    /// Train one run in all the processes that mpirun or srun has started with this command line. training.shards must be a
+    /// multiple of their number.
+    #[arg(long)]
+    distributed: bool,
     /// Start from this saved model in place of fresh parameters: a run directory, or the directory of a model. What the
     /// config does not say about the model is the model's. --resume needs it no more.
     #[arg(long, value_name = "MODEL")]
@@ -83,17 +88,28 @@ pub fn main() -> ExitCode {
     let Some(config) = &arguments.config else {
         return init(arguments.init.as_deref().unwrap_or_default());
     };
-    let (error, code) =
-        match prepare(config, &arguments).map(|training| training.train(arguments.plain)) {
-            Ok(Ok(())) => return ExitCode::SUCCESS,
-            Ok(Err(error)) => (error, 1),
-            Err(error) => (error, 2),
-        };
-    fail(&error, code)
+    let training = match prepare(config, &arguments) {
+        Ok(training) => training,
+        Err(error) => return fail(&error, 2),
+    };
+    let shards = training.shards();
+    match training.train(arguments.plain) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let code = fail(&error, 1);
+            match shards.filter(Shards::are_waited_for) {
+                Some(shards) => shards.comm().abort(failure::code_of(&error).unwrap_or(1)),
+                None => code,
+            }
+        }
+    }
 }
 
 /// Prints an error; returns its exit code, which is `code` if it has none of its own.
 fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    if failure::is_elsewhere(error) {
+        return ExitCode::SUCCESS;
+    }
     output::complain(format!("error: {}", failure::message(error)));
     ExitCode::from(failure::code_of(error).unwrap_or(code))
 }
@@ -107,8 +123,17 @@ enum Training {
 impl Training {
     fn train(self, plain: bool) -> anyhow::Result<()> {
         match self {
+            Self::Run(run) if run.shards.comm().rank() > 0 => run.follow(),
             Self::Run(run) => run.train(plain),
             Self::Sweep(sweep) => sweep.train(plain),
+        }
+    }
+
+    /// How the parts of its batches are shared, if it is one run.
+    fn shards(&self) -> Option<Shards> {
+        match self {
+            Self::Run(run) => Some(run.shards.clone()),
+            Self::Sweep(_) => None,
         }
     }
 }
@@ -118,6 +143,15 @@ fn prepare(config: &Path, arguments: &Arguments) -> anyhow::Result<Training> {
     use_threads(arguments.threads)?;
     let written = Written::read(config, &arguments.set, arguments.device.as_deref())?;
     let (from, resume) = (arguments.from.as_deref(), arguments.resume);
+    if arguments.distributed {
+        return distributed_run(written, arguments);
+    }
+    if distributed::launched() > 1 {
+        anyhow::bail!(
+            "{} processes were started, and each would train the same run; add --distributed, or start one process",
+            distributed::launched()
+        );
+    }
     if let Some(runs) = written.sweep(&arguments.sweep)? {
         let mut sweep = sweep::prepare(&runs, from, resume, arguments.at_once)?;
         for run in sweep.runs_mut() {
@@ -135,6 +169,23 @@ fn prepare(config: &Path, arguments: &Arguments) -> anyhow::Result<Training> {
         );
     }
     let mut run = prepare::prepare(&written, from, resume)?;
+    run.tensorboard |= arguments.tensorboard;
+    Ok(Training::Run(Box::new(run)))
+}
+
+/// Checks a run that several processes train.
+fn distributed_run(mut written: Written, arguments: &Arguments) -> anyhow::Result<Training> {
+    if written.sweep(&arguments.sweep)?.is_some() {
+        anyhow::bail!(
+            "--distributed is for one run, not for a sweep, whose runs need nothing of each other"
+        );
+    }
+    let comm = distributed::world()?;
+    if let Some(device) = distributed::device_of(&written.devices(), &*comm) {
+        written.set_device(&device);
+    }
+    let start = (arguments.from.as_deref(), arguments.resume);
+    let mut run = distributed::prepare(&written, start, comm)?;
     run.tensorboard |= arguments.tensorboard;
     Ok(Training::Run(Box::new(run)))
 }

@@ -75,6 +75,10 @@ pub(crate) enum Failure {
         steps: usize,
         code: u8,
     },
+    /// Of a run over several processes: another says what is wrong. This one ends with code 0, because a launcher kills the others,
+    /// before they have spoken, when the first ends with another code.
+    #[error("another process has failed")]
+    Elsewhere,
     /// Of a sweep: what is wrong with each run has been said.
     #[error("{what}")]
     Sweep { what: String, code: u8 },
@@ -138,6 +142,7 @@ impl Failure {
             Self::NonFinite(_) => 10,
             Self::Collapsed(_) => 11,
             Self::Burn(_) => 1,
+            Self::Elsewhere => 0,
             Self::Stopped { code, .. } | Self::Sweep { code, .. } => *code,
         }
     }
@@ -184,6 +189,12 @@ impl Outcome {
         let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         first.take()
     }
+}
+
+/// Whether another process has said what is wrong.
+pub(crate) fn is_elsewhere(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref());
+    causes.any(|failure| matches!(failure, Failure::Elsewhere))
 }
 
 /// The exit code of an error that has one of its own.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Int, Tensor};
@@ -81,14 +81,17 @@ impl TrainingLoss {
 
 impl SaeLearner {
     pub(crate) fn new(sae: Sae, settings: Settings, device: &Device) -> Self {
-        let counter =
-            |len| Param::from_tensor(Tensor::zeros([len], device)).set_require_grad(false);
+        let counter = |name, len| {
+            let mut counter = Param::from_tensor(Tensor::zeros([len], device));
+            counter.id = parameters::id_of(name);
+            counter.set_require_grad(false)
+        };
         let n_latents = sae.config().n_latents;
         Self {
             sae,
-            frequency: counter(n_latents),
-            silent: counter(n_latents),
-            steps: Param::initialized(ParamId::new(), Tensor::zeros([1], device)),
+            frequency: counter("frequency", n_latents),
+            silent: counter("silent", n_latents),
+            steps: Param::initialized(parameters::id_of("steps"), Tensor::zeros([1], device)),
             settings,
         }
     }
@@ -101,6 +104,17 @@ impl SaeLearner {
             ..
         } = self.settings;
         loss.with_squared_error(x, x_hat, held_out_variance)
+    }
+
+    /// sigma^2 of the training data.
+    pub(crate) fn variance(&self) -> f64 {
+        self.settings.variance
+    }
+
+    /// The same with the count of batches of another.
+    pub(crate) fn with_steps_of(mut self, other: &Self) -> Self {
+        self.steps = other.steps.clone();
+        self
     }
 
     /// Batches counted so far.
@@ -138,8 +152,8 @@ impl SaeLearner {
             loss: reconstruction_loss.clone(),
             reconstruction_loss,
             squared_error,
-            l0: fired.clone().sum(),
-            dead: dead.float().sum(),
+            l0: ops::sum(fired.clone()),
+            dead: ops::sum(dead.float()),
             squared_gradients: Tensor::zeros([1], &self.silent.val().inner().device()),
             terms: Vec::new(),
         }

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use sae_data::{ActivationData, Streaming};
+use sae_data::Parts;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
@@ -31,9 +31,8 @@ pub(crate) enum OnNonFinite {
 #[derive(Debug)]
 pub(crate) struct NonFinite {
     pub(crate) policy: OnNonFinite,
-    pub(crate) train: ActivationData,
-    pub(crate) streaming: Streaming,
-    pub(crate) batch_size: usize,
+    /// The parts of batches that this process has.
+    pub(crate) parts: Parts,
 }
 
 impl NonFinite {
@@ -46,9 +45,7 @@ impl NonFinite {
         output: &StepOutput,
         last_saved: usize,
     ) -> String {
-        let rows = self
-            .streaming
-            .rows_of_batch(&self.train, self.batch_size, step);
+        let rows = self.parts.rows_of_batch(step);
         let what = output.what_is_not_finite();
         let (bad, how) = match broken_rows(&x) {
             bad if !bad.is_empty() => (bad, "hold NaN or infinity"),
@@ -64,7 +61,7 @@ impl NonFinite {
                 _ => (Vec::new(), ""),
             },
         };
-        let path = self.train.path().display();
+        let path = self.parts.data().path().display();
         let named = |places: &[usize]| -> Vec<usize> { places.iter().map(|i| rows[*i]).collect() };
         let told = if bad.is_empty() {
             tracing::info!(step = step + 1, rows = ?rows, "all rows of the batch");

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use burn::tensor::{ExecutionError, Tensor};
+use burn::tensor::{Device, ExecutionError, Tensor};
 use burn::train::ItemLazy;
 use sae_model::loss::Term;
 use sae_model::stats;
@@ -76,6 +76,36 @@ impl StepOutput {
             of_mean: rows as f64 * variance,
             rows,
         }
+    }
+
+    /// The numbers of a batch of `parts` parts of so many rows each, of data of this variance: the means of the parts' numbers, and
+    /// the sum of the squares of all gradients.
+    pub(crate) fn of_parts(
+        mut means: Vec<f32>,
+        terms: Vec<&'static str>,
+        squared_gradients: f32,
+        (parts, rows, variance): (usize, usize, f64),
+    ) -> Self {
+        means[Number::SquaredError as usize] *= parts as f32; // a sum
+        means[Number::SquaredGradients as usize] = squared_gradients;
+        let rows = parts * rows;
+        Self {
+            on_device: Tensor::zeros([0], &Device::flex()),
+            terms,
+            host: Arc::new(means.into()),
+            of_mean: rows as f64 * variance,
+            rows,
+        }
+    }
+
+    /// The names of the loss's terms.
+    pub(crate) fn terms(&self) -> &[&'static str] {
+        &self.terms
+    }
+
+    /// All numbers, as [`StepOutput::of_parts`] takes them.
+    pub(crate) fn into_numbers(self) -> Vec<f32> {
+        self.on_host().to_vec()
     }
 
     fn on_host(&self) -> &[f32] {

@@ -17,6 +17,7 @@ use crate::failure::{Failure, chain};
 use crate::lock::RunLock;
 use crate::memory;
 use crate::run::{self, Provenance};
+use crate::shards::Shards;
 use crate::start::Start;
 
 /// A run that can start: config, device and data fit together. Nothing has been written.
@@ -41,6 +42,8 @@ pub(crate) struct Prepared {
     pub(crate) found: Found,
     /// Which of the devices of its sweep it trains on.
     pub(crate) lane: usize,
+    /// How the parts of a batch are shared.
+    pub(crate) shards: Shards,
 }
 
 /// A run whose config, directory and device are right; nobody has looked at its data.
@@ -76,7 +79,20 @@ pub(crate) struct Measured {
 
 /// Checks a run from config to data; `from` is the saved model to start from.
 pub(crate) fn prepare(written: &Written, from: Option<&Path>, resume: bool) -> Result<Prepared> {
-    let asked = ask(written, from, resume)?;
+    whole(ask(written, from, resume)?)
+}
+
+/// The same in a process that another leads, which has the run directory.
+pub(crate) fn prepare_to_follow(
+    written: &Written,
+    from: Option<&Path>,
+    resume: bool,
+) -> Result<Prepared> {
+    whole(asked(written, from, resume, |_| Ok(None))?)
+}
+
+/// A run with its data.
+fn whole(asked: Asked) -> Result<Prepared> {
     let data = measure(&asked, |train| {
         asked.check_batch(train)?;
         Ok(memory::check(&asked.config, train)?)
@@ -86,15 +102,26 @@ pub(crate) fn prepare(written: &Written, from: Option<&Path>, resume: bool) -> R
 
 /// Checks a run as far as that is possible without its data.
 pub(crate) fn ask(written: &Written, from: Option<&Path>, resume: bool) -> Result<Asked> {
+    asked(written, from, resume, |dir| {
+        if resume && dir.has_begun() {
+            return Ok(Some(RunLock::take(dir)?));
+        }
+        run::check_new(dir)?;
+        Ok(None)
+    })
+}
+
+/// A run whose directory `lock` looks at.
+fn asked(
+    written: &Written,
+    from: Option<&Path>,
+    resume: bool,
+    lock: impl FnOnce(&RunDir) -> Result<Option<RunLock>>,
+) -> Result<Asked> {
     let start = start(&RunDir::new(written.run_dir()), from, resume)?;
     let config = written.complete(start.as_ref().map(Start::fixed))?;
     let dir = RunDir::new(config.run_dir());
-    let lock = if resume && dir.has_begun() {
-        Some(RunLock::take(&dir)?)
-    } else {
-        run::check_new(&dir)?;
-        None
-    };
+    let lock = lock(&dir)?;
     let (device, card) = open_device(&config.device)?;
     set_precision(config.precision);
     Ok(Asked {
@@ -184,6 +211,7 @@ impl Asked {
         }
         Ok(Prepared {
             checkpoints: run::checkpoints(&dir, &config, &provenance),
+            shards: Shards::alone(config.training.shards),
             config,
             resolved,
             device: self.device,

@@ -203,7 +203,7 @@ fn same_variance(was: f64, is: f64) -> bool {
 }
 
 /// The keys in which two configs differ, as `key: old -> new`.
-fn differences(old: &Table, new: &Table) -> Vec<String> {
+pub(crate) fn differences(old: &Table, new: &Table) -> Vec<String> {
     let (old, new) = (flatten(old), flatten(new));
     let mut keys: Vec<&String> = old.iter().chain(&new).map(|(key, _)| key).collect();
     keys.sort();

@@ -4,7 +4,7 @@
 //! whether a checkpoint is due, whether it was asked to stop, and whether the numbers are finite. Burn's metrics and
 //! dashboard are still organised by virtual epochs (the steps between two validations).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use burn::data::dataloader::Progress;
@@ -27,6 +27,7 @@ use crate::learner::SaeLearner;
 use crate::nonfinite::{NonFinite, last_good};
 use crate::numbers::StepOutput;
 use crate::output::{self, say};
+use crate::shards::{Apart, Shards, Trainee};
 use crate::signals::Signals;
 use crate::sys;
 use crate::whole::WholeSet;
@@ -63,13 +64,17 @@ pub(crate) struct Steps {
     pub(crate) outcome: Arc<Outcome>,
     /// True if Burn's dashboard has the terminal.
     pub(crate) use_tui: bool,
+    /// How the parts of a batch are shared.
+    pub(crate) shards: Shards,
+    /// What is trained, if other processes take part. It is taken once.
+    pub(crate) apart: Mutex<Option<Box<Apart>>>,
 }
 
 impl SupervisedLearningStrategy<SaeLearner> for Steps {
     fn fit(
         &self,
         components: TrainingComponents<SaeLearner>,
-        mut learner: Learner<SaeLearner>,
+        learner: Learner<SaeLearner>,
         train: TrainLoader<SaeLearner>,
         held_out: ValidLoader<SaeLearner>,
         _starting_epoch: usize,
@@ -77,7 +82,15 @@ impl SupervisedLearningStrategy<SaeLearner> for Steps {
         if self.use_tui {
             sys::let_ctrl_c_through();
         }
-        learner.fork(&self.device);
+        let apart = self
+            .apart
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let learner = match apart {
+            Some(apart) => Trainee::Apart(apart),
+            None => Trainee::here(learner, self.shards.clone(), &self.device),
+        };
         let mut session = Session {
             steps: self,
             learner,
@@ -96,6 +109,7 @@ impl SupervisedLearningStrategy<SaeLearner> for Steps {
         if let Err(failure) = session.run(&train, &held_out) {
             self.outcome.fail(failure);
         }
+        session.learner.end();
         drop(session.checkpointer); // waits until its checkpoints are written
         (session.learner.model(), session.events)
     }
@@ -104,7 +118,7 @@ impl SupervisedLearningStrategy<SaeLearner> for Steps {
 /// The state that changes from step to step.
 struct Session<'a> {
     steps: &'a Steps,
-    learner: Learner<SaeLearner>,
+    learner: Trainee,
     events: SupervisedTrainingEventProcessor<SaeLearner>,
     checkpointer: Option<LearningCheckpointer<SaeLearner>>,
     store: Arc<EventStoreClient>,
@@ -330,8 +344,10 @@ impl Session<'_> {
                 .position(self.step, self.validated, fvu, metrics, self.streak);
         self.steps.writer.begin(&position)?;
         if let Some(checkpointer) = &mut self.checkpointer {
-            checkpointer.checkpoint(&self.learner, self.step, &self.store);
-            self.steps.writer.wait_until_fetched(self.step);
+            self.learner.save(|learner| {
+                checkpointer.checkpoint(learner, self.step, &self.store);
+                self.steps.writer.wait_until_fetched(self.step);
+            });
         }
         self.saved = (self.step, Instant::now());
         self.steps.writer.add_time(started.elapsed());

@@ -1,12 +1,15 @@
 //! Trains a checked run through Burn's Learner and saves the model.
 
 use std::io::IsTerminal;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use burn::data::dataloader::DataLoader;
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+use burn::optim::ModuleOptimizer;
 use burn::train::{Learner, SupervisedTraining, TrainingStrategy};
-use sae_data::{ActivationLoader, Series, Share, Waiting};
+use sae_data::{ActivationBatch, ActivationLoader, Parts, Series, Share, Waiting};
 use sae_model::ops;
 use sae_model::verdict::RunFacts;
 use sae_model::{Architecture, saved};
@@ -14,6 +17,7 @@ use sae_run::Usage;
 
 use crate::checkpoint::{self, MODEL, OPTIMIZER, Part, SCHEDULER, Writer};
 use crate::collapse::{Streak, Watch};
+use crate::distributed;
 use crate::failure::{Failure, Outcome, chain};
 use crate::json_lines::{JsonLines, MetricsFile};
 use crate::learner::{SaeLearner, Settings};
@@ -23,6 +27,7 @@ use crate::output::{self, say};
 use crate::prepare::Prepared;
 use crate::progress::{PlainLines, Row};
 use crate::run;
+use crate::shards::{Apart, Follower};
 use crate::signals::Signals;
 use crate::steps::{Cadence, Steps};
 use crate::trainer::{self, Parameters};
@@ -77,12 +82,7 @@ impl Prepared {
     pub(crate) fn train_in(mut self, place: &Place) -> Result<()> {
         let use_tui = place.use_tui;
         let config = &self.config;
-        let settings = trainer::settings(
-            &self.resolved,
-            &self.data.train_summary.typical,
-            self.data.validated_variance,
-            self.config.training.dead_window,
-        );
+        let settings = self.settings();
         let _lock = match self.lock.take() {
             Some(lock) => {
                 run::record_raises(&self.dir, &self.provenance.raised)?;
@@ -99,9 +99,17 @@ impl Prepared {
         let done = self.steps_done();
         tracing::info!(run = config.run_name(), done, "training starts");
         self.announce(done, place.share.is_none());
-        let learner = self.learner(settings)?;
+        let parts = self.parts(settings, done)?;
+        let apart = match self.shards.are_apart() {
+            true => {
+                distributed::begin(&self.shards, &self.dir, done)?;
+                Some(Box::new(Apart::new(self.shards.clone(), parts.clone())))
+            }
+            false => None,
+        };
+        let learner = Learner::new(parts.0, parts.1, parts.2);
         let outcome = Arc::new(Outcome::default());
-        let setup = self.supervised(place, &outcome)?;
+        let setup = self.supervised(place, apart, &outcome)?;
         let (started, away) = (Instant::now(), place.away());
         if use_tui {
             output::hold();
@@ -137,8 +145,53 @@ impl Prepared {
             .map_or(0, |position| position.step)
     }
 
-    /// Model, optimizer and schedule, from the checkpoint to continue from if there is one.
-    fn learner(&self, settings: Settings) -> Result<Learner<SaeLearner>> {
+    /// Takes part in the training of a run that another process leads.
+    pub(crate) fn follow(self) -> Result<()> {
+        let _signals = Signals::watch().context("watching for signals")?; // the leader decides what they mean
+        let heard = distributed::begun(&self.shards, &self.dir, |done| {
+            self.parts(self.settings(), done)
+        })?;
+        let (done, parts) = heard;
+        let t = &self.config.training;
+        let batches = self.batches().training(
+            done..t.steps,
+            t.epoch_steps(),
+            &self.device.clone().autodiff(),
+        );
+        let follower = Follower {
+            apart: Apart::new(self.shards.clone(), parts),
+            batches,
+            step: done,
+        };
+        Ok(follower.follow()?)
+    }
+
+    fn settings(&self) -> Settings {
+        trainer::settings(
+            &self.resolved,
+            &self.data.train_summary.typical,
+            self.data.validated_variance,
+            self.config.training.dead_window,
+        )
+    }
+
+    /// The parts of training batches that this process has.
+    fn batches(&self) -> Parts {
+        Parts::new(
+            &self.data.train,
+            self.config.data.streaming(self.config.seed),
+            self.config.training.batch_size,
+            self.shards.parts(),
+            self.shards.own(),
+        )
+    }
+
+    /// Model, optimizer and schedule, from the checkpoint of step `done` if that is not zero.
+    fn parts(
+        &self,
+        settings: Settings,
+        done: usize,
+    ) -> Result<(SaeLearner, ModuleOptimizer, ModuleLrScheduler)> {
         let (seed, steps) = (self.config.seed, self.config.training.steps);
         let origin = match &self.start {
             Some(start) => Parameters::Of(&start.sae),
@@ -151,28 +204,23 @@ impl Prepared {
             settings,
             &self.device,
         );
-        let done = self.steps_done();
         if done > 0 {
             let dir = self.checkpoints.path(done);
             (learner, optimizer, scheduler) =
                 checkpoint::restore(&dir, done, learner, optimizer, scheduler)?;
         }
-        Ok(Learner::new(learner, optimizer, scheduler))
+        Ok((learner, optimizer, scheduler))
     }
 
     /// Burn's trainer, set up for the remaining steps of this run.
-    fn supervised(&self, place: &Place, outcome: &Arc<Outcome>) -> Result<Setup> {
+    fn supervised(
+        &self,
+        place: &Place,
+        apart: Option<Box<Apart>>,
+        outcome: &Arc<Outcome>,
+    ) -> Result<Setup> {
         let (t, done) = (&self.config.training, self.steps_done());
-        let train = ActivationLoader::training(
-            &self.data.train,
-            t.batch_size,
-            &self.config.data.streaming(self.config.seed),
-            done..t.steps,
-            t.epoch_steps(),
-            &self.device,
-        );
-        let waiting = train.waiting();
-        let train = place.shared(train, Series::Training);
+        let (train, waiting) = self.training_loader(place);
         let held_out =
             ActivationLoader::evaluation(&self.data.validated, t.batch_size, &self.device);
         let held_out = place.shared(held_out, Series::Validation);
@@ -189,18 +237,17 @@ impl Prepared {
             name,
             writer: writer.clone(),
         };
-        let mut builder =
-            SupervisedTraining::new(self.dir.path(), Arc::new(train), Arc::new(held_out))
-                .metric_train_numeric(Mean::loss())
-                .metrics(Mean::of_both())
-                .with_metric_logger(JsonLines::new(
-                    metrics.clone(),
-                    trainer::schedule(&self.resolved, t.steps),
-                ))
-                .with_application_logger(None)
-                .with_custom_checkpointers(part(MODEL), part(OPTIMIZER), part(SCHEDULER))
-                .with_checkpointing_strategy(checkpoint::Always)
-                .num_epochs(t.steps.div_ceil(t.epoch_steps()));
+        let mut builder = SupervisedTraining::new(self.dir.path(), train, Arc::new(held_out))
+            .metric_train_numeric(Mean::loss())
+            .metrics(Mean::of_both())
+            .with_metric_logger(JsonLines::new(
+                metrics.clone(),
+                trainer::schedule(&self.resolved, t.steps),
+            ))
+            .with_application_logger(None)
+            .with_custom_checkpointers(part(MODEL), part(OPTIMIZER), part(SCHEDULER))
+            .with_checkpointing_strategy(checkpoint::Always)
+            .num_epochs(t.steps.div_ceil(t.epoch_steps()));
         let terms = self.resolved.model.architecture.terms();
         for term in terms {
             builder = builder.metric_train_numeric(Mean::term(term));
@@ -221,7 +268,7 @@ impl Prepared {
             );
             builder = builder.renderer(Box::new(lines));
         }
-        let steps = self.steps(place, metrics.clone(), writer.clone(), outcome)?;
+        let steps = self.steps(place, apart, (metrics.clone(), writer.clone()), outcome)?;
         let strategy = TrainingStrategy::Custom(Arc::new(steps));
         Ok(Setup {
             builder: builder.with_training_strategy(strategy),
@@ -231,12 +278,35 @@ impl Prepared {
         })
     }
 
+    /// The batches of the remaining steps, and the clock of the time that was waited for them.
+    fn training_loader(&self, place: &Place) -> (Arc<dyn DataLoader<ActivationBatch>>, Waiting) {
+        let t = &self.config.training;
+        let steps = self.steps_done()..t.steps;
+        if self.shards.parts() > 1 {
+            let train = self
+                .batches()
+                .training(steps, t.epoch_steps(), &self.device);
+            let waiting = train.waiting();
+            return (Arc::new(train), waiting);
+        }
+        let train = ActivationLoader::training(
+            &self.data.train,
+            t.batch_size,
+            &self.config.data.streaming(self.config.seed),
+            steps,
+            t.epoch_steps(),
+            &self.device,
+        );
+        let waiting = train.waiting();
+        (Arc::new(place.shared(train, Series::Training)), waiting)
+    }
+
     /// The training loop.
     fn steps(
         &self,
         place: &Place,
-        metrics: Arc<MetricsFile>,
-        writer: Arc<Writer>,
+        apart: Option<Box<Apart>>,
+        (metrics, writer): (Arc<MetricsFile>, Arc<Writer>),
         outcome: &Arc<Outcome>,
     ) -> Result<Steps> {
         let t = &self.config.training;
@@ -259,9 +329,7 @@ impl Prepared {
             metrics,
             nonfinite: NonFinite {
                 policy: t.on_nonfinite,
-                train: self.data.train.clone(),
-                streaming: self.config.data.streaming(self.config.seed),
-                batch_size: t.batch_size,
+                parts: self.batches(),
             },
             watch: self.watch(),
             streak: self
@@ -274,6 +342,8 @@ impl Prepared {
             signals: place.signals.clone(),
             outcome: outcome.clone(),
             use_tui: place.use_tui,
+            shards: self.shards.clone(),
+            apart: Mutex::new(apart),
         })
     }
 

@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use burn::tensor::Device;
 use burn::train::Learner;
-use sae_data::{ActivationData, ActivationLoader, DataError, Statistics, Streaming, Summary};
+use sae_data::{ActivationData, DataError, Parts, Statistics, Streaming, Summary};
 use sae_model::ops::Adam;
 use sae_model::{AnyArchitecture, Architecture, Sae};
 use toml::{Table, Value};
@@ -14,6 +14,7 @@ use toml::{Table, Value};
 use crate::config::{Config, ConfigError, Fixed, Resolved, invalid};
 use crate::learner::{SaeLearner, Settings};
 use crate::schedule::{self, Factors, Schedule};
+use crate::shards::Shards;
 
 /// Adam's epsilon, torch's default (Burn's is 1e-5).
 pub(crate) const ADAM_EPSILON: f64 = 1e-8;
@@ -163,17 +164,12 @@ impl Trainer {
             &device,
         );
         let mut learner = Learner::new(parts.0, parts.1, parts.2);
+        let shards = Shards::alone(t.shards);
         let streaming: Streaming = config.data.streaming(config.seed);
-        let batches = ActivationLoader::training(
-            data,
-            t.batch_size,
-            &streaming,
-            0..t.steps,
-            t.steps,
-            &device.autodiff(),
-        );
+        let parts = Parts::new(data, streaming, t.batch_size, t.shards, shards.own());
+        let batches = parts.training(0..t.steps, t.steps, &device.autodiff());
         for (step, batch) in batches.iter().enumerate() {
-            let output = learner.train_step(batch?);
+            let output = shards.train_step(&learner.model(), batch?);
             learner.lr_step();
             if !output.item.is_finite() {
                 let (step, what) = (step + 1, output.item.what_is_not_finite());

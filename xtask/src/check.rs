@@ -11,11 +11,15 @@ use crate::one_build;
 use crate::programs::{cargo, finish};
 
 /// The crates that each crate may use; any other use is an error.
-const ARROWS: [(&str, &[&str]); 7] = [
+const ARROWS: [(&str, &[&str]); 8] = [
+    ("sae-comm", &[]),
     ("sae-run", &[]),
     ("sae-model", &["sae-run"]),
     ("sae-data", &["sae-run"]),
-    ("sae-train", &["sae-model", "sae-data", "sae-run"]),
+    (
+        "sae-train",
+        &["sae-comm", "sae-model", "sae-data", "sae-run"],
+    ),
     ("sae-eval", &["sae-model", "sae-data", "sae-run"]),
     ("sae-bench", &["sae-model", "sae-data", "sae-train"]),
     ("xtask", &["sae-run"]),

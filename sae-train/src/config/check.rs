@@ -11,7 +11,12 @@ impl Config {
         self.training.check_counts()?;
         self.training.check_minutes()?;
         resolved.check_recipe(self.fixed.is_some())?;
-        resolved.check_model()
+        resolved.check_model()?;
+        if self.training.shards > self.model.n_latents {
+            let remedy = format!("must be at most model.n_latents, {}", self.model.n_latents);
+            return Err(invalid("training.shards", self.training.shards, remedy));
+        }
+        Ok(())
     }
 
     fn check_run_name(&self) -> Result<(), ConfigError> {
@@ -34,6 +39,7 @@ impl TrainingConfig {
         for (key, value) in [
             ("training.steps", t.steps),
             ("training.batch_size", t.batch_size),
+            ("training.shards", t.shards),
             ("training.validate_every", t.validate_every),
             ("training.log_every", t.log_every),
             ("training.dead_window", t.dead_window),
@@ -43,6 +49,13 @@ impl TrainingConfig {
             if value == 0 {
                 return Err(invalid(key, 0, "must be at least 1"));
             }
+        }
+        if !t.batch_size.is_multiple_of(t.shards) {
+            let remedy = format!(
+                "must divide training.batch_size, {}: all parts have equally many rows",
+                t.batch_size
+            );
+            return Err(invalid("training.shards", t.shards, remedy));
         }
         let rows = (t.steps as u128) * (t.batch_size as u128);
         if rows > i64::MAX as u128 {

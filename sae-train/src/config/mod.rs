@@ -55,6 +55,14 @@ pub(crate) struct Config {
     pub(crate) fixed: Option<Fixed>,
 }
 
+fn one() -> usize {
+    1
+}
+
+fn is_one(number: &usize) -> bool {
+    *number == 1
+}
+
 /// A config as it was written, with its overrides.
 pub(crate) struct Written {
     table: Table,
@@ -79,6 +87,9 @@ pub(crate) struct ModelConfig {
 pub(crate) struct TrainingConfig {
     pub(crate) steps: usize,
     pub(crate) batch_size: usize,
+    /// Left out where it is one, as configs were before there were parts.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub(crate) shards: usize,
     pub(crate) pre_bias_lr: Option<f64>,
     pub(crate) dead_window: usize,
     pub(crate) validate_every: usize,
@@ -120,6 +131,11 @@ impl Written {
             name: stem.map(String::from),
             set,
         })
+    }
+
+    /// The same, on this device.
+    pub(crate) fn set_device(&mut self, name: &str) {
+        self.table.insert("device".into(), name.into());
     }
 
     /// The run's directory, as far as the config is right.

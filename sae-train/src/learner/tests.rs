@@ -9,6 +9,7 @@ use sae_model::{AnyArchitecture, SaeConfig};
 
 use super::*;
 use crate::numbers::Number;
+use crate::shards::Shards;
 
 const WIDTH: usize = 6;
 const LATENTS: usize = 12;
@@ -265,4 +266,72 @@ fn a_validation_is_measured_by_its_own_variance_and_by_reconstruction_alone() {
     );
     assert_eq!(output.term("sparsity_loss"), None);
     assert!(trained.term("sparsity_loss").is_some());
+}
+
+/// The gradients of a step whose batch is taken in parts, and its numbers.
+fn in_parts(learner: &SaeLearner, parts: usize) -> (Vec<Vec<f32>>, [f64; 5]) {
+    struct Reading<'a>(&'a GradientsParams, Vec<Vec<f32>>);
+    impl ModuleVisitor for Reading<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let values = self.0.get::<D>(param.id);
+            let values = values.map(|values| values.into_data().iter().collect());
+            self.1.push(values.unwrap_or_default());
+        }
+    }
+    let output = Shards::alone(parts).train_step(learner, batch());
+    let mut reading = Reading(&output.grads, Vec::new());
+    learner.visit(&mut reading);
+    let numbers = [
+        Number::Loss,
+        Number::SquaredError,
+        Number::L0,
+        Number::Dead,
+        Number::SquaredGradients,
+    ];
+    (reading.1, numbers.map(|number| output.item.number(number)))
+}
+
+/// Rules that look at each row by itself: parts give the gradient of the batch, within rounding.
+#[test]
+fn the_mean_over_parts_is_that_of_the_batch() {
+    let architectures: [AnyArchitecture; 4] = [
+        Attention::default().into(),
+        Relu::default().into(),
+        topk().into(),
+        Gated::default().into(),
+    ];
+    for architecture in architectures {
+        let learner = learner(architecture, settings());
+        let (whole, numbers) = in_parts(&learner, 1);
+        assert!(whole.iter().flatten().any(|g| *g != 0.0));
+        for parts in [2, 4, 5, 10] {
+            let (other, others) = in_parts(&learner, parts);
+            assert_eq!(whole.len(), other.len());
+            for (a, b) in whole.iter().zip(&other) {
+                assert_eq!(a.len(), b.len());
+                for (a, b) in a.iter().zip(b) {
+                    assert!((a - b).abs() <= 1e-5 * a.abs().max(0.1), "{parts}: {a} {b}");
+                }
+            }
+            for (a, b) in numbers.iter().zip(others) {
+                assert!((a - b).abs() <= 1e-5 * a.abs().max(1.0), "{parts}: {a} {b}");
+            }
+        }
+    }
+}
+
+/// A part without an active latent has nothing to observe: the others' mean counts.
+#[test]
+fn parts_without_a_number_leave_it_to_the_others() {
+    let learner = learner(
+        BatchTopK {
+            k: 1,
+            ..BatchTopK::default()
+        },
+        settings(),
+    );
+    let (whole, _) = in_parts(&learner, 4);
+    let silent = whole.last().expect("counters");
+    assert_eq!(silent.len(), 1, "the smallest active latent");
+    assert!(silent[0].is_finite() && silent[0] > 0.0, "{silent:?}");
 }

@@ -47,6 +47,12 @@ pub(crate) fn prepare(
         let asked = prepare::ask(&run.config, from, resume);
         let mut asked = asked.with_context(|| format!("run {} of the sweep", run.name))?;
         asked.lane = run.lane;
+        if asked.config.training.shards > 1 {
+            bail!(
+                "run {} of the sweep: training.shards: the runs of a sweep share their batches, which have no parts",
+                run.name
+            );
+        }
         Ok(asked)
     };
     let asked: Vec<Asked> = sweep.runs.iter().map(ask).collect::<Result<_>>()?;

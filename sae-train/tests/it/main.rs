@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)] // a test may
 
 mod collapse;
+#[cfg(feature = "mpi")]
+mod distributed;
 mod errors;
 mod export;
 mod faults;
@@ -10,6 +12,7 @@ mod raise;
 mod records;
 mod resume;
 mod running;
+mod shards;
 mod start;
 mod sweep;
 mod tensorboard;

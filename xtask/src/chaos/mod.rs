@@ -1,12 +1,14 @@
 //! `cargo xtask chaos`: does a run survive what happens to processes and disks?
 //!
 //! Real training processes on a small data set of their own are killed with SIGKILL while they start, step, write a
-//! checkpoint, rename it or remove an old one, and are started again (`kill.rs`; `sweep.rs` for several runs in a process);
+//! checkpoint, rename it or remove an old one, and are started again (`kill.rs`; `sweep.rs` for several runs in a process,
+//! `ranks.rs` for one run in several);
 //! run directories are damaged at random (`corrupt.rs`). A run must end with the bytes of the uninterrupted one, or say why it
 //! does not. Everything is drawn from `--seed`, except the exact moments of the kills, which also depend on the machine.
 
 mod corrupt;
 mod kill;
+mod ranks;
 mod sweep;
 mod variants;
 
@@ -32,6 +34,9 @@ pub(crate) struct Arguments {
     /// Number of processes to kill that train several runs at a time.
     #[arg(long, default_value_t = 0)]
     sweeps: usize,
+    /// Number of processes to kill of runs that several train, by mpirun.
+    #[arg(long, default_value_t = 0)]
+    ranks: usize,
     /// Number of damaged run directories to resume and to evaluate.
     #[arg(long, default_value_t = 0)]
     corruptions: usize,
@@ -56,6 +61,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.sweeps > 0 {
         let rng = fastrand::Rng::with_seed(arguments.seed);
         wrong.extend(sweep::run(&bench, arguments.sweeps, rng)?);
+    }
+    if arguments.ranks > 0 {
+        let rng = fastrand::Rng::with_seed(arguments.seed);
+        wrong.extend(ranks::run(&bench, arguments.ranks, rng)?);
     }
     if arguments.corruptions > 0 {
         let rng = fastrand::Rng::with_seed(arguments.seed);
@@ -88,10 +97,12 @@ impl Bench {
             dir.display()
         );
         let kind = arguments.device.split(':').next();
-        let feature = kind.filter(|kind| *kind != "cpu");
+        let device = kind.filter(|kind| *kind != "cpu");
+        let mpi = (arguments.ranks > 0).then_some("mpi");
+        let features: Vec<&str> = device.into_iter().chain(mpi).collect();
         let (train, eval) = (
-            build_with("sae-train", feature)?,
-            build_with("sae-eval", feature)?,
+            build_with("sae-train", Some(&*features.join(",")))?,
+            build_with("sae-eval", device)?,
         );
         fs::create_dir_all(&dir).at(&dir)?;
         let dir = dir.canonicalize()?;

@@ -1,0 +1,242 @@
+//! One run in several processes, which `mpirun` starts: the bytes of one process, and what is said when something is wrong.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use crate::{Workspace, checkpoints, same_model, wait_for_steps};
+
+/// Every architecture, and the settings that it needs here.
+const ARCHITECTURES: [&[&str]; 9] = [
+    &["model.architecture=attention"],
+    &["model.architecture=attention_relu"],
+    &["model.architecture=mlp_sparsemax"],
+    &["model.architecture=relu"],
+    &[
+        "model.architecture=topk",
+        "model.k=3",
+        "training.dead_window=5",
+    ],
+    &["model.architecture=batch_topk", "model.k=3"],
+    &["model.architecture=jumprelu"],
+    &["model.architecture=gated"],
+    &["model.architecture=matryoshka", "model.k=3"],
+];
+
+fn mpirun() -> Command {
+    let mut command = Command::new("mpirun");
+    command
+        .arg("--oversubscribe")
+        .env("OMPI_ALLOW_RUN_AS_ROOT", "1") // in a container
+        .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    command
+}
+
+/// The words of `sae-train` for a run.
+fn words(w: &Workspace, run: &str, settings: &[&str]) -> Vec<String> {
+    let mut words = vec![
+        env!("CARGO_BIN_EXE_sae-train").to_string(),
+        w.path("small.toml").display().to_string(),
+        "--distributed".into(),
+    ];
+    let run = format!("run={run}");
+    for setting in settings.iter().copied().chain([&*run]) {
+        words.extend(["--set".into(), setting.into()]);
+    }
+    words
+}
+
+impl Workspace {
+    /// Trains in so many processes, which must succeed; returns the run.
+    fn together(&self, ranks: usize, run: &str, settings: &[&str], more: &[&str]) -> PathBuf {
+        let output = mpirun()
+            .args(["-n", &ranks.to_string()])
+            .args(words(self, run, settings))
+            .args(more)
+            .output()
+            .expect("mpirun, of Debian's openmpi-bin");
+        assert!(output.status.success(), "{}", told(&output));
+        self.path("runs").join(run)
+    }
+
+    fn in_one(&self, run: &str, settings: &[&str]) -> PathBuf {
+        let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+        self.trained(run, &settings.collect::<Vec<_>>())
+    }
+}
+
+fn told(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Fails unless two runs have the same model and the same records.
+fn same(a: &Path, b: &Path) {
+    same_model(a, b);
+    let records = |run: &Path| -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+        let record = |line| {
+            let mut record: serde_json::Value = serde_json::from_str(line).unwrap();
+            record.as_object_mut().unwrap().remove("seconds");
+            record
+        };
+        text.lines().map(record).collect()
+    };
+    assert_eq!(records(a), records(b));
+}
+
+#[test]
+fn every_architecture_has_the_bytes_of_one_process() {
+    let w = Workspace::new();
+    for (i, own) in ARCHITECTURES.iter().enumerate() {
+        // neither a power of two nor latents that the parts divide
+        let settings = [*own, &["training.shards=10", "training.steps=12"]].concat();
+        let one = w.in_one(&format!("one-{i}"), &settings);
+        for ranks in [2, 5] {
+            let run = w.together(ranks, &format!("{ranks}-{i}"), &settings, &[]);
+            same(&one, &run);
+        }
+    }
+    let settings = ["training.shards=2", "training.steps=12"];
+    let one = w.in_one("one", &settings);
+    for transport in ["self,tcp", "self,vader"] {
+        let output = mpirun()
+            .args(["-n", "2", "--mca", "btl", transport])
+            .args(words(&w, transport, &settings))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", told(&output));
+        same(&one, &w.path("runs").join(transport));
+    }
+}
+
+#[test]
+fn a_run_goes_on_in_another_number_of_processes() {
+    let w = Workspace::new();
+    let settings = [
+        "training.shards=4",
+        "training.batch_size=48",
+        "training.steps=400",
+    ];
+    let settings = [&settings[..], &["training.checkpoint_every=5"]].concat();
+    let one = w.in_one("one", &settings);
+    let run = w.path("runs").join("run");
+    let mut steps = Vec::new();
+    for (ranks, until) in [(2, 20), (4, 120), (1, 220)] {
+        let mut command = mpirun();
+        command.args(["-n", &ranks.to_string()]);
+        command.args(words(&w, "run", &settings)).arg("--resume");
+        let mut launcher = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_for_steps(&run, until);
+        let pid = launcher.id();
+        let path = format!("/proc/{pid}/task/{pid}/children");
+        let children = std::fs::read_to_string(path).unwrap();
+        let first = children.split_whitespace().next().unwrap();
+        // process 0 is asked to stop, or another is killed
+        let (signal, pid) = match ranks {
+            4 => ("-KILL", children.split_whitespace().last().unwrap()),
+            _ => ("-TERM", first),
+        };
+        Command::new("kill").args([signal, pid]).status().unwrap();
+        let status = launcher.wait().unwrap();
+        assert!(!status.success());
+        if signal == "-TERM" {
+            assert_eq!(status.code(), Some(143));
+        }
+        steps.push(*checkpoints(&run).last().unwrap());
+    }
+    assert!(
+        steps.is_sorted_by(|a, b| a < b) && steps[2] < 400,
+        "{steps:?}"
+    );
+    w.together(4, "run", &settings, &["--resume"]);
+    same(&one, &run);
+}
+
+/// Fails unless the processes, of which each has command lines of its own, end with this code and say this once, one line of theirs
+/// among those of `mpirun`.
+fn refused(w: &Workspace, of_ranks: &[Vec<String>], code: i32, says: &[&str]) {
+    let mut command = mpirun();
+    for (rank, words) in of_ranks.iter().enumerate() {
+        if rank > 0 {
+            command.arg(":");
+        }
+        command.args(["-n", "1"]).args(words);
+    }
+    let output = command.output().unwrap();
+    let text = told(&output);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    let errors: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("error: "))
+        .collect();
+    assert_eq!(errors.len(), 1, "{text}");
+    assert!(says.iter().all(|part| errors[0].contains(part)), "{text}");
+    assert!(!w.path("runs").join("run/metrics.jsonl").exists(), "{text}");
+}
+
+#[test]
+fn processes_that_do_not_fit_together_do_not_start() {
+    let w = Workspace::new();
+    let of = |settings: &[&str]| words(&w, "run", settings);
+    let shards = "training.shards=2";
+    refused(
+        &w,
+        &[of(&[shards]), of(&[shards, "training.lr=1e-3"])],
+        2,
+        &[
+            "process 1 has another config than process 0",
+            "training.lr: 0.003 -> 0.001",
+        ],
+    );
+    refused(
+        &w,
+        &[of(&[shards]), of(&[shards, "training.lr=fast"])],
+        2,
+        &["process 1 of 2", "training.lr = \"fast\""],
+    );
+    refused(
+        &w,
+        &[of(&[]), of(&[])],
+        2,
+        &[
+            "training.shards = 1",
+            "2 processes",
+            "--set training.shards=2",
+        ],
+    );
+    refused(
+        &w,
+        &[of(&["training.shards=5"]), of(&["training.shards=5"])],
+        2,
+        &["multiple of 2", "training.shards=2"],
+    );
+    let data = format!("data.train={:?}", w.path("heldout.safetensors"));
+    refused(
+        &w,
+        &[of(&[shards]), of(&[shards, &data])],
+        2,
+        &["process 1"],
+    );
+    assert!(!w.path("runs").exists());
+}
+
+#[test]
+fn a_run_directory_that_is_not_shared() {
+    let w = Workspace::new();
+    let elsewhere = format!("runs_dir={:?}", w.path("elsewhere"));
+    let of = |settings: &[&str]| words(&w, "run", settings);
+    let shards = "training.shards=2";
+    refused(
+        &w,
+        &[of(&[shards]), of(&[shards, &elsewhere])],
+        1,
+        &[
+            "process 1",
+            "is not the one that process 0 writes",
+            "runs_dir",
+        ],
+    );
+}
