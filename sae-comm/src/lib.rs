@@ -11,6 +11,7 @@ mod through_mpi;
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The processes of a run, which all call the same methods in the same order.
 ///
@@ -39,6 +40,9 @@ pub trait Comm: Debug + Send + Sync {
 
     /// Number of bytes that this process has sent to others.
     fn sent(&self) -> u64;
+
+    /// The time that this process has spent in exchanges, waiting for others included.
+    fn spent(&self) -> Duration;
 
     /// Ends all processes at once, with this exit code.
     fn abort(&self, code: u8) -> !;
@@ -101,6 +105,10 @@ impl Comm for Local {
         0
     }
 
+    fn spent(&self) -> Duration {
+        Duration::ZERO
+    }
+
     fn abort(&self, code: u8) -> ! {
         std::process::exit(i32::from(code))
     }
@@ -118,5 +126,6 @@ mod tests {
         assert_eq!(comm.gather_bytes(b"a"), [b"a"]);
         assert_eq!(comm.broadcast(b"b".to_vec()), b"b");
         assert_eq!((comm.rank(), comm.ranks(), comm.sent()), (0, 1, 0));
+        assert_eq!(comm.spent(), Duration::ZERO);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use mpi::Threading;
 use mpi::datatype::{Partition, PartitionMut};
@@ -16,6 +17,8 @@ pub(crate) struct Mpi {
     rank: usize,
     ranks: usize,
     sent: AtomicU64,
+    /// Nanoseconds in calls.
+    spent: AtomicU64,
     /// Held during every call: MPI is asked to expect calls of one thread at a time.
     turn: Mutex<()>,
     /// Ends MPI when it is dropped.
@@ -42,14 +45,19 @@ impl Mpi {
             rank: world.rank() as usize,
             ranks: world.size() as usize,
             sent: AtomicU64::new(0),
+            spent: AtomicU64::new(0),
             turn: Mutex::new(()),
             _universe: universe,
         })
     }
 
-    /// The world, and the right to call it. MPI's handle of the world is the same everywhere.
-    fn world(&self) -> (SimpleCommunicator, MutexGuard<'_, ()>) {
-        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The world, and the right to call it, as long as the second is kept. MPI's handle of the world is the same everywhere.
+    fn world(&self) -> (SimpleCommunicator, Turn<'_>) {
+        let turn = Turn {
+            _lock: self.turn.lock().unwrap_or_else(PoisonError::into_inner),
+            began: Instant::now(),
+            spent: &self.spent,
+        };
         (SimpleCommunicator::world(), turn)
     }
 
@@ -71,6 +79,20 @@ impl Mpi {
         }
         self.count((self.ranks - 1) * size_of_val(&own[..]));
         cut(all, &lengths)
+    }
+}
+
+/// The right to call MPI; it counts the time that it is held.
+struct Turn<'a> {
+    _lock: MutexGuard<'a, ()>,
+    began: Instant,
+    spent: &'a AtomicU64,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let nanoseconds = self.began.elapsed().as_nanos() as u64;
+        self.spent.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 }
 
@@ -170,6 +192,10 @@ impl Comm for Mpi {
 
     fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    fn spent(&self) -> Duration {
+        Duration::from_nanos(self.spent.load(Ordering::Relaxed))
     }
 
     fn abort(&self, code: u8) -> ! {

@@ -98,8 +98,10 @@ pub fn main() -> ExitCode {
         Err(error) => {
             let code = fail(&error, 1);
             match shards.filter(Shards::are_waited_for) {
-                Some(shards) => shards.comm().abort(failure::code_of(&error).unwrap_or(1)),
-                None => code,
+                Some(shards) if !failure::is_elsewhere(&error) => {
+                    shards.comm().abort(failure::code_of(&error).unwrap_or(1))
+                }
+                _ => code,
             }
         }
     }

@@ -411,6 +411,16 @@ impl Prepared {
             100.0 * waited / seconds,
             100.0 * saving / seconds,
         ));
+        if self.shards.are_apart() && steps > 0 {
+            let comm = self.shards.comm();
+            let (megabytes, spent) = (comm.sent() as f64 / 1e6, comm.spent().as_secs_f64());
+            say(format!(
+                "of {} processes this one sent {:.2} MB per step, and spent {spent:.1} s ({:.1} %) with exchanges",
+                comm.ranks(),
+                megabytes / steps as f64,
+                100.0 * spent / seconds,
+            ));
+        }
         for note in self.verdict(learner, metrics) {
             say(format!("note: {note}"));
             tracing::info!("{note}");

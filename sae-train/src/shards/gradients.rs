@@ -1,5 +1,6 @@
 //! The gradients of parts, on the host: added up, cut, and sent.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::module::{Module, ModuleVisitor, Param};
@@ -15,7 +16,7 @@ const CHUNK: usize = 1 << 16;
 
 /// What the step of a part hands on: per parameter of the learner its gradient, and what training counts; then the numbers of the
 /// part.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Gradients {
     kinds: Arc<[Kind]>,
     tensors: Vec<Values>,
@@ -44,9 +45,9 @@ impl Values {
         if self.values.is_empty() {
             return other;
         }
-        let others = other.values.par_chunks(CHUNK);
-        let pairs = self.values.par_chunks_mut(CHUNK).zip(others);
-        pairs.for_each(|(a, b)| a.iter_mut().zip(b).for_each(|(a, b)| *a += b));
+        if !other.values.is_empty() {
+            self.values = added(self.values, other.values);
+        }
         self
     }
 }
@@ -88,45 +89,24 @@ impl Gradients {
         self
     }
 
-    /// What process `rank` gets: per parameter the length, whether it is cut, and the rows; then the numbers.
-    pub(super) fn for_rank(&self, slices: &Slices, rank: usize) -> Vec<f32> {
-        let mut message = Vec::new();
-        for (kind, Values { values, cut }) in self.kinds.iter().zip(&self.tensors) {
-            let rows = slices.of(rank);
-            let part = match cut {
-                true => &values[rows.start * kind.width..rows.end * kind.width],
-                false => &values[..],
-            };
-            message.push(as_number(part.len()));
-            message.push(as_number(usize::from(*cut)));
-            message.extend_from_slice(part);
+    /// The numbers that process `rank` gets, in the order of the layout; zeros where this part has none.
+    pub(super) fn for_rank(&self, layout: &Layout, rank: usize) -> Vec<f32> {
+        let mut message = Vec::with_capacity(layout.length(rank));
+        for (tensor, of) in self.tensors.iter().zip(&layout.tensors) {
+            let rows = of.numbers(&layout.slices, rank);
+            match tensor.values.is_empty() {
+                true => message.resize(message.len() + rows.len(), 0.0),
+                false => message.extend_from_slice(&tensor.values[rows]),
+            }
         }
         message.extend_from_slice(&self.numbers);
         message
     }
 
-    /// The gradients in a message of [`Gradients::for_rank`], of a learner like this one.
-    pub(super) fn read(&self, message: &[f32]) -> (Self, usize) {
-        let mut at = 0;
-        let mut next = |count: usize| {
-            at += count;
-            &message[at - count..at]
-        };
-        let tensors = self.kinds.iter().map(|_| {
-            let header = next(2);
-            let (length, cut) = (as_count(header[0]), as_count(header[1]) == 1);
-            let values = next(length).to_vec();
-            Values { values, cut }
-        });
-        let tensors = tensors.collect();
-        let numbers = next(self.numbers.len()).to_vec();
-        let kinds = self.kinds.clone();
-        let read = Self {
-            kinds,
-            tensors,
-            numbers,
-        };
-        (read, at)
+    /// How many numbers there are per parameter, for [`Layout::agreed`].
+    pub(super) fn lengths(&self) -> Vec<usize> {
+        let lengths = self.tensors.iter().map(|tensor| tensor.values.len());
+        lengths.collect()
     }
 
     /// Sums of the squares of this process's gradients: one per block of latents, then one of what is not cut.
@@ -137,7 +117,7 @@ impl Gradients {
         };
         let square = |values: &[f32]| values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
         let blocks: Vec<_> = slices.own_blocks(rank).collect();
-        let of_block = |block: &std::ops::Range<usize>| -> f32 {
+        let of_block = |block: &Range<usize>| -> f32 {
             let cut = trained().filter(|(_, tensor)| tensor.cut);
             let sums = cut.map(|(kind, tensor)| {
                 square(&tensor.values[block.start * kind.width..block.end * kind.width])
@@ -161,13 +141,87 @@ impl Gradients {
     }
 }
 
-/// A count among numbers, by its bits: they are moved and not computed with.
-fn as_number(count: usize) -> f32 {
-    f32::from_bits(u32::try_from(count).expect("fewer than 2^32 numbers in a slice"))
+/// How the numbers of a message follow each other.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    slices: Slices,
+    kinds: Arc<[Kind]>,
+    tensors: Vec<Piece>,
+    numbers: usize,
 }
 
-fn as_count(number: f32) -> usize {
-    number.to_bits() as usize
+/// The place of a parameter in a message.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    /// Numbers of all rows.
+    length: usize,
+    width: usize,
+    cut: bool,
+}
+
+impl Piece {
+    /// The numbers of process `rank`.
+    fn numbers(&self, slices: &Slices, rank: usize) -> Range<usize> {
+        let rows = slices.of(rank);
+        match self.cut {
+            true => rows.start * self.width..rows.end * self.width,
+            false => 0..self.length,
+        }
+    }
+}
+
+impl Layout {
+    /// The layout for gradients like this one, of which the parts have so many numbers per parameter: some may have none.
+    pub(super) fn agreed(like: &Gradients, slices: Slices, of_parts: &[Vec<usize>]) -> Self {
+        let piece = |(i, kind): (usize, &Kind)| {
+            let lengths = of_parts.iter().map(|lengths| lengths[i]);
+            let length = lengths.max().unwrap_or_default();
+            Piece {
+                length,
+                width: kind.width,
+                cut: length == slices.latents * kind.width,
+            }
+        };
+        Self {
+            slices,
+            tensors: like.kinds.iter().enumerate().map(piece).collect(),
+            kinds: like.kinds.clone(),
+            numbers: like.numbers.len(),
+        }
+    }
+
+    /// Number of numbers in a message to process `rank`.
+    pub(super) fn length(&self, rank: usize) -> usize {
+        let pieces = self.tensors.iter();
+        let lengths = pieces.map(|piece| piece.numbers(&self.slices, rank).len());
+        lengths.sum::<usize>() + self.numbers
+    }
+
+    /// What a message to process `rank` says.
+    pub(super) fn read(&self, message: &[f32], rank: usize) -> Gradients {
+        let mut rest = message;
+        let tensors = self.tensors.iter().map(|piece| {
+            let (values, behind) = rest.split_at(piece.numbers(&self.slices, rank).len());
+            rest = behind;
+            Values {
+                values: values.to_vec(),
+                cut: piece.cut,
+            }
+        });
+        let tensors = tensors.collect();
+        Gradients {
+            tensors,
+            kinds: self.kinds.clone(),
+            numbers: rest.to_vec(),
+        }
+    }
+}
+
+/// `a + b`, number by number.
+pub(super) fn added(mut a: Vec<f32>, b: Vec<f32>) -> Vec<f32> {
+    let pairs = a.par_chunks_mut(CHUNK).zip(b.par_chunks(CHUNK));
+    pairs.for_each(|(a, b)| a.iter_mut().zip(b).for_each(|(a, b)| *a += b));
+    a
 }
 
 /// Takes gradients out of Burn's.

@@ -19,8 +19,9 @@ mod trainee;
 mod tree;
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
 
 use burn::train::{TrainOutput, TrainStep};
 use sae_comm::{Comm, Local};
@@ -30,10 +31,13 @@ use crate::learner::SaeLearner;
 use crate::numbers::StepOutput;
 pub(crate) use apart::Apart;
 pub(crate) use follow::Follower;
-use gradients::Gradients;
+use gradients::{Gradients, Layout, added};
 use slices::Slices;
 pub(crate) use trainee::Trainee;
 use tree::Node;
+
+/// Numbers of a piece of a message: 4 MiB.
+const PIECE: usize = 1 << 20;
 
 /// How the parts of a batch are shared.
 #[derive(Clone, Debug)]
@@ -132,25 +136,84 @@ impl Shards {
                 node.sum(leaf, Gradients::plus)
             })
             .collect();
-        let messages = (0..self.comm.ranks()).map(|to| {
-            let parts = own.iter().map(|gradients| gradients.for_rank(slices, to));
-            parts.flatten().collect::<Vec<f32>>()
-        });
-        let messages = self.comm.exchange(messages.collect());
-        let mut received: Vec<(Node, Gradients)> = Vec::new();
-        for (rank, message) in messages.iter().enumerate() {
-            let mut rest = &message[..];
-            for node in root.within(&self.parts_of(rank)) {
-                let (gradients, length) = own[0].read(rest);
-                rest = &rest[length..];
-                received.push((node, gradients));
-            }
-        }
-        let sum_of = |node: Node| {
-            let at = received.iter().position(|(of, _)| *of == node)?;
-            Some(received.swap_remove(at).1)
+        let layout = self.layout(slices, &own);
+        let rank = self.comm.rank();
+        layout
+            .read(&self.exchanged(&layout, own), rank)
+            .over(self.parts)
+    }
+
+    /// The layout of messages, on which all processes agree.
+    fn layout(&self, slices: &Slices, own: &[Gradients]) -> Layout {
+        let lengths = own.iter().flat_map(Gradients::lengths);
+        let lengths: Vec<u8> = lengths
+            .flat_map(|length| (length as u64).to_le_bytes())
+            .collect();
+        let all = self.comm.gather_bytes(&lengths).concat();
+        let all: Vec<usize> = all
+            .as_chunks()
+            .0
+            .iter()
+            .map(|bytes| u64::from_le_bytes(*bytes) as usize)
+            .collect();
+        let per_part: Vec<Vec<usize>> = all
+            .chunks(own[0].lengths().len())
+            .map(<[usize]>::to_vec)
+            .collect();
+        Layout::agreed(&own[0], *slices, &per_part)
+    }
+
+    /// This process's slice of the sum over all parts, of which `own` are the sums of its nodes. While a piece is added up, the next
+    /// is on its way.
+    fn exchanged(&self, layout: &Layout, own: Vec<Gradients>) -> Vec<f32> {
+        let (root, ranks) = (Node::root(self.parts), self.comm.ranks());
+        let lengths: Vec<usize> = (0..ranks).map(|to| layout.length(to)).collect();
+        let pieces = lengths.iter().max().map_or(1, |most| most.div_ceil(PIECE));
+        let range = |to: usize, piece: usize| {
+            let at = |piece: usize| (lengths[to] as u128 * piece as u128 / pieces as u128) as usize;
+            at(piece)..at(piece + 1)
         };
-        root.sum(sum_of, Gradients::plus).over(self.parts)
+        // for each process what each of our nodes has for it
+        let flat: Vec<Vec<Vec<f32>>> = (0..ranks)
+            .map(|to| own.iter().map(|node| node.for_rank(layout, to)).collect())
+            .collect();
+        drop(own);
+        let (sender, arrived) = mpsc::sync_channel(1);
+        thread::scope(|scope| {
+            let (flat, range) = (&flat, &range);
+            scope.spawn(move || {
+                for piece in 0..pieces {
+                    let to = |to: usize| {
+                        let nodes = flat[to].iter();
+                        let parts: Vec<&[f32]> =
+                            nodes.map(|node| &node[range(to, piece)]).collect();
+                        parts.concat()
+                    };
+                    let messages = self.comm.exchange((0..ranks).map(to).collect());
+                    if sender.send(messages).is_err() {
+                        return; // the sum has panicked
+                    }
+                }
+            });
+            let sums = arrived.iter().map(|messages| self.sum_of(root, &messages));
+            sums.collect::<Vec<_>>().concat()
+        })
+    }
+
+    /// The sum over the tree of what the processes have sent, each its nodes one behind the other.
+    fn sum_of(&self, root: Node, messages: &[Vec<f32>]) -> Vec<f32> {
+        let received = messages.iter().enumerate().flat_map(|(rank, message)| {
+            let nodes = root.within(&self.parts_of(rank));
+            let length = message.len() / nodes.len();
+            let part = move |(i, node)| (node, &message[i * length..(i + 1) * length]);
+            nodes.into_iter().enumerate().map(part)
+        });
+        let received: Vec<(Node, &[f32])> = received.collect();
+        let known = |node: Node| {
+            let (_, numbers) = received.iter().find(|(of, _)| *of == node)?;
+            Some(numbers.to_vec())
+        };
+        root.sum(known, added)
     }
 
     fn slices(&self, learner: &SaeLearner) -> Slices {

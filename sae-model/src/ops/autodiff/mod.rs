@@ -10,10 +10,10 @@ mod nodes;
 
 use std::sync::Arc;
 
-use burn::backend::{Autodiff, TensorMetadata};
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::ops::{Backward, OpsKind};
 use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, TensorMetadata};
 
 use super::backend::{Attended, Encoding, SaeOps};
 use super::gradients::GradientOps;

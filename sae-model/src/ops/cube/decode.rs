@@ -150,7 +150,7 @@ pub(super) fn centred(grad: &[f32], starts: &[u32], counts: &[u32], out: &mut [f
             sum += grad[(start + e) as usize];
             e += UNITS;
         }
-        let mean = cube_sum(&mut shared, sum) / f32::cast_from(n);
+        let mean = cube_sum::<f32>(&mut shared, sum) / f32::cast_from(n);
         let mut e = UNIT_POS;
         while e < n {
             out[(start + e) as usize] = grad[(start + e) as usize] - mean;

@@ -46,7 +46,7 @@ pub(super) fn row_norms(x: &[f32], norms: &mut [f32], rows: u32, width: u32) {
             sum += value * value;
             k += UNITS;
         }
-        let sum = cube_sum(&mut shared, sum);
+        let sum = cube_sum::<f32>(&mut shared, sum);
         if UNIT_POS == 0 {
             norms[row as usize] = sum.sqrt();
         }

@@ -38,8 +38,8 @@ fn rough_tau(values: &mut [f32], shared: &mut Shared<[f32]>, start: u32, n: u32,
             }
             e += UNITS;
         }
-        let sum = cube_sum(shared, sum);
-        let count = cube_sum(shared, count);
+        let sum = cube_sum::<f32>(shared, sum);
+        let count = cube_sum::<f32>(shared, count);
         let next = (sum - 1.0) / count - slack;
         if count > 0.0 && next > offset {
             offset = next;

@@ -42,7 +42,7 @@ pub(super) fn kth_key(
             }
             e += UNITS;
         }
-        let count = cube_sum(shared, count);
+        let count = cube_sum::<f32>(shared, count);
         if count >= f32::cast_from(k) {
             found = trial;
         }

@@ -61,7 +61,7 @@ pub(super) fn partial_sums(
             sum += value;
             i += UNITS;
         }
-        let sum = cube_sum(&mut shared, sum);
+        let sum = cube_sum::<f32>(&mut shared, sum);
         if UNIT_POS == 0 {
             out[chunk as usize] = sum;
         }
@@ -162,7 +162,7 @@ pub(super) fn normalize(
                 squares += x0 * x0;
                 k += UNITS;
             }
-            let mut squared = cube_sum(&mut shared, squares);
+            let mut squared = cube_sum::<f32>(&mut shared, squares);
             if squared < tiny {
                 squared = tiny;
             }
@@ -241,8 +241,8 @@ pub(super) fn along(
             squares += u[at] * u[at];
             k += UNITS;
         }
-        let dot = cube_sum(&mut shared, dots);
-        let mut squared = cube_sum(&mut shared, squares);
+        let dot = cube_sum::<f32>(&mut shared, dots);
+        let mut squared = cube_sum::<f32>(&mut shared, squares);
         if squared < f32::MIN_POSITIVE {
             squared = f32::new(f32::MIN_POSITIVE);
         }

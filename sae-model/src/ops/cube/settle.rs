@@ -185,7 +185,7 @@ pub(super) fn settle(
                 }
                 e += UNITS;
             }
-            room = k - u32::cast_from(cube_sum(&mut shared, above));
+            room = k - u32::cast_from(cube_sum::<f32>(&mut shared, above));
         }
         let mut kept = 0u32;
         let mut equals = 0u32;

@@ -31,8 +31,8 @@ fn tau_offset(
             }
             j += UNITS;
         }
-        let sum = cube_sum(shared, sum);
-        let count = cube_sum(shared, count);
+        let sum = cube_sum::<f32>(shared, sum);
+        let count = cube_sum::<f32>(shared, count);
         let next = (sum - 1.0) / count;
         shrinking = count != support && next > offset;
         if next > offset {
@@ -79,7 +79,7 @@ pub(super) fn forward(
             }
             j += UNITS;
         }
-        let bad = cube_sum(&mut shared, bad);
+        let bad = cube_sum::<f32>(&mut shared, bad);
         if bad > 0.0 {
             let nan = f32::reinterpret(nan_bits);
             write_threshold(threshold, row, nan, nan);
@@ -140,8 +140,8 @@ pub(super) fn backward(
                 }
                 j += UNITS;
             }
-            let sum = cube_sum(&mut shared, sum);
-            let count = cube_sum(&mut shared, count);
+            let sum = cube_sum::<f32>(&mut shared, sum);
+            let count = cube_sum::<f32>(&mut shared, count);
             mean = sum / count;
         }
         let poisoned = is_non_finite(offset);

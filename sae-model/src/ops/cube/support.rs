@@ -10,7 +10,7 @@
 
 use cubecl::prelude::*;
 
-use super::units::{UNITS, cube_max, cube_total};
+use super::units::{UNITS, cube_max, cube_sum};
 
 /// Sums and products are in two parts, of 15 bits and the rest.
 const LOW_BITS: u32 = 15;
@@ -105,9 +105,9 @@ pub(super) fn support(
             }
             e += UNITS;
         }
-        let highs = cube_total(whole, highs);
-        let lows = cube_total(whole, lows);
-        count = cube_total(whole, members);
+        let highs = cube_sum::<u32>(whole, highs);
+        let lows = cube_sum::<u32>(whole, lows);
+        count = cube_sum::<u32>(whole, members);
         shrinking = count < before;
         before = count;
         high = highs + (lows >> LOW_BITS) + one;

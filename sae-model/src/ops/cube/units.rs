@@ -25,26 +25,8 @@ pub(super) fn is_non_finite(x: f32) -> bool {
 
 /// Sum over the cube of one value per unit; every unit gets it.
 #[cube]
-pub(super) fn cube_sum(shared: &mut Shared<[f32]>, value: f32) -> f32 {
+pub(super) fn cube_sum<N: Numeric>(shared: &mut Shared<[N]>, value: N) -> N {
     sync_cube(); // all units have read the previous result
-    shared[UNIT_POS as usize] = value;
-    sync_cube();
-    let mut stride = CUBE_DIM_X / 2;
-    while stride > 0 {
-        if UNIT_POS < stride {
-            let other = shared[(UNIT_POS + stride) as usize];
-            shared[UNIT_POS as usize] += other;
-        }
-        sync_cube();
-        stride /= 2;
-    }
-    workgroup_uniform_load(&shared[0])
-}
-
-/// Sum over the cube of one whole number per unit; every unit gets it.
-#[cube]
-pub(super) fn cube_total(shared: &mut Shared<[u32]>, value: u32) -> u32 {
-    sync_cube();
     shared[UNIT_POS as usize] = value;
     sync_cube();
     let mut stride = CUBE_DIM_X / 2;
