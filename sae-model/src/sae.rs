@@ -256,29 +256,11 @@ impl Sae {
         self.parameters.vector(B_DEC.name)
     }
 
-    /// The part of a gradient of W_dec `[M, d]` that does not change the lengths of its rows: what lies along a
-    /// row is taken out (Bricken et al. 2023, appendix).
-    pub fn across_rows(&self, gradient: Tensor<2>) -> Tensor<2> {
-        let w_dec = self.w_dec().inner();
-        let along = (gradient.clone() * w_dec.clone()).sum_dim(1); // [M, 1], rows have length one
-        gradient - w_dec * along
-    }
-
     /// The model after an update of the optimizer; `observed` is what the architecture observed of the batch.
     pub fn after_update(self, observed: Option<Tensor<1>>) -> Self {
         let Self { parameters, config } = self;
         let parameters = config.architecture.after_update(parameters, observed);
         Self { parameters, config }
-    }
-
-    /// The model with the rows of W_dec at length one.
-    pub fn with_unit_rows(mut self) -> Self {
-        self.parameters = self.parameters.map_matrix(W_DEC.name, |w_dec| {
-            let w_dec = w_dec.inner();
-            let norms = ops::row_norms(w_dec.clone());
-            Tensor::from_inner(w_dec / norms).require_grad()
-        });
-        self
     }
 }
 

@@ -258,19 +258,7 @@ impl TrainStep for SaeLearner {
         let _span = tracing::debug_span!("optimize").entered();
         let fired = grads.remove::<1>(self.frequency.id);
         let observed = grads.remove::<1>(self.silent.id);
-        // Rows of a saved model have length one up to rounding: without a step they stay as they are.
-        let unit_norm = self.sae.config().unit_norm_decoder && lr.base() > 0.0;
-        let w_dec = self.sae.parameters.matrix_id(parameters::W_DEC.name);
-        if unit_norm
-            && let Some(id) = w_dec
-            && let Some(gradient) = grads.remove::<2>(id)
-        {
-            grads.register(id, self.sae.across_rows(gradient));
-        }
         let mut learner = optimizer.step(lr, self, grads);
-        if unit_norm {
-            learner.sae = learner.sae.with_unit_rows();
-        }
         learner.sae = learner.sae.after_update(observed);
         match fired {
             Some(fired) => learner.count(fired),

@@ -2,12 +2,13 @@
 
 use burn::data::dataloader::DataLoader;
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
-use burn::module::Module;
+use burn::module::{Module, ParamGroup};
 use burn::optim::ModuleOptimizer;
 use burn::tensor::Device;
 use burn::train::Learner;
 use sae_data::{ActivationData, DataError, Parts, Statistics, Streaming, Summary};
 use sae_model::ops::Adam;
+use sae_model::parameters::W_DEC;
 use sae_model::{AnyArchitecture, Architecture, Sae};
 use toml::{Table, Value};
 
@@ -205,6 +206,23 @@ pub(crate) fn schedule(resolved: &Resolved, steps: usize) -> Schedule {
     Schedule::new(recipe.lr, recipe.warmup_steps, recipe.decay_fraction, steps)
 }
 
+/// The optimizer of a learner: Adam, which keeps the rows of W_dec at length one where the model wants it.
+pub(crate) fn optimizer_of(sae: &Sae, adam: Adam) -> ModuleOptimizer {
+    let optimizer = ModuleOptimizer::from(adam);
+    let w_dec = sae.parameters.path(W_DEC.name);
+    match w_dec.filter(|_| sae.config().unit_norm_decoder) {
+        Some(place) => {
+            let unit_rows = Adam {
+                unit_rows: true,
+                ..adam
+            };
+            let decoder = ParamGroup::from_paths(vec![format!("sae.parameters.{place}")]);
+            optimizer.with_group(decoder, unit_rows, None)
+        }
+        None => optimizer,
+    }
+}
+
 /// Model, optimizer and schedule before the first of `steps` steps.
 pub(crate) fn start(
     resolved: &Resolved,
@@ -223,15 +241,17 @@ pub(crate) fn start(
         beta_1: recipe.beta_1,
         beta_2: recipe.beta_2,
         epsilon: ADAM_EPSILON,
+        unit_rows: false,
     };
     let factors = Factors {
         projections: recipe.projection_lr,
         pre_bias: resolved.pre_bias_lr,
     };
     let scheduler = schedule::module_scheduler(&sae, schedule(resolved, steps), factors);
+    let optimizer = optimizer_of(&sae, adam);
     (
         SaeLearner::new(sae, settings, &device),
-        ModuleOptimizer::from(adam),
+        optimizer,
         scheduler,
     )
 }

@@ -11,7 +11,7 @@ use sae_model::ops::Adam;
 
 use crate::learner::{SaeLearner, Settings};
 use crate::numbers::Number;
-use crate::trainer::ADAM_EPSILON;
+use crate::trainer::{ADAM_EPSILON, optimizer_of};
 
 /// A model in training: forward, backward, Adam and counters, with a constant learning rate. Data, checkpoints and
 /// records are up to the caller.
@@ -37,11 +37,12 @@ impl TrainingStep {
             beta_1: 0.9,
             beta_2: 0.999,
             epsilon: ADAM_EPSILON,
+            unit_rows: false,
         };
         let device = sae.w_dec().device();
         Self {
+            optimizer: optimizer_of(&sae, adam),
             learner: SaeLearner::new(sae, settings, &device),
-            optimizer: ModuleOptimizer::from(adam),
             lr,
         }
     }

@@ -16,6 +16,9 @@ use super::backend::SaeOps;
 /// m <- beta_1 m + (1 - beta_1) g ;  v <- beta_2 v + (1 - beta_2) g^2
 /// p <- p - lr * m / (1 - beta_1^t) / (sqrt(v / (1 - beta_2^t)) + epsilon)
 /// ```
+///
+/// With unit rows, of a matrix whose rows have length one: `g <- g - (g . p) p` per row before it, because what lies along a row would
+/// change its length alone (Bricken et al. 2023, appendix), and `p <- p / ||p||` after it; with a learning rate of zero neither.
 #[derive(Clone, Copy, Debug)]
 pub struct Adam {
     /// Decay of the first moment.
@@ -24,6 +27,8 @@ pub struct Adam {
     pub beta_2: f64,
     /// Added to the root of the second moment.
     pub epsilon: f64,
+    /// Whether the rows of matrices keep length one.
+    pub unit_rows: bool,
 }
 
 impl Optimizer for Adam {
@@ -48,6 +53,8 @@ impl Optimizer for Adam {
             epsilon: self.epsilon as f32,
             lr: (lr / corrected(self.beta_1)) as f32,
             correction_2: (1.0 / corrected(self.beta_2)) as f32,
+            // without a step, rows of a saved model stay as they are: one up to rounding
+            unit_rows: self.unit_rows && D == 2 && lr > 0.0,
         };
         let new = Dispatch::adam(
             tensor.into_dispatch(),
@@ -82,4 +89,6 @@ pub(crate) struct AdamStep {
     pub(crate) lr: f32,
     /// `1 / (1 - beta_2^t)`.
     pub(crate) correction_2: f32,
+    /// Whether the rows of the parameter, a matrix, keep length one.
+    pub(crate) unit_rows: bool,
 }

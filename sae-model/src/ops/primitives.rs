@@ -173,23 +173,38 @@ pub(super) fn sparse_attention<B: Backend>(
     )
 }
 
+/// Rows at length one, `[M, d]`.
+fn unit_rows<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let squared = dot::<B>(x.clone(), x.clone());
+    let lengths = B::float_sqrt(B::float_clamp_min(squared, Scalar::from(TINY as f32)));
+    B::float_div(x, lengths)
+}
+
 /// One step of Adam.
 pub(super) fn adam<B: Backend>(
     param: FloatTensor<B>,
-    grad: FloatTensor<B>,
+    mut grad: FloatTensor<B>,
     moment_1: FloatTensor<B>,
     moment_2: FloatTensor<B>,
     step: AdamStep,
 ) -> AdamUpdate<B> {
     let mixed =
         |old, new, beta: f32| B::float_add(times::<B>(old, beta), times::<B>(new, 1.0 - beta));
+    if step.unit_rows {
+        let along = dot::<B>(grad.clone(), param.clone()); // [M, 1]
+        grad = B::float_sub(grad, B::float_mul(param.clone(), along));
+    }
     let moment_1 = mixed(moment_1, grad.clone(), step.beta_1);
     let moment_2 = mixed(moment_2, square::<B>(grad), step.beta_2);
     let root = B::float_sqrt(times::<B>(moment_2.clone(), step.correction_2));
     let root = B::float_add_scalar(root, Scalar::from(step.epsilon));
     let change = times::<B>(B::float_div(moment_1.clone(), root), step.lr);
+    let param = B::float_sub(param, change);
     AdamUpdate {
-        param: B::float_sub(param, change),
+        param: match step.unit_rows {
+            true => unit_rows::<B>(param),
+            false => param,
+        },
         moment_1,
         moment_2,
     }

@@ -47,6 +47,7 @@ fn fresh() -> State {
         beta_1: 0.9,
         beta_2: 0.99,
         epsilon: 1e-8,
+        unit_rows: false,
     };
     let factors = Factors {
         projections: 0.1,

@@ -156,6 +156,7 @@ fn a_step_counts_its_own_batch() {
         beta_1: 0.9,
         beta_2: 0.999,
         epsilon: 1e-8,
+        unit_rows: false,
     };
     let mut optimizer = ModuleOptimizer::from(adam);
     let lr = ModuleLearningRate::from(1e-3);

@@ -17,7 +17,7 @@ use crate::numbers::StepOutput;
 pub(crate) enum Trainee {
     /// In this process.
     Here {
-        learner: Learner<SaeLearner>,
+        learner: Box<Learner<SaeLearner>>,
         shards: Shards,
     },
     /// With processes that do what this one tells them.
@@ -28,6 +28,7 @@ impl Trainee {
     /// A learner of this process, on a device.
     pub(crate) fn here(mut learner: Learner<SaeLearner>, shards: Shards, device: &Device) -> Self {
         learner.fork(device);
+        let learner = Box::new(learner);
         Self::Here { learner, shards }
     }
 

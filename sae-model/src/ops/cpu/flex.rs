@@ -95,7 +95,11 @@ impl SaeOps for Flex {
         let mut moment_1 = contiguous(moment_1);
         let mut moment_2 = contiguous(moment_2);
         let moments = (moment_1.storage_mut(), moment_2.storage_mut());
-        let new = adam(step, &Self::read(&param), &Self::read(&grad), moments);
+        let row = match step.unit_rows {
+            true => shape[1],
+            false => 1,
+        };
+        let new = adam(step, row, &Self::read(&param), &Self::read(&grad), moments);
         AdamUpdate {
             param: Self::write(new, &shape, &param),
             moment_1,
@@ -160,19 +164,48 @@ fn contiguous(tensor: FlexTensor) -> FlexTensor {
 /// Floats of each tensor that one task updates: together they fit in the second-level cache.
 const ADAM_CHUNK: usize = 1 << 14;
 
-/// One step of Adam: updates the moments, returns the new parameters.
-fn adam(step: AdamStep, param: &[f32], grad: &[f32], (m, v): (&mut [f32], &mut [f32])) -> Vec<f32> {
+/// One step of Adam on rows of this width: updates the moments, returns the new parameters.
+fn adam(
+    step: AdamStep,
+    row: usize,
+    param: &[f32],
+    grad: &[f32],
+    (m, v): (&mut [f32], &mut [f32]),
+) -> Vec<f32> {
     let _span = tracing::trace_span!("adam").entered();
     let simd = Simd::detect();
     let mut out = vec![0.0; param.len()];
+    if row == 0 {
+        return out;
+    }
+    let chunk = (ADAM_CHUNK / row).max(1) * row;
     (
-        out.par_chunks_mut(ADAM_CHUNK),
-        param.par_chunks(ADAM_CHUNK),
-        grad.par_chunks(ADAM_CHUNK),
-        m.par_chunks_mut(ADAM_CHUNK),
-        v.par_chunks_mut(ADAM_CHUNK),
+        out.par_chunks_mut(chunk),
+        param.par_chunks(chunk),
+        grad.par_chunks(chunk),
+        m.par_chunks_mut(chunk),
+        v.par_chunks_mut(chunk),
     )
         .into_par_iter()
-        .for_each(|(out, param, grad, m, v)| simd::adam(simd, step, param, grad, m, v, out));
+        .for_each(|(out, param, grad, m, v)| match step.unit_rows {
+            false => simd::adam(simd, step, param, grad, m, v, out),
+            true => {
+                let mut across = vec![0.0; row];
+                for at in (0..out.len()).step_by(row).map(|start| start..start + row) {
+                    let (param, out) = (&param[at.clone()], &mut out[at.clone()]);
+                    rows::across(&grad[at.clone()], param, &mut across);
+                    simd::adam(
+                        simd,
+                        step,
+                        param,
+                        &across,
+                        &mut m[at.clone()],
+                        &mut v[at],
+                        out,
+                    );
+                    rows::to_unit(out);
+                }
+            }
+        });
     out
 }

@@ -257,6 +257,20 @@ pub(crate) fn squared_error_backward(x_hat: &[f32], x: &[f32], scale: f32) -> Ve
     out
 }
 
+/// `g - (g . p) p`: the part of a gradient that does not change the length of the row p, which is one.
+pub(crate) fn across(grad: &[f32], param: &[f32], out: &mut [f32]) {
+    let along = dot(grad, param);
+    for ((out, g), p) in out.iter_mut().zip(grad).zip(param) {
+        *out = g - along * p;
+    }
+}
+
+/// Scales a row to length one.
+pub(crate) fn to_unit(row: &mut [f32]) {
+    let length = dot(row, row).max(TINY as f32).sqrt();
+    row.iter_mut().for_each(|value| *value /= length);
+}
+
 /// Number of floats per task; f32 sums have at most `CHUNK / LANES` terms.
 const CHUNK: usize = 1 << 14;
 const LANES: usize = 16;

@@ -305,7 +305,7 @@ vectorised! {
 vectorised! {
     /// One step of Adam: updates both moments, and writes the new parameters to `out`.
     fn adam<FMA>(step: AdamStep, param: &[f32], grad: &[f32], m: &mut [f32], v: &mut [f32], out: &mut [f32]) {
-        let AdamStep { beta_1, beta_2, epsilon, lr, correction_2 } = step;
+        let AdamStep { beta_1, beta_2, epsilon, lr, correction_2, .. } = step;
         let n = out.len();
         let (param, grad, m, v) = (&param[..n], &grad[..n], &mut m[..n], &mut v[..n]);
         for i in 0..n {
@@ -355,6 +355,7 @@ mod tests {
                         epsilon: 1e-8,
                         lr: 0.1,
                         correction_2: 2.0,
+                        unit_rows: false,
                     };
                     adam(
                         simd,

@@ -38,7 +38,7 @@ static ENOUGH: AtomicUsize = AtomicUsize::new(ROOM);
 /// How a batch is screened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::ops) enum Screening {
-    /// By [`product::screen`], on any device.
+    /// By [`product::screen()`], on any device.
     Tiles,
     /// By a matrix product of cubek (`sink.rs`).
     Product(Precision),
@@ -242,7 +242,7 @@ struct Work<'a> {
     factors: [CubeTensor; 2],
     /// `||q||` of every row.
     norms: CubeTensor,
-    /// See [`product::latents_table`].
+    /// See [`product::latents_table()`].
     table: CubeTensor,
 }
 

@@ -47,7 +47,7 @@ pub(super) use entries::DeviceEntries;
 use super::adam::AdamStep;
 use super::backend::{AdamUpdate, Encoding, Host, SaeOps, size};
 use super::codes::Pattern;
-use super::cpu::rows::Norm;
+use super::cpu::rows::{Norm, TINY};
 use super::gradients::GradientOps;
 use super::{Selection, SparseValue};
 use entries::{empty, zeros};
@@ -243,27 +243,54 @@ impl SaeOps for Cube {
         if elements > 0 {
             let client = param.client.clone();
             let laid_out = |tensor| into_contiguous(tensor).into_buffer_arg();
-            let (cubes, units) = elementwise(elements);
-            adam::step::launch(
-                &client,
-                cubes,
-                units,
-                laid_out(param),
-                laid_out(grad),
-                laid_out(moment_1),
-                laid_out(moment_2),
-                new_param.clone().into_buffer_arg(),
-                new_1.clone().into_buffer_arg(),
-                new_2.clone().into_buffer_arg(),
-                index(elements),
-                step.beta_1,
-                step.beta_2,
-                1.0 - step.beta_1,
-                1.0 - step.beta_2,
-                step.epsilon,
-                step.lr,
-                step.correction_2,
-            );
+            let (rest_1, rest_2) = (1.0 - step.beta_1, 1.0 - step.beta_2);
+            if step.unit_rows {
+                let [rows, width] = dims(&param);
+                adam::step_on_rows::launch(
+                    &client,
+                    one_cube_per_row(rows),
+                    CubeDim::new_1d(UNITS),
+                    laid_out(param),
+                    laid_out(grad),
+                    laid_out(moment_1),
+                    laid_out(moment_2),
+                    new_param.clone().into_buffer_arg(),
+                    new_1.clone().into_buffer_arg(),
+                    new_2.clone().into_buffer_arg(),
+                    rows as u32,
+                    width as u32,
+                    step.beta_1,
+                    step.beta_2,
+                    rest_1,
+                    rest_2,
+                    step.epsilon,
+                    step.lr,
+                    step.correction_2,
+                    TINY as f32,
+                );
+            } else {
+                let (cubes, units) = elementwise(elements);
+                adam::step::launch(
+                    &client,
+                    cubes,
+                    units,
+                    laid_out(param),
+                    laid_out(grad),
+                    laid_out(moment_1),
+                    laid_out(moment_2),
+                    new_param.clone().into_buffer_arg(),
+                    new_1.clone().into_buffer_arg(),
+                    new_2.clone().into_buffer_arg(),
+                    index(elements),
+                    step.beta_1,
+                    step.beta_2,
+                    rest_1,
+                    rest_2,
+                    step.epsilon,
+                    step.lr,
+                    step.correction_2,
+                );
+            }
         }
         AdamUpdate {
             param: new_param,
@@ -380,7 +407,7 @@ fn transposed_times(
     out
 }
 
-/// JumpReLU's gradients at entries; see [`decode::jumps`].
+/// JumpReLU's gradients at entries; see [`decode::jumps()`].
 fn jumps(
     grad: &CubeTensor,
     scores: &CubeTensor,

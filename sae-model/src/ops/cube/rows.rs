@@ -262,7 +262,7 @@ pub(super) fn along(
 /// What is added up over the rows for the gradient of the bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Side {
-    /// `-(g - f u) / n`, f of [`along`].
+    /// `-(g - f u) / n`, f of [`along()`].
     Normalize,
     /// `g - f u`.
     Restore,
@@ -399,7 +399,7 @@ pub(super) fn restored(
     out
 }
 
-/// The gradient of the bias, `[d]`: the sums over the rows of what `side` says, with the factors of [`along`] of a and b.
+/// The gradient of the bias, `[d]`: the sums over the rows of what `side` says, with the factors of [`along()`] of a and b.
 pub(super) fn bias_gradient(
     (a, b): (CubeTensor, CubeTensor),
     (u, norms): (CubeTensor, CubeTensor),

@@ -64,7 +64,7 @@ fn sort(indices: &mut [u32], start: u32, n: u32) {
     }
 }
 
-/// The scores of the candidates, by [`group_dot`]. Returns whether one of them is not finite.
+/// The scores of the candidates, by [`group_dot()`]. Returns whether one of them is not finite.
 #[cube]
 fn rescore(
     shared: &mut Shared<[f32]>,

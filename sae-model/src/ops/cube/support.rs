@@ -42,13 +42,13 @@ fn is_less(distance: u32, count: u32, high: u32, low: u32) -> bool {
     distance != FAR && less
 }
 
-/// Whether a score is in a [`support`].
+/// Whether a score is in a [`support()`].
 #[cube]
 pub(super) fn contains(max: f32, scale: f32, count: u32, high: u32, low: u32, z: f32) -> bool {
     is_less(distance(max, scale, z), count, high, low)
 }
 
-/// `z - tau` of a score in a [`support`].
+/// `z - tau` of a score in a [`support()`].
 #[cube]
 pub(super) fn excess(max: f32, scale: f32, count: u32, high: u32, low: u32, z: f32) -> f32 {
     let sum = f32::cast_from(high) * 32768.0 + f32::cast_from(low); // 2^15

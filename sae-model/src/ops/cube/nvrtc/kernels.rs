@@ -16,6 +16,7 @@ use crate::ops::cube::{adam, batch, by_latent, decode, product, raise, rows, set
 pub(super) fn kernels() -> Vec<Listed> {
     vec![
         listed("adam::step", 2 * UNITS, |s, d, t| adam::step::Step::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), (), (), (), (), ())),
+        listed("adam::step_on_rows", UNITS, |s, d, t| adam::step_on_rows::StepOnRows::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), (), (), (), (), (), (), ())),
         listed("batch::count_digits, first level", UNITS, |s, d, t| batch::count_digits::CountDigits::new(s, d, t, buffer(), buffer(), buffer(), buffer(), (), (), 20, 11)),
         listed("batch::keep_largest", UNITS, |s, d, t| batch::keep_largest::KeepLargest::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), (), ())),
         listed("batch::pick_digit, first level", 1, |s, d, t| batch::pick_digit::PickDigit::new(s, d, t, buffer(), buffer(), buffer(), 20, 11)),
