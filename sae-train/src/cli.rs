@@ -143,11 +143,11 @@ impl Training {
 /// Checks everything before anything is written.
 fn prepare(config: &Path, arguments: &Arguments) -> anyhow::Result<Training> {
     use_threads(arguments.threads)?;
+    if arguments.distributed {
+        return distributed_run(config, arguments);
+    }
     let written = Written::read(config, &arguments.set, arguments.device.as_deref())?;
     let (from, resume) = (arguments.from.as_deref(), arguments.resume);
-    if arguments.distributed {
-        return distributed_run(written, arguments);
-    }
     if distributed::launched() > 1 {
         anyhow::bail!(
             "{} processes were started, and each would train the same run; add --distributed, or start one process",
@@ -176,18 +176,24 @@ fn prepare(config: &Path, arguments: &Arguments) -> anyhow::Result<Training> {
 }
 
 /// Checks a run that several processes train.
-fn distributed_run(mut written: Written, arguments: &Arguments) -> anyhow::Result<Training> {
-    if written.sweep(&arguments.sweep)?.is_some() {
-        anyhow::bail!(
-            "--distributed is for one run, not for a sweep, whose runs need nothing of each other"
-        );
-    }
+fn distributed_run(config: &Path, arguments: &Arguments) -> anyhow::Result<Training> {
     let comm = distributed::world()?;
-    if let Some(device) = distributed::device_of(&written.devices(), &*comm) {
-        written.set_device(&device);
-    }
-    let start = (arguments.from.as_deref(), arguments.resume);
-    let mut run = distributed::prepare(&written, start, comm)?;
+    let mut run = distributed::agreed(comm.clone(), || {
+        let mut written = Written::read(config, &arguments.set, arguments.device.as_deref())?;
+        if written.sweep(&arguments.sweep)?.is_some() {
+            anyhow::bail!(
+                "--distributed is for one run, not for a sweep, whose runs need nothing of each other"
+            );
+        }
+        if let Some(device) = distributed::device_of(&written.devices(), &*comm) {
+            written.set_device(&device);
+        }
+        let (from, resume) = (arguments.from.as_deref(), arguments.resume);
+        match comm.rank() {
+            0 => prepare::prepare(&written, from, resume),
+            _ => prepare::prepare_to_follow(&written, from, resume),
+        }
+    })?;
     run.tensorboard |= arguments.tensorboard;
     Ok(Training::Run(Box::new(run)))
 }

@@ -3,7 +3,6 @@
 //! Process 0 prepares the run as if it were alone. The others prepare it without its directory, and all compare what they have found
 //! before anything is written.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,14 +12,18 @@ use sae_run::RunDir;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
-use crate::config::Written;
 use crate::failure::{self, Failure};
-use crate::prepare::{self, Prepared};
+use crate::prepare::Prepared;
 use crate::run;
 use crate::shards::Shards;
 
 /// Variables by which launchers tell a process how many there are, and which of those on its machine it is.
-const RANKS: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"];
+const RANKS: [&str; 4] = [
+    "OMPI_COMM_WORLD_SIZE",
+    "PMI_SIZE",
+    "MV2_COMM_WORLD_SIZE",
+    "SLURM_STEP_NUM_TASKS",
+];
 const LOCAL_RANK: [&str; 3] = [
     "OMPI_COMM_WORLD_LOCAL_RANK",
     "MPI_LOCALRANKID",
@@ -31,18 +34,24 @@ const LOCAL_RANK: [&str; 3] = [
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A number that a launcher has put into the environment.
-fn told(names: [&str; 3]) -> Option<usize> {
-    let value = |name: &str| std::env::var(name).ok()?.parse().ok();
-    names.into_iter().find_map(value)
+fn told(names: &[&str]) -> Option<usize> {
+    let value = |name: &&str| std::env::var(name).ok()?.parse().ok();
+    names.iter().find_map(value)
 }
 
 /// Number of processes that a launcher says it has started; 1 if there is none.
 pub(crate) fn launched() -> usize {
-    told(RANKS).unwrap_or(1)
+    told(&RANKS).unwrap_or(1)
 }
 
-/// The other processes.
+/// The other processes. MPI is asked only where a launcher has been: without one it may end the process with words of its own.
 pub(crate) fn world() -> Result<Arc<dyn Comm>> {
+    if cfg!(feature = "mpi") && told(&RANKS).is_none() {
+        bail!(
+            "--distributed: no launcher has started this process; start it by `mpirun -n 2 sae-train ... --distributed` (Debian: \
+             openmpi-bin) or srun"
+        );
+    }
     sae_comm::world().map_err(|error| match error {
         CommError::NotCompiled => anyhow!(
             "--distributed: {error}; build with --features mpi (Debian: openmpi-bin, libopenmpi-dev and libclang-dev), for \
@@ -54,7 +63,7 @@ pub(crate) fn world() -> Result<Arc<dyn Comm>> {
 
 /// The device of this process, of several: those on a machine take turns.
 pub(crate) fn device_of(devices: &[&str], comm: &dyn Comm) -> Option<String> {
-    let at = told(LOCAL_RANK).unwrap_or(comm.rank());
+    let at = told(&LOCAL_RANK).unwrap_or(comm.rank());
     let device = devices.get(at % devices.len().max(1));
     device.map(|name| name.to_string())
 }
@@ -69,16 +78,11 @@ enum Found {
 }
 
 /// Prepares a run in every process, and fails in all if it cannot start in one.
-pub(crate) fn prepare(
-    written: &Written,
-    (from, resume): (Option<&Path>, bool),
+pub(crate) fn agreed(
     comm: Arc<dyn Comm>,
+    prepare: impl FnOnce() -> Result<Prepared>,
 ) -> Result<Prepared> {
-    let prepared = match comm.rank() {
-        0 => prepare::prepare(written, from, resume),
-        _ => prepare::prepare_to_follow(written, from, resume),
-    };
-    let prepared = prepared.and_then(|run| {
+    let prepared = prepare().and_then(|run| {
         check_shards(&run, comm.ranks())?;
         Ok(run)
     });

@@ -24,13 +24,15 @@ const ABSURD: u128 = 1 << 44;
 /// Bytes that training holds at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Estimate {
-    /// The parameters; the gradients and each of Adam's two moments need as much.
+    /// The parameters; each of Adam's two moments needs as much.
     parameters: u128,
+    /// The gradients: of a part of the batch, and where it has several their sum.
+    gradients: u128,
     /// True if gradients and moments lie in this memory, too (not on a GPU).
     trained_here: bool,
-    /// The rows of a batch: as loaded, as queries and as reconstructions.
+    /// The rows of a batch as loaded, and those of a part of it as queries and as reconstructions.
     batch: u128,
-    /// Active latents of a batch, values and gradients.
+    /// Active latents of a part of the batch, values and gradients.
     codes: u128,
     /// The loader's windows.
     windows: u128,
@@ -41,6 +43,8 @@ impl Estimate {
         let times = |factors: &[u128]| factors.iter().fold(1, |a: u128, b| a.saturating_mul(*b));
         let (m, d) = (model.n_latents as u128, model.d_in as u128);
         let batch_rows = config.training.batch_size as u128;
+        let part_rows = batch_rows / config.training.shards as u128;
+        let with_sum = if config.training.shards > 1 { 2 } else { 1 };
         let table = parameters::table(model);
         let of_shape = |shape| table.iter().filter(|p| p.shape == shape).count() as u128;
         let dictionaries = times(&[of_shape(Shape::Dictionary), m, d]);
@@ -49,16 +53,26 @@ impl Estimate {
         let trained_here = !name.is_ok_and(DeviceName::is_gpu);
         let active = model.architecture.asked_l0().unwrap_or(1) as u128;
         let data = times(&[rows as u128, d, FLOAT]);
+        let parameters = floats.saturating_mul(FLOAT);
         Self {
-            parameters: floats.saturating_mul(FLOAT),
+            parameters,
+            gradients: if trained_here {
+                parameters.saturating_mul(with_sum)
+            } else {
+                0
+            },
             trained_here,
             batch: if trained_here {
-                times(&[3, batch_rows, d, FLOAT])
+                times(&[
+                    batch_rows.saturating_add(part_rows.saturating_mul(2)),
+                    d,
+                    FLOAT,
+                ])
             } else {
                 0
             },
             codes: if trained_here {
-                times(&[2, batch_rows, active, ENTRY])
+                times(&[2, part_rows, active, ENTRY])
             } else {
                 0
             },
@@ -79,13 +93,8 @@ impl Estimate {
 
     /// What only a step needs: the gradients, and what belongs to a batch.
     fn of_step(&self) -> u128 {
-        let gradients = if self.trained_here {
-            self.parameters
-        } else {
-            0
-        };
         let batch = self.batch.saturating_add(self.codes);
-        gradients.saturating_add(batch)
+        self.gradients.saturating_add(batch)
     }
 
     /// The config key of the largest part, its value, and what to use instead.
@@ -112,8 +121,8 @@ impl fmt::Display for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "parameters {}", size(self.parameters))?;
         if self.trained_here {
-            let (gradients, moments) = (self.parameters, self.parameters.saturating_mul(2));
-            let (gradients, moments) = (size(gradients), size(moments));
+            let moments = self.parameters.saturating_mul(2);
+            let (gradients, moments) = (size(self.gradients), size(moments));
             let (batch, codes) = (size(self.batch), size(self.codes));
             write!(
                 f,
@@ -309,6 +318,11 @@ mod tests {
         assert_eq!(estimate.codes, 2 * 10 * 32 * 8);
         assert_eq!(estimate.windows, 7 * 20 * 4);
         assert_eq!(estimate.total(), 4 * 160_000 + 2400 + 5120 + 560);
+        let parts = config(&["model.architecture=topk", "training.shards=5"]);
+        let in_parts = Estimate::of(&parts, &model, 7);
+        assert_eq!(in_parts.batch, (10 + 2 * 2) * 20 * 4);
+        assert_eq!(in_parts.codes, 2 * 2 * 32 * 8);
+        assert_eq!(in_parts.gradients, 2 * estimate.gradients);
         for device in ["device=wgpu", "device=cuda:1"] {
             let attention = config(&[device]);
             let model = attention.resolve(DataScale::unknown(20)).unwrap().model;

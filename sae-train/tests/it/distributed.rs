@@ -95,6 +95,19 @@ fn every_architecture_has_the_bytes_of_one_process() {
             same(&one, &run);
         }
     }
+    // as many latents as the rows are wide: every parameter has a row per latent
+    let square = [
+        "training.shards=2",
+        "training.steps=12",
+        "model.n_latents=24",
+    ];
+    let square = [
+        &square[..],
+        &["model.query_projection=true", "model.pre_bias=true"],
+    ]
+    .concat();
+    let one = w.in_one("square-one", &square);
+    same(&one, &w.together(2, "square", &square, &[]));
     let settings = ["training.shards=2", "training.steps=12"];
     let one = w.in_one("one", &settings);
     for transport in ["self,tcp", "self,vader"] {
@@ -220,7 +233,19 @@ fn processes_that_do_not_fit_together_do_not_start() {
         2,
         &["process 1"],
     );
+    let mut nowhere = of(&[shards]);
+    nowhere[1] = "nowhere.toml".into();
+    refused(&w, &[nowhere.clone(), nowhere], 2, &["nowhere.toml"]);
     assert!(!w.path("runs").exists());
+}
+
+#[test]
+fn without_a_launcher() {
+    let w = Workspace::new();
+    let output = w.train(&["--distributed"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(told(&output).lines().count(), 1, "{}", told(&output));
+    assert!(told(&output).contains("mpirun -n 2"), "{}", told(&output));
 }
 
 #[test]

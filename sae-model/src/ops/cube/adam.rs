@@ -4,6 +4,23 @@ use cubecl::prelude::*;
 
 use super::units::{UNITS, cube_index, cube_sum};
 
+/// The new parameter and moments of one number.
+#[cube]
+fn updated(
+    param: f32,
+    grad: f32,
+    moments: (f32, f32),
+    betas: (f32, f32),
+    rests: (f32, f32),
+    step: (f32, f32, f32),
+) -> (f32, f32, f32) {
+    let (epsilon, lr, correction_2) = step;
+    let m = betas.0 * moments.0 + rests.0 * grad;
+    let v = betas.1 * moments.1 + rests.1 * (grad * grad);
+    let p = param - lr * (m / ((v * correction_2).sqrt() + epsilon));
+    (p, m, v)
+}
+
 /// One step on every element.
 #[cube(launch)]
 pub(super) fn step(
@@ -26,12 +43,17 @@ pub(super) fn step(
     let i = ABSOLUTE_POS as u32;
     if i < elements {
         let at = i as usize;
-        let g = grad[at];
-        let m = beta_1 * moment_1[at] + rest_1 * g;
-        let v = beta_2 * moment_2[at] + rest_2 * (g * g);
+        let (p, m, v) = updated(
+            param[at],
+            grad[at],
+            (moment_1[at], moment_2[at]),
+            (beta_1, beta_2),
+            (rest_1, rest_2),
+            (epsilon, lr, correction_2),
+        );
         new_moment_1[at] = m;
         new_moment_2[at] = v;
-        new_param[at] = param[at] - lr * (m / ((v * correction_2).sqrt() + epsilon));
+        new_param[at] = p;
     }
 }
 
@@ -73,10 +95,14 @@ pub(super) fn step_on_rows(
         let mut k = UNIT_POS;
         while k < width {
             let at = (start + k) as usize;
-            let g = grad[at] - along * param[at];
-            let m = beta_1 * moment_1[at] + rest_1 * g;
-            let v = beta_2 * moment_2[at] + rest_2 * (g * g);
-            let p = param[at] - lr * (m / ((v * correction_2).sqrt() + epsilon));
+            let (p, m, v) = updated(
+                param[at],
+                grad[at] - along * param[at],
+                (moment_1[at], moment_2[at]),
+                (beta_1, beta_2),
+                (rest_1, rest_2),
+                (epsilon, lr, correction_2),
+            );
             new_moment_1[at] = m;
             new_moment_2[at] = v;
             new_param[at] = p;
