@@ -130,11 +130,10 @@ def sent(latent_numbers, other_numbers, ranks):
 
 
 def measured_table(measured):
-    rows, lines = measured["rows"], []
-    cores = measured["machine"]["cores"]
+    rows, cores = measured["rows"], measured["machine"]["cores"]
     alone = next(row for row in rows if row["ranks"] == 1)["seconds"]
     free = {row["ranks"]: row["seconds"] for row in rows if row["network"] == "TCP"}
-    lines += ["| network | processes | MB sent per step | ms per step | model | of one process |", "|---|---:|---:|---:|---:|---:|"]
+    lines = ["| network | processes | MB sent per step | ms per step | model | of one process |", "|---|---:|---:|---:|---:|---:|"]
     for row in rows:
         model = ""
         if row["rate"]:
@@ -161,17 +160,23 @@ NODES = [
 ROWS, WIDTH = 4096, 768
 WIRES = [("10 Gbit/s", 10e9), ("100 Gbit/s", 100e9), ("400 Gbit/s", 400e9)]
 LATENCY = 50e-6
+# Of them with a row per latent: the dictionary, and what training counts.
+NUMBERS = 24576 * (WIDTH + 2)
+
+
+def exchange(ranks, rate):
+    """Seconds of the exchange of a step, by the model."""
+    return 8 * sent(NUMBERS, WIDTH * WIDTH, ranks) / rate
 
 
 def model_table():
-    numbers = 24576 * (WIDTH + 2)
     lines = ["| one node takes | wire | " + " | ".join(str(ranks) for ranks in (2, 4, 8, 16, 32, 64)) + " |"]
     lines.append("|---|---|" + "---:|" * 6)
     for name, alone, _ in NODES:
         for wire, rate in WIRES:
             cells = []
             for ranks in (2, 4, 8, 16, 32, 64):
-                wait = 8 * sent(numbers, WIDTH * WIDTH, ranks) / rate + 4 * LATENCY
+                wait = exchange(ranks, rate) + 4 * LATENCY
                 cells.append(f"{100 * alone / (alone + wait):.0f} %")
             lines.append(f"| {name} | {wire} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -183,10 +188,7 @@ def pass_table():
     for name, alone, price in NODES:
         speed = ROWS / alone
         days = rows / speed / 86400
-        numbers = 24576 * (WIDTH + 2)
-        nodes = next(
-            (n for n in range(1, 4096) if days / n * (1 + 8 * sent(numbers, WIDTH * WIDTH, n) / 100e9 / alone) <= 1), None
-        )
+        nodes = next(n for n in range(1, 4096) if days / n * (1 + exchange(n, 100e9) / alone) <= 1)
         lines.append(
             f"| {name} | {speed:,.0f} | {speed * 2 * WIDTH / 1e9:.3g} GB/s | {days:.2g} days | {nodes} | "
             f"{1e9 / speed / 3600 * price:.2g} |"

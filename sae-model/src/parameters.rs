@@ -217,23 +217,14 @@ impl Parameters {
 
     /// The matrix of this name, if the model has it.
     pub fn matrix(&self, name: &str) -> Option<Tensor<2>> {
-        self.matrix_param(name).map(Param::val)
+        let at = self.names[0].iter().position(|own| *own == name)?;
+        self.matrices.get(at).map(Param::val)
     }
 
     /// The vector of this name, if the model has it.
     pub fn vector(&self, name: &str) -> Option<Tensor<1>> {
         let at = self.names[1].iter().position(|own| *own == name)?;
         self.vectors.get(at).map(Param::val)
-    }
-
-    /// Identity of a matrix, under which its gradient is found.
-    pub fn matrix_id(&self, name: &str) -> Option<ParamId> {
-        self.matrix_param(name).map(|param| param.id)
-    }
-
-    fn matrix_param(&self, name: &str) -> Option<&Param<Tensor<2>>> {
-        let at = self.names[0].iter().position(|own| *own == name)?;
-        self.matrices.get(at)
     }
 
     /// Where the parameter of this name stands in the module, for groups of learning rates: `matrices.1`.

@@ -82,7 +82,7 @@ pub fn main() -> ExitCode {
     if let Some(Command::Export(export)) = &arguments.command {
         return match export.write() {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error, 2),
+            Err(error) => ExitCode::from(fail(&error, 2)),
         };
     }
     let Some(config) = &arguments.config else {
@@ -90,30 +90,30 @@ pub fn main() -> ExitCode {
     };
     let training = match prepare(config, &arguments) {
         Ok(training) => training,
-        Err(error) => return fail(&error, 2),
+        Err(error) => return ExitCode::from(fail(&error, 2)),
     };
     let shards = training.shards();
     match training.train(arguments.plain) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let code = fail(&error, 1);
-            match shards.filter(Shards::are_waited_for) {
-                Some(shards) if !failure::is_elsewhere(&error) => {
-                    shards.comm().abort(failure::code_of(&error).unwrap_or(1))
-                }
-                _ => code,
+            if code > 0
+                && let Some(shards) = shards.filter(Shards::are_waited_for)
+            {
+                shards.comm().abort(code);
             }
+            ExitCode::from(code)
         }
     }
 }
 
-/// Prints an error; returns its exit code, which is `code` if it has none of its own.
-fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
-    if failure::is_elsewhere(error) {
-        return ExitCode::SUCCESS;
+/// Prints an error, unless another process does; returns its exit code, which is `code` if it has none of its own.
+fn fail(error: &anyhow::Error, code: u8) -> u8 {
+    let code = failure::code_of(error).unwrap_or(code);
+    if code > 0 {
+        output::complain(format!("error: {}", failure::message(error)));
     }
-    output::complain(format!("error: {}", failure::message(error)));
-    ExitCode::from(failure::code_of(error).unwrap_or(code))
+    code
 }
 
 /// What the program has been asked to train.

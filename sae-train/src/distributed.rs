@@ -84,41 +84,36 @@ pub(crate) fn agreed(
 ) -> Result<Prepared> {
     let prepared = prepare().and_then(|run| {
         check_shards(&run, comm.ranks())?;
-        Ok(run)
+        Ok((found(&run)?, run))
     });
-    let found = match &prepared {
-        Ok(run) => found(run)?,
-        Err(_) => Found::Wrong,
+    let said = match &prepared {
+        Ok((found, _)) => serde_json::to_vec(found)?,
+        Err(_) => serde_json::to_vec(&Found::Wrong)?,
     };
-    let all = comm.gather_bytes(&serde_json::to_vec(&found)?);
+    let all = comm.gather_bytes(&said);
+    let all = all.iter().map(|said| serde_json::from_slice(said));
     let all: Vec<Found> = all
-        .iter()
-        .map(|found| serde_json::from_slice(found))
         .collect::<Result<_, _>>()
         .context("what another process has found: they are not of one version")?;
     let wrong = all.iter().position(|found| matches!(found, Found::Wrong));
-    if let Some(rank) = wrong {
-        return Err(match prepared {
-            Err(error) if rank == 0 && comm.rank() == 0 => error,
-            Err(error) if rank == comm.rank() => {
-                error.context(format!("process {rank} of {}", comm.ranks()))
-            }
-            _ => Failure::Elsewhere.into(),
-        });
-    }
-    let run = prepared?;
-    if let Some(difference) = difference(&all)? {
-        return Err(said_by_first(&*comm, difference));
-    }
-    let shards = Shards::new(comm, run.config.training.shards);
-    Ok(Prepared { shards, ..run })
-}
-
-/// An error that all processes know of: the first says it.
-fn said_by_first(comm: &dyn Comm, what: String) -> anyhow::Error {
-    match comm.rank() {
-        0 => anyhow!(what),
-        _ => Failure::Elsewhere.into(),
+    let run = match (prepared, wrong) {
+        (Ok((_, run)), None) => run,
+        // the first that has found something wrong says it
+        (Err(error), Some(first)) if first == comm.rank() => {
+            return Err(match first {
+                0 => error,
+                _ => error.context(format!("process {first} of {}", comm.ranks())),
+            });
+        }
+        _ => return Err(Failure::Elsewhere.into()),
+    };
+    match difference(&all)? {
+        Some(difference) if comm.rank() == 0 => Err(anyhow!(difference)),
+        Some(_) => Err(Failure::Elsewhere.into()),
+        None => {
+            let shards = Shards::new(comm, run.config.training.shards);
+            Ok(Prepared { shards, ..run })
+        }
     }
 }
 

@@ -191,12 +191,6 @@ impl Outcome {
     }
 }
 
-/// Whether another process has said what is wrong.
-pub(crate) fn is_elsewhere(error: &anyhow::Error) -> bool {
-    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref());
-    causes.any(|failure| matches!(failure, Failure::Elsewhere))
-}
-
 /// The exit code of an error that has one of its own.
 pub(crate) fn code_of(error: &anyhow::Error) -> Option<u8> {
     let mut causes = error.chain();

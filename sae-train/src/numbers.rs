@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use burn::tensor::{Device, ExecutionError, Tensor};
+use burn::tensor::{ExecutionError, Tensor};
 use burn::train::ItemLazy;
 use sae_model::loss::Term;
 use sae_model::stats;
@@ -45,8 +45,8 @@ const COMMON: usize = Number::SquaredGradients as usize + 1;
 /// The numbers of one batch.
 #[derive(Clone, Debug)]
 pub(crate) struct StepOutput {
-    /// Those that every batch has, then the terms of the loss.
-    on_device: Tensor<1>,
+    /// Those that every batch has, then the terms of the loss; none if they are on the host.
+    on_device: Option<Tensor<1>>,
     terms: Vec<&'static str>,
     host: Arc<OnceLock<Vec<f32>>>,
     /// `B sigma^2`: the squared error with the mean of the data in place of x_hat.
@@ -70,7 +70,7 @@ impl StepOutput {
         debug_assert_eq!(all.len(), COMMON);
         all.extend(numbers.terms.into_iter().map(|term| term.value));
         Self {
-            on_device: Tensor::cat(all, 0),
+            on_device: Some(Tensor::cat(all, 0)),
             terms,
             host: Arc::default(),
             of_mean: rows as f64 * variance,
@@ -90,7 +90,7 @@ impl StepOutput {
         means[Number::SquaredGradients as usize] = squared_gradients;
         let rows = parts * rows;
         Self {
-            on_device: Tensor::zeros([0], &Device::flex()),
+            on_device: None,
             terms,
             host: Arc::new(means.into()),
             of_mean: rows as f64 * variance,
@@ -109,8 +109,13 @@ impl StepOutput {
     }
 
     fn on_host(&self) -> &[f32] {
-        let read = || self.on_device.clone().into_data().iter().collect();
-        self.host.get_or_init(read)
+        self.host.get_or_init(|| {
+            let numbers = self
+                .on_device
+                .clone()
+                .expect("on the device or on the host");
+            numbers.into_data().iter().collect()
+        })
     }
 
     /// One of the numbers that every batch has.

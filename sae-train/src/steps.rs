@@ -88,7 +88,10 @@ impl SupervisedLearningStrategy<SaeLearner> for Steps {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let learner = match apart {
-            Some(apart) => Trainee::Apart(apart),
+            Some(apart) => {
+                drop(learner); // its model becomes an old one
+                Trainee::Apart(apart)
+            }
             None => Trainee::here(learner, self.shards.clone(), &self.device),
         };
         let mut session = Session {

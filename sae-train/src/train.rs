@@ -20,7 +20,7 @@ use crate::collapse::{Streak, Watch};
 use crate::distributed;
 use crate::failure::{Failure, Outcome, chain};
 use crate::json_lines::{JsonLines, MetricsFile};
-use crate::learner::{SaeLearner, Settings};
+use crate::learner::SaeLearner;
 use crate::metrics::Mean;
 use crate::nonfinite::NonFinite;
 use crate::output::{self, say};
@@ -82,7 +82,6 @@ impl Prepared {
     pub(crate) fn train_in(mut self, place: &Place) -> Result<()> {
         let use_tui = place.use_tui;
         let config = &self.config;
-        let settings = self.settings();
         let _lock = match self.lock.take() {
             Some(lock) => {
                 run::record_raises(&self.dir, &self.provenance.raised)?;
@@ -99,15 +98,15 @@ impl Prepared {
         let done = self.steps_done();
         tracing::info!(run = config.run_name(), done, "training starts");
         self.announce(done, place.share.is_none());
-        let parts = self.parts(settings, done)?;
-        let apart = match self.shards.are_apart() {
+        let state = self.state(done)?;
+        let (learner, apart) = match self.shards.are_apart() {
             true => {
                 distributed::begin(&self.shards, &self.dir, done)?;
-                Some(Box::new(Apart::new(self.shards.clone(), parts.clone())))
+                let apart = Apart::new(self.shards.clone(), state);
+                (apart.without_moments(), Some(Box::new(apart)))
             }
-            false => None,
+            false => (Learner::new(state.0, state.1, state.2), None),
         };
-        let learner = Learner::new(parts.0, parts.1, parts.2);
         let outcome = Arc::new(Outcome::default());
         let setup = self.supervised(place, apart, &outcome)?;
         let (started, away) = (Instant::now(), place.away());
@@ -148,10 +147,8 @@ impl Prepared {
     /// Takes part in the training of a run that another process leads.
     pub(crate) fn follow(self) -> Result<()> {
         let _signals = Signals::watch().context("watching for signals")?; // the leader decides what they mean
-        let heard = distributed::begun(&self.shards, &self.dir, |done| {
-            self.parts(self.settings(), done)
-        })?;
-        let (done, parts) = heard;
+        let begun = distributed::begun(&self.shards, &self.dir, |done| self.state(done));
+        let (done, state) = begun?;
         let t = &self.config.training;
         let batches = self.batches().training(
             done..t.steps,
@@ -159,20 +156,11 @@ impl Prepared {
             &self.device.clone().autodiff(),
         );
         let follower = Follower {
-            apart: Apart::new(self.shards.clone(), parts),
+            apart: Apart::new(self.shards.clone(), state),
             batches,
             step: done,
         };
         Ok(follower.follow()?)
-    }
-
-    fn settings(&self) -> Settings {
-        trainer::settings(
-            &self.resolved,
-            &self.data.train_summary.typical,
-            self.data.validated_variance,
-            self.config.training.dead_window,
-        )
     }
 
     /// The parts of training batches that this process has.
@@ -187,11 +175,13 @@ impl Prepared {
     }
 
     /// Model, optimizer and schedule, from the checkpoint of step `done` if that is not zero.
-    fn parts(
-        &self,
-        settings: Settings,
-        done: usize,
-    ) -> Result<(SaeLearner, ModuleOptimizer, ModuleLrScheduler)> {
+    fn state(&self, done: usize) -> Result<(SaeLearner, ModuleOptimizer, ModuleLrScheduler)> {
+        let settings = trainer::settings(
+            &self.resolved,
+            &self.data.train_summary.typical,
+            self.data.validated_variance,
+            self.config.training.dead_window,
+        );
         let (seed, steps) = (self.config.seed, self.config.training.steps);
         let origin = match &self.start {
             Some(start) => Parameters::Of(&start.sae),

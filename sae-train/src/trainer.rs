@@ -154,7 +154,7 @@ impl Trainer {
         let resolved = config.resolve_for(&typical)?;
         let (t, device) = (&config.training, Device::flex());
         let settings = settings(&resolved, &typical, typical.variance, t.dead_window);
-        let parts = start(
+        let (learner, optimizer, scheduler) = start(
             &resolved,
             (config.seed, t.steps),
             match &self.start {
@@ -164,7 +164,7 @@ impl Trainer {
             settings,
             &device,
         );
-        let mut learner = Learner::new(parts.0, parts.1, parts.2);
+        let mut learner = Learner::new(learner, optimizer, scheduler);
         let shards = Shards::alone(t.shards);
         let streaming: Streaming = config.data.streaming(config.seed);
         let parts = Parts::new(data, streaming, t.batch_size, t.shards, shards.own());

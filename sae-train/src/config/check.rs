@@ -12,11 +12,24 @@ impl Config {
         self.training.check_minutes()?;
         resolved.check_recipe(self.fixed.is_some())?;
         resolved.check_model()?;
-        if self.training.shards > self.model.n_latents {
-            let remedy = format!("must be at most model.n_latents, {}", self.model.n_latents);
-            return Err(invalid("training.shards", self.training.shards, remedy));
+        self.check_shards()
+    }
+
+    /// Each part of a batch has a block of latents (`shards/slices.rs`).
+    fn check_shards(&self) -> Result<(), ConfigError> {
+        let (shards, batch) = (self.training.shards, self.training.batch_size);
+        let wrong = |remedy| Err(invalid("training.shards", shards, remedy));
+        if !batch.is_multiple_of(shards) {
+            return wrong(format!(
+                "must divide training.batch_size, {batch}: all parts have equally many rows"
+            ));
         }
-        Ok(())
+        match self.model.n_latents {
+            latents if shards > latents => {
+                wrong(format!("must be at most model.n_latents, {latents}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_run_name(&self) -> Result<(), ConfigError> {
@@ -49,13 +62,6 @@ impl TrainingConfig {
             if value == 0 {
                 return Err(invalid(key, 0, "must be at least 1"));
             }
-        }
-        if !t.batch_size.is_multiple_of(t.shards) {
-            let remedy = format!(
-                "must divide training.batch_size, {}: all parts have equally many rows",
-                t.batch_size
-            );
-            return Err(invalid("training.shards", t.shards, remedy));
         }
         let rows = (t.steps as u128) * (t.batch_size as u128);
         if rows > i64::MAX as u128 {

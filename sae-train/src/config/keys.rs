@@ -117,7 +117,7 @@ pub(crate) const KEYS: [Key; 64] = [
     key("model", "init_pre_bias", Is("\"mean\""), "where b_dec starts: mean (of the data) or zero").needing(A_PRE_BIAS),
     key("training", "steps", Required("2000"), "optimizer steps"),
     key("training", "batch_size", Required("1024"), "rows per step"),
-    key("training", "shards", Is("1"), "equal parts of a batch, whose gradients are added up in one order in any number of processes that divides it; a part at a time is in memory"),
+    key("training", "shards", Is("1"), "equal parts of a batch, taken one after the other or by several processes; their gradients are added up in one order"),
     key("training", "loss", Recipe, "the reconstruction loss: mse, fvu or norm_weighted"),
     key("training", "lr", Recipe, "peak learning rate of Adam"),
     key("training", "projection_lr", Follows("2 / sqrt(d), at most 1"), "factor on lr for W_Q, W_K and W_V").needing(A_PROJECTION),

@@ -55,14 +55,6 @@ pub(crate) struct Config {
     pub(crate) fixed: Option<Fixed>,
 }
 
-fn one() -> usize {
-    1
-}
-
-fn is_one(number: &usize) -> bool {
-    *number == 1
-}
-
 /// A config as it was written, with its overrides.
 pub(crate) struct Written {
     table: Table,
@@ -205,6 +197,14 @@ impl Config {
     pub(crate) fn to_table(&self) -> Table {
         Table::try_from(self).expect("a config is plain data")
     }
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(number: &usize) -> bool {
+    *number == 1
 }
 
 impl TrainingConfig {

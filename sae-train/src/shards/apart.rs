@@ -3,15 +3,15 @@
 use std::collections::BTreeSet;
 
 use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
-use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::Tensor;
 use burn::train::{Learner, TrainOutput, TrainStep};
 use sae_comm::Comm;
 use sae_data::ActivationBatch;
+use sae_model::ops::Adam;
 
+use super::Shards;
+use super::moments::Moments;
 use super::slices::Slices;
-use super::{Shards, moments};
 use crate::learner::SaeLearner;
 use crate::numbers::StepOutput;
 
@@ -29,20 +29,6 @@ pub(crate) struct Apart {
     lr: ModuleLearningRate,
 }
 
-/// The parameters that are cut.
-struct Cut {
-    slices: Slices,
-    ids: BTreeSet<u64>,
-}
-
-impl ModuleVisitor for Cut {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if self.slices.cut(&param.val().dims()) {
-            self.ids.insert(param.id.val());
-        }
-    }
-}
-
 impl Apart {
     /// This process's part of a learner that all have, fresh or from a checkpoint.
     pub(crate) fn new(
@@ -50,21 +36,17 @@ impl Apart {
         (whole, optimizer, scheduler): (SaeLearner, ModuleOptimizer, ModuleLrScheduler),
     ) -> Self {
         let (slices, rank) = (shards.slices(&whole), shards.comm.rank());
-        let mut cut = Cut {
-            slices,
-            ids: BTreeSet::new(),
-        };
-        whole.visit(&mut cut);
+        let cut = slices.cut_of(&whole);
         let record = optimizer.to_record();
         let optimizer = match record.is_empty() {
             true => optimizer,
-            false => optimizer.load_record(moments::cut(record, slices, rank)),
+            false => optimizer.load_record(Moments::of(record, &cut).slice(slices, rank)),
         };
         Self {
             slice: slices.slice(whole.clone(), rank),
             shards,
             slices,
-            cut: cut.ids,
+            cut,
             whole,
             optimizer,
             scheduler,
@@ -80,6 +62,17 @@ impl Apart {
     /// How the parts of a batch are shared.
     pub(super) fn shards(&self) -> &Shards {
         &self.shards
+    }
+
+    /// A learner for Burn's trainer, which trains this one in its place: the same model, and no moments.
+    pub(crate) fn without_moments(&self) -> Learner<SaeLearner> {
+        let none = Adam {
+            beta_1: 0.0,
+            beta_2: 0.0,
+            epsilon: 0.0,
+            unit_rows: false,
+        };
+        Learner::new(self.model(), none.into(), self.scheduler.clone())
     }
 
     /// The whole model.
@@ -104,22 +97,20 @@ impl Apart {
     pub(crate) fn optimizer_step(&mut self, grads: GradientsParams) {
         let slice = self.slice.clone();
         self.slice = slice.optimize(&mut self.optimizer, self.lr.clone(), grads);
-        let own = self.slices.numbers(&self.slice, &self.whole);
+        let own = Slices::numbers(&self.slice, &self.cut);
         let all = self.shards.comm.gather(&own);
         self.whole = self.slices.joined(self.whole.clone(), &self.slice, &all);
     }
 
     /// At process 0, the learner with the moments of all; the others send theirs.
     pub(crate) fn gathered(&self) -> Option<Learner<SaeLearner>> {
-        let is_cut = |id: u64| self.cut.contains(&id);
-        let own = moments::numbers(self.optimizer.to_record(), &is_cut);
-        let (comm, mut messages) = (self.shards.comm(), Vec::new());
-        messages.resize(comm.ranks(), Vec::new());
-        messages[0] = own;
+        let moments = Moments::of(self.optimizer.to_record(), &self.cut);
+        let comm = self.shards.comm();
+        let mut messages = vec![Vec::new(); comm.ranks()];
+        messages[0] = moments.numbers();
         let messages = comm.exchange(messages);
         (comm.rank() == 0).then(|| {
-            let record = self.optimizer.to_record();
-            let record = moments::joined(record, &messages, self.slices, &is_cut);
+            let record = moments.joined(self.slices, &messages);
             let optimizer = self.optimizer.clone().load_record(record);
             Learner::new(self.model(), optimizer, self.scheduler.clone())
         })

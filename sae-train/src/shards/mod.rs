@@ -106,7 +106,6 @@ impl Shards {
         if self.parts == 1 {
             return TrainStep::step(learner, batch);
         }
-        let slices = self.slices(learner);
         let rows = batch.activations.dims()[0] / self.own().len();
         let (mut terms, first) = (Vec::new(), self.own().start);
         let part = |part: usize| -> Gradients {
@@ -116,51 +115,39 @@ impl Shards {
             terms = output.item.terms().to_vec();
             Gradients::of(learner, output.grads, output.item.into_numbers())
         };
-        let total = self.add_up(&slices, part);
-        let squares = total.squares(&slices, self.comm.rank());
-        let squares = slices.squares(&self.comm.gather(&squares));
+        let own = self.own_sums(part);
+        let (layout, rank) = (self.layout(learner, &own), self.comm.rank());
+        let total = layout
+            .read(&self.exchanged(&layout, own), rank)
+            .over(self.parts);
+        let squares = Slices::sum_of_squares(&self.comm.gather(&layout.squares(&total, rank)));
         let (grads, numbers) = total.into_parts(learner);
         let size = (self.parts, rows, learner.variance());
         let item = StepOutput::of_parts(numbers, terms, squares, size);
         TrainOutput { grads, item }
     }
 
-    /// The mean over all parts, this process's slice of it.
-    fn add_up(&self, slices: &Slices, mut part: impl FnMut(usize) -> Gradients) -> Gradients {
-        let root = Node::root(self.parts);
-        let own: Vec<Gradients> = root
-            .within(&self.own())
-            .into_iter()
-            .map(|node| {
-                let leaf = |node: Node| node.is_leaf().then(|| part(node.first()));
-                node.sum(leaf, Gradients::plus)
-            })
-            .collect();
-        let layout = self.layout(slices, &own);
-        let rank = self.comm.rank();
-        layout
-            .read(&self.exchanged(&layout, own), rank)
-            .over(self.parts)
+    /// The sums of this process's parts, as far as the tree goes.
+    fn own_sums(&self, mut part: impl FnMut(usize) -> Gradients) -> Vec<Gradients> {
+        let nodes = Node::root(self.parts).within(&self.own());
+        let sum = |node: Node| {
+            let leaf = |node: Node| node.is_leaf().then(|| part(node.first()));
+            node.sum(leaf, Gradients::plus)
+        };
+        nodes.into_iter().map(sum).collect()
     }
 
     /// The layout of messages, on which all processes agree.
-    fn layout(&self, slices: &Slices, own: &[Gradients]) -> Layout {
-        let lengths = own.iter().flat_map(Gradients::lengths);
-        let lengths: Vec<u8> = lengths
-            .flat_map(|length| (length as u64).to_le_bytes())
-            .collect();
-        let all = self.comm.gather_bytes(&lengths).concat();
-        let all: Vec<usize> = all
-            .as_chunks()
-            .0
-            .iter()
-            .map(|bytes| u64::from_le_bytes(*bytes) as usize)
-            .collect();
-        let per_part: Vec<Vec<usize>> = all
-            .chunks(own[0].lengths().len())
-            .map(<[usize]>::to_vec)
-            .collect();
-        Layout::agreed(&own[0], *slices, &per_part)
+    fn layout(&self, learner: &SaeLearner, own: &[Gradients]) -> Layout {
+        let lengths: Vec<Vec<usize>> = own.iter().map(Gradients::lengths).collect();
+        let written = serde_json::to_vec(&lengths).expect("plain numbers");
+        let all = self.comm.gather_bytes(&written);
+        let read = |written: &Vec<u8>| -> Vec<Vec<usize>> {
+            serde_json::from_slice(written)
+                .expect("what another process of this version has written")
+        };
+        let all: Vec<Vec<usize>> = all.iter().flat_map(read).collect();
+        Layout::agreed(learner, self.slices(learner), &all, own[0].numbers())
     }
 
     /// This process's slice of the sum over all parts, of which `own` are the sums of its nodes. While a piece is added up, the next
@@ -175,7 +162,7 @@ impl Shards {
         };
         // for each process what each of our nodes has for it
         let flat: Vec<Vec<Vec<f32>>> = (0..ranks)
-            .map(|to| own.iter().map(|node| node.for_rank(layout, to)).collect())
+            .map(|to| own.iter().map(|node| layout.message(node, to)).collect())
             .collect();
         drop(own);
         let (sender, arrived) = mpsc::sync_channel(1);

@@ -1,24 +1,28 @@
 //! The moments of Adam, spread over processes: cut when a checkpoint is read, and put together when one is written.
 //!
-//! Burn's record of an optimizer is a pack of tensors, which carry the shape of their parameter. Their rows are cut like the
-//! parameter's (`slices.rs`), byte by byte.
+//! Burn's record of an optimizer is a pack of tensors, which have the identity and the shape of their parameter. Their rows are cut like
+//! the parameter's (`slices.rs`), byte by byte.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::optim::OptimizerRecord;
 use burn::tensor::Bytes;
 use burn_pack::{Reader, Scalar, Tensor, Writer};
-use std::collections::BTreeMap;
 
 use super::slices::Slices;
 
 /// The content of a record.
-struct Pack {
+pub(super) struct Moments<'a> {
     tensors: Vec<Tensor>,
     metadata: BTreeMap<String, String>,
     scalars: BTreeMap<String, Scalar>,
+    /// The parameters that are cut.
+    cut: &'a BTreeSet<u64>,
 }
 
-impl Pack {
-    fn of(record: OptimizerRecord) -> Self {
+impl<'a> Moments<'a> {
+    /// The moments in a record, of parameters of which `cut` are cut.
+    pub(super) fn of(record: OptimizerRecord, cut: &'a BTreeSet<u64>) -> Self {
         let bytes = record.into_bytes().expect("a record of this process");
         let reader = Reader::from_bytes(bytes).expect("a record that was just written");
         Self {
@@ -27,12 +31,53 @@ impl Pack {
             tensors: reader
                 .into_tensors()
                 .expect("tensors that were just written"),
+            cut,
         }
     }
 
-    /// The record with other tensors of the same names.
-    fn with(self, tensors: Vec<Tensor>) -> OptimizerRecord {
-        let mut writer = Writer::new(tensors);
+    fn is_cut(&self, tensor: &Tensor) -> bool {
+        tensor.param_id.is_some_and(|id| self.cut.contains(&id))
+    }
+
+    /// The slice of process `rank`, of moments of all latents.
+    pub(super) fn slice(self, slices: Slices, rank: usize) -> OptimizerRecord {
+        let own = |tensor: &Tensor| {
+            let all = bytes(tensor);
+            let (row, rows) = (all.len() / slices.latents, slices.of(rank));
+            with_rows(
+                tensor,
+                rows.len(),
+                all[rows.start * row..rows.end * row].to_vec(),
+            )
+        };
+        self.with_cut(own)
+    }
+
+    /// The numbers of a slice that other processes do not have.
+    pub(super) fn numbers(&self) -> Vec<f32> {
+        let own = self.tensors.iter().filter(|tensor| self.is_cut(tensor));
+        own.flat_map(|tensor| floats(&bytes(tensor))).collect()
+    }
+
+    /// The moments of all latents, of which these are one slice: those of every process are `messages`, each as [`Moments::numbers`]
+    /// has it.
+    pub(super) fn joined(self, slices: Slices, messages: &[Vec<f32>]) -> OptimizerRecord {
+        let mut rest: Vec<&[f32]> = messages.iter().map(|message| &message[..]).collect();
+        self.with_cut(|tensor| {
+            let width = tensor.shape.to_vec()[1..].iter().product();
+            let all = slices.together(&mut rest, width);
+            let bytes = all.iter().flat_map(|value| value.to_le_bytes()).collect();
+            with_rows(tensor, slices.latents, bytes)
+        })
+    }
+
+    /// The record with others in place of the tensors that are cut.
+    fn with_cut(self, mut other: impl FnMut(&Tensor) -> Tensor) -> OptimizerRecord {
+        let tensors = self.tensors.iter().map(|tensor| match self.is_cut(tensor) {
+            true => other(tensor),
+            false => tensor.clone(),
+        });
+        let mut writer = Writer::new(tensors.collect());
         for (name, value) in &self.metadata {
             writer = writer.with_metadata(name, value);
         }
@@ -54,59 +99,6 @@ fn with_rows(tensor: &Tensor, rows: usize, bytes: Vec<u8>) -> Tensor {
 
 fn bytes(tensor: &Tensor) -> Bytes {
     tensor.to_bytes().expect("bytes in memory")
-}
-
-/// The slice of process `rank` of the moments of all latents.
-pub(super) fn cut(record: OptimizerRecord, slices: Slices, rank: usize) -> OptimizerRecord {
-    let pack = Pack::of(record);
-    let cut = |tensor: &Tensor| {
-        if !slices.cut(&tensor.shape.to_vec()) {
-            return tensor.clone();
-        }
-        let all = bytes(tensor);
-        let (row, rows) = (all.len() / slices.latents, slices.of(rank));
-        let own = all[rows.start * row..rows.end * row].to_vec();
-        with_rows(tensor, rows.len(), own)
-    };
-    let tensors = pack.tensors.iter().map(cut).collect();
-    pack.with(tensors)
-}
-
-/// The numbers of a slice that other processes do not have; `cut` tells by a tensor's parameter.
-pub(super) fn numbers(record: OptimizerRecord, cut: &dyn Fn(u64) -> bool) -> Vec<f32> {
-    let pack = Pack::of(record);
-    let own = pack.tensors.iter().filter(|tensor| is_cut(tensor, cut));
-    own.flat_map(|tensor| floats(&bytes(tensor))).collect()
-}
-
-/// The moments of all latents, of which `record` is one slice: those of every process are `messages`, as [`numbers`] has them.
-pub(super) fn joined(
-    record: OptimizerRecord,
-    messages: &[Vec<f32>],
-    slices: Slices,
-    cut: &dyn Fn(u64) -> bool,
-) -> OptimizerRecord {
-    let pack = Pack::of(record);
-    let mut rest: Vec<&[f32]> = messages.iter().map(|message| &message[..]).collect();
-    let join = |tensor: &Tensor| {
-        if !is_cut(tensor, cut) {
-            return tensor.clone();
-        }
-        let width: usize = tensor.shape.to_vec()[1..].iter().product();
-        let mut all = Vec::with_capacity(slices.latents * width * size_of::<f32>());
-        for (rank, rest) in rest.iter_mut().enumerate() {
-            let (part, behind) = rest.split_at(slices.of(rank).len() * width);
-            all.extend(part.iter().flat_map(|value| value.to_le_bytes()));
-            *rest = behind;
-        }
-        with_rows(tensor, slices.latents, all)
-    };
-    let tensors = pack.tensors.iter().map(join).collect();
-    pack.with(tensors)
-}
-
-fn is_cut(tensor: &Tensor, cut: &dyn Fn(u64) -> bool) -> bool {
-    tensor.param_id.is_some_and(cut)
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {

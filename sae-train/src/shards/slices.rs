@@ -5,6 +5,7 @@
 //! process has them whole. Adam changes each number by itself, and the lengths of decoder rows are kept row by row: so a step on a
 //! slice gives the rows that a step on the whole would.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
@@ -24,7 +25,7 @@ pub(super) struct Slices {
 
 impl Slices {
     /// Whether a parameter of this shape is cut.
-    pub(super) fn cut(self, dims: &[usize]) -> bool {
+    fn cut(self, dims: &[usize]) -> bool {
         dims.first() == Some(&self.latents)
     }
 
@@ -39,7 +40,7 @@ impl Slices {
     }
 
     /// The rows of a parameter of this shape that process `rank` has.
-    pub(super) fn rows(self, dims: &[usize], rank: usize) -> Range<usize> {
+    fn rows(self, dims: &[usize], rank: usize) -> Range<usize> {
         match self.cut(dims) {
             true => self.of(rank),
             false => 0..dims.first().copied().unwrap_or(1),
@@ -54,9 +55,9 @@ impl Slices {
             .map(move |block| self.start_of(block) - first..self.start_of(block + 1) - first)
     }
 
-    /// One number of all processes' blocks: each message has a number per block of its process, then one of what is not cut, which
+    /// The sum of the squares of all gradients: each message has those of the blocks of its process, then that of what is not cut, which
     /// is the same for all.
-    pub(super) fn squares(self, messages: &[Vec<f32>]) -> f32 {
+    pub(super) fn sum_of_squares(messages: &[Vec<f32>]) -> f32 {
         let blocks = messages.iter().flat_map(|of| &of[..of.len() - 1]);
         let whole = messages[0].last().copied().unwrap_or_default();
         let sum: f64 = blocks.chain([&whole]).map(|sum| f64::from(*sum)).sum();
@@ -68,21 +69,35 @@ impl Slices {
         learner.map(&mut Cutting { slices: self, rank })
     }
 
-    /// The numbers of the slices of a learner, in the order of its parameters: what the others do not have.
-    pub(super) fn numbers(self, slice: &SaeLearner, whole: &SaeLearner) -> Vec<f32> {
+    /// The identities of the parameters of `whole` that are cut.
+    pub(super) fn cut_of(self, whole: &SaeLearner) -> BTreeSet<u64> {
         let mut asking = Asking {
             slices: self,
-            cut: Vec::new(),
+            cut: BTreeSet::new(),
         };
         whole.visit(&mut asking);
-        let all = asking.cut.into_iter().zip(values(slice));
-        all.filter(|(cut, _)| *cut)
-            .flat_map(|(_, values)| values)
-            .collect()
+        asking.cut
     }
 
-    /// The learner whose parameters are cut as `slice` is this process's part: the others' parts are `messages`, by process, each
-    /// as [`Slices::numbers`] has it.
+    /// The numbers of a slice that other processes do not have, in the order of the parameters; `cut` are the parameters that are cut.
+    pub(super) fn numbers(slice: &SaeLearner, cut: &BTreeSet<u64>) -> Vec<f32> {
+        let own = values(slice).into_iter();
+        let own = own.filter(|(id, _)| cut.contains(id));
+        own.flat_map(|(_, values)| values).collect()
+    }
+
+    /// All rows of a parameter of this width: each process's come next in what is left of its numbers.
+    pub(super) fn together(self, rest: &mut [&[f32]], width: usize) -> Vec<f32> {
+        let mut all = Vec::with_capacity(self.latents * width);
+        for (rank, rest) in rest.iter_mut().enumerate() {
+            let (part, behind) = rest.split_at(self.of(rank).len() * width);
+            all.extend_from_slice(part);
+            *rest = behind;
+        }
+        all
+    }
+
+    /// The learner of which `slice` is this process's part: those of all processes are `messages`, each as [`Slices::numbers`] has it.
     pub(super) fn joined(
         self,
         whole: SaeLearner,
@@ -125,7 +140,7 @@ impl ModuleMapper for Cutting {
 /// Puts slices together.
 struct Joining<'a> {
     slices: Slices,
-    own: std::vec::IntoIter<Vec<f32>>,
+    own: std::vec::IntoIter<(u64, Vec<f32>)>,
     /// What is left of each process's numbers.
     rest: Vec<&'a [f32]>,
 }
@@ -133,51 +148,47 @@ struct Joining<'a> {
 impl ModuleMapper for Joining<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let (dims, device) = (param.val().dims(), param.val().inner().device());
-        let own = self.own.next().expect("as many parameters");
+        let (_, own) = self.own.next().expect("as many parameters");
         let values = match self.slices.cut(&dims) {
+            true => self
+                .slices
+                .together(&mut self.rest, dims[1..].iter().product()),
             false => own,
-            true => {
-                let width: usize = dims[1..].iter().product();
-                let mut all = Vec::with_capacity(dims[0] * width);
-                for (rank, rest) in self.rest.iter_mut().enumerate() {
-                    let (part, behind) = rest.split_at(self.slices.of(rank).len() * width);
-                    all.extend_from_slice(part);
-                    *rest = behind;
-                }
-                all
-            }
         };
         let value = Tensor::from_data(TensorData::new(values, dims), &device);
         replaced(param, value)
     }
 }
 
-/// The numbers of each parameter of a learner, in their order.
-fn values(learner: &SaeLearner) -> Vec<Vec<f32>> {
+/// Identity and numbers of each parameter of a learner, in their order.
+fn values(learner: &SaeLearner) -> Vec<(u64, Vec<f32>)> {
     let mut reading = Reading(Vec::new());
     learner.visit(&mut reading);
     reading.0
 }
 
 /// Reads parameters.
-struct Reading(Vec<Vec<f32>>);
+struct Reading(Vec<(u64, Vec<f32>)>);
 
 impl ModuleVisitor for Reading {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let data = param.val().into_data();
-        self.0.push(data.try_to_vec().expect("float32 parameters"));
+        let values = data.try_to_vec().expect("float32 parameters");
+        self.0.push((param.id.val(), values));
     }
 }
 
-/// Whether each parameter of a learner is cut, in their order.
+/// Looks for the parameters that are cut.
 struct Asking {
     slices: Slices,
-    cut: Vec<bool>,
+    cut: BTreeSet<u64>,
 }
 
 impl ModuleVisitor for Asking {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.cut.push(self.slices.cut(&param.val().dims()));
+        if self.slices.cut(&param.val().dims()) {
+            self.cut.insert(param.id.val());
+        }
     }
 }
 

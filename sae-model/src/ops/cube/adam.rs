@@ -1,8 +1,16 @@
 //! Adam in one pass over memory: the formula stands in `ops/adam.rs`.
 
+use burn::backend::{Cube, TensorMetadata};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::units::{UNITS, cube_index, cube_sum};
+use super::{dims, elementwise, index, one_cube_per_row};
+use crate::ops::adam::AdamStep;
+use crate::ops::backend::AdamUpdate;
+use crate::ops::cpu::rows::TINY;
 
 /// The new parameter and moments of one number.
 #[cube]
@@ -120,5 +128,78 @@ pub(super) fn step_on_rows(
             new_param[at] = new_param[at] / length; // this unit's own
             k += UNITS;
         }
+    }
+}
+
+/// The new parameter and moments of a parameter, its gradient and its moments.
+pub(super) fn update(old: [CubeTensor; 4], step: AdamStep) -> AdamUpdate<Cube> {
+    let [param, grad, moment_1, moment_2] = old.map(into_contiguous);
+    let shape = param.shape();
+    let elements = shape.num_elements();
+    let like = || {
+        let (client, device) = (param.client.clone(), param.device.clone());
+        empty_device_contiguous_dtype(client, device, shape.clone(), param.dtype)
+    };
+    let new = [like(), like(), like()];
+    if elements > 0 {
+        let client = param.client.clone();
+        let rows = step.unit_rows.then(|| dims(&param));
+        let [param, grad, moment_1, moment_2] =
+            [param, grad, moment_1, moment_2].map(CubeTensor::into_buffer_arg);
+        let [new_param, new_1, new_2] = new.clone().map(CubeTensor::into_buffer_arg);
+        let (rest_1, rest_2) = (1.0 - step.beta_1, 1.0 - step.beta_2);
+        match rows {
+            Some([rows, width]) => step_on_rows::launch(
+                &client,
+                one_cube_per_row(rows),
+                CubeDim::new_1d(UNITS),
+                param,
+                grad,
+                moment_1,
+                moment_2,
+                new_param,
+                new_1,
+                new_2,
+                rows as u32,
+                width as u32,
+                step.beta_1,
+                step.beta_2,
+                rest_1,
+                rest_2,
+                step.epsilon,
+                step.lr,
+                step.correction_2,
+                TINY as f32,
+            ),
+            None => {
+                let (cubes, units) = elementwise(elements);
+                self::step::launch(
+                    &client,
+                    cubes,
+                    units,
+                    param,
+                    grad,
+                    moment_1,
+                    moment_2,
+                    new_param,
+                    new_1,
+                    new_2,
+                    index(elements),
+                    step.beta_1,
+                    step.beta_2,
+                    rest_1,
+                    rest_2,
+                    step.epsilon,
+                    step.lr,
+                    step.correction_2,
+                );
+            }
+        }
+    }
+    let [param, moment_1, moment_2] = new;
+    AdamUpdate {
+        param,
+        moment_1,
+        moment_2,
     }
 }

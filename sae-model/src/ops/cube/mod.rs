@@ -28,6 +28,7 @@ mod rows;
 mod settle;
 mod sink;
 mod sparsemax;
+mod sums;
 mod support;
 mod units;
 
@@ -47,11 +48,12 @@ pub(super) use entries::DeviceEntries;
 use super::adam::AdamStep;
 use super::backend::{AdamUpdate, Encoding, Host, SaeOps, size};
 use super::codes::Pattern;
-use super::cpu::rows::{Norm, TINY};
+use super::cpu::rows::Norm;
 use super::gradients::GradientOps;
 use super::{Selection, SparseValue};
 use entries::{empty, zeros};
-use rows::{Side, Summand};
+use rows::Side;
+use sums::Summand;
 use units::{NAN_BITS, UNITS};
 
 /// Maximum number of cubes along one axis of a launch (WebGPU's limit).
@@ -215,15 +217,15 @@ impl SaeOps for Cube {
     }
 
     fn squared_error(x_hat: CubeTensor, x: CubeTensor) -> CubeTensor {
-        rows::sum(x_hat, Some(x), Summand::SquaredDifference)
+        sums::sum(x_hat, Some(x), Summand::SquaredDifference)
     }
 
     fn squared_norm(x: CubeTensor) -> CubeTensor {
-        rows::sum(x, None, Summand::Square)
+        sums::sum(x, None, Summand::Square)
     }
 
     fn sum(x: CubeTensor) -> CubeTensor {
-        rows::sum(x, None, Summand::Itself)
+        sums::sum(x, None, Summand::Itself)
     }
 
     fn adam(
@@ -233,70 +235,7 @@ impl SaeOps for Cube {
         moment_2: CubeTensor,
         step: AdamStep,
     ) -> AdamUpdate<Self> {
-        let shape = param.shape();
-        let elements = shape.num_elements();
-        let like = || {
-            let (client, device) = (param.client.clone(), param.device.clone());
-            empty_device_contiguous_dtype(client, device, shape.clone(), param.dtype)
-        };
-        let (new_param, new_1, new_2) = (like(), like(), like());
-        if elements > 0 {
-            let client = param.client.clone();
-            let laid_out = |tensor| into_contiguous(tensor).into_buffer_arg();
-            let (rest_1, rest_2) = (1.0 - step.beta_1, 1.0 - step.beta_2);
-            if step.unit_rows {
-                let [rows, width] = dims(&param);
-                adam::step_on_rows::launch(
-                    &client,
-                    one_cube_per_row(rows),
-                    CubeDim::new_1d(UNITS),
-                    laid_out(param),
-                    laid_out(grad),
-                    laid_out(moment_1),
-                    laid_out(moment_2),
-                    new_param.clone().into_buffer_arg(),
-                    new_1.clone().into_buffer_arg(),
-                    new_2.clone().into_buffer_arg(),
-                    rows as u32,
-                    width as u32,
-                    step.beta_1,
-                    step.beta_2,
-                    rest_1,
-                    rest_2,
-                    step.epsilon,
-                    step.lr,
-                    step.correction_2,
-                    TINY as f32,
-                );
-            } else {
-                let (cubes, units) = elementwise(elements);
-                adam::step::launch(
-                    &client,
-                    cubes,
-                    units,
-                    laid_out(param),
-                    laid_out(grad),
-                    laid_out(moment_1),
-                    laid_out(moment_2),
-                    new_param.clone().into_buffer_arg(),
-                    new_1.clone().into_buffer_arg(),
-                    new_2.clone().into_buffer_arg(),
-                    index(elements),
-                    step.beta_1,
-                    step.beta_2,
-                    rest_1,
-                    rest_2,
-                    step.epsilon,
-                    step.lr,
-                    step.correction_2,
-                );
-            }
-        }
-        AdamUpdate {
-            param: new_param,
-            moment_1: new_1,
-            moment_2: new_2,
-        }
+        adam::update([param, grad, moment_1, moment_2], step)
     }
 }
 

@@ -1,7 +1,6 @@
-//! The row-wise steps before and after the dictionary, their gradients, and sums. The formulas stand in `ops/cpu/rows.rs`.
+//! The row-wise steps before and after the dictionary, and their gradients. The formulas stand in `ops/cpu/rows.rs`.
 //!
-//! Every sum is added up in an order that the shape alone decides. Burn's own sum of a whole tensor adds with float atomics on GPUs,
-//! in the order in which work groups end.
+//! Every sum is added up in an order that the shape alone decides.
 
 use burn::backend::TensorMetadata;
 use burn::tensor::DType;
@@ -11,90 +10,11 @@ use cubecl::prelude::*;
 
 use super::entries::empty;
 use super::units::{UNITS, cube_index, cube_sum};
-use super::{dims, elementwise, empty_like, grid, index, one_cube_per_row};
+use super::{dims, elementwise, empty_like, index, one_cube_per_row};
 use crate::ops::cpu::rows::{Norm, TINY};
-
-/// Numbers that one cube adds up.
-const CHUNK: u32 = 64 * UNITS;
 
 /// Rows that one unit adds up per column.
 const BLOCK: u32 = 64;
-
-/// What is added up of each number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Summand {
-    /// `x`.
-    Itself,
-    /// `x^2`.
-    Square,
-    /// `(x - y)^2`.
-    SquaredDifference,
-}
-
-/// Sums of chunks of [`CHUNK`] numbers.
-#[cube(launch)]
-pub(super) fn partial_sums(
-    x: &[f32],
-    y: &[f32],
-    out: &mut [f32],
-    elements: u32,
-    #[comptime] summand: Summand,
-) {
-    let mut shared = Shared::<[f32]>::new_slice(UNITS as usize);
-    let chunk = cube_index();
-    let start = chunk * CHUNK;
-    if start < elements {
-        let mut sum = f32::new(0.0);
-        let mut end = start + CHUNK;
-        if elements - start < CHUNK {
-            end = elements;
-        }
-        let mut i = start + UNIT_POS;
-        while i < end {
-            let mut value = x[i as usize];
-            if comptime!(summand == Summand::SquaredDifference) {
-                value -= y[i as usize];
-            }
-            if comptime!(summand != Summand::Itself) {
-                value = value * value;
-            }
-            sum += value;
-            i += UNITS;
-        }
-        let sum = cube_sum::<f32>(&mut shared, sum);
-        if UNIT_POS == 0 {
-            out[chunk as usize] = sum;
-        }
-    }
-}
-
-/// `sum` of all numbers, `[1]`; y is for [`Summand::SquaredDifference`] and as long as x.
-pub(super) fn sum(x: CubeTensor, y: Option<CubeTensor>, summand: Summand) -> CubeTensor {
-    let (mut x, y) = (into_contiguous(x), y.map(into_contiguous));
-    let (mut y, mut summand) = (y.unwrap_or_else(|| x.clone()), summand);
-    loop {
-        let elements = x.shape().num_elements();
-        if elements == 0 {
-            return super::zeros(&x, 1, DType::F32);
-        }
-        let chunks = elements.div_ceil(CHUNK as usize);
-        let out = empty(&x, chunks, DType::F32);
-        partial_sums::launch(
-            &x.client.clone(),
-            grid(chunks),
-            CubeDim::new_1d(UNITS),
-            x.into_buffer_arg(),
-            y.into_buffer_arg(),
-            out.clone().into_buffer_arg(),
-            index(elements),
-            summand,
-        );
-        if chunks == 1 {
-            return out;
-        }
-        (x, y, summand) = (out.clone(), out, Summand::Itself);
-    }
-}
 
 /// How n follows the length of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -2,10 +2,13 @@
 
 use super::{Listed, buffer, listed};
 use crate::ops::cube::product::SIDE;
-use crate::ops::cube::rows::{Form, Side, Summand};
+use crate::ops::cube::rows::{Form, Side};
 use crate::ops::cube::settle::Rule;
+use crate::ops::cube::sums::Summand;
 use crate::ops::cube::units::UNITS;
-use crate::ops::cube::{adam, batch, by_latent, decode, product, raise, rows, settle, sparsemax};
+use crate::ops::cube::{
+    adam, batch, by_latent, decode, product, raise, rows, settle, sparsemax, sums,
+};
 
 /// All kernels of `ops/cube`, as `module::function, variant`. A kernel gets a line here, and then its row in `ptxas.toml`:
 /// `SAE_UPDATE_DOCS=1 cargo test -p sae-model --features cuda ptxas`.
@@ -46,8 +49,6 @@ pub(super) fn kernels() -> Vec<Listed> {
         listed("rows::error_gradient", 2 * UNITS, |s, d, t| rows::error_gradient::ErrorGradient::new(s, d, t, buffer(), buffer(), buffer(), buffer(), ())),
         listed("rows::normalize, power", UNITS, |s, d, t| rows::normalize::Normalize::new(s, d, t, buffer(), buffer(), buffer(), buffer(), (), (), (), (), (), (), true, Form::Power)),
         listed("rows::normalize, power in range", UNITS, |s, d, t| rows::normalize::Normalize::new(s, d, t, buffer(), buffer(), buffer(), buffer(), (), (), (), (), (), (), true, Form::PowerInRange)),
-        listed("rows::partial_sums", UNITS, |s, d, t| rows::partial_sums::PartialSums::new(s, d, t, buffer(), buffer(), buffer(), (), Summand::Itself)),
-        listed("rows::partial_sums, squared differences", UNITS, |s, d, t| rows::partial_sums::PartialSums::new(s, d, t, buffer(), buffer(), buffer(), (), Summand::SquaredDifference)),
         listed("rows::restore", 2 * UNITS, |s, d, t| rows::restore::Restore::new(s, d, t, buffer(), buffer(), buffer(), buffer(), (), (), (), true)),
         listed("settle::settle, Probability", UNITS, |s, d, t| settle::settle::Settle::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), (), (), (), (), Rule::Probability, true)),
         listed("settle::settle, Score", UNITS, |s, d, t| settle::settle::Settle::new(s, d, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), (), (), (), (), (), (), (), Rule::Score, true)),
@@ -62,5 +63,7 @@ pub(super) fn kernels() -> Vec<Listed> {
         listed("sparsemax::forward, score", UNITS, |s, d, t| sparsemax::forward::Forward::new(s, d, t, buffer(), buffer(), buffer(), (), (), (), true)),
         listed("sparsemax::backward, probability", UNITS, |s, d, t| sparsemax::backward::Backward::new(s, d, t, buffer(), buffer(), buffer(), buffer(), (), (), (), false)),
         listed("sparsemax::backward, score", UNITS, |s, d, t| sparsemax::backward::Backward::new(s, d, t, buffer(), buffer(), buffer(), buffer(), (), (), (), true)),
+        listed("sums::partial_sums", UNITS, |s, d, t| sums::partial_sums::PartialSums::new(s, d, t, buffer(), buffer(), buffer(), (), Summand::Itself)),
+        listed("sums::partial_sums, squared differences", UNITS, |s, d, t| sums::partial_sums::PartialSums::new(s, d, t, buffer(), buffer(), buffer(), (), Summand::SquaredDifference)),
     ]
 }
