@@ -5,13 +5,17 @@
 //! an order of its own.
 //!
 //! [`Local`] is a run of one process. With feature `mpi`, [`world`] gives the processes that `mpirun` or Slurm has started.
+//! [`threads`] are several in one process, for tests.
 
+mod threads;
 #[cfg(feature = "mpi")]
 mod through_mpi;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use threads::threads;
 
 /// The processes of a run, which all call the same methods in the same order.
 ///

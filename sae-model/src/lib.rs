@@ -45,10 +45,12 @@ pub mod saved;
 pub mod stats;
 pub mod verdict;
 
+mod across;
 mod refinement;
 mod sae;
 mod scores;
 
+pub use across::Across;
 pub use architectures::{AnyArchitecture, Architecture, Preset};
 pub use config::SaeConfig;
 pub use ops::{SparseCodes, SparseValue};

@@ -4,6 +4,7 @@
 //! and checked. [`COMMON`] has the rows that every model may have, and each
 //! architecture adds its own.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::module::{Module, Param, ParamId};
@@ -63,7 +64,16 @@ pub enum Start {
 impl Shape {
     /// In numbers.
     pub fn dims(self, config: &SaeConfig) -> Vec<usize> {
-        let (m, d) = (config.n_latents, config.d_in);
+        self.dims_of(config.n_latents, config.d_in)
+    }
+
+    /// Whether it has a row per latent.
+    pub fn is_of_latents(self) -> bool {
+        matches!(self, Self::Dictionary | Self::Latents)
+    }
+
+    /// In numbers, of m latents.
+    fn dims_of(self, m: usize, d: usize) -> Vec<usize> {
         match self {
             Self::Dictionary => vec![m, d],
             Self::Square => vec![d, d],
@@ -148,20 +158,21 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Every parameter of the table, with the values that `value` gives it, row-major. They are asked for in the order of the
-    /// table.
+    /// Every parameter of the table, with the values that `value` gives it, row-major: those of `latents` latents. They are asked for in
+    /// the order of the table.
     ///
     /// # Errors
     /// Those of `value`.
     pub(crate) fn build<E>(
         config: &SaeConfig,
+        latents: usize,
         device: &Device,
         mut value: impl FnMut(&Parameter, &[usize]) -> Result<Vec<f32>, E>,
     ) -> Result<Self, E> {
         let (mut matrices, mut vectors) = (Vec::new(), Vec::new());
         let mut names = [Vec::new(), Vec::new()];
         for parameter in table(config) {
-            let dims = parameter.shape.dims(config);
+            let dims = parameter.shape.dims_of(latents, config.d_in);
             let data = TensorData::new(value(&parameter, &dims)?, dims.clone());
             if dims.len() == 2 {
                 let mut matrix = Param::from_tensor(Tensor::from_data(data, device));
@@ -183,24 +194,33 @@ impl Parameters {
         })
     }
 
-    /// The start of a model: a pure function of config, seed and the mean of the data.
+    /// The start of a model, of these latents: a pure function of config, seed and the mean of the data.
     ///
     /// # Panics
     /// If `mean` does not have `config.d_in` entries.
-    pub(crate) fn start(config: &SaeConfig, seed: u64, mean: &[f32], device: &Device) -> Self {
+    pub(crate) fn start(
+        config: &SaeConfig,
+        latents: Range<usize>,
+        seed: u64,
+        mean: &[f32],
+        device: &Device,
+    ) -> Self {
         let (m, d) = (config.n_latents, config.d_in);
         assert_eq!(mean.len(), d, "the mean has the width of the activations");
-        let decoder = match config.init.concepts {
-            ConceptInit::Unit => unit_rows(m, d, rng(seed, 0)),
-            ConceptInit::Kaiming => kaiming_uniform(m * d, m, rng(seed, 0)),
+        let decoder = || match config.init.concepts {
+            ConceptInit::Unit => unit_rows(latents.clone(), d, rng(seed, 0)),
+            ConceptInit::Kaiming => {
+                let numbers = latents.start * d..latents.end * d;
+                kaiming_uniform(numbers, m, rng(seed, 0))
+            }
         };
         let value = |parameter: &Parameter, dims: &[usize]| {
             let value = match parameter.start {
-                Start::Decoder => decoder.clone(),
+                Start::Decoder => decoder(),
                 Start::Constant(value) => vec![value; dims.iter().product()],
                 Start::Projection(stream) => match config.init.projections {
                     ProjectionInit::Identity => identity(d),
-                    ProjectionInit::Kaiming => kaiming_uniform(d * d, d, rng(seed, stream)),
+                    ProjectionInit::Kaiming => kaiming_uniform(0..d * d, d, rng(seed, stream)),
                 },
                 Start::PreBias => match config.init.pre_bias {
                     PreBiasInit::Mean => mean.to_vec(),
@@ -209,7 +229,7 @@ impl Parameters {
             };
             Ok::<_, std::convert::Infallible>(value)
         };
-        match Self::build(config, device, value) {
+        match Self::build(config, latents.len(), device, value) {
             Ok(parameters) => parameters,
             Err(never) => match never {},
         }
@@ -303,20 +323,24 @@ fn identity(d: usize) -> Vec<f32> {
         .collect()
 }
 
-/// Rows of length one in uniformly random directions, `[m, d]`.
-fn unit_rows(m: usize, d: usize, mut rng: ChaCha8Rng) -> Vec<f32> {
-    let mut values = Vec::with_capacity(m * d);
-    for _ in 0..m {
+/// Of many rows of length one in uniformly random directions, `[m, d]`, some.
+fn unit_rows(rows: Range<usize>, d: usize, mut rng: ChaCha8Rng) -> Vec<f32> {
+    let mut values = Vec::with_capacity(rows.len() * d);
+    for i in 0..rows.end {
         let row: Vec<f64> = (0..d).map(|_| StandardNormal.sample(&mut rng)).collect();
+        if i < rows.start {
+            continue;
+        }
         let norm = row.iter().map(|v| v * v).sum::<f64>().sqrt();
         values.extend(row.iter().map(|v| (v / norm) as f32));
     }
     values
 }
 
-/// Uniform in ±sqrt(6 / fan_in) (He et al. 2015, with torch's default gain).
-fn kaiming_uniform(len: usize, fan_in: usize, mut rng: ChaCha8Rng) -> Vec<f32> {
+/// Of many numbers, uniform in ±sqrt(6 / fan_in) (He et al. 2015, with torch's default gain), some.
+fn kaiming_uniform(numbers: Range<usize>, fan_in: usize, mut rng: ChaCha8Rng) -> Vec<f32> {
     let bound = (6.0 / fan_in as f64).sqrt();
     let uniform = Uniform::new_inclusive(-bound, bound).expect("a positive bound");
-    (0..len).map(|_| uniform.sample(&mut rng) as f32).collect()
+    let all = (0..numbers.end).map(|_| uniform.sample(&mut rng) as f32);
+    all.skip(numbers.start).collect()
 }

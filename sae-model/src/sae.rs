@@ -19,6 +19,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
+use crate::across::Across;
 use crate::architectures::Architecture;
 use crate::config::SaeConfig;
 use crate::ops::{self, Norm, SparseCodes};
@@ -32,6 +33,8 @@ pub struct Sae {
     pub parameters: Parameters,
     #[module(skip)]
     pub(crate) config: SaeConfig,
+    #[module(skip)]
+    across: Across,
 }
 
 /// A batch before the dictionary.
@@ -71,11 +74,40 @@ impl Sae {
     /// # Panics
     /// If `mean` does not have `config.d_in` entries, or `config` is invalid.
     pub fn init(config: &SaeConfig, seed: u64, mean: &[f32], device: &Device) -> Self {
+        Self::init_across(config, seed, mean, device, Across::alone(config.n_latents))
+    }
+
+    /// The part of a fresh model that this process has: its latents, and everything that is not of latents.
+    ///
+    /// # Panics
+    /// As [`Sae::init`]; or if `across` is of another number of latents.
+    pub fn init_across(
+        config: &SaeConfig,
+        seed: u64,
+        mean: &[f32],
+        device: &Device,
+        across: Across,
+    ) -> Self {
         config.validate().expect("a validated model config");
+        let parameters = Parameters::start(config, across.own(), seed, mean, device);
+        Self::of_parts(parameters, config, across)
+    }
+
+    /// A model of its parts.
+    fn of_parts(parameters: Parameters, config: &SaeConfig, across: Across) -> Self {
+        let last = across.of(across.comm().ranks() - 1).end;
+        assert_eq!(last, config.n_latents, "every latent is somewhere");
         Self {
-            parameters: Parameters::start(config, seed, mean, device),
+            parameters,
             config: config.clone(),
+            across,
         }
+    }
+
+    /// A model with these parameters, which are those that `config` asks for.
+    pub(crate) fn whole(parameters: Parameters, config: SaeConfig) -> Self {
+        let across = Across::alone(config.n_latents);
+        Self::of_parts(parameters, &config, across)
     }
 
     /// A model of known parameters: `value` gives each of the table its values, row-major, which are asked for in the order of
@@ -92,28 +124,52 @@ impl Sae {
         value: impl FnMut(&Parameter, &[usize]) -> Result<Vec<f32>, E>,
     ) -> Result<Self, E> {
         config.validate().expect("a validated model config");
-        Ok(Self {
-            parameters: Parameters::build(config, device, value)?,
-            config: config.clone(),
-        })
+        let parameters = Parameters::build(config, config.n_latents, device, value)?;
+        Ok(Self::whole(parameters, config.clone()))
     }
 
     /// The same parameters on another device, ready to be trained if it is one of autodiff.
     pub fn on(&self, device: &Device) -> Self {
+        self.part(device, self.across.clone())
+    }
+
+    /// Of a whole model, the part that a process has, on a device.
+    ///
+    /// # Panics
+    /// If `across` is of another number of latents.
+    pub fn part(&self, device: &Device, across: Across) -> Self {
         let values = self.parameters.to_data();
-        let model = Self::with_values(&self.config, device, |parameter, _| {
+        let rows = match self.across.is_apart() {
+            true => 0..across.own().len(), // it is the part
+            false => across.own(),
+        };
+        let value = |parameter: &Parameter, dims: &[usize]| {
             let mut all = values.iter();
             let found = all.find(|(name, _)| *name == parameter.name);
             let (_, value) = found.expect("a model has the parameters of its table");
-            Ok::<_, std::convert::Infallible>(value.iter().collect())
-        });
-        let Ok(model) = model;
-        model
+            let own = match parameter.shape.is_of_latents() {
+                true => {
+                    let width: usize = dims[1..].iter().product();
+                    rows.start * width..rows.end * width
+                }
+                false => 0..value.num_elements(),
+            };
+            let numbers = value.iter().skip(own.start).take(own.len());
+            Ok::<_, std::convert::Infallible>(numbers.collect())
+        };
+        let built = Parameters::build(&self.config, rows.len(), device, value);
+        let Ok(parameters) = built;
+        Self::of_parts(parameters, &self.config, across)
     }
 
     /// The config that the model is made by.
     pub fn config(&self) -> &SaeConfig {
         &self.config
+    }
+
+    /// How its latents are spread over processes.
+    pub fn across(&self) -> &Across {
+        &self.across
     }
 
     /// Encodes and decodes activations `x [B, d]`.
@@ -156,8 +212,13 @@ impl Sae {
         Input { u, norms }
     }
 
-    /// `q = t u W_Q W_K^T`, `[B, d]`.
+    /// q, for every latent wherever it is.
     fn queries(&self, input: &Input) -> Tensor<2> {
+        self.across.given(self.own_queries(input))
+    }
+
+    /// `q = t u W_Q W_K^T`, `[B, d]`.
+    fn own_queries(&self, input: &Input) -> Tensor<2> {
         let w_q = self.parameters.matrix(W_Q.name);
         let w_k = self.parameters.matrix(W_K.name).map(Tensor::transpose);
         let w = match (w_q, w_k) {
@@ -193,7 +254,12 @@ impl Sae {
 
     /// `y = a W_dec`, `[B, d]`.
     pub(crate) fn combined(&self, latents: &SparseCodes) -> Tensor<2> {
-        ops::decode(latents, self.w_dec())
+        self.across.sum(ops::decode(latents, self.w_dec()))
+    }
+
+    /// The codes of the latents below `size`.
+    pub(crate) fn below(&self, codes: &SparseCodes, size: u32) -> SparseCodes {
+        codes.below(size.saturating_sub(self.across.own().start as u32))
     }
 
     /// `y W_V`, `[B, d]`.
@@ -222,6 +288,7 @@ impl Sae {
             queries,
             scale: self.config.scale,
             mode,
+            across: &self.across,
         }
     }
 
@@ -240,7 +307,7 @@ impl Sae {
         }
     }
 
-    /// The dictionary W_dec `[M, d]`.
+    /// The dictionary W_dec `[M, d]`; of a model that is spread over processes, the rows that are here.
     pub fn w_dec(&self) -> Tensor<2> {
         let w_dec = self.parameters.matrix(W_DEC.name);
         w_dec.expect("every model has a decoder")
@@ -258,9 +325,9 @@ impl Sae {
 
     /// The model after an update of the optimizer; `observed` is what the architecture observed of the batch.
     pub fn after_update(self, observed: Option<Tensor<1>>) -> Self {
-        let Self { parameters, config } = self;
-        let parameters = config.architecture.after_update(parameters, observed);
-        Self { parameters, config }
+        let architecture = &self.config.architecture;
+        let parameters = architecture.after_update(self.parameters, observed);
+        Self { parameters, ..self }
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 
+use crate::across::Across;
 use crate::ops::{self, EncodeOptions, Selection, SparseCodes, SparseValue};
 use crate::parameters::{B_ENC, Parameters, W_DEC, W_ENC};
 
@@ -48,6 +49,7 @@ pub struct Scores<'a> {
     /// t.
     pub(crate) scale: f64,
     pub(crate) mode: &'a Mode,
+    pub(crate) across: &'a Across,
 }
 
 /// The latents that an architecture makes of scores.
@@ -115,9 +117,11 @@ impl Scores<'_> {
         latents.divided(self.value_scale(value)).into()
     }
 
-    /// The same and `y = a W_dec`, in one operation: where the dictionary is the encoder, too, and there is no bias.
+    /// The same and `y = a W_dec`, in one operation: where the dictionary is the encoder, too, there is no bias, and all latents are
+    /// here.
     pub fn attend(&self, value: SparseValue) -> Option<Attended> {
-        if self.vector(B_ENC).is_some() || self.parameters.matrix(W_ENC).is_some() {
+        let has_encoder = self.vector(B_ENC).is_some() || self.parameters.matrix(W_ENC).is_some();
+        if has_encoder || self.across.is_apart() {
             return None;
         }
         let (y, latents) = ops::attend(
@@ -158,6 +162,8 @@ impl Scores<'_> {
     }
 
     fn encode(&self, options: EncodeOptions, selection: Selection) -> SparseCodes {
-        ops::encode(self.queries.clone(), self.encoder(), options, selection)
+        let queries = self.queries.clone();
+        self.across
+            .encode(queries, self.encoder(), options, selection)
     }
 }

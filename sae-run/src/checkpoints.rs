@@ -122,6 +122,15 @@ pub fn name_of(step: usize) -> String {
     format!("step-{step:08}")
 }
 
+/// The name of the file that process `rank` of several writes where one process writes `name`, which ends in an extension:
+/// `model.bpk`, then `model-1.bpk`.
+pub fn part_of(name: &str, rank: usize) -> String {
+    match (rank, name.rsplit_once('.')) {
+        (0, _) | (_, None) => name.into(),
+        (rank, Some((stem, extension))) => format!("{stem}-{rank}.{extension}"),
+    }
+}
+
 /// The steps of the checkpoints in the directory `dir`, newest first.
 pub fn steps(dir: &Path) -> Vec<usize> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();

@@ -14,7 +14,7 @@ use crate::programs::{cargo, finish};
 const ARROWS: [(&str, &[&str]); 8] = [
     ("sae-comm", &[]),
     ("sae-run", &[]),
-    ("sae-model", &["sae-run"]),
+    ("sae-model", &["sae-comm", "sae-run"]),
     ("sae-data", &["sae-run"]),
     (
         "sae-train",

@@ -118,7 +118,8 @@ fn magnitudes(scores: &Scores<'_>, gate: &SparseCodes) -> SparseCodes {
 fn by_gates(step: &Step<'_>, gate: &SparseCodes) -> Tensor<2> {
     let parameters = &step.sae.parameters;
     let matrix = |name| parameters.matrix(name).map(Tensor::detach);
-    let frozen = ops::decode(gate, matrix(W_DEC.name).expect("every model has a decoder"));
+    let w_dec = matrix(W_DEC.name).expect("every model has a decoder");
+    let frozen = step.sae.across().sum(ops::decode(gate, w_dec));
     let frozen = match matrix(W_V.name) {
         Some(w_v) => frozen.matmul(w_v),
         None => frozen,

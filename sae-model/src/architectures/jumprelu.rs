@@ -121,7 +121,8 @@ impl Architecture for JumpRelu {
         let Some(theta) = step.sae.parameters.vector(THRESHOLD.name) else {
             return Vec::new();
         };
-        let l0 = self.l0(codes, theta) / codes.pattern.rows() as f64;
+        let l0 = step.sae.across().sum(self.l0(codes, theta));
+        let l0 = l0 / codes.pattern.rows() as f64;
         let penalty = (l0 / step.coefficients.get(TARGET_L0.name) - 1.0).square();
         vec![Term {
             name: SPARSITY,

@@ -120,7 +120,7 @@ impl Architecture for Matryoshka {
         let latents = step.sae.config().n_latents as f64;
         let sizes = self.parts.iter().map(|part| (part * latents).ceil() as u32);
         let losses = sizes.map(|size| {
-            let first = step.codes().below(size);
+            let first = step.sae.below(step.codes(), size);
             let x_hat = step.sae.decode(&first, &step.forward.encoded.input);
             step.distance(step.x.clone(), x_hat)
         });

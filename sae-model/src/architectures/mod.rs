@@ -126,7 +126,8 @@ pub trait Architecture: Debug + Send + Sync {
         Vec::new()
     }
 
-    /// A number of a training batch `[1]` that [`Architecture::after_update`] wants to see.
+    /// A number of a training batch `[1]` that [`Architecture::after_update`] wants to see. Where latents are spread over
+    /// processes, it sees the least of theirs.
     fn observe(&self, _batch: &Encoded) -> Option<Tensor<1>> {
         None
     }

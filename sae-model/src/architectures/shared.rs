@@ -89,7 +89,8 @@ pub(super) fn l1(step: &Step<'_>, codes: Option<&SparseCodes>) -> Vec<Term> {
     let per_row = (codes.pattern.rows() * step.sae.config().d_in) as f64;
     vec![Term {
         name: SPARSITY,
-        value: ops::sum(codes.values.clone()) / per_row * step.risen("sparsity_coefficient"),
+        value: step.sae.across().sum(ops::sum(codes.values.clone())) / per_row
+            * step.risen("sparsity_coefficient"),
     }]
 }
 
@@ -116,11 +117,21 @@ fn by_dead(step: &Step<'_>, k: usize) -> Option<Tensor<2>> {
     let takes_part = |j: &u32| step.mask.get(*j as usize) != Some(&0.0);
     let dead = step.dead().into_iter().filter(takes_part);
     let ids: Vec<i32> = dead.map(|j| j as i32).collect();
-    let count = ids.len();
-    if count == 0 {
-        return None;
-    }
+    let (count, across) = (ids.len(), step.sae.across());
     let (parameters, encoded) = (&step.sae.parameters, &step.forward.encoded);
+    let selection = Selection::TopK(match across.count(count) {
+        0 => return None,
+        all => k.min(all),
+    });
+    let restored = |explained| {
+        let explained = step.sae.valued(across.sum(explained));
+        Some(explained * encoded.input.norms.clone())
+    };
+    if count == 0 {
+        let [rows, d] = encoded.queries.dims();
+        across.selects_nothing(rows, selection);
+        return restored(Tensor::zeros([rows, d], &encoded.queries.device()));
+    }
     let ids = TensorData::new(ids, [count]);
     let ids = Tensor::<1, Int>::from_data(ids, &encoded.queries.device());
     let rows = |name| Some(parameters.matrix(name)?.select(0, ids.clone())); // [dead, d]
@@ -130,8 +141,6 @@ fn by_dead(step: &Step<'_>, k: usize) -> Option<Tensor<2>> {
             .map(|bias| bias.select(0, ids.clone())),
         ..EncodeOptions::default()
     };
-    let selection = Selection::TopK(k.min(count));
-    let codes = ops::encode(encoded.queries.clone(), rows(W_ENC)?, options, selection);
-    let explained = ops::decode(&codes, rows(W_DEC.name)?);
-    Some(step.sae.valued(explained) * encoded.input.norms.clone())
+    let codes = across.encode(encoded.queries.clone(), rows(W_ENC)?, options, selection);
+    restored(ops::decode(&codes, rows(W_DEC.name)?))
 }

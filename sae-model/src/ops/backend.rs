@@ -14,6 +14,7 @@ use burn::backend::{
     Autodiff, Backend, Dispatch, ExtensionType, TensorMetadata, backend_extension,
 };
 use burn::tensor::TensorData;
+use sae_comm::Comm;
 
 use super::SparseValue;
 use super::adam::AdamStep;
@@ -22,6 +23,7 @@ use super::cpu::rows::Norm;
 use super::cpu::simd::Simd;
 use super::cpu::{decode, encode};
 use super::primitives;
+use super::processes;
 use super::selection::Selection;
 
 /// A backend's tensors as slices, for kernels that run on the host.
@@ -243,6 +245,30 @@ pub(crate) trait SaeOps: Host {
     /// The sum of all numbers `[1]` of a tensor of any shape.
     fn sum(x: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::float_sum(x)
+    }
+
+    /// The sum over all processes, the same bits in each; carries a gradient for this process's summand.
+    fn sum_over(x: FloatTensor<Self>, comm: Arc<dyn Comm>) -> FloatTensor<Self> {
+        processes::total_of::<Self>(&x, &*comm)
+    }
+
+    /// x as it is, the same in all processes; its gradient is the sum of those of all.
+    fn given_to(x: FloatTensor<Self>, comm: Arc<dyn Comm>) -> FloatTensor<Self> {
+        let _ = comm; // for the gradient
+        x
+    }
+
+    /// The attention weights of scores `[slots]`, as they are given, of rows that go on in other processes: `sizes[i]` latents are in
+    /// the support of row i. Carries the gradient of sparsemax for the scores.
+    fn spread_weights(
+        scores: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+        pattern: Arc<Pattern>,
+        sizes: Arc<Vec<usize>>,
+        comm: Arc<dyn Comm>,
+    ) -> FloatTensor<Self> {
+        let _ = (scores, pattern, sizes, comm); // for the gradient
+        weights
     }
 
     /// One step of Adam on tensors of one shape, in one pass over memory.

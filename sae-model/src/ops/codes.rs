@@ -3,7 +3,11 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
+use burn::backend::Dispatch;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use sae_comm::Comm;
+
+use super::backend::SaeOps;
 
 /// The positions of the entries of a sparse `[B, M]` matrix: row by row, in ascending order of latents within each row.
 ///
@@ -289,15 +293,42 @@ impl SparseCodes {
             kept.extend(entries.filter(|entry| pattern.indices()[*entry] < size));
             offsets.push(kept.len());
         }
-        let indices = kept.iter().map(|entry| pattern.indices()[*entry]).collect();
-        let entries: Vec<i32> = kept.iter().map(|entry| *entry as i32).collect();
-        let entries = TensorData::new(entries, [kept.len()]);
-        let entries = Tensor::<1, Int>::from_data(entries, &device);
+        self.kept(&kept, offsets)
+    }
+
+    /// Some of the entries, of codes on the CPU: those of row i are `offsets[i]..offsets[i + 1]` of `entries`.
+    pub(crate) fn kept(&self, entries: &[usize], offsets: Vec<usize>) -> Self {
+        let (pattern, device) = (&self.pattern, self.values.device());
+        let latent = |entry: &usize| pattern.indices()[*entry];
+        let indices = entries.iter().map(latent).collect();
+        let places: Vec<i32> = entries.iter().map(|entry| *entry as i32).collect();
+        let places = TensorData::new(places, [entries.len()]);
+        let places = Tensor::<1, Int>::from_data(places, &device);
         Self {
-            values: self.values.clone().select(0, entries),
+            values: self.values.clone().select(0, places),
             pattern: Arc::new(Pattern::new(pattern.latents(), offsets, indices)),
             scores: Tensor::zeros([0], &device),
         }
+    }
+
+    /// The attention weights `weights`, one per entry, of the scores that these codes have: their rows go on in other processes
+    /// (`sizes`, see [`SaeOps::spread_weights`](super::backend::SaeOps::spread_weights)).
+    pub(crate) fn as_weights(
+        &self,
+        weights: Vec<f32>,
+        sizes: Arc<Vec<usize>>,
+        comm: Arc<dyn Comm>,
+    ) -> Self {
+        let weights = TensorData::new(weights, [self.pattern.len()]);
+        let weights = Tensor::<1>::from_data(weights, &self.values.device());
+        let values = Dispatch::spread_weights(
+            self.values.clone().into_dispatch(),
+            weights.into_dispatch(),
+            self.pattern.clone(),
+            sizes,
+            comm,
+        );
+        self.with_values(Tensor::from_dispatch(values))
     }
 
     /// Divides every activation by the same number.

@@ -30,6 +30,7 @@ mod few_rows;
 mod gradients;
 mod precision;
 mod primitives;
+mod processes;
 pub mod reference;
 mod selection;
 
@@ -38,6 +39,7 @@ use std::sync::Arc;
 use burn::backend::Dispatch;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Device, Tensor};
+use sae_comm::Comm;
 use serde::{Deserialize, Serialize};
 
 pub use adam::Adam;
@@ -267,6 +269,16 @@ pub fn squared_norm<const D: usize>(x: Tensor<D>) -> Tensor<1> {
 /// The sum of all numbers `[1]` of a tensor of any shape, in an order that its shape alone decides; differentiable.
 pub fn sum<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     Tensor::from_dispatch(Dispatch::sum(x.into_dispatch()))
+}
+
+/// The sum over all processes, the same bits in each; differentiable in this process's summand.
+pub(crate) fn sum_over<const D: usize>(x: Tensor<D>, comm: Arc<dyn Comm>) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::sum_over(x.into_dispatch(), comm))
+}
+
+/// x as it is, the same in all processes; its gradient is the sum of those of all processes.
+pub(crate) fn given_to(x: Tensor<2>, comm: Arc<dyn Comm>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::given_to(x.into_dispatch(), comm))
 }
 
 /// Whether sparse codes are the fast way on this device: everywhere but on GPUs.

@@ -24,3 +24,10 @@ pub enum Selection {
         bandwidth: f32,
     },
 }
+
+impl Selection {
+    /// Whether it looks at each score by itself.
+    pub(crate) fn is_by_score(self) -> bool {
+        matches!(self, Self::Threshold(_) | Self::JumpRelu { .. })
+    }
+}

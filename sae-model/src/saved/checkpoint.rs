@@ -3,15 +3,14 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{Bytes, DType, Device};
 use burn_pack::Tensor;
 use sae_run::RunDir;
-use sae_run::checkpoints::{Checkpoint, MODEL_FILE, Which};
+use sae_run::checkpoints::{Checkpoint, MODEL_FILE, Which, part_of};
 
 use super::{CONFIG_FILE, SavedConfig, SavedModelError, finite, io, load_config};
-use crate::parameters::Parameters;
 use crate::sae::Sae;
 
 /// Where the parameters stand in the module that is trained.
@@ -43,49 +42,104 @@ fn config(run: &RunDir, dir: &Path) -> Result<SavedConfig, SavedModelError> {
     }
 }
 
+/// The record of one process: its file, and its tensors by name.
+struct Record {
+    path: PathBuf,
+    tensors: HashMap<String, Tensor>,
+}
+
+impl Record {
+    fn read(path: PathBuf) -> Result<Self, SavedModelError> {
+        let bytes = fs::read(&path).map_err(io(&path))?;
+        let record = burn_pack::Reader::from_bytes(Bytes::from_bytes_vec(bytes));
+        let record = record.and_then(burn_pack::Reader::into_tensors);
+        let tensors = record.map_err(|error| Self::wrong(&path, error.to_string()))?;
+        let tensors = tensors.into_iter();
+        let tensors = tensors
+            .map(|tensor| (tensor.name.clone(), tensor))
+            .collect();
+        Ok(Self { path, tensors })
+    }
+
+    fn wrong(path: &Path, reason: String) -> SavedModelError {
+        SavedModelError::Record {
+            path: path.into(),
+            reason,
+        }
+    }
+
+    /// The values at `place`, and how many rows they have, of a parameter of this shape; the number of rows may be another.
+    fn take(
+        &mut self,
+        place: &str,
+        name: &str,
+        dims: &[usize],
+    ) -> Result<(Vec<f32>, usize), SavedModelError> {
+        let wrong = |reason| Self::wrong(&self.path, reason);
+        let tensor = self.tensors.remove(place);
+        let tensor = tensor.ok_or_else(|| wrong(format!("{place} is missing")))?;
+        let (dtype, shape) = (tensor.dtype, tensor.shape.to_vec());
+        if dtype != DType::F32 || shape.len() != dims.len() || shape[1..] != dims[1..] {
+            let reason = format!("{place}, {name}, is {dtype:?} {shape:?}, not F32 {dims:?}");
+            return Err(wrong(reason));
+        }
+        let bytes = tensor.into_bytes();
+        let bytes = bytes.map_err(|error| wrong(error.to_string()))?;
+        Ok((finite(&bytes, &self.path, name)?, shape[0]))
+    }
+}
+
+/// The records of all processes among which the latents were spread: one, if they were not.
+fn records(dir: &Path) -> Result<Vec<Record>, SavedModelError> {
+    let path = |rank| dir.join(part_of(MODEL_FILE, rank));
+    let there = (1..).map(path).take_while(|path| path.exists());
+    std::iter::once(path(0))
+        .chain(there)
+        .map(Record::read)
+        .collect()
+}
+
 fn load(dir: &Path, saved: &SavedConfig, device: &Device) -> Result<Sae, SavedModelError> {
-    let path = dir.join(MODEL_FILE);
-    let wrong = |reason: String| SavedModelError::Record {
-        path: path.clone(),
-        reason,
-    };
-    let bytes = fs::read(&path).map_err(io(&path))?;
-    let record = burn_pack::Reader::from_bytes(Bytes::from_bytes_vec(bytes));
-    let record = record.and_then(burn_pack::Reader::into_tensors);
-    let record = record.map_err(|error| wrong(error.to_string()))?;
-    let mut tensors: HashMap<String, Tensor> = record
-        .into_iter()
-        .map(|tensor| (tensor.name.clone(), tensor))
-        .collect();
+    let mut records = records(dir)?;
     // Matrices and vectors are numbered each on their own, in the order of the table.
     let mut counts = [0, 0];
-    let parameters = Parameters::build(&saved.model, device, |parameter, dims| {
+    let sae = Sae::with_values(&saved.model, device, |parameter, dims| {
         let (list, count) = match dims.len() {
             2 => ("matrices", &mut counts[0]),
             _ => ("vectors", &mut counts[1]),
         };
         let place = format!("{PARAMETERS}.{list}.{count}");
         *count += 1;
-        let tensor = tensors.remove(&place);
-        let tensor = tensor.ok_or_else(|| wrong(format!("{place} is missing")))?;
-        let (dtype, shape) = (tensor.dtype, tensor.shape.to_vec());
-        if dtype != DType::F32 || shape != dims {
-            let reason = format!(
-                "{place}, {}, is {dtype:?} {shape:?}, not F32 {dims:?}",
-                parameter.name
-            );
-            return Err(wrong(reason));
+        let (mut all, mut rows) = (Vec::new(), 0);
+        for (rank, record) in records.iter_mut().enumerate() {
+            let (values, own) = record.take(&place, parameter.name, dims)?;
+            // what is not of latents every process has
+            if rank == 0 || parameter.shape.is_of_latents() {
+                all.extend(values);
+                rows += own;
+            }
         }
-        let bytes = tensor
-            .into_bytes()
-            .map_err(|error| wrong(error.to_string()))?;
-        finite(&bytes, &path, parameter.name)
+        match rows == dims[0] {
+            true => Ok(all),
+            false => {
+                let reason = format!(
+                    "{place}, {}, has {rows} rows, not {}",
+                    parameter.name, dims[0]
+                );
+                Err(Record::wrong(&records[0].path, reason))
+            }
+        }
     })?;
-    match tensors.keys().find(|name| name.starts_with(PARAMETERS)) {
-        Some(name) => Err(wrong(format!("{name} is not part of the model"))),
-        None => Ok(Sae {
-            parameters,
-            config: saved.model.clone(),
-        }),
+    let stranger = |record: &Record| {
+        let mut names = record.tensors.keys();
+        let name = names.find(|name| name.starts_with(PARAMETERS))?;
+        Some(Record::wrong(
+            &record.path,
+            format!("{name} is not part of the model"),
+        ))
+    };
+    match records.iter().find_map(stranger) {
+        Some(error) => Err(error),
+        None => Ok(sae),
     }
 }

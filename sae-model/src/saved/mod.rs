@@ -46,7 +46,6 @@ use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{InvalidConfig, SaeConfig};
-use crate::parameters::Parameters;
 use crate::sae::Sae;
 
 pub use checkpoint::load_checkpoint;
@@ -278,7 +277,7 @@ pub fn load(dir: &Path, device: &Device) -> Result<Sae, SavedModelError> {
         path: &path,
         read: RefCell::default(),
     };
-    let parameters = Parameters::build(&config, device, |parameter, dims| {
+    let sae = Sae::with_values(&config, device, |parameter, dims| {
         if format_version == v2::VERSION {
             v2::values(&reader, &config, parameter.name, dims)
         } else {
@@ -286,7 +285,7 @@ pub fn load(dir: &Path, device: &Device) -> Result<Sae, SavedModelError> {
         }
     })?;
     reader.reject_strangers()?;
-    Ok(Sae { parameters, config })
+    Ok(sae)
 }
 
 /// The float32 values of the tensor `name`, if they are finite.

@@ -14,14 +14,16 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::ops::{Backward, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, TensorMetadata};
+use sae_comm::Comm;
 
 use super::backend::{Attended, Encoding, SaeOps};
 use super::gradients::GradientOps;
 use super::{Norm, Pattern, Selection, SparseValue};
 use nodes::{
     AtEntriesBackward, AttendBackward, AttendState, DecodeBackward, EncodeBackward, EncodeState,
-    NormalizeBackward, ProjectBackward, ProjectState, RestoreBackward, SparseAttentionBackward,
-    SquaredErrorBackward, SumBackward,
+    GivenToBackward, NormalizeBackward, ProjectBackward, ProjectState, RestoreBackward,
+    SparseAttentionBackward, SpreadWeightsBackward, SquaredErrorBackward, SumBackward,
+    SumOverBackward,
 };
 
 impl<B: GradientOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
@@ -151,6 +153,48 @@ impl<B: GradientOps, C: CheckpointStrategy> SaeOps for Autodiff<B, C> {
         match prep {
             OpsKind::Tracked(prep) => prep.finish(x.shape(), out),
             OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+
+    fn sum_over(x: FloatTensor<Self>, comm: Arc<dyn Comm>) -> FloatTensor<Self> {
+        let prep = SumOverBackward
+            .prepare::<C>([x.node()])
+            .compute_bound()
+            .stateful();
+        let out = B::sum_over(x.into_primitive(), comm);
+        match prep {
+            OpsKind::Tracked(prep) => prep.finish((), out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+
+    fn given_to(x: FloatTensor<Self>, comm: Arc<dyn Comm>) -> FloatTensor<Self> {
+        let prep = GivenToBackward
+            .prepare::<C>([x.node()])
+            .compute_bound()
+            .stateful();
+        let x = x.into_primitive();
+        match prep {
+            OpsKind::Tracked(prep) => prep.finish(comm, x),
+            OpsKind::UnTracked(prep) => prep.finish(x),
+        }
+    }
+
+    fn spread_weights(
+        scores: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+        pattern: Arc<Pattern>,
+        sizes: Arc<Vec<usize>>,
+        comm: Arc<dyn Comm>,
+    ) -> FloatTensor<Self> {
+        let prep = SpreadWeightsBackward
+            .prepare::<C>([scores.node()])
+            .compute_bound()
+            .stateful();
+        let weights = weights.into_primitive();
+        match prep {
+            OpsKind::Tracked(prep) => prep.finish((pattern, sizes, comm), weights),
+            OpsKind::UnTracked(prep) => prep.finish(weights),
         }
     }
 

@@ -7,9 +7,10 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::Shape;
+use sae_comm::Comm;
 
 use crate::ops::gradients::GradientOps;
-use crate::ops::{Norm, Pattern, Selection, SparseValue};
+use crate::ops::{Norm, Pattern, Selection, SparseValue, processes};
 
 #[derive(Debug)]
 pub(super) struct SparseAttentionBackward;
@@ -301,6 +302,69 @@ impl<B: GradientOps> Backward<B, 1> for SumBackward {
         if let Some(node) = x {
             let of_one = Shape::from(vec![1; ops.state.num_dims()]);
             let grad = B::float_expand(B::float_reshape(grad, of_one), ops.state);
+            grads.register::<B>(node.id, grad);
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct SumOverBackward;
+
+impl<B: GradientOps> Backward<B, 1> for SumOverBackward {
+    type State = ();
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let [x] = ops.parents;
+        let grad = grads.consume::<B>(&ops.node);
+        if let Some(node) = x {
+            grads.register::<B>(node.id, grad);
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct GivenToBackward;
+
+impl<B: GradientOps> Backward<B, 1> for GivenToBackward {
+    type State = Arc<dyn Comm>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let [x] = ops.parents;
+        let grad = grads.consume::<B>(&ops.node);
+        if let Some(node) = x {
+            grads.register::<B>(node.id, processes::total_of::<B>(&grad, &*ops.state));
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct SpreadWeightsBackward;
+
+impl<B: GradientOps> Backward<B, 1> for SpreadWeightsBackward {
+    /// Where the entries are, the size of each row's support, and the processes.
+    type State = (Arc<Pattern>, Arc<Vec<usize>>, Arc<dyn Comm>);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let [scores] = ops.parents;
+        let (pattern, sizes, comm) = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        if let Some(node) = scores {
+            let grad = processes::centred::<B>(&grad, &pattern, &sizes, &*comm);
             grads.register::<B>(node.id, grad);
         }
     }

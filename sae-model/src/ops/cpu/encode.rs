@@ -69,6 +69,29 @@ fn encode_with(input: &Input, selection: Selection, simd: Simd) -> Encoded {
     }
 }
 
+/// What a rule keeps of candidates of each row that it has kept of some of the latents each, in ascending order of latents: the
+/// indices of the entries are their places among the candidates of their row.
+///
+/// # Panics
+/// If the rule looks at each score by itself: then they are what it keeps.
+pub(crate) fn of_candidates(rows: Vec<Vec<f32>>, selection: Selection) -> Encoded {
+    let most = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let mut candidates: Vec<Candidates> = rows.into_iter().map(Candidates::of).collect();
+    match selection {
+        Selection::Sparsemax(value) => gather(&select::Sparsemax(value), &mut candidates, most),
+        Selection::TopK(k) => gather(&select::TopK(k), &mut candidates, most),
+        Selection::BatchTopK(k) => {
+            let rows = candidates.len();
+            let rule = BatchTopK { n: k * rows, rows };
+            rule.settle_batch(&mut candidates, true);
+            gather(&rule, &mut candidates, most)
+        }
+        Selection::Threshold(_) | Selection::JumpRelu { .. } => {
+            unreachable!("nothing is left to be decided")
+        }
+    }
+}
+
 /// Memory that is reused for the next batch.
 #[derive(Default)]
 struct Scratch {

@@ -23,6 +23,16 @@ pub(crate) struct Candidates {
 }
 
 impl Candidates {
+    /// These scores, under their places.
+    pub(crate) fn of(values: Vec<f32>) -> Self {
+        Self {
+            indices: (0..values.len() as u32).collect(),
+            thinned: values.len(),
+            values,
+            bound: f32::NEG_INFINITY,
+        }
+    }
+
     pub(crate) fn clear(&mut self) {
         self.values.clear();
         self.indices.clear();
