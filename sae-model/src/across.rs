@@ -171,7 +171,8 @@ impl Across {
             .iter()
             .flat_map(|length| (*length as u32).to_le_bytes())
             .collect();
-        let lengths: Vec<Vec<usize>> = self.comm.gather_bytes(&said).iter().map(read).collect();
+        let lengths = self.comm.gather_bytes(&said);
+        let lengths: Vec<_> = lengths.iter().map(|bytes| read(bytes)).collect();
         let values = self.comm.gather(values);
         // in the order of latents
         let mut at = vec![0; lengths.len()];
@@ -211,7 +212,7 @@ impl Across {
 }
 
 /// Numbers of entries.
-fn read(bytes: &Vec<u8>) -> Vec<usize> {
+fn read(bytes: &[u8]) -> Vec<usize> {
     let (numbers, _) = bytes.as_chunks::<4>();
     let number = |four: &[u8; 4]| u32::from_le_bytes(*four) as usize;
     numbers.iter().map(number).collect()

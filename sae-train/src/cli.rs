@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use sae_model::device::NAMES;
 use sae_model::{AnyArchitecture, Architecture};
 
@@ -43,10 +43,13 @@ struct Arguments {
     /// Train at most so many runs of a sweep side by side; the others follow.
     #[arg(long, value_name = "N")]
     at_once: Option<NonZeroUsize>,
-    /// Train one run in all the processes that mpirun or srun has started with this command line. training.shards must be a
-    /// multiple of their number.
+    /// Train one run in all the processes that mpirun or srun has started with this command line.
     #[arg(long)]
     distributed: bool,
+    /// What the processes share: the rows of every batch (training.shards must be a multiple of their number), or the latents, for
+    /// dictionaries that one memory does not hold.
+    #[arg(long, value_enum, default_value_t, requires = "distributed")]
+    shard: What,
     /// Start from this saved model in place of fresh parameters: a run directory, or the directory of a model. What the
     /// config does not say about the model is the model's. --resume needs it no more.
     #[arg(long, value_name = "MODEL")]
@@ -67,6 +70,14 @@ struct Arguments {
     /// Print a config with every key that an architecture knows, its meaning and its default, and do nothing else.
     #[arg(long, value_name = "ARCHITECTURE", num_args = 0..=1, default_missing_value = "attention", exclusive = true)]
     init: Option<String>,
+}
+
+/// What processes share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum What {
+    #[default]
+    Rows,
+    Latents,
 }
 
 /// Commands beside training.
@@ -171,6 +182,7 @@ fn prepare(config: &Path, arguments: &Arguments) -> anyhow::Result<Training> {
         );
     }
     let mut run = prepare::prepare(&written, from, resume)?;
+    run.config.check_alone()?;
     run.tensorboard |= arguments.tensorboard;
     Ok(Training::Run(Box::new(run)))
 }
@@ -184,6 +196,9 @@ fn distributed_run(config: &Path, arguments: &Arguments) -> anyhow::Result<Train
             anyhow::bail!(
                 "--distributed is for one run, not for a sweep, whose runs need nothing of each other"
             );
+        }
+        if arguments.shard == What::Latents {
+            written.spread_latents(comm.ranks());
         }
         if let Some(device) = distributed::device_of(&written.devices(), &*comm) {
             written.set_device(&device);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use sae_comm::{Comm, CommError};
+use sae_model::ops;
 use sae_run::RunDir;
 use serde::{Deserialize, Serialize};
 use toml::Table;
@@ -111,14 +112,29 @@ pub(crate) fn agreed(
         Some(difference) if comm.rank() == 0 => Err(anyhow!(difference)),
         Some(_) => Err(Failure::Elsewhere.into()),
         None => {
-            let shards = Shards::new(comm, run.config.training.shards);
+            let shards = match run.config.training.latent_shards {
+                1 => Shards::new(comm, run.config.training.shards),
+                _ => Shards::of_latents(comm),
+            };
             Ok(Prepared { shards, ..run })
         }
     }
 }
 
-/// Fails if so many processes cannot share the parts of a batch.
+/// Fails if so many processes cannot share the parts of a batch, or the latents.
 fn check_shards(run: &Prepared, ranks: usize) -> Result<()> {
+    match run.config.training.latent_shards {
+        1 => {}
+        spread if spread != ranks => bail!(
+            "training.latent_shards = {spread}: the latents are spread over {spread} processes, and these are {ranks}; start as many, \
+             with --shard latents"
+        ),
+        _ if !ops::is_cpu(&run.device) => bail!(
+            "device = \"{}\": latents are spread over processors only, so far; use --device cpu",
+            run.config.device
+        ),
+        _ => return Ok(()),
+    }
     let (shards, batch) = (run.config.training.shards, run.config.training.batch_size);
     if !shards.is_multiple_of(ranks) {
         let next = (ranks..=batch)

@@ -172,8 +172,8 @@ impl MetricsFile {
         state.failure.take().map_or(Ok(()), Err)
     }
 
-    /// Mean L0 and FVU of the last record, if it is not one of training: of the last validation, or of all held-out rows.
-    pub(crate) fn last_validation(&self) -> Option<(f64, Option<f64>)> {
+    /// Mean L0, FVU and dead latents of the last record, if it is not one of training: of the last validation, or of all held-out rows.
+    pub(crate) fn last_validation(&self) -> Option<(f64, Option<f64>, u64)> {
         let mut file = File::open(&self.path).ok()?;
         let length = file.metadata().ok()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))
@@ -183,7 +183,11 @@ impl MetricsFile {
         let text = String::from_utf8_lossy(&tail);
         let record: Value = serde_json::from_str(text.lines().next_back()?).ok()?;
         let l0 = record["l0"].as_f64().filter(|_| record["split"] != "train");
-        Some((l0?, record["fvu"].as_f64()))
+        Some((
+            l0?,
+            record["fvu"].as_f64(),
+            record["dead"].as_f64()?.round() as u64,
+        ))
     }
 
     /// Appends a record; a record of training counts one step.

@@ -4,6 +4,7 @@
 //! of a batch travel from `step` (which sees the batch) to `optimize` (which may change the module) beside
 //! the gradients, under the identity of the counter they update.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use burn::module::{Module, ModuleVisitor, Param};
@@ -49,16 +50,33 @@ pub(crate) struct SaeLearner {
     settings: Settings,
 }
 
+/// How held-out rows come out.
+pub(crate) struct Look {
+    /// `[B, d]`.
+    pub(crate) x_hat: Tensor<2>,
+    /// Active latents of all rows together.
+    pub(crate) active: usize,
+    /// Latents that have not fired within the window of training.
+    pub(crate) dead: usize,
+}
+
 /// Adds up the squares of the gradients of a module's parameters.
 struct SquaredGradients<'a> {
     grads: &'a GradientsParams,
     sum: Tensor<1>,
+    /// The parameters of which other processes have rows, too, and their sum.
+    spread: BTreeSet<u64>,
+    of_spread: Tensor<1>,
 }
 
 impl ModuleVisitor for SquaredGradients<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.grads.get::<D>(param.id) {
-            self.sum = self.sum.clone() + ops::squared_norm(gradient);
+            let sum = match self.spread.contains(&param.id.val()) {
+                true => &mut self.of_spread,
+                false => &mut self.sum,
+            };
+            *sum = sum.clone() + ops::squared_norm(gradient);
         }
     }
 }
@@ -86,7 +104,7 @@ impl SaeLearner {
             counter.id = parameters::id_of(name);
             counter.set_require_grad(false)
         };
-        let n_latents = sae.config().n_latents;
+        let n_latents = sae.across().own().len();
         Self {
             sae,
             frequency: counter("frequency", n_latents),
@@ -104,6 +122,18 @@ impl SaeLearner {
             ..
         } = self.settings;
         loss.with_squared_error(x, x_hat, held_out_variance)
+    }
+
+    /// How held-out rows come out.
+    pub(crate) fn look(&self, x: Tensor<2>) -> Look {
+        let forward = self.sae.forward(x, &Mode::Inference);
+        let values = forward.encoded.latents.host_values();
+        let across = self.sae.across();
+        Look {
+            x_hat: forward.x_hat,
+            active: across.count(values.iter().filter(|a| **a != 0.0).count()),
+            dead: across.count(self.dead().len()),
+        }
     }
 
     /// sigma^2 of the training data.
@@ -132,7 +162,7 @@ impl SaeLearner {
         mask.float().into_data().iter().collect()
     }
 
-    /// Latents that have not fired within the window.
+    /// Of the latents that are here, those that have not fired within the window.
     pub(crate) fn dead(&self) -> Vec<u32> {
         let silent: Vec<f32> = self.silent.val().into_data().iter().collect();
         let window = self.settings.dead_window as f32;
@@ -148,22 +178,38 @@ impl SaeLearner {
     ) -> OnDevice {
         let window = self.settings.dead_window as f64;
         let dead = self.silent.val().inner().greater_equal_elem(window);
+        let across = self.sae.across();
         OnDevice {
             loss: reconstruction_loss.clone(),
             reconstruction_loss,
             squared_error,
-            l0: ops::sum(fired.clone()),
-            dead: ops::sum(dead.float()),
+            l0: across.sum(ops::sum(fired.clone())),
+            dead: across.sum(ops::sum(dead.float())),
             squared_gradients: Tensor::zeros([1], &self.silent.val().inner().device()),
             terms: Vec::new(),
         }
     }
 
     fn squared_gradients(&self, grads: &GradientsParams) -> Tensor<1> {
-        let sum = Tensor::zeros([1], &self.silent.val().inner().device());
-        let mut visitor = SquaredGradients { grads, sum };
+        let (across, zero) = (
+            self.sae.across(),
+            Tensor::zeros([1], &self.silent.val().inner().device()),
+        );
+        let mut visitor = SquaredGradients {
+            grads,
+            sum: zero.clone(),
+            spread: BTreeSet::new(),
+            of_spread: zero,
+        };
+        if !across.is_apart() {
+            self.visit(&mut visitor);
+            return visitor.sum;
+        }
+        let spread = parameters::table(self.sae.config()).into_iter();
+        let spread = spread.filter(|parameter| parameter.shape.is_of_latents());
+        visitor.spread = spread.map(|p| parameters::id_of(p.name).val()).collect();
         self.visit(&mut visitor);
-        visitor.sum
+        visitor.sum + across.sum(visitor.of_spread)
     }
 
     /// The terms of what training minimises, and the batch's squared error.
@@ -233,6 +279,7 @@ impl TrainStep for SaeLearner {
             ..self.measure(reconstruction, &fired)
         };
         let observed = self.sae.config().architecture.observe(&forward.encoded);
+        let observed = self.sae.across().least(observed);
         drop(forward);
         let grads = tracing::debug_span!("backward").in_scope(|| loss.backward());
         let grads = GradientsParams::from_grads(grads, self);

@@ -41,7 +41,8 @@ struct Estimate {
 impl Estimate {
     fn of(config: &Config, model: &SaeConfig, rows: usize) -> Self {
         let times = |factors: &[u128]| factors.iter().fold(1, |a: u128, b| a.saturating_mul(*b));
-        let (m, d) = (model.n_latents as u128, model.d_in as u128);
+        let here = model.n_latents.div_ceil(config.training.latent_shards);
+        let (m, d) = (here as u128, model.d_in as u128);
         let batch_rows = config.training.batch_size as u128;
         let part_rows = batch_rows / config.training.shards as u128;
         let with_sum = if config.training.shards > 1 { 2 } else { 1 };

@@ -1,14 +1,10 @@
 //! Finds NaN and infinity before they reach the parameters, and names the rows that they came from.
 
-use burn::module::Module;
 use burn::tensor::Tensor;
 use sae_data::Parts;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
-use sae_model::Mode;
-
-use crate::learner::SaeLearner;
 use crate::numbers::StepOutput;
 
 /// Number of rows that a message lists; the log lists all.
@@ -36,11 +32,12 @@ pub(crate) struct NonFinite {
 }
 
 impl NonFinite {
-    /// Describes what is not finite in a step that saw `x [B, d]`; `step` is the number of steps before it.
+    /// Describes what is not finite in a step that saw `x [B, d]`, which `reconstruct` gives x_hat; `step` is the number of steps
+    /// before it.
     pub(crate) fn found(
         &self,
         step: usize,
-        model: &SaeLearner,
+        reconstruct: impl FnOnce(Tensor<2>) -> Tensor<2>,
         x: Tensor<2>,
         output: &StepOutput,
         last_saved: usize,
@@ -49,14 +46,7 @@ impl NonFinite {
         let what = output.what_is_not_finite();
         let (bad, how) = match broken_rows(&x) {
             bad if !bad.is_empty() => (bad, "hold NaN or infinity"),
-            _ => match broken_rows(
-                &model
-                    .clone()
-                    .valid()
-                    .sae
-                    .forward(x.inner(), &Mode::Inference)
-                    .x_hat,
-            ) {
+            _ => match broken_rows(&reconstruct(x.inner())) {
                 bad if !bad.is_empty() => (bad, "are reconstructed as NaN or infinity"),
                 _ => (Vec::new(), ""),
             },

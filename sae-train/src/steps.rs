@@ -8,16 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use burn::data::dataloader::Progress;
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor};
+use burn::module::Module;
+use burn::tensor::Device;
 use burn::train::metric::store::EventStoreClient;
 use burn::train::{
-    EventProcessorTraining, InferenceStep, Interrupter, Learner, LearnerEvent,
-    LearningCheckpointer, SupervisedLearningStrategy, SupervisedTrainingEventProcessor,
-    TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
+    EventProcessorTraining, Interrupter, Learner, LearnerEvent, LearningCheckpointer,
+    SupervisedLearningStrategy, SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents,
+    TrainingItem, ValidLoader,
 };
 use sae_data::ActivationBatch;
-use sae_model::ops;
 
 use crate::checkpoint::{Checkpoints, Writer};
 use crate::collapse::{Streak, Watch};
@@ -27,7 +26,7 @@ use crate::learner::SaeLearner;
 use crate::nonfinite::{NonFinite, last_good};
 use crate::numbers::StepOutput;
 use crate::output::{self, say};
-use crate::shards::{Apart, Shards, Trainee};
+use crate::shards::{Shards, Trainee};
 use crate::signals::Signals;
 use crate::sys;
 use crate::whole::WholeSet;
@@ -67,7 +66,7 @@ pub(crate) struct Steps {
     /// How the parts of a batch are shared.
     pub(crate) shards: Shards,
     /// What is trained, if other processes take part. It is taken once.
-    pub(crate) apart: Mutex<Option<Box<Apart>>>,
+    pub(crate) together: Mutex<Option<Trainee>>,
 }
 
 impl SupervisedLearningStrategy<SaeLearner> for Steps {
@@ -82,15 +81,15 @@ impl SupervisedLearningStrategy<SaeLearner> for Steps {
         if self.use_tui {
             sys::let_ctrl_c_through();
         }
-        let apart = self
-            .apart
+        let together = self
+            .together
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let learner = match apart {
-            Some(apart) => {
+        let learner = match together {
+            Some(together) => {
                 drop(learner); // its model becomes an old one
-                Trainee::Apart(apart)
+                together
             }
             None => Trainee::here(learner, self.shards.clone(), &self.device),
         };
@@ -112,7 +111,7 @@ impl SupervisedLearningStrategy<SaeLearner> for Steps {
         if let Err(failure) = session.run(&train, &held_out) {
             self.outcome.fail(failure);
         }
-        session.learner.end();
+        session.learner.end(!self.outcome.has_failed());
         drop(session.checkpointer); // waits until its checkpoints are written
         (session.learner.model(), session.events)
     }
@@ -235,12 +234,9 @@ impl Session<'_> {
             self.skipped_in_a_row = 0;
         } else {
             self.skipped_in_a_row += 1;
-            let model = self.learner.model();
-            let last_saved = self.saved.0;
-            let found = self
-                .steps
-                .nonfinite
-                .found(self.step, &model, x, &output.item, last_saved);
+            let (nonfinite, last_saved) = (&self.steps.nonfinite, self.saved.0);
+            let reconstruct = |x| self.learner.look(x).x_hat;
+            let found = nonfinite.found(self.step, reconstruct, x, &output.item, last_saved);
             self.steps
                 .nonfinite
                 .pass_over(found, self.skipped_in_a_row)?;
@@ -264,7 +260,8 @@ impl Session<'_> {
         let whole = match &self.steps.whole {
             Some(whole) if self.step == self.steps.cadence.steps => {
                 let model = self.learner.model().valid();
-                match whole.judge(&model, || self.asked_to_stop()) {
+                let look = |x| self.learner.look(x);
+                match whole.judge(&model, look, || self.asked_to_stop()) {
                     Ok(Some(record)) => Some(record),
                     Ok(None) => return Ok(()),
                     Err(error) => return Err(self.data_lost(chain(&error))),
@@ -286,7 +283,7 @@ impl Session<'_> {
                 Err(error) => return Err(self.data_lost(chain(&error))),
             };
             done += 1;
-            let item: StepOutput = InferenceStep::step(&model, batch);
+            let item = self.learner.validate(&model, batch);
             let item = TrainingItem::new(item, batches.progress(), Some(done), None);
             self.tell_valid(LearnerEvent::ProcessedItem(item));
             if self.asked_to_stop() {
@@ -345,12 +342,12 @@ impl Session<'_> {
             self.steps
                 .checkpoints
                 .position(self.step, self.validated, fvu, metrics, self.streak);
-        self.steps.writer.begin(&position)?;
+        let staging = self.steps.writer.begin(&position)?;
         if let Some(checkpointer) = &mut self.checkpointer {
-            self.learner.save(|learner| {
+            self.learner.save(&staging, |learner| {
                 checkpointer.checkpoint(learner, self.step, &self.store);
                 self.steps.writer.wait_until_fetched(self.step);
-            });
+            })?;
         }
         self.saved = (self.step, Instant::now());
         self.steps.writer.add_time(started.elapsed());
@@ -360,13 +357,7 @@ impl Session<'_> {
     /// Fails if a parameter is not finite. Gradients and moments are finite, but a step along them may still overflow
     /// float32.
     fn check_finite(&self) -> Result<(), Failure> {
-        let mut parameters = Parameters(Vec::new());
-        self.learner.model().visit(&mut parameters);
-        match parameters
-            .0
-            .into_iter()
-            .all(|sum| sum.into_scalar::<f64>().is_finite())
-        {
+        match self.learner.is_finite() {
             true => Ok(()),
             false => Err(Failure::NonFinite(format!(
                 "step {}: the parameters are no longer finite; {}: lower training.lr and start another run",
@@ -384,14 +375,5 @@ impl Session<'_> {
     fn tell_valid(&mut self, event: LearnerEvent<StepOutput>) {
         self.interrupter
             .fail_on_error(self.events.process_valid(event));
-    }
-}
-
-/// Squared norms of a module's parameters.
-struct Parameters(Vec<Tensor<1>>);
-
-impl ModuleVisitor for Parameters {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.0.push(ops::squared_norm(param.val().inner()));
     }
 }

@@ -1,6 +1,7 @@
 //! Trains a checked run through Burn's Learner and saves the model.
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,9 @@ use burn::optim::ModuleOptimizer;
 use burn::train::{Learner, SupervisedTraining, TrainingStrategy};
 use sae_data::{ActivationBatch, ActivationLoader, Parts, Series, Share, Waiting};
 use sae_model::ops;
+use sae_model::saved::{self, SavedModelError};
 use sae_model::verdict::RunFacts;
-use sae_model::{Architecture, saved};
+use sae_model::{Architecture, Sae};
 use sae_run::Usage;
 
 use crate::checkpoint::{self, MODEL, OPTIMIZER, Part, SCHEDULER, Writer};
@@ -27,7 +29,7 @@ use crate::output::{self, say};
 use crate::prepare::Prepared;
 use crate::progress::{PlainLines, Row};
 use crate::run;
-use crate::shards::{Apart, Follower};
+use crate::shards::{Apart, Follower, Portion, Spread, Trainee};
 use crate::signals::Signals;
 use crate::steps::{Cadence, Steps};
 use crate::trainer::{self, Parameters};
@@ -99,16 +101,20 @@ impl Prepared {
         tracing::info!(run = config.run_name(), done, "training starts");
         self.announce(done, place.share.is_none());
         let state = self.state(done)?;
-        let (learner, apart) = match self.shards.are_apart() {
+        let (learner, together) = match self.shards.are_apart() {
             true => {
                 distributed::begin(&self.shards, &self.dir, done)?;
-                let apart = Apart::new(self.shards.clone(), state);
-                (apart.without_moments(), Some(Box::new(apart)))
+                let shards = self.shards.clone();
+                let together = match shards.are_latents() {
+                    true => Trainee::Latents(Box::new(Spread::new(shards, state))),
+                    false => Trainee::Rows(Box::new(Apart::new(shards, state))),
+                };
+                (together.without_moments(), Some(together))
             }
             false => (Learner::new(state.0, state.1, state.2), None),
         };
         let outcome = Arc::new(Outcome::default());
-        let setup = self.supervised(place, apart, &outcome)?;
+        let setup = self.supervised(place, together, &outcome)?;
         let (started, away) = (Instant::now(), place.away());
         if use_tui {
             output::hold();
@@ -155,8 +161,12 @@ impl Prepared {
             t.epoch_steps(),
             &self.device.clone().autodiff(),
         );
+        let shards = self.shards.clone();
         let follower = Follower {
-            apart: Apart::new(self.shards.clone(), state),
+            portion: match shards.are_latents() {
+                true => Portion::Latents(Box::new(Spread::new(shards, state))),
+                false => Portion::Rows(Box::new(Apart::new(shards, state))),
+            },
             batches,
             step: done,
         };
@@ -191,13 +201,18 @@ impl Prepared {
             &self.resolved,
             (seed, steps),
             origin,
+            self.shards.across(self.resolved.model.n_latents),
             settings,
             &self.device,
         );
         if done > 0 {
             let dir = self.checkpoints.path(done);
+            let rank = match self.shards.are_latents() {
+                true => self.shards.comm().rank(),
+                false => 0,
+            };
             (learner, optimizer, scheduler) =
-                checkpoint::restore(&dir, done, learner, optimizer, scheduler)?;
+                checkpoint::restore(&dir, (done, rank), learner, optimizer, scheduler)?;
         }
         Ok((learner, optimizer, scheduler))
     }
@@ -206,7 +221,7 @@ impl Prepared {
     fn supervised(
         &self,
         place: &Place,
-        apart: Option<Box<Apart>>,
+        together: Option<Trainee>,
         outcome: &Arc<Outcome>,
     ) -> Result<Setup> {
         let (t, done) = (&self.config.training, self.steps_done());
@@ -258,7 +273,7 @@ impl Prepared {
             );
             builder = builder.renderer(Box::new(lines));
         }
-        let steps = self.steps(place, apart, (metrics.clone(), writer.clone()), outcome)?;
+        let steps = self.steps(place, together, (metrics.clone(), writer.clone()), outcome)?;
         let strategy = TrainingStrategy::Custom(Arc::new(steps));
         Ok(Setup {
             builder: builder.with_training_strategy(strategy),
@@ -295,7 +310,7 @@ impl Prepared {
     fn steps(
         &self,
         place: &Place,
-        apart: Option<Box<Apart>>,
+        together: Option<Trainee>,
         (metrics, writer): (Arc<MetricsFile>, Arc<Writer>),
         outcome: &Arc<Outcome>,
     ) -> Result<Steps> {
@@ -333,7 +348,7 @@ impl Prepared {
             outcome: outcome.clone(),
             use_tui: place.use_tui,
             shards: self.shards.clone(),
-            apart: Mutex::new(apart),
+            together: Mutex::new(together),
         })
     }
 
@@ -364,7 +379,7 @@ impl Prepared {
     /// The reasons why the numbers of this run mean less than they seem to.
     fn verdict(&self, learner: &SaeLearner, metrics: &MetricsFile) -> Vec<String> {
         let t = &self.config.training;
-        let Some((l0_mean, fvu)) = metrics.last_validation() else {
+        let Some((l0_mean, fvu, dead)) = metrics.last_validation() else {
             return Vec::new(); // the file has been damaged since
         };
         let facts = RunFacts {
@@ -374,7 +389,7 @@ impl Prepared {
             l0_mean,
             fvu,
             dead_rows: t.dead_rows(),
-            dead: learner.dead().len() as u64,
+            dead,
         };
         facts.notes()
     }
@@ -388,7 +403,7 @@ impl Prepared {
         held_up: [Duration; 2],
     ) -> Result<()> {
         let model = self.dir.model();
-        saved::save(&learner.sae, self.config.seed, &model)
+        self.save_model(&learner.sae, &model)
             .map_err(|error| Failure::saving(&model, error))?;
         let t = &self.config.training;
         let steps = t.steps - self.steps_done();
@@ -417,6 +432,18 @@ impl Prepared {
         }
         self.record_usage(steps, seconds);
         tracing::info!(seconds, waited, saving, "training ends");
+        Ok(())
+    }
+
+    /// Saves the trained model, wherever its latents are.
+    fn save_model(&self, sae: &Sae, dir: &Path) -> Result<(), SavedModelError> {
+        let seed = self.config.seed;
+        if !self.shards.are_latents() {
+            return saved::save(sae, seed, dir);
+        }
+        let collected = |name: &str| self.shards.collected(sae, name);
+        saved::save_collected(sae.config(), seed, dir, collected)?;
+        self.shards.end();
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use burn::train::Learner;
 use sae_data::{ActivationData, DataError, Parts, Statistics, Streaming, Summary};
 use sae_model::ops::Adam;
 use sae_model::parameters::W_DEC;
-use sae_model::{AnyArchitecture, Architecture, Sae};
+use sae_model::{Across, AnyArchitecture, Architecture, Sae};
 use toml::{Table, Value};
 
 use crate::config::{Config, ConfigError, Fixed, Resolved, invalid};
@@ -49,7 +49,7 @@ pub struct Trainer {
 pub(crate) enum Parameters<'a> {
     /// As the architecture says, with this mean of the data.
     Fresh(&'a [f32]),
-    /// As those of this model.
+    /// As those of this model, which is whole.
     Of(&'a Sae),
 }
 
@@ -146,6 +146,7 @@ impl Trainer {
             fixed.check_width(data.path(), data.width())?;
         }
         let config = Config::of_table(&self.config, None, fixed)?;
+        config.check_alone()?;
         if data.rows() == 0 {
             let path = format!("{:?}", data.path());
             return Err(invalid("data.train", path, "it has no rows").into());
@@ -161,6 +162,7 @@ impl Trainer {
                 Some(sae) => Parameters::Of(sae),
                 None => Parameters::Fresh(&typical.mean),
             },
+            Across::alone(resolved.model.n_latents),
             settings,
             &device,
         );
@@ -223,19 +225,20 @@ pub(crate) fn optimizer_of(sae: &Sae, adam: Adam) -> ModuleOptimizer {
     }
 }
 
-/// Model, optimizer and schedule before the first of `steps` steps.
+/// Model, optimizer and schedule before the first of `steps` steps, of the latents that are here.
 pub(crate) fn start(
     resolved: &Resolved,
     (seed, steps): (u64, usize),
     parameters: Parameters,
+    across: Across,
     settings: Settings,
     device: &Device,
 ) -> (SaeLearner, ModuleOptimizer, ModuleLrScheduler) {
     let device = device.clone().autodiff();
     let Resolved { model, recipe, .. } = resolved;
     let sae = match parameters {
-        Parameters::Fresh(mean) => Sae::init(model, seed, mean, &device),
-        Parameters::Of(sae) => sae.on(&device),
+        Parameters::Fresh(mean) => Sae::init_across(model, seed, mean, &device, across),
+        Parameters::Of(sae) => sae.part(&device, across),
     };
     let adam = Adam {
         beta_1: recipe.beta_1,

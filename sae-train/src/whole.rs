@@ -6,11 +6,10 @@ use burn::data::dataloader::DataLoader;
 use burn::data::dataset::DatasetError;
 use burn::tensor::Tensor;
 use sae_data::{ActivationBatch, ActivationLoader};
-use sae_model::stats::{ReconstructionStats, SparsityStats};
-use sae_model::{Mode, SaeConfig};
+use sae_model::stats::ReconstructionStats;
 use serde_json::{Map, Value, json};
 
-use crate::learner::SaeLearner;
+use crate::learner::{Look, SaeLearner};
 
 /// All held-out rows.
 pub(crate) struct WholeSet {
@@ -39,27 +38,25 @@ impl WholeSet {
         }
     }
 
-    /// Makes one pass; returns `None` if `stop` says so.
+    /// Makes one pass; returns `None` if `stop` says so. `look` is how `model` sees rows.
     pub(crate) fn judge(
         &self,
         model: &SaeLearner,
+        look: impl Fn(Tensor<2>) -> Look,
         stop: impl Fn() -> bool,
     ) -> Result<Option<Judged>, DatasetError> {
-        let SaeConfig {
-            d_in, n_latents, ..
-        } = *model.sae.config();
-        let mut reconstruction = ReconstructionStats::new(d_in);
-        let mut sparsity = SparsityStats::new(n_latents);
-        let (mut rows, mut loss) = (0, 0.0);
+        let mut reconstruction = ReconstructionStats::new(model.sae.config().d_in);
+        let (mut rows, mut loss, mut active, mut dead) = (0, 0.0, 0, 0);
         for batch in self.loader.iter() {
             let x = batch?.activations;
-            let forward = model.sae.forward(x.clone(), &Mode::Inference);
+            let seen = look(x.clone());
             let [n, _] = x.dims();
-            let (of_batch, _) = model.held_out_loss(x.clone(), forward.x_hat.clone());
+            let (of_batch, _) = model.held_out_loss(x.clone(), seen.x_hat.clone());
             rows += n;
             loss += n as f64 * of_batch.into_scalar::<f64>();
-            reconstruction.add(&host(x), &host(forward.x_hat));
-            sparsity.add_codes(&forward.encoded.latents.on_host());
+            active += seen.active;
+            dead = seen.dead; // of all training, whatever the rows
+            reconstruction.add(&host(x), &host(seen.x_hat));
             if stop() {
                 return Ok(None);
             }
@@ -68,8 +65,8 @@ impl WholeSet {
             rows,
             reconstruction_loss: loss / rows as f64,
             fvu: reconstruction.fvu(),
-            l0: sparsity.l0_mean(),
-            dead: model.dead().len(),
+            l0: active as f64 / rows as f64,
+            dead,
         }))
     }
 }

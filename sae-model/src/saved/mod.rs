@@ -32,6 +32,7 @@
 mod checkpoint;
 mod v2;
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
@@ -42,10 +43,11 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use sae_run::checkpoints::CheckpointError;
 use sae_run::sealed::{self, SealError};
-use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView, View};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{InvalidConfig, SaeConfig};
+use crate::parameters::table;
 use crate::sae::Sae;
 
 pub use checkpoint::load_checkpoint;
@@ -152,6 +154,76 @@ pub fn save(sae: &Sae, seed: u64, dir: &Path) -> Result<(), SavedModelError> {
     written
 }
 
+/// Saves a model whose parameters come one after the other, by name and whole, as little-endian float32: in memory there is one at a
+/// time. The files are those of [`save`].
+///
+/// # Errors
+/// As [`save`].
+pub fn save_collected(
+    model: &SaeConfig,
+    seed: u64,
+    dir: &Path,
+    collected: impl Fn(&str) -> Vec<u8>,
+) -> Result<(), SavedModelError> {
+    let staging = sealed::staging(dir)?;
+    let weights = staging.join(WEIGHTS_FILE);
+    let views = table(model).into_iter().map(|parameter| {
+        let (name, shape) = (parameter.name, parameter.shape.dims(model));
+        (
+            name,
+            ToCome {
+                name,
+                shape,
+                collected: &collected,
+            },
+        )
+    });
+    let written = safetensors::serialize_to_file(views, metadata(), &weights)
+        .map_err(|source| SavedModelError::Safetensors {
+            path: weights,
+            source,
+        })
+        .and_then(|()| {
+            let path = staging.join(CONFIG_FILE);
+            fs::write(&path, config_file(model, seed)).map_err(io(&path))
+        })
+        .and_then(|()| Ok(sealed::seal(&staging, dir)?));
+    if written.is_err() {
+        let _ = fs::remove_dir_all(&staging);
+    }
+    written
+}
+
+/// A parameter that is not here before it is written.
+struct ToCome<'a, F> {
+    name: &'static str,
+    shape: Vec<usize>,
+    collected: &'a F,
+}
+
+impl<F: Fn(&str) -> Vec<u8>> View for ToCome<'_, F> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned((self.collected)(self.name))
+    }
+
+    fn data_len(&self) -> usize {
+        self.shape.iter().product::<usize>() * size_of::<f32>()
+    }
+}
+
+/// What torch's loaders look for.
+fn metadata() -> Option<HashMap<String, String>> {
+    Some(HashMap::from([("format".to_string(), "pt".to_string())]))
+}
+
 /// Says which file an error is about.
 fn io(path: &Path) -> impl FnOnce(io::Error) -> SavedModelError + use<> {
     let path = path.to_path_buf();
@@ -188,9 +260,8 @@ fn to_bytes(sae: &Sae, path: &Path) -> Result<Vec<u8>, SavedModelError> {
             TensorView::new(Dtype::F32, shape, data.bytes()).map(|view| (*name, view))
         })
         .collect();
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]); // what torch's loaders look for
     views
-        .and_then(|views| safetensors::serialize(views, Some(metadata)))
+        .and_then(|views| safetensors::serialize(views, metadata()))
         .map_err(|source| SavedModelError::Safetensors {
             path: path.into(),
             source,

@@ -84,7 +84,7 @@ fn write(dir: &Path) {
 /// Returns true if the checkpoint was restored; then checks that its learner can go on.
 fn try_restore(dir: &Path) -> bool {
     let (learner, optimizer, scheduler) = fresh();
-    match restore(dir, 1, learner, optimizer, scheduler) {
+    match restore(dir, (1, 0), learner, optimizer, scheduler) {
         Ok(state) => {
             step(state);
             true

@@ -12,6 +12,9 @@
 //! A checkpoint is written under the name `step-00000300.tmp`, synced, sealed and renamed. The loader's position is the
 //! step: its order is a function of (seed, position). The newest `training.keep_checkpoints` are kept, and the one with
 //! the least held-out FVU.
+//!
+//! Where the latents are spread over processes, process r writes its own into `model-r.bpk` and `optimizer-r.bpk` beside those of
+//! process 0.
 
 mod read;
 mod write;
@@ -20,7 +23,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use sae_run::checkpoints::{
-    FORMAT, FORMAT_VERSION, POSITION_FILE as POSITION, best, name_of, read_position, steps,
+    FORMAT, FORMAT_VERSION, POSITION_FILE as POSITION, best, name_of, part_of, read_position, steps,
 };
 use sae_run::{Raise, sealed};
 use serde::{Deserialize, Serialize};
@@ -81,6 +84,8 @@ pub(crate) struct Checkpoints {
     raised: Vec<Raise>,
     /// Number of newest checkpoints to keep.
     keep: usize,
+    /// Processes over which the latents are spread.
+    processes: usize,
 }
 
 /// The result of [`Checkpoints::look`].
@@ -99,7 +104,13 @@ impl Checkpoints {
             run,
             raised: Vec::new(),
             keep,
+            processes: 1,
         }
+    }
+
+    /// The same, of a run whose latents are spread over so many processes.
+    pub(crate) fn spread_over(self, processes: usize) -> Self {
+        Self { processes, ..self }
     }
 
     /// The same, of a run whose number of steps was changed.
@@ -180,8 +191,10 @@ impl Checkpoints {
                 dir.display()
             ));
         }
-        for name in [MODEL, OPTIMIZER, SCHEDULER] {
-            if !dir.join(name).is_file() {
+        let of_all =
+            (0..self.processes).flat_map(|rank| [MODEL, OPTIMIZER].map(|n| part_of(n, rank)));
+        for name in of_all.chain([SCHEDULER.into()]) {
+            if !dir.join(&name).is_file() {
                 return Err(format!("{}: it is missing", dir.join(name).display()));
             }
         }

@@ -12,6 +12,7 @@ use burn::optim::{ModuleOptimizer, OptimizerRecord};
 use burn::store::{ModuleRecord, RecordError};
 use burn::tensor::{Bytes, DType, Tensor};
 use burn::train::checkpoint::Checkpoint;
+use sae_run::checkpoints::part_of;
 
 use super::{MODEL, OPTIMIZER, SCHEDULER};
 use crate::learner::SaeLearner;
@@ -29,19 +30,20 @@ pub(crate) enum RestoreError {
     Record { path: PathBuf, reason: String },
 }
 
-/// Loads the state in the checkpoint `dir`, of step `step`, into the parts of a learner.
+/// Loads the state in the checkpoint `dir`, of step `step`, into the parts of a learner; `rank` is the process, where its latents are
+/// spread over several.
 pub(crate) fn restore(
     dir: &Path,
-    step: usize,
+    (step, rank): (usize, usize),
     learner: SaeLearner,
     optimizer: ModuleOptimizer,
     scheduler: ModuleLrScheduler,
 ) -> Result<(SaeLearner, ModuleOptimizer, ModuleLrScheduler), RestoreError> {
-    let learner = part(dir, MODEL, |bytes| {
+    let learner = part(dir, &part_of(MODEL, rank), |bytes| {
         let record = ModuleRecord::checkpoint_from_bytes(bytes).map_err(words)?;
         learner.try_load_record(record).map_err(words)
     })?;
-    let optimizer = part(dir, OPTIMIZER, |bytes| {
+    let optimizer = part(dir, &part_of(OPTIMIZER, rank), |bytes| {
         check_moments(&bytes, &learner)?;
         let record = OptimizerRecord::checkpoint_from_bytes(bytes).map_err(words)?;
         let saved = record.len();

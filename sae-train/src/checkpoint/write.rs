@@ -68,8 +68,8 @@ impl Writer {
         }
     }
 
-    /// Begins the checkpoint of `position`; its records follow through [`Part`].
-    pub(crate) fn begin(&self, position: &Position) -> Result<(), Failure> {
+    /// Begins the checkpoint of `position`, in a directory that has another name until it is whole; its records follow through [`Part`].
+    pub(crate) fn begin(&self, position: &Position) -> Result<PathBuf, Failure> {
         let target = self.checkpoints.path(position.step);
         let staging = sealed::staging(&target).map_err(|error| seal_failure(&target, error))?;
         let mut json = serde_json::to_vec_pretty(position).expect("a position is plain data");
@@ -82,13 +82,13 @@ impl Writer {
             }
         }
         let pending = Pending {
-            staging,
+            staging: staging.clone(),
             missing: PARTS,
             promised: if self.on_gpu { PARTS } else { 0 },
             failed: false,
         };
         self.pending().insert(position.step, pending);
-        Ok(())
+        Ok(staging)
     }
 
     /// Notes that a checkpoint held training up for `time`.

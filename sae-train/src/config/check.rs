@@ -12,7 +12,40 @@ impl Config {
         self.training.check_minutes()?;
         resolved.check_recipe(self.fixed.is_some())?;
         resolved.check_model()?;
-        self.check_shards()
+        self.check_shards()?;
+        self.check_latent_shards()
+    }
+
+    /// Either the rows of a batch are spread over processes, or the latents.
+    fn check_latent_shards(&self) -> Result<(), ConfigError> {
+        let (spread, latents) = (self.training.latent_shards, self.model.n_latents);
+        let wrong = |remedy| Err(invalid("training.latent_shards", spread, remedy));
+        if spread > latents {
+            return wrong(format!(
+                "must be at most model.n_latents, {latents}: every process has a latent"
+            ));
+        }
+        match self.training.shards {
+            parts if spread > 1 && parts > 1 => wrong(format!(
+                "must be 1 where training.shards is {parts}: a run spreads its rows or its latents"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Fails if a run needs more processes than one.
+    pub(crate) fn check_alone(&self) -> Result<(), ConfigError> {
+        match self.training.latent_shards {
+            1 => Ok(()),
+            n => Err(invalid(
+                "training.latent_shards",
+                n,
+                format!(
+                    "the latents are spread over {n} processes, and this is one; start them by mpirun -n {n} sae-train ... \
+                     --distributed --shard latents"
+                ),
+            )),
+        }
     }
 
     /// Each part of a batch has a block of latents (`shards/slices.rs`).
@@ -53,6 +86,7 @@ impl TrainingConfig {
             ("training.steps", t.steps),
             ("training.batch_size", t.batch_size),
             ("training.shards", t.shards),
+            ("training.latent_shards", t.latent_shards),
             ("training.validate_every", t.validate_every),
             ("training.log_every", t.log_every),
             ("training.dead_window", t.dead_window),

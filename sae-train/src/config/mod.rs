@@ -82,6 +82,9 @@ pub(crate) struct TrainingConfig {
     /// Left out where it is one, as configs were before there were parts.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub(crate) shards: usize,
+    /// Left out where it is one.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub(crate) latent_shards: usize,
     pub(crate) pre_bias_lr: Option<f64>,
     pub(crate) dead_window: usize,
     pub(crate) validate_every: usize,
@@ -128,6 +131,14 @@ impl Written {
     /// The same, on this device.
     pub(crate) fn set_device(&mut self, name: &str) {
         self.table.insert("device".into(), name.into());
+    }
+
+    /// The same, with the latents spread over so many processes.
+    pub(crate) fn spread_latents(&mut self, processes: usize) {
+        let training = self.table.entry("training").or_insert(Table::new().into());
+        if let Some(training) = training.as_table_mut() {
+            training.insert("latent_shards".into(), (processes as i64).into());
+        }
     }
 
     /// The run's directory, as far as the config is right.

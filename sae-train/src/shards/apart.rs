@@ -5,13 +5,11 @@ use std::collections::BTreeSet;
 use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::train::{Learner, TrainOutput, TrainStep};
-use sae_comm::Comm;
 use sae_data::ActivationBatch;
-use sae_model::ops::Adam;
 
-use super::Shards;
 use super::moments::Moments;
 use super::slices::Slices;
+use super::{Shards, without_moments};
 use crate::learner::SaeLearner;
 use crate::numbers::StepOutput;
 
@@ -54,25 +52,14 @@ impl Apart {
         }
     }
 
-    /// The processes.
-    pub(super) fn comm(&self) -> &dyn Comm {
-        self.shards.comm()
-    }
-
     /// How the parts of a batch are shared.
     pub(super) fn shards(&self) -> &Shards {
         &self.shards
     }
 
-    /// A learner for Burn's trainer, which trains this one in its place: the same model, and no moments.
+    /// A learner for Burn's trainer, which trains this one in its place.
     pub(crate) fn without_moments(&self) -> Learner<SaeLearner> {
-        let none = Adam {
-            beta_1: 0.0,
-            beta_2: 0.0,
-            epsilon: 0.0,
-            unit_rows: false,
-        };
-        Learner::new(self.model(), none.into(), self.scheduler.clone())
+        without_moments(self.model(), self.scheduler.clone())
     }
 
     /// The whole model.

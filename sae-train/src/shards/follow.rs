@@ -1,41 +1,80 @@
 //! What all processes but the first do: what process 0 says.
 
+use std::path::PathBuf;
+
 use burn::data::dataloader::DataLoader;
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData};
 use sae_comm::Comm;
 use sae_data::{ActivationBatch, PartsLoader};
+use serde::{Deserialize, Serialize};
 
-use super::Apart;
+use super::spread::collected;
+use super::{Apart, Shards, Spread};
 use crate::failure::{Failure, chain};
 
 /// What comes next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Command {
     /// A step, with the next batch.
-    Step = 1,
-    /// A checkpoint.
-    Save = 2,
+    Step,
+    /// A checkpoint, in a directory that has another name until it is whole.
+    Save(PathBuf),
+    /// The numbers of held-out rows, which follow.
+    Validate,
+    /// The reconstruction of rows, which follow.
+    Look,
+    /// Whether all parameters are finite.
+    CheckFinite,
+    /// A parameter by its name, for the model.
+    Collect(String),
     /// Training ends.
-    End = 3,
+    End,
 }
 
 impl Command {
     /// Tells all processes, from process 0.
-    pub(crate) fn tell(self, comm: &dyn Comm) {
-        comm.broadcast(vec![self as u8]);
+    pub(crate) fn tell(&self, comm: &dyn Comm) {
+        comm.broadcast(serde_json::to_vec(self).expect("plain data"));
+    }
+
+    /// The same, with rows `[n, d]`.
+    pub(super) fn tell_with(&self, comm: &dyn Comm, x: &Tensor<2>) {
+        self.tell(comm);
+        let data = x.to_data();
+        let values = data.iter::<f32>().flat_map(f32::to_le_bytes);
+        comm.broadcast(values.collect());
     }
 
     fn hear(comm: &dyn Comm) -> Self {
-        match comm.broadcast(Vec::new())[..] {
-            [1] => Self::Step,
-            [2] => Self::Save,
-            _ => Self::End,
-        }
+        let heard = comm.broadcast(Vec::new());
+        serde_json::from_slice(&heard).expect("what another process of this version says")
     }
+}
+
+/// The rows of width d that follow a command.
+fn hear_rows(comm: &dyn Comm, d: usize, device: &Device) -> Tensor<2> {
+    let heard = comm.broadcast(Vec::new());
+    let (numbers, _) = heard.as_chunks::<4>();
+    let values: Vec<f32> = numbers
+        .iter()
+        .map(|four| f32::from_le_bytes(*four))
+        .collect();
+    let shape = [values.len() / d, d];
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+/// What one of the processes that follow has.
+pub(crate) enum Portion {
+    /// Rows of every batch.
+    Rows(Box<Apart>),
+    /// Latents.
+    Latents(Box<Spread>),
 }
 
 /// One of the processes that follow.
 pub(crate) struct Follower {
-    pub(crate) apart: Apart,
+    pub(crate) portion: Portion,
     pub(crate) batches: PartsLoader,
     /// Steps done.
     pub(crate) step: usize,
@@ -48,13 +87,14 @@ impl Follower {
     /// [`Failure::DataLost`]. The others wait for this process then: it has to end them.
     pub(crate) fn follow(self) -> Result<(), Failure> {
         let Self {
-            mut apart,
+            mut portion,
             batches,
             mut step,
         } = self;
+        let shards = portion.shards().clone();
         let mut epoch = batches.iter();
         loop {
-            match Command::hear(apart.comm()) {
+            match Command::hear(shards.comm()) {
                 Command::Step => {
                     let next = epoch.next().or_else(|| {
                         epoch = batches.iter(); // the next virtual epoch
@@ -65,23 +105,76 @@ impl Follower {
                         step,
                         reason: chain(&error),
                     };
-                    take_step(&mut apart, batch.map_err(lost)?);
+                    portion.take_step(batch.map_err(lost)?);
                     step += 1;
                 }
-                Command::Save => {
-                    apart.gathered();
-                }
                 Command::End => return Ok(()),
+                other => portion.take_part(&other),
             }
         }
     }
 }
 
-/// A step; one whose numbers are not finite is passed over, as process 0 does.
-fn take_step(apart: &mut Apart, batch: ActivationBatch) {
-    let output = apart.train_step(batch);
-    apart.lr_step();
-    if output.item.is_finite() {
-        apart.optimizer_step(output.grads);
+impl Portion {
+    fn shards(&self) -> &Shards {
+        match self {
+            Self::Rows(apart) => apart.shards(),
+            Self::Latents(spread) => spread.shards(),
+        }
+    }
+
+    /// A step; one whose numbers are not finite is passed over, as process 0 does.
+    fn take_step(&mut self, batch: ActivationBatch) {
+        match self {
+            Self::Rows(apart) => {
+                let output = apart.train_step(batch);
+                apart.lr_step();
+                if output.item.is_finite() {
+                    apart.optimizer_step(output.grads);
+                }
+            }
+            Self::Latents(spread) => {
+                let output = spread.train_step(batch);
+                spread.lr_step();
+                if output.item.is_finite() {
+                    spread.optimizer_step(output.grads);
+                }
+            }
+        }
+    }
+
+    /// What else process 0 cannot do alone.
+    fn take_part(&self, command: &Command) {
+        let spread = match (self, command) {
+            (Self::Rows(apart), Command::Save(_)) => {
+                apart.gathered();
+                return;
+            }
+            (Self::Rows(_), other) => unreachable!("{other:?}: process 0 does it alone"),
+            (Self::Latents(spread), _) => spread,
+        };
+        let comm = self.shards().comm();
+        let rows = || {
+            let sae = spread.model().valid().sae;
+            hear_rows(comm, sae.config().d_in, &sae.w_dec().device())
+        };
+        match command {
+            Command::Save(staging) => {
+                let _ = spread.write_part(staging); // process 0 says what is wrong
+            }
+            Command::Validate => {
+                spread.validate(rows());
+            }
+            Command::Look => {
+                spread.look(rows());
+            }
+            Command::CheckFinite => {
+                spread.is_finite();
+            }
+            Command::Collect(name) => {
+                collected(&spread.model().sae, name);
+            }
+            Command::Step | Command::End => unreachable!("the loop's"),
+        }
     }
 }

@@ -1,4 +1,6 @@
-//! A batch in parts, and a run over several processes.
+//! A batch in parts, and a run over several processes, which share the rows of every batch or the latents.
+//!
+//! # Rows
 //!
 //! With `training.shards = S` a batch is S parts of the same size. Each part has a gradient of its own, and the step takes their mean,
 //! added up over a fixed binary tree (`tree.rs`). So the bytes of a run depend on S, and not on how many processes share the parts:
@@ -6,6 +8,14 @@
 //! gets its latents' slice of what the others have, finishes the sum, takes Adam's step on its slice alone (`slices.rs`), and hands
 //! the others the new numbers. So the moments of Adam are spread over the processes; they come together when process 0 saves them
 //! (`moments.rs`).
+//!
+//! # Latents
+//!
+//! With `training.latent_shards = W` each of W processes has a W-th of the latents, and sees every batch whole ([`sae_model::Across`]):
+//! for dictionaries that one memory does not hold. Each keeps the moments of its latents, and writes its own part of a checkpoint
+//! (`spread.rs`). The bytes of a run depend on W.
+//!
+//! # Who says what comes next
 //!
 //! Process 0 decides. It has the run directory, the dashboard and the validations, and tells the others what comes next
 //! (`follow.rs`).
@@ -15,6 +25,7 @@ mod follow;
 mod gradients;
 mod moments;
 mod slices;
+mod spread;
 mod trainee;
 mod tree;
 
@@ -23,28 +34,35 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
-use burn::train::{TrainOutput, TrainStep};
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+use burn::train::{Learner, TrainOutput, TrainStep};
 use sae_comm::{Comm, Local};
 use sae_data::ActivationBatch;
+use sae_model::ops::Adam;
+use sae_model::{Across, Sae};
 
 use crate::learner::SaeLearner;
 use crate::numbers::StepOutput;
 pub(crate) use apart::Apart;
-pub(crate) use follow::Follower;
+use follow::Command;
+pub(crate) use follow::{Follower, Portion};
 use gradients::{Gradients, Layout, added};
 use slices::Slices;
+pub(crate) use spread::Spread;
 pub(crate) use trainee::Trainee;
 use tree::Node;
 
 /// Numbers of a piece of a message: 4 MiB.
 const PIECE: usize = 1 << 20;
 
-/// How the parts of a batch are shared.
+/// What processes share, and how.
 #[derive(Clone, Debug)]
 pub(crate) struct Shards {
     comm: Arc<dyn Comm>,
     /// S.
     parts: usize,
+    /// True if it is the latents, and not the rows of a batch.
+    latents: bool,
     /// True when process 0 has told the others that training ends.
     ended: Arc<AtomicBool>,
 }
@@ -56,8 +74,22 @@ impl Shards {
             parts.is_multiple_of(comm.ranks()),
             "the processes have equally many parts"
         );
-        let ended = Arc::default();
-        Self { comm, parts, ended }
+        Self {
+            comm,
+            parts,
+            latents: false,
+            ended: Arc::default(),
+        }
+    }
+
+    /// Every process has some of the latents, and every row.
+    pub(crate) fn of_latents(comm: Arc<dyn Comm>) -> Self {
+        Self {
+            comm,
+            parts: 1,
+            latents: true,
+            ended: Arc::default(),
+        }
     }
 
     /// All parts in this process.
@@ -68,6 +100,31 @@ impl Shards {
     /// Whether other processes wait for this one, which has not told them that training ends.
     pub(crate) fn are_waited_for(&self) -> bool {
         self.are_apart() && !self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Whether processes share the latents.
+    pub(crate) fn are_latents(&self) -> bool {
+        self.latents
+    }
+
+    /// How this many latents are spread.
+    pub(crate) fn across(&self, latents: usize) -> Across {
+        match self.latents {
+            true => Across::new(self.comm.clone(), latents),
+            false => Across::alone(latents),
+        }
+    }
+
+    /// Tells the others, from process 0, that training ends.
+    pub(crate) fn end(&self) {
+        Command::End.tell(self.comm());
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
+    /// All rows of a parameter of a model whose latents are spread, at process 0, as little-endian float32.
+    pub(crate) fn collected(&self, sae: &Sae, name: &str) -> Vec<u8> {
+        Command::Collect(name.into()).tell(self.comm());
+        spread::collected(sae, name)
     }
 
     /// S.
@@ -87,6 +144,9 @@ impl Shards {
 
     /// The parts of process `rank`.
     fn parts_of(&self, rank: usize) -> Range<usize> {
+        if self.latents {
+            return 0..self.parts;
+        }
         let each = self.parts / self.comm.ranks();
         rank * each..(rank + 1) * each
     }
@@ -210,4 +270,15 @@ impl Shards {
             ranks: self.comm.ranks(),
         }
     }
+}
+
+/// A learner for Burn's trainer where another is trained in its place: the model, and no moments.
+fn without_moments(model: SaeLearner, scheduler: ModuleLrScheduler) -> Learner<SaeLearner> {
+    let none = Adam {
+        beta_1: 0.0,
+        beta_2: 0.0,
+        epsilon: 0.0,
+        unit_rows: false,
+    };
+    Learner::new(model, none.into(), scheduler)
 }

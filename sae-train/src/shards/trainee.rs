@@ -1,16 +1,19 @@
 //! What a training loop trains: a learner of this process, or one that is spread over several.
 
-use std::sync::atomic::Ordering;
+use std::path::Path;
 
 use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
+use burn::module::Module;
 use burn::optim::GradientsParams;
-use burn::tensor::Device;
-use burn::train::{Learner, TrainOutput};
+use burn::tensor::{Device, Tensor};
+use burn::train::{InferenceStep, Learner, TrainOutput};
 use sae_data::ActivationBatch;
 
 use super::follow::Command;
-use super::{Apart, Shards};
-use crate::learner::SaeLearner;
+use super::spread::is_finite;
+use super::{Apart, Shards, Spread};
+use crate::failure::Failure;
+use crate::learner::{Look, SaeLearner};
 use crate::numbers::StepOutput;
 
 /// A learner in training, seen from process 0.
@@ -20,8 +23,10 @@ pub(crate) enum Trainee {
         learner: Box<Learner<SaeLearner>>,
         shards: Shards,
     },
-    /// With processes that do what this one tells them.
-    Apart(Box<Apart>),
+    /// With processes that have rows of the same batch.
+    Rows(Box<Apart>),
+    /// With processes that have other latents.
+    Latents(Box<Spread>),
 }
 
 impl Trainee {
@@ -32,33 +37,50 @@ impl Trainee {
         Self::Here { learner, shards }
     }
 
+    /// A learner for Burn's trainer, which trains this one in its place: the same model, and no moments.
+    pub(crate) fn without_moments(&self) -> Learner<SaeLearner> {
+        match self {
+            Self::Here { learner, .. } => *learner.clone(),
+            Self::Rows(apart) => apart.without_moments(),
+            Self::Latents(spread) => spread.without_moments(),
+        }
+    }
+
+    /// The model; where latents are spread over processes, what is here of it.
     pub(crate) fn model(&self) -> SaeLearner {
         match self {
             Self::Here { learner, .. } => learner.model(),
-            Self::Apart(apart) => apart.model(),
+            Self::Rows(apart) => apart.model(),
+            Self::Latents(spread) => spread.model(),
         }
     }
 
     pub(crate) fn lr_step(&mut self) {
         match self {
             Self::Here { learner, .. } => learner.lr_step(),
-            Self::Apart(apart) => apart.lr_step(),
+            Self::Rows(apart) => apart.lr_step(),
+            Self::Latents(spread) => spread.lr_step(),
         }
     }
 
     pub(crate) fn lr_current(&self) -> ModuleLearningRate {
         match self {
             Self::Here { learner, .. } => learner.lr_current(),
-            Self::Apart(apart) => apart.lr_current(),
+            Self::Rows(apart) => apart.lr_current(),
+            Self::Latents(spread) => spread.lr_current(),
         }
     }
 
     pub(crate) fn train_step(&self, batch: ActivationBatch) -> TrainOutput<StepOutput> {
         match self {
             Self::Here { learner, shards } => shards.train_step(&learner.model(), batch),
-            Self::Apart(apart) => {
-                Command::Step.tell(apart.comm());
+            Self::Rows(apart) => {
+                Command::Step.tell(apart.shards().comm());
                 apart.train_step(batch)
+            }
+            Self::Latents(spread) => {
+                Command::Step.tell(spread.shards().comm());
+                spread.train_step(batch)
             }
         }
     }
@@ -66,26 +88,77 @@ impl Trainee {
     pub(crate) fn optimizer_step(&mut self, grads: GradientsParams) {
         match self {
             Self::Here { learner, .. } => learner.optimizer_step(grads),
-            Self::Apart(apart) => apart.optimizer_step(grads),
+            Self::Rows(apart) => apart.optimizer_step(grads),
+            Self::Latents(spread) => spread.optimizer_step(grads),
         }
     }
 
-    /// Hands on the learner with all that a checkpoint has of it.
-    pub(crate) fn save(&self, save: impl FnOnce(&Learner<SaeLearner>)) {
+    /// The numbers of a batch of held-out rows; `model` is the one of now, without gradients.
+    pub(crate) fn validate(&self, model: &SaeLearner, batch: ActivationBatch) -> StepOutput {
+        match self {
+            Self::Latents(spread) => {
+                let x = batch.activations;
+                Command::Validate.tell_with(spread.shards().comm(), &x);
+                spread.validate(x)
+            }
+            _ => InferenceStep::step(model, batch),
+        }
+    }
+
+    /// How held-out rows come out.
+    pub(crate) fn look(&self, x: Tensor<2>) -> Look {
+        match self {
+            Self::Latents(spread) => {
+                Command::Look.tell_with(spread.shards().comm(), &x);
+                spread.look(x)
+            }
+            _ => self.model().valid().look(x),
+        }
+    }
+
+    /// Whether every parameter is finite.
+    pub(crate) fn is_finite(&self) -> bool {
+        match self {
+            Self::Latents(spread) => {
+                Command::CheckFinite.tell(spread.shards().comm());
+                spread.is_finite()
+            }
+            _ => is_finite(&self.model()),
+        }
+    }
+
+    /// Hands on the learner with all that this process writes of it into a checkpoint; the others have written theirs into `staging`.
+    ///
+    /// # Errors
+    /// If another process cannot write.
+    pub(crate) fn save(
+        &self,
+        staging: &Path,
+        save: impl FnOnce(&Learner<SaeLearner>),
+    ) -> Result<(), Failure> {
         match self {
             Self::Here { learner, .. } => save(learner),
-            Self::Apart(apart) => {
-                Command::Save.tell(apart.comm());
+            Self::Rows(apart) => {
+                Command::Save(staging.into()).tell(apart.shards().comm());
                 save(&apart.gathered().expect("process 0"));
             }
+            Self::Latents(spread) => {
+                Command::Save(staging.into()).tell(spread.shards().comm());
+                spread.write_part(staging)?;
+                save(&spread.to_save());
+            }
         }
+        Ok(())
     }
 
-    /// Tells the others, if there are any, that training ends.
-    pub(crate) fn end(&self) {
-        if let Self::Apart(apart) = self {
-            Command::End.tell(apart.comm());
-            apart.shards().ended.store(true, Ordering::Relaxed);
+    /// Tells the others, if there are any, that training ends; `model_is_next` if it has reached its last step, and what they have of
+    /// the model is to be collected.
+    pub(crate) fn end(&self, model_is_next: bool) {
+        match self {
+            Self::Here { .. } => {}
+            Self::Rows(apart) => apart.shards().end(),
+            Self::Latents(_) if model_is_next => {}
+            Self::Latents(spread) => spread.shards().end(),
         }
     }
 }

@@ -47,6 +47,7 @@ pub(crate) fn prepare(
         let asked = prepare::ask(&run.config, from, resume);
         let mut asked = asked.with_context(|| format!("run {} of the sweep", run.name))?;
         asked.lane = run.lane;
+        asked.config.check_alone()?;
         if asked.config.training.shards > 1 {
             bail!(
                 "run {} of the sweep: training.shards: the runs of a sweep share their batches, which have no parts",

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use crate::{Workspace, checkpoints, same_model, wait_for_steps};
 
 /// Every architecture, and the settings that it needs here.
-const ARCHITECTURES: [&[&str]; 9] = [
+pub(crate) const ARCHITECTURES: [&[&str]; 9] = [
     &["model.architecture=attention"],
     &["model.architecture=attention_relu"],
     &["model.architecture=mlp_sparsemax"],
@@ -22,7 +22,7 @@ const ARCHITECTURES: [&[&str]; 9] = [
     &["model.architecture=matryoshka", "model.k=3"],
 ];
 
-fn mpirun() -> Command {
+pub(crate) fn mpirun() -> Command {
     let mut command = Command::new("mpirun");
     command
         .arg("--oversubscribe")
@@ -32,7 +32,7 @@ fn mpirun() -> Command {
 }
 
 /// The words of `sae-train` for a run.
-fn words(w: &Workspace, run: &str, settings: &[&str]) -> Vec<String> {
+pub(crate) fn words(w: &Workspace, run: &str, settings: &[&str]) -> Vec<String> {
     let mut words = vec![
         env!("CARGO_BIN_EXE_sae-train").to_string(),
         w.path("small.toml").display().to_string(),
@@ -64,12 +64,12 @@ impl Workspace {
     }
 }
 
-fn told(output: &Output) -> String {
+pub(crate) fn told(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// Fails unless two runs have the same model and the same records.
-fn same(a: &Path, b: &Path) {
+pub(crate) fn same(a: &Path, b: &Path) {
     same_model(a, b);
     let records = |run: &Path| -> Vec<serde_json::Value> {
         let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
@@ -170,7 +170,7 @@ fn a_run_goes_on_in_another_number_of_processes() {
 
 /// Fails unless the processes, of which each has command lines of its own, end with this code and say this once, one line of theirs
 /// among those of `mpirun`.
-fn refused(w: &Workspace, of_ranks: &[Vec<String>], code: i32, says: &[&str]) {
+pub(crate) fn refused(w: &Workspace, of_ranks: &[Vec<String>], code: i32, says: &[&str]) {
     let mut command = mpirun();
     for (rank, words) in of_ranks.iter().enumerate() {
         if rank > 0 {

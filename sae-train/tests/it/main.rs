@@ -7,6 +7,8 @@ mod distributed;
 mod errors;
 mod export;
 mod faults;
+#[cfg(feature = "mpi")]
+mod latents;
 mod outliers;
 mod raise;
 mod records;

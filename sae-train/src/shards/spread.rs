@@ -1,0 +1,199 @@
+//! A learner whose latents are spread over processes ([`sae_model::Across`]): every process sees the whole batch, and trains and saves
+//! the latents that it has.
+
+use std::path::Path;
+
+use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::tensor::Tensor;
+use burn::train::checkpoint::Checkpoint;
+use burn::train::{InferenceStep, Learner, TrainOutput, TrainStep};
+use sae_data::ActivationBatch;
+use sae_model::parameters::table;
+use sae_model::{Sae, ops};
+use sae_run::checkpoints::part_of;
+
+use super::{Shards, without_moments};
+use crate::checkpoint::{MODEL, OPTIMIZER};
+use crate::failure::Failure;
+use crate::learner::{Look, SaeLearner};
+use crate::numbers::StepOutput;
+
+/// Numbers of a parameter that are sent at a time: 64 MiB.
+const PIECE: usize = 1 << 24;
+/// Bytes of a float.
+const FLOAT: usize = size_of::<f32>();
+
+/// This process's latents, with their moments, and everything that is not of latents.
+pub(crate) struct Spread {
+    shards: Shards,
+    learner: SaeLearner,
+    optimizer: ModuleOptimizer,
+    scheduler: ModuleLrScheduler,
+    lr: ModuleLearningRate,
+}
+
+impl Spread {
+    pub(crate) fn new(
+        shards: Shards,
+        (learner, optimizer, scheduler): (SaeLearner, ModuleOptimizer, ModuleLrScheduler),
+    ) -> Self {
+        Self {
+            shards,
+            learner,
+            optimizer,
+            scheduler,
+            lr: 0.0.into(),
+        }
+    }
+
+    pub(super) fn shards(&self) -> &Shards {
+        &self.shards
+    }
+
+    /// A learner for Burn's trainer, which trains this one in its place.
+    pub(crate) fn without_moments(&self) -> Learner<SaeLearner> {
+        without_moments(self.model(), self.scheduler.clone())
+    }
+
+    /// What is here of the model.
+    pub(crate) fn model(&self) -> SaeLearner {
+        self.learner.clone()
+    }
+
+    pub(crate) fn lr_step(&mut self) {
+        self.lr = self.scheduler.step();
+    }
+
+    pub(crate) fn lr_current(&self) -> ModuleLearningRate {
+        self.lr.clone()
+    }
+
+    /// A step, of which every process takes its part.
+    pub(crate) fn train_step(&self, batch: ActivationBatch) -> TrainOutput<StepOutput> {
+        TrainStep::step(&self.learner, batch)
+    }
+
+    pub(crate) fn optimizer_step(&mut self, grads: GradientsParams) {
+        let learner = self.learner.clone();
+        self.learner = learner.optimize(&mut self.optimizer, self.lr.clone(), grads);
+    }
+
+    /// A batch of held-out rows, which every process looks at.
+    pub(super) fn validate(&self, x: Tensor<2>) -> StepOutput {
+        InferenceStep::step(&self.learner.valid(), ActivationBatch { activations: x })
+    }
+
+    /// The same, in detail.
+    pub(super) fn look(&self, x: Tensor<2>) -> Look {
+        self.learner.valid().look(x)
+    }
+
+    /// Whether every parameter is finite in every process.
+    pub(super) fn is_finite(&self) -> bool {
+        let across = self.learner.sae.across();
+        across.count(usize::from(!is_finite(&self.learner))) == 0
+    }
+
+    /// Writes this process's part of a checkpoint, and hears whether all have written theirs. Process 0 writes its own behind this.
+    ///
+    /// # Errors
+    /// The first that a process has met.
+    pub(super) fn write_part(&self, staging: &Path) -> Result<(), Failure> {
+        let comm = self.shards.comm();
+        let written = match comm.rank() {
+            0 => Ok(()),
+            rank => self.write(staging, rank),
+        };
+        let said = match &written {
+            Ok(()) => String::new(),
+            Err(failure) => failure.to_string(),
+        };
+        let all = comm.gather_bytes(said.as_bytes());
+        match all.iter().find(|said| !said.is_empty()) {
+            None => Ok(()),
+            Some(said) => Err(Failure::write_message(
+                staging,
+                &String::from_utf8_lossy(said),
+            )),
+        }
+    }
+
+    fn write(&self, staging: &Path, rank: usize) -> Result<(), Failure> {
+        let model = staging.join(part_of(MODEL, rank));
+        let wrong = |path: &Path, error: String| Failure::write_message(path, &error);
+        let record = self.learner.clone().into_record();
+        let saved = Checkpoint::save(record, model.clone());
+        saved.map_err(|error| wrong(&model, error.to_string()))?;
+        let optimizer = staging.join(part_of(OPTIMIZER, rank));
+        let saved = Checkpoint::save(self.optimizer.to_record(), optimizer.clone());
+        saved.map_err(|error| wrong(&optimizer, error.to_string()))
+    }
+
+    /// The learner with all that process 0 saves of it.
+    pub(super) fn to_save(&self) -> Learner<SaeLearner> {
+        let (optimizer, scheduler) = (self.optimizer.clone(), self.scheduler.clone());
+        Learner::new(self.model(), optimizer, scheduler)
+    }
+}
+
+/// Whether every parameter of a module is finite.
+pub(super) fn is_finite(learner: &SaeLearner) -> bool {
+    let mut parameters = SquaredNorms(Vec::new());
+    learner.visit(&mut parameters);
+    let mut sums = parameters.0.into_iter();
+    sums.all(|sum| sum.into_scalar::<f64>().is_finite())
+}
+
+fn bytes(values: &[f32]) -> impl Iterator<Item = u8> {
+    values.iter().flat_map(|value| value.to_le_bytes())
+}
+
+/// Squared norms of a module's parameters.
+struct SquaredNorms(Vec<Tensor<1>>);
+
+impl ModuleVisitor for SquaredNorms {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.0.push(ops::squared_norm(param.val().inner()));
+    }
+}
+
+/// All rows of a parameter of a model that is spread over processes, at process 0, as little-endian float32; all processes call this
+/// with the same name.
+pub(super) fn collected(sae: &Sae, name: &str) -> Vec<u8> {
+    let (across, comm) = (sae.across(), sae.across().comm());
+    let matrix = sae.parameters.matrix(name).map(Tensor::into_data);
+    let vector = || sae.parameters.vector(name).map(Tensor::into_data);
+    let data = matrix.or_else(vector).expect("a parameter of the model");
+    let own: &[f32] = data.as_slice().expect("float32 parameters");
+    let parameters = table(sae.config());
+    let mut parameters = parameters.iter().filter(|p| p.name == name);
+    if !parameters.any(|parameter| parameter.shape.is_of_latents()) {
+        return bytes(own).collect(); // every process has it
+    }
+    let width = own.len() / across.own().len();
+    let numbers = |rank: usize| {
+        let latents = across.of(rank);
+        latents.start * width..latents.end * width
+    };
+    let lengths: Vec<usize> = (0..comm.ranks()).map(|rank| numbers(rank).len()).collect();
+    let most = lengths.iter().max().copied().unwrap_or_default();
+    let mut all = match comm.rank() {
+        0 => vec![0; sae.config().n_latents * width * FLOAT],
+        _ => Vec::new(),
+    };
+    for start in (0..most).step_by(PIECE) {
+        let piece = |length: usize| start.min(length)..(start + PIECE).min(length);
+        let mut messages = vec![Vec::new(); comm.ranks()];
+        messages[0] = own[piece(own.len())].to_vec();
+        for (rank, received) in comm.exchange(messages).into_iter().enumerate() {
+            let at = numbers(rank).start + piece(lengths[rank]).start;
+            let places = all.iter_mut().skip(at * FLOAT); // none in the others, which receive nothing
+            places
+                .zip(bytes(&received))
+                .for_each(|(place, byte)| *place = byte);
+        }
+    }
+    all
+}

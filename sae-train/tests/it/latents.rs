@@ -1,0 +1,251 @@
+//! One run whose latents are spread over processes, which `mpirun` starts: up to rounding the run of one process, and exactly resumed.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+use crate::distributed::{ARCHITECTURES, mpirun, refused, same, told, words};
+use crate::{WEIGHTS, Workspace, checkpoints, wait_for_steps};
+
+/// The words of `sae-train` for a run whose latents are spread.
+fn spread(w: &Workspace, run: &str, settings: &[&str], more: &[&str]) -> Vec<String> {
+    let mut words = words(w, run, settings);
+    let more = ["--shard", "latents"].iter().chain(more);
+    words.extend(more.map(|word| word.to_string()));
+    words
+}
+
+/// Trains so; returns the run.
+fn trained(w: &Workspace, ranks: usize, run: &str, settings: &[&str], more: &[&str]) -> PathBuf {
+    let output = mpirun()
+        .args(["-n", &ranks.to_string()])
+        .args(spread(w, run, settings, more))
+        .output()
+        .expect("mpirun, of Debian's openmpi-bin");
+    assert!(output.status.success(), "{}", told(&output));
+    w.path("runs").join(run)
+}
+
+fn records(run: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// Names, shapes and values of a model's parameters.
+fn parameters(run: &Path) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    let bytes = std::fs::read(run.join(WEIGHTS)).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let values = |data: &[u8]| {
+        let (numbers, _) = data.as_chunks::<4>();
+        numbers
+            .iter()
+            .map(|four| f32::from_le_bytes(*four))
+            .collect()
+    };
+    let all = file.iter().map(|(name, view)| {
+        let shape = view.shape().to_vec();
+        (name.to_string(), shape, values(view.data()))
+    });
+    let mut all: Vec<_> = all.collect();
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    all
+}
+
+/// Fails unless two runs differ by rounding alone: 12 steps of Adam, whose first steps have the size of the learning rate whatever the
+/// gradient, turn it into some 1e-4.
+fn close(name: &str, one: &Path, several: &Path) {
+    let (one_records, several_records) = (records(one), records(several));
+    assert_eq!(one_records.len(), several_records.len(), "{name}");
+    // of 50 rows: the same number of active latents
+    let first = |records: &[Value]| (50.0 * records[0]["l0"].as_f64().unwrap()).round();
+    assert_eq!(first(&one_records), first(&several_records), "{name}");
+    for (a, b) in one_records.iter().zip(&several_records) {
+        for (key, a) in a.as_object().unwrap() {
+            let b = &b[key];
+            match (a.as_f64(), b.as_f64()) {
+                _ if key == "seconds" => {}
+                (Some(a), Some(b)) => {
+                    let near = (a - b).abs() <= 1e-3 * a.abs().max(1e-3);
+                    assert!(near, "{name}: {key}: {a} and {b}");
+                }
+                _ => assert_eq!(a, b, "{name}: {key}"),
+            }
+        }
+    }
+    for ((parameter, shape, a), (_, other, b)) in parameters(one).iter().zip(parameters(several)) {
+        assert_eq!(*shape, other, "{name}: {parameter}");
+        let off = a.iter().zip(&b).map(|(a, b)| (a - b).abs());
+        let off = off.fold(0f32, f32::max);
+        assert!(off < 2e-3, "{name}: {parameter} differs by {off}");
+    }
+}
+
+#[test]
+fn every_architecture_is_the_run_of_one_process() {
+    let w = Workspace::new();
+    let paper: &[&str] = &["model.preset=paper"];
+    for (i, own) in ARCHITECTURES.iter().chain([&paper]).enumerate() {
+        // latents that 3 does not divide, and validations of some of the held-out rows
+        let settings = [*own, &["training.steps=12", "training.validate_rows=90"]].concat();
+        let alone = settings.iter().flat_map(|setting| ["--set", setting]);
+        let one = w.trained(&format!("one-{i}"), &alone.collect::<Vec<_>>());
+        for ranks in [2, 3] {
+            let run = trained(&w, ranks, &format!("{ranks}-{i}"), &settings, &[]);
+            close(&format!("{own:?}, {ranks} processes"), &one, &run);
+        }
+    }
+}
+
+#[test]
+fn a_run_goes_on_where_it_was() {
+    let w = Workspace::new();
+    let settings = [
+        "model.architecture=topk",
+        "model.k=3",
+        "training.dead_window=5",
+        "training.steps=400",
+        "training.checkpoint_every=5",
+    ];
+    let unbroken = trained(&w, 2, "unbroken", &settings, &[]);
+    let run = w.path("runs").join("run");
+    for (stop, until) in [(true, 20), (false, 120)] {
+        let mut launcher = mpirun()
+            .args(["-n", "2"])
+            .args(spread(&w, "run", &settings, &["--resume"]))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_for_steps(&run, until);
+        let pid = launcher.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let mut children = children.split_whitespace();
+        // process 0 is asked to stop, or the other is killed
+        let (signal, pid) = match stop {
+            true => ("-TERM", children.next().unwrap()),
+            false => ("-KILL", children.last().unwrap()),
+        };
+        Command::new("kill").args([signal, pid]).status().unwrap();
+        let status = launcher.wait().unwrap();
+        assert!(!status.success());
+        if stop {
+            assert_eq!(status.code(), Some(143));
+        }
+    }
+    let stopped_at = *checkpoints(&run).last().unwrap();
+    assert!(stopped_at < 400, "{stopped_at}");
+    // another number of processes, or one
+    let more = spread(&w, "run", &settings, &["--resume"]);
+    let output = mpirun().args(["-n", "3"]).args(more).output().unwrap();
+    let text = told(&output);
+    assert!(text.contains("training.latent_shards: 2 -> 3"), "{text}");
+    let alone = settings.iter().flat_map(|setting| ["--set", setting]);
+    let alone: Vec<&str> = alone.chain(["--set", "run=run", "--resume"]).collect();
+    let text = told(&w.train(&alone));
+    assert!(
+        text.contains("training.latent_shards: 2 -> (absent)"),
+        "{text}"
+    );
+    // a checkpoint is a model, whole
+    let export = |run: &Path, out: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_sae-train"))
+            .arg("export")
+            .arg(run)
+            .args(["--checkpoint", "newest", "--out"])
+            .arg(w.path(out))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", told(&output));
+    };
+    export(&run, "newest");
+    trained(&w, 2, "run", &settings, &["--resume"]);
+    same(&unbroken, &run);
+    export(&run, "last");
+    let weights = |of: PathBuf| std::fs::read(of).unwrap();
+    let last = weights(w.path("last").join("sae.safetensors"));
+    assert_eq!(last, weights(run.join(WEIGHTS)));
+    assert_ne!(last, weights(w.path("newest").join("sae.safetensors")));
+    // without the part of one process a checkpoint is not whole
+    let newest = run.join("checkpoint/step-00000400");
+    std::fs::remove_file(newest.join("optimizer-1.bpk")).unwrap();
+    let more = spread(&w, "run", &settings, &["--resume"]);
+    let output = mpirun().args(["-n", "2"]).args(more).output().unwrap();
+    assert!(output.status.success(), "{}", told(&output));
+    same(&unbroken, &run);
+    assert!(run.join("checkpoint/damaged-step-00000400-0").exists());
+}
+
+#[test]
+fn what_cannot_be_spread_does_not_start() {
+    let w = Workspace::new();
+    let of = |settings: &[&str]| spread(&w, "run", settings, &[]);
+    let twice = |words: Vec<String>| [words.clone(), words];
+    refused(
+        &w,
+        &twice(of(&["training.shards=2"])),
+        2,
+        &["training.latent_shards = 2", "training.shards is 2"],
+    );
+    refused(
+        &w,
+        &twice(of(&["model.n_latents=1"])),
+        2,
+        &["training.latent_shards = 2", "model.n_latents, 1"],
+    );
+    let words = words(&w, "run", &["training.latent_shards=3"]);
+    refused(
+        &w,
+        &twice(words),
+        2,
+        &["training.latent_shards = 3", "these are 2"],
+    );
+    for (arguments, says) in [
+        (&["--set", "training.latent_shards=2"][..], "mpirun -n 2"),
+        (&["--shard", "latents"], "--distributed"),
+        (
+            &["--set", "training.latent_shards=2", "--sweep", "seed=1,2"],
+            "mpirun -n 2",
+        ),
+    ] {
+        let output = w.train(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(told(&output).contains(says), "{}", told(&output));
+    }
+    assert!(!w.path("runs").exists());
+}
+
+#[test]
+fn a_step_that_is_not_finite_ends_all_processes() {
+    let w = Workspace::new();
+    let settings = ["training.lr=1e30", "training.warmup_steps=0"];
+    let output = mpirun()
+        .args(["-n", "2"])
+        .args(spread(&w, "run", &settings, &[]))
+        .output()
+        .unwrap();
+    let text = told(&output);
+    let errors: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("error: "))
+        .collect();
+    assert_eq!(errors.len(), 1, "{text}");
+    let alone = w.train(&[
+        "--set",
+        "run=one",
+        "--set",
+        settings[0],
+        "--set",
+        settings[1],
+    ]);
+    assert_eq!(output.status.code(), alone.status.code(), "{text}");
+    let says = told(&alone);
+    let says = says
+        .lines()
+        .find(|line| line.starts_with("error: "))
+        .unwrap();
+    assert_eq!(errors[0], says);
+}
