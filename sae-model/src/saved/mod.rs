@@ -146,12 +146,9 @@ pub enum SavedModelError {
 /// # Errors
 /// [`SavedModelError::Io`], [`SavedModelError::Seal`] or [`SavedModelError::Safetensors`].
 pub fn save(sae: &Sae, seed: u64, dir: &Path) -> Result<(), SavedModelError> {
-    let staging = sealed::staging(dir)?;
-    let written = write(sae, seed, &staging).and_then(|()| Ok(sealed::seal(&staging, dir)?));
-    if written.is_err() {
-        let _ = fs::remove_dir_all(&staging);
-    }
-    written
+    write(sae.config(), seed, dir, |weights| {
+        fs::write(weights, to_bytes(sae, weights)?).map_err(io(weights))
+    })
 }
 
 /// Saves a model whose parameters come one after the other, by name and whole, as little-endian float32: in memory there is one at a
@@ -165,33 +162,28 @@ pub fn save_collected(
     dir: &Path,
     collected: impl Fn(&str) -> Vec<u8>,
 ) -> Result<(), SavedModelError> {
-    let staging = sealed::staging(dir)?;
-    let weights = staging.join(WEIGHTS_FILE);
     let views = table(model).into_iter().map(|parameter| {
         let (name, shape) = (parameter.name, parameter.shape.dims(model));
-        (
+        let collected = &collected;
+        let to_come = ToCome {
             name,
-            ToCome {
-                name,
-                shape,
-                collected: &collected,
-            },
-        )
+            shape,
+            collected,
+        };
+        (name, to_come)
     });
-    let written = safetensors::serialize_to_file(views, metadata(), &weights)
-        .map_err(|source| SavedModelError::Safetensors {
-            path: weights,
-            source,
-        })
-        .and_then(|()| {
-            let path = staging.join(CONFIG_FILE);
-            fs::write(&path, config_file(model, seed)).map_err(io(&path))
-        })
-        .and_then(|()| Ok(sealed::seal(&staging, dir)?));
-    if written.is_err() {
-        let _ = fs::remove_dir_all(&staging);
-    }
-    written
+    write(model, seed, dir, |weights| {
+        // The library makes a file that nobody else may read; this one is as any other.
+        fs::write(weights, b"").map_err(io(weights))?;
+        let usual = fs::metadata(weights).map_err(io(weights))?.permissions();
+        safetensors::serialize_to_file(views, metadata(), weights).map_err(|source| {
+            SavedModelError::Safetensors {
+                path: weights.into(),
+                source,
+            }
+        })?;
+        fs::set_permissions(weights, usual).map_err(io(weights))
+    })
 }
 
 /// A parameter that is not here before it is written.
@@ -230,12 +222,22 @@ fn io(path: &Path) -> impl FnOnce(io::Error) -> SavedModelError + use<> {
     move |source| SavedModelError::Io { path, source }
 }
 
-/// Writes the two files into `dir`.
-fn write(sae: &Sae, seed: u64, dir: &Path) -> Result<(), SavedModelError> {
-    let weights = dir.join(WEIGHTS_FILE);
-    fs::write(&weights, to_bytes(sae, &weights)?).map_err(io(&weights))?;
-    let path = dir.join(CONFIG_FILE);
-    fs::write(&path, config_file(sae.config(), seed)).map_err(io(&path))
+/// Writes the two files, `weights` the one of parameters, whole or not at all.
+fn write(
+    model: &SaeConfig,
+    seed: u64,
+    dir: &Path,
+    weights: impl FnOnce(&Path) -> Result<(), SavedModelError>,
+) -> Result<(), SavedModelError> {
+    let staging = sealed::staging(dir)?;
+    let path = staging.join(CONFIG_FILE);
+    let written = weights(&staging.join(WEIGHTS_FILE))
+        .and_then(|()| fs::write(&path, config_file(model, seed)).map_err(io(&path)))
+        .and_then(|()| Ok(sealed::seal(&staging, dir)?));
+    if written.is_err() {
+        let _ = fs::remove_dir_all(&staging);
+    }
+    written
 }
 
 /// The content of `cfg.json` of a model that is made of `model`; `seed` is recorded for provenance.

@@ -76,6 +76,8 @@ fn close(name: &str, one: &Path, several: &Path) {
             }
         }
     }
+    let permissions = |run: &Path| run.join(WEIGHTS).metadata().unwrap().permissions();
+    assert_eq!(permissions(one), permissions(several), "{name}");
     for ((parameter, shape, a), (_, other, b)) in parameters(one).iter().zip(parameters(several)) {
         assert_eq!(*shape, other, "{name}: {parameter}");
         let off = a.iter().zip(&b).map(|(a, b)| (a - b).abs());

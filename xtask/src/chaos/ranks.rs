@@ -1,4 +1,5 @@
-//! Kills processes of a run over several: whatever their numbers were, the run must end as in one process.
+//! Kills processes of a run over several. If they share the rows of a batch, the run must end as in one process, whatever their
+//! numbers were; if they share the latents, as the run of as many processes that was not killed.
 
 use std::fs;
 use std::path::Path;
@@ -16,6 +17,33 @@ use crate::programs;
 /// Parts of a batch, and numbers of processes that share them.
 const SHARDS: &str = "training.shards=4";
 const RANKS: [usize; 3] = [1, 2, 4];
+/// Processes that share the latents.
+const OF_LATENTS: usize = 2;
+
+/// What processes share.
+#[derive(Clone, Copy, PartialEq)]
+enum Shared {
+    Rows,
+    Latents,
+}
+
+impl Shared {
+    /// Every third run shares the latents.
+    fn of(run: usize) -> Self {
+        match run % 3 {
+            2 => Self::Latents,
+            _ => Self::Rows,
+        }
+    }
+
+    /// A number of processes.
+    fn ranks(self, rng: &mut fastrand::Rng) -> usize {
+        match self {
+            Self::Rows => RANKS[rng.usize(..RANKS.len())],
+            Self::Latents => OF_LATENTS,
+        }
+    }
+}
 
 /// Number of kills before a run may finish.
 const KILLS_PER_RUN: usize = 4;
@@ -28,18 +56,20 @@ pub(super) fn run(bench: &Bench, kills: usize, mut rng: fastrand::Rng) -> Result
     let dir = bench.dir.join("ranks");
     while killed < kills {
         let variant = &VARIANTS[runs % VARIANTS.len()];
-        let reference = reference(bench, variant)?;
+        let shared = Shared::of(runs);
+        let reference = reference(bench, variant, shared)?;
         let name = format!("{}-{runs}", variant.0);
         let mut left = (kills - killed).min(KILLS_PER_RUN);
         while left > 0 {
-            match kill_one(bench, variant, &dir.join(&name), &mut rng)? {
+            match kill_one(bench, variant, shared, &dir.join(&name), &mut rng)? {
                 true => killed += 1,
                 false => missed += 1,
             }
             left -= 1;
         }
-        let ranks = RANKS[rng.usize(..RANKS.len())];
-        let finished = programs::finish(&mut mpirun(bench, variant, &dir.join(&name), ranks));
+        let ranks = shared.ranks(&mut rng);
+        let mut command = mpirun(bench, variant, shared, &dir.join(&name), ranks);
+        let finished = programs::finish(&mut command);
         runs += 1;
         let verdict = match finished {
             Ok(_) => difference(&reference, &dir.join(&name), true)?,
@@ -55,30 +85,39 @@ pub(super) fn run(bench: &Bench, kills: usize, mut rng: fastrand::Rng) -> Result
     }
     println!(
         "killed {killed} of the processes of runs over 1, 2 and 4 in {:.0} s ({missed} came too late): {identical} of {runs} \
-         runs ended with the bytes of one process",
+         runs ended with the bytes of one process, or, where processes share the latents, of as many that nobody killed",
         started.elapsed().as_secs_f64(),
     );
     Ok(wrong)
 }
 
-/// The uninterrupted run in one process.
-fn reference(bench: &Bench, variant: &Variant) -> Result<std::path::PathBuf> {
-    let run = bench.dir.join("reference-in-parts").join(variant.0);
+/// The uninterrupted run: in one process, where processes share rows.
+fn reference(bench: &Bench, variant: &Variant, shared: Shared) -> Result<std::path::PathBuf> {
+    let name = match shared {
+        Shared::Rows => "reference-in-parts",
+        Shared::Latents => "reference-spread",
+    };
+    let run = bench.dir.join(name).join(variant.0);
     if !run.exists() {
-        programs::finish(&mut alone(bench, variant, &run))?;
+        let mut command = match shared {
+            Shared::Rows => training(bench, variant, shared, &run),
+            Shared::Latents => mpirun(bench, variant, shared, &run, OF_LATENTS),
+        };
+        programs::finish(&mut command)?;
     }
     Ok(run)
 }
 
-/// The command that trains a variant as this run, in one process and without MPI.
-fn alone(bench: &Bench, (_, settings): &Variant, run: &Path) -> Command {
-    let settings = settings.iter().copied().chain([SHARDS]);
+/// The command that trains a variant as this run.
+fn training(bench: &Bench, (_, settings): &Variant, shared: Shared, run: &Path) -> Command {
+    let parts = (shared == Shared::Rows).then_some(SHARDS);
+    let settings = settings.iter().copied().chain(parts);
     programs::training(&bench.train, &bench.dir.join("config.toml"), settings, run)
 }
 
 /// The same in so many processes.
-fn mpirun(bench: &Bench, variant: &Variant, run: &Path, ranks: usize) -> Command {
-    let alone = alone(bench, variant, run);
+fn mpirun(bench: &Bench, variant: &Variant, shared: Shared, run: &Path, ranks: usize) -> Command {
+    let alone = training(bench, variant, shared, run);
     let mut command = Command::new("mpirun");
     command
         .args(["-n", &ranks.to_string(), "--oversubscribe"])
@@ -87,12 +126,21 @@ fn mpirun(bench: &Bench, variant: &Variant, run: &Path, ranks: usize) -> Command
         .arg("--distributed")
         .env("OMPI_ALLOW_RUN_AS_ROOT", "1") // in a container
         .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    if shared == Shared::Latents {
+        command.args(["--shard", "latents"]);
+    }
     command
 }
 
 /// Starts the run in some number of processes and kills one of them. Returns false if they had finished already.
-fn kill_one(bench: &Bench, variant: &Variant, run: &Path, rng: &mut fastrand::Rng) -> Result<bool> {
-    let mut command = mpirun(bench, variant, run, RANKS[rng.usize(..RANKS.len())]);
+fn kill_one(
+    bench: &Bench,
+    variant: &Variant,
+    shared: Shared,
+    run: &Path,
+    rng: &mut fastrand::Rng,
+) -> Result<bool> {
+    let mut command = mpirun(bench, variant, shared, run, shared.ranks(rng));
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut launcher = command
         .spawn()
