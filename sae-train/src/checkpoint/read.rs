@@ -1,8 +1,8 @@
 //! Reads checkpoints. Every record is checked against the model first, because Burn would panic or silently leave out
-//! what does not fit.
+//! what does not fit. Tensors are read from the file when they are asked for: in memory there is one copy of them.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use burn::lr_scheduler::LrSchedulerRecord;
@@ -10,8 +10,7 @@ use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
 use burn::store::{ModuleRecord, RecordError};
-use burn::tensor::{Bytes, DType, Tensor};
-use burn::train::checkpoint::Checkpoint;
+use burn::tensor::{DType, Tensor};
 use sae_run::checkpoints::part_of;
 
 use super::{MODEL, OPTIMIZER, SCHEDULER};
@@ -39,13 +38,13 @@ pub(crate) fn restore(
     optimizer: ModuleOptimizer,
     scheduler: ModuleLrScheduler,
 ) -> Result<(SaeLearner, ModuleOptimizer, ModuleLrScheduler), RestoreError> {
-    let learner = part(dir, &part_of(MODEL, rank), |bytes| {
-        let record = ModuleRecord::checkpoint_from_bytes(bytes).map_err(words)?;
+    let learner = part(dir, &part_of(MODEL, rank), |path| {
+        let record = ModuleRecord::load(path).map_err(words)?;
         learner.try_load_record(record).map_err(words)
     })?;
-    let optimizer = part(dir, &part_of(OPTIMIZER, rank), |bytes| {
-        check_moments(&bytes, &learner)?;
-        let record = OptimizerRecord::checkpoint_from_bytes(bytes).map_err(words)?;
+    let optimizer = part(dir, &part_of(OPTIMIZER, rank), |path| {
+        check_moments(path, &learner)?;
+        let record = OptimizerRecord::load(path).map_err(words)?;
         let saved = record.len();
         let optimizer = optimizer.load_record(record);
         match optimizer.to_record().len() {
@@ -53,8 +52,8 @@ pub(crate) fn restore(
             loaded => Err(format!("{loaded} of its {saved} tensors could be used")),
         }
     })?;
-    let scheduler = part(dir, SCHEDULER, |bytes| {
-        let record = LrSchedulerRecord::checkpoint_from_bytes(bytes).map_err(words)?;
+    let scheduler = part(dir, SCHEDULER, |path| {
+        let record = LrSchedulerRecord::load(path).map_err(words)?;
         for group in schedule::GROUPS {
             match record.record(group).scalar::<u64>("step") {
                 Some(found) if found == step as u64 => {}
@@ -73,20 +72,19 @@ fn words(error: RecordError) -> String {
 fn part<T>(
     dir: &Path,
     name: &str,
-    load: impl FnOnce(Bytes) -> Result<T, String>,
+    load: impl FnOnce(&Path) -> Result<T, String>,
 ) -> Result<T, RestoreError> {
     let path = dir.join(name);
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => Bytes::from_bytes_vec(bytes),
-        Err(source) => return Err(RestoreError::Io { path, source }),
-    };
-    load(bytes).map_err(|reason| RestoreError::Record { path, reason })
+    if let Err(source) = File::open(&path) {
+        return Err(RestoreError::Io { path, source });
+    }
+    load(&path).map_err(|reason| RestoreError::Record { path, reason })
 }
 
 /// Fails unless the optimizer's state has two moments per parameter, with the parameter's shape. The rank is checked on
 /// its own because Burn believes the one that the record names.
-fn check_moments(bytes: &Bytes, learner: &SaeLearner) -> Result<(), String> {
-    let reader = burn_pack::Reader::from_bytes(bytes.clone()).map_err(|error| error.to_string())?;
+fn check_moments(path: &Path, learner: &SaeLearner) -> Result<(), String> {
+    let reader = burn_pack::Reader::from_file_exact(path).map_err(|error| error.to_string())?;
     let mut wanted = Shapes::default();
     learner.visit(&mut wanted);
     let ranks: Vec<_> = reader
