@@ -78,12 +78,16 @@ def limit(names, rate):
             sh(*device, "add", "dev", f"sae{i}", "root", "tbf", *tbf)
 
 
-def step(program, ranks, launcher, where):
+def step(program, share, ranks, launcher, where):
     """Seconds per step and megabytes that process 0 sends per step, of one run."""
     with tempfile.TemporaryDirectory() as runs:
-        settings = SHAPE | {"training.shards": SHARDS, "training.steps": STEPS, "training.validate_every": 1000, "run": "run"}
+        settings = SHAPE | {"training.steps": STEPS, "training.validate_every": 1000, "run": "run"}
         settings |= {"runs_dir": runs, "training.validate_rows": 64, "training.checkpoint_minutes": 0}
         words = [str(program), str(ROOT / "configs" / "quickstart.toml"), "--plain", "--distributed", "--threads", "1"]
+        if share == "latents" and ranks > 1:
+            words += ["--shard", "latents"]
+        else:
+            settings["training.shards"] = SHARDS if share == "rows" else 1
         for key, value in settings.items():
             words += ["--set", f"{key}={value}"]
         command = [*where, "mpirun", "-n", str(ranks), *launcher, *words]
@@ -103,25 +107,27 @@ def measure(program):
     machine = {"cpu": cpu, "cores": os.cpu_count(), "kernel": platform.release(), "revision": revision}
     rows = []
 
-    def add(network, rate, ranks, launcher, where=()):
-        runs = [step(program, ranks, launcher, where) for _ in range(RUNS)]
+    def add(network, rate, share, ranks, launcher, where=()):
+        runs = [step(program, share, ranks, launcher, where) for _ in range(RUNS)]
         best = min(runs, key=lambda run: run["seconds"])
         spread = [run["seconds"] for run in runs]
-        rows.append({"network": network, "rate": rate, "ranks": ranks, **best, "of": spread})
+        rows.append({"network": network, "rate": rate, "share": share, "ranks": ranks, **best, "of": spread})
         print(rows[-1], flush=True)
         content = {"machine": machine, "shape": SHAPE, "shards": SHARDS, "rows": rows}
         MEASURED.write_text(json.dumps(content, indent=1) + "\n")
 
-    for ranks in (1, 2, 4):
-        add("shared memory", None, ranks, ["--oversubscribe", "--bind-to", "core" if ranks < 3 else "none"])
-    for ranks in (2, 4):
-        with hosts(ranks) as (names, options):
-            where = ["ip", "netns", "exec", names[0]]
-            add("TCP", None, ranks, options, where)
-            for network, rate in RATES.items():
-                limit(names, rate)
-                add(network, rate, ranks, options, where)
-            limit(names, None)
+    for share in ("rows", "latents"):
+        for ranks in (1, 2, 4):
+            add("shared memory", None, share, ranks, ["--oversubscribe", "--bind-to", "core" if ranks < 3 else "none"])
+        for ranks in (2, 4):
+            with hosts(ranks) as (names, options):
+                where = ["ip", "netns", "exec", names[0]]
+                add("TCP", None, share, ranks, options, where)
+                for network, rate in RATES.items():
+                    limit(names, rate)
+                    add(network, rate, share, ranks, options, where)
+                limit(names, None)
+
 
 def sent(latent_numbers, other_numbers, ranks):
     """Bytes that a process sends per step: the slices of its gradients, its slice of the parameters, and the rest whole."""
@@ -129,8 +135,13 @@ def sent(latent_numbers, other_numbers, ranks):
     return 4 * (2 * latent_numbers * others / ranks + other_numbers * others)
 
 
-def measured_table(measured):
-    rows, cores = measured["rows"], measured["machine"]["cores"]
+def sent_for_latents(rows, candidates, ranks):
+    """The same where processes share the latents, of the default preset: y, and the candidates there and back."""
+    return 8 * rows * (WIDTH + candidates + 1) * (ranks - 1) / ranks
+
+
+def measured_table(measured, share):
+    rows, cores = [row for row in measured["rows"] if row["share"] == share], measured["machine"]["cores"]
     alone = next(row for row in rows if row["ranks"] == 1)["seconds"]
     free = {row["ranks"]: row["seconds"] for row in rows if row["network"] == "TCP"}
     lines = ["| network | processes | MB sent per step | ms per step | model | of one process |", "|---|---:|---:|---:|---:|---:|"]
@@ -143,11 +154,12 @@ def measured_table(measured):
             f"| {row['network']} | {row['ranks']} | {row['megabytes']:.1f} | {1e3 * row['seconds']:.0f} | {model} | {speed} |"
         )
     shape = measured["shape"]
+    parts = f" in {measured['shards']} parts" if share == "rows" else ""
     lines += [
         "",
         f"{measured['machine']['cpu']}, {cores} hardware threads, Linux {measured['machine']['kernel']}, revision "
         f"{measured['machine']['revision']}; d = 384, M = {shape['model.n_latents']:,}, batches of {shape['training.batch_size']:,} "
-        f"rows in {measured['shards']} parts, one thread per process, the least median of two runs.",
+        f"rows{parts}, one thread per process, the least median of two runs.",
     ]
     return "\n".join(lines)
 
@@ -158,6 +170,8 @@ NODES = [
     ("GPU (expected, not measured)", 1.5e-3, 3.00),
 ]
 ROWS, WIDTH = 4096, 768
+# Per row and process; the quickstart's mean in two processes is about as many.
+CANDIDATES = 100
 WIRES = [("10 Gbit/s", 10e9), ("100 Gbit/s", 100e9), ("400 Gbit/s", 400e9)]
 LATENCY = 50e-6
 # Of them with a row per latent: the dictionary, and what training counts.
@@ -182,6 +196,18 @@ def model_table():
     return "\n".join(lines)
 
 
+def modes_table():
+    """What both ways send and hold, of a dictionary and its counters, by 8 processes with batches of ROWS rows."""
+    ranks, gib = 8, 2**30
+    lines = ["| M | rows: MB sent | latents: MB sent | rows: GiB held | latents: GiB held |", "|---:|---:|---:|---:|---:|"]
+    for latents in (4096, 24576, 131072, 1048576):
+        numbers = latents * (WIDTH + 2)
+        by_rows, by_latents = sent(numbers, WIDTH * WIDTH, ranks), sent_for_latents(ROWS, CANDIDATES, ranks)
+        held = [4 * numbers * (3 + 2 / ranks) / gib, 4 * numbers * 5 / ranks / gib]
+        lines.append(f"| {latents:,} | {by_rows / 1e6:,.0f} | {by_latents / 1e6:,.0f} | {held[0]:.2g} | {held[1]:.2g} |")
+    return "\n".join(lines)
+
+
 def pass_table():
     rows = 10e12 / (2 * WIDTH)
     lines = ["| one node | rows/s | reads | a pass by one node | nodes for a day | dollars per billion rows |", "|---|---:|---:|---:|---:|---:|"]
@@ -199,7 +225,14 @@ def pass_table():
 def render():
     measured = json.loads(MEASURED.read_text())
     text = DOCUMENT.read_text()
-    for name, table in (("measured", measured_table(measured)), ("model", model_table()), ("pass", pass_table())):
+    tables = {
+        "measured": measured_table(measured, "rows"),
+        "measured latents": measured_table(measured, "latents"),
+        "model": model_table(),
+        "modes": modes_table(),
+        "pass": pass_table(),
+    }
+    for name, table in tables.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
         text, found = re.subn(pattern, lambda match: f"{match[1]}{table}\n{match[2]}", text, flags=re.S)
         if found != 1:

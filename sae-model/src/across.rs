@@ -3,11 +3,12 @@
 //! Process r of W has a block of latents: their rows of W_dec, W_enc and of everything else that has a row per latent. All have the
 //! rest of the model, and see the same batch. So each scores its own latents, and selects from them what one process would select if
 //! there were no others; what all together select is among it, because more latents only raise tau, or the k-th largest score. The
-//! processes tell each other the scores of these few candidates, and each applies the rule to all of them: the selection is exact.
-//! Then each decodes its own latents, and the sum over the processes is `y = a W_dec`:
+//! scores of these few candidates meet in one process, which applies the rule to all of them: the selection is exact. Each process does
+//! so for a W-th of the rows; only BatchTopK has to see the whole batch. Then each decodes its own latents, and the sum over the
+//! processes is `y = a W_dec`:
 //!
 //! ```text
-//! forward   candidates of every row      about W L0 numbers per row; nothing where the rule looks at each score alone (ReLU, JumpReLU)
+//! forward   candidates of every row, and what was made of them; nothing where the rule looks at each score alone (ReLU, JumpReLU)
 //!           y  = sum over r of a_r W_dec_r    [B, d]
 //! backward  dq = sum over r of dz_r W_enc_r   [B, d]
 //! ```
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use burn::tensor::Tensor;
 use sae_comm::{Comm, Local};
 
+use crate::ops::processes::part;
 use crate::ops::{self, EncodeOptions, Selection, SparseCodes, SparseValue};
 
 /// How the latents of a model are spread over processes.
@@ -31,17 +33,17 @@ pub struct Across {
     latents: usize,
 }
 
-/// What all processes together have selected.
-struct Settled {
-    /// Own entries that were selected.
-    entries: Vec<usize>,
-    /// Entries of row i are `offsets[i]..offsets[i + 1]` of those.
-    offsets: Vec<usize>,
-    /// The activation of each.
+/// What became of candidates.
+#[derive(Default)]
+struct Decided {
+    /// The activation of each candidate; [`DROPPED`] where it was not selected.
     values: Vec<f32>,
     /// Number of selected latents of each row, those of other processes included.
     sizes: Vec<usize>,
 }
+
+/// No rule gives a latent this activation: the scores that it selects are finite, and rows that are not become NaN.
+const DROPPED: f32 = f32::NEG_INFINITY;
 
 impl Across {
     /// All latents in this process.
@@ -70,10 +72,7 @@ impl Across {
 
     /// The latents of process `rank`.
     pub fn of(&self, rank: usize) -> Range<usize> {
-        let start = |rank: usize| {
-            (self.latents as u128 * rank as u128 / self.comm.ranks() as u128) as usize
-        };
-        start(rank)..start(rank + 1)
+        part(rank, self.comm.ranks(), self.latents)
     }
 
     /// The latents of this process.
@@ -144,14 +143,20 @@ impl Across {
         if selection.is_by_score() {
             return codes;
         }
-        let pattern = &codes.pattern;
-        let lengths: Vec<usize> = pattern.row_lengths().collect();
-        let settled = self.settled(&codes.host_values(), &lengths, selection);
-        let kept = codes.kept(&settled.entries, settled.offsets);
+        let lengths: Vec<usize> = codes.pattern.row_lengths().collect();
+        let decided = self.decided(&codes.host_values(), &lengths, selection);
+        let (mut entries, mut offsets) = (Vec::new(), vec![0]);
+        for row in 0..lengths.len() {
+            let selected = |entry: &usize| decided.values[*entry] != DROPPED;
+            entries.extend(codes.pattern.row(row).filter(selected));
+            offsets.push(entries.len());
+        }
+        let kept = codes.kept(&entries, offsets);
         match selection {
             Selection::Sparsemax(Probability) => {
-                let (values, sizes) = (settled.values, Arc::new(settled.sizes));
-                kept.as_weights(values, sizes, self.comm.clone())
+                let weights = entries.iter().map(|entry| decided.values[*entry]);
+                let sizes = Arc::new(decided.sizes);
+                kept.as_weights(weights.collect(), sizes, self.comm.clone())
             }
             _ => kept,
         }
@@ -160,62 +165,100 @@ impl Across {
     /// Takes part in what the other processes select from their latents for `rows` rows, with none of its own.
     pub(crate) fn selects_nothing(&self, rows: usize, selection: Selection) {
         if !selection.is_by_score() {
-            self.settled(&[], &vec![0; rows], selection);
+            self.decided(&[], &vec![0; rows], selection);
         }
     }
 
-    /// Applies the rule to the candidates of all processes; `lengths[i]` of the own `values` are of row i.
-    fn settled(&self, values: &[f32], lengths: &[usize], selection: Selection) -> Settled {
-        let (rank, rows) = (self.comm.rank(), lengths.len());
-        let said: Vec<u8> = lengths
-            .iter()
-            .flat_map(|length| (*length as u32).to_le_bytes())
-            .collect();
-        let lengths = self.comm.gather_bytes(&said);
-        let lengths: Vec<_> = lengths.iter().map(|bytes| read(bytes)).collect();
-        let values = self.comm.gather(values);
-        // in the order of latents
-        let mut at = vec![0; lengths.len()];
-        let mut candidates = Vec::with_capacity(rows);
-        let mut own = Vec::with_capacity(rows); // where those of this process begin, in the row and in all
-        for row in 0..rows {
-            let mut all = Vec::new();
-            for (of, lengths) in lengths.iter().enumerate() {
-                if of == rank {
-                    own.push((all.len(), at[of]));
-                }
-                let end = at[of] + lengths[row];
-                all.extend_from_slice(&values[of][at[of]..end]);
-                at[of] = end;
-            }
-            candidates.push(all);
-        }
-        let chosen = ops::cpu::encode::of_candidates(candidates, selection);
-        let mut settled = Settled {
-            entries: Vec::new(),
-            offsets: vec![0],
-            values: Vec::new(),
-            sizes: chosen.pattern.row_lengths().collect(),
+    /// What becomes of the own candidates, of which `lengths[i]` are of row i, among those of all processes.
+    fn decided(&self, values: &[f32], lengths: &[usize], selection: Selection) -> Decided {
+        let (ranks, rows) = (self.comm.ranks(), lengths.len());
+        let is_of_batch = matches!(selection, Selection::BatchTopK(_));
+        let rows_of = |rank: usize| match is_of_batch {
+            true => 0..rows, // every process decides for itself
+            false => part(rank, ranks, rows),
         };
-        for (row, (in_row, in_all)) in own.into_iter().enumerate() {
-            for entry in chosen.pattern.row(row) {
-                let place = chosen.pattern.indices()[entry] as usize;
-                if (in_row..in_row + lengths[rank][row]).contains(&place) {
-                    settled.entries.push(in_all + place - in_row);
-                    settled.values.push(chosen.values[entry]);
-                }
-            }
-            settled.offsets.push(settled.entries.len());
+        let mut starts = vec![0];
+        starts.extend(lengths.iter().scan(0, |end, length| {
+            *end += length;
+            Some(*end)
+        }));
+        let message = |to: usize| {
+            let rows = rows_of(to);
+            let counts = lengths[rows.clone()].iter().map(|length| packed(*length));
+            let values = &values[starts[rows.start]..starts[rows.end]];
+            counts.chain(values.iter().copied()).collect()
+        };
+        let received = self.comm.exchange((0..ranks).map(message).collect());
+        let own = self.comm.rank();
+        let mut answers = decide(&received, rows_of(own).len(), selection);
+        if is_of_batch {
+            return answers.swap_remove(own);
         }
-        settled
+        let answer = |answer: Decided| {
+            let sizes = answer.sizes.into_iter().map(packed);
+            sizes.chain(answer.values).collect()
+        };
+        let answers = answers.into_iter().map(answer).collect();
+        let mut decided = Decided::default();
+        for (from, answer) in self.comm.exchange(answers).iter().enumerate() {
+            let (sizes, values) = answer.split_at(rows_of(from).len());
+            decided.sizes.extend(sizes.iter().copied().map(unpacked));
+            decided.values.extend(values);
+        }
+        decided
     }
 }
 
-/// Numbers of entries.
-fn read(bytes: &[u8]) -> Vec<usize> {
-    let (numbers, _) = bytes.as_chunks::<4>();
-    let number = |four: &[u8; 4]| u32::from_le_bytes(*four) as usize;
-    numbers.iter().map(number).collect()
+/// A count among numbers that are moved and not computed with.
+fn packed(count: usize) -> f32 {
+    f32::from_bits(count as u32)
+}
+
+fn unpacked(number: f32) -> usize {
+    number.to_bits() as usize
+}
+
+/// Applies the rule to candidates of `rows` rows: each process's numbers of candidates, and then their scores. Returns what becomes of
+/// those of each process.
+fn decide(received: &[Vec<f32>], rows: usize, selection: Selection) -> Vec<Decided> {
+    let of_process = |message: &Vec<f32>| -> (Vec<usize>, Vec<f32>) {
+        let (counts, values) = message.split_at(rows);
+        (
+            counts.iter().copied().map(unpacked).collect(),
+            values.to_vec(),
+        )
+    };
+    let all: Vec<_> = received.iter().map(of_process).collect();
+    let mut at = vec![0; all.len()];
+    let candidates = (0..rows).map(|row| {
+        let mut of_row = Vec::new(); // in the order of latents
+        for (at, (counts, values)) in at.iter_mut().zip(&all) {
+            of_row.extend_from_slice(&values[*at..*at + counts[row]]);
+            *at += counts[row];
+        }
+        of_row
+    });
+    let chosen = ops::cpu::encode::of_candidates(candidates.collect(), selection);
+    let sizes: Vec<usize> = chosen.pattern.row_lengths().collect();
+    let nothing = |(_, values): &(_, Vec<f32>)| Decided {
+        values: vec![DROPPED; values.len()],
+        sizes: sizes.clone(),
+    };
+    let mut decided: Vec<Decided> = all.iter().map(nothing).collect();
+    let mut at = vec![0; all.len()];
+    for row in 0..rows {
+        let mut entries = chosen.pattern.row(row).peekable();
+        let mut first = 0; // of a process, among the row's candidates
+        for ((at, (counts, _)), decided) in at.iter_mut().zip(&all).zip(&mut decided) {
+            let end = first + counts[row];
+            let place = |entry: &usize| chosen.pattern.indices()[*entry] as usize;
+            while let Some(entry) = entries.next_if(|entry| place(entry) < end) {
+                decided.values[*at + place(&entry) - first] = chosen.values[entry];
+            }
+            (*at, first) = (*at + counts[row], end);
+        }
+    }
+    decided
 }
 
 #[cfg(test)]

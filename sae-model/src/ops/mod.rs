@@ -30,7 +30,7 @@ mod few_rows;
 mod gradients;
 mod precision;
 mod primitives;
-mod processes;
+pub(crate) mod processes;
 pub mod reference;
 mod selection;
 

@@ -1,5 +1,7 @@
 //! What operations on a model that is spread over processes do with numbers of all of them (`across.rs` says why).
 
+use std::ops::Range;
+
 use burn::backend::TensorMetadata;
 use burn::backend::tensor::FloatTensor;
 use sae_comm::Comm;
@@ -7,12 +9,17 @@ use sae_comm::Comm;
 use super::backend::Host;
 use super::codes::Pattern;
 
+/// Of so many things, the part that is process `rank`'s.
+pub(crate) fn part(rank: usize, ranks: usize, things: usize) -> Range<usize> {
+    let start = |rank: usize| (things as u128 * rank as u128 / ranks as u128) as usize;
+    start(rank)..start(rank + 1)
+}
+
 /// The sum of the numbers of all processes, the same bits in each. Each process adds up a slice, in the order of the processes, and
 /// tells it the others.
 pub(super) fn total(comm: &dyn Comm, own: &[f32]) -> Vec<f32> {
     let ranks = comm.ranks();
-    let start = |rank: usize| (own.len() as u128 * rank as u128 / ranks as u128) as usize;
-    let slice = |rank: usize| own[start(rank)..start(rank + 1)].to_vec();
+    let slice = |rank: usize| own[part(rank, ranks, own.len())].to_vec();
     let mut parts = comm.exchange((0..ranks).map(slice).collect()).into_iter();
     let mut sum = parts.next().expect("at least one process");
     for part in parts {
