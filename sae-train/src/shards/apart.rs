@@ -1,6 +1,6 @@
 //! A learner whose latents, as far as Adam goes, are spread over processes.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
 use burn::optim::{GradientsParams, ModuleOptimizer};
@@ -17,8 +17,8 @@ use crate::numbers::StepOutput;
 pub(crate) struct Apart {
     shards: Shards,
     slices: Slices,
-    /// The parameters that are cut.
-    cut: BTreeSet<u64>,
+    /// The parameters that are cut, and their numbers of rows.
+    cut: BTreeMap<u64, usize>,
     whole: SaeLearner,
     slice: SaeLearner,
     /// With the moments of the slice.

@@ -99,21 +99,26 @@ pub(super) struct Layout {
 struct Place {
     /// Numbers of all rows.
     length: usize,
+    rows: usize,
     /// Numbers per row.
     width: usize,
-    /// Whether each latent has a row in it, and processes have slices.
+    /// Whether processes have slices.
     cut: bool,
     /// Whether it is a gradient; others are what training counts.
     trained: bool,
 }
 
 impl Place {
-    /// The numbers of these latents.
-    fn numbers(&self, latents: Range<usize>) -> Range<usize> {
+    /// The numbers of process `rank`.
+    fn numbers(&self, slices: Slices, rank: usize) -> Range<usize> {
         match self.cut {
-            true => latents.start * self.width..latents.end * self.width,
+            true => self.of_rows(slices.of(rank, self.rows)),
             false => 0..self.length,
         }
+    }
+
+    fn of_rows(&self, rows: Range<usize>) -> Range<usize> {
+        rows.start * self.width..rows.end * self.width
     }
 }
 
@@ -126,7 +131,7 @@ impl Layout {
         numbers: usize,
     ) -> Self {
         let mut shaping = Shaping {
-            latents: slices.latents,
+            slices,
             of_parts,
             places: Vec::new(),
         };
@@ -140,23 +145,19 @@ impl Layout {
 
     /// Number of numbers in a message to process `rank`.
     pub(super) fn length(&self, rank: usize) -> usize {
-        let latents = self.slices.of(rank);
-        let lengths = self
-            .places
-            .iter()
-            .map(|place| place.numbers(latents.clone()).len());
+        let places = self.places.iter();
+        let lengths = places.map(|place| place.numbers(self.slices, rank).len());
         lengths.sum::<usize>() + self.numbers
     }
 
     /// The message to process `rank`; zeros where the part has nothing.
     pub(super) fn message(&self, part: &Gradients, rank: usize) -> Vec<f32> {
-        let latents = self.slices.of(rank);
         let mut message = Vec::with_capacity(self.length(rank));
         for (values, place) in part.tensors.iter().zip(&self.places) {
-            let rows = place.numbers(latents.clone());
+            let numbers = place.numbers(self.slices, rank);
             match values.is_empty() {
-                true => message.resize(message.len() + rows.len(), 0.0),
-                false => message.extend_from_slice(&values[rows]),
+                true => message.resize(message.len() + numbers.len(), 0.0),
+                false => message.extend_from_slice(&values[numbers]),
             }
         }
         message.extend_from_slice(&part.numbers);
@@ -165,10 +166,9 @@ impl Layout {
 
     /// What a message to process `rank` says.
     pub(super) fn read(&self, message: &[f32], rank: usize) -> Gradients {
-        let latents = self.slices.of(rank);
         let mut rest = message;
         let tensors = self.places.iter().map(|place| {
-            let (values, behind) = rest.split_at(place.numbers(latents.clone()).len());
+            let (values, behind) = rest.split_at(place.numbers(self.slices, rank).len());
             rest = behind;
             values.to_vec()
         });
@@ -179,22 +179,22 @@ impl Layout {
         }
     }
 
-    /// Sums of the squares of the gradients that process `rank` has: one per block of latents, then one of what is not cut.
+    /// Sums of the squares of the gradients that process `rank` has: one per block of rows, then one of what is not cut.
     pub(super) fn squares(&self, slice: &Gradients, rank: usize) -> Vec<f32> {
         let trained = |cut: bool| {
             let all = self.places.iter().zip(&slice.tensors);
             all.filter(move |(place, _)| place.trained && place.cut == cut)
         };
         let square = |values: &[f32]| values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
-        let of_block = |block: &Range<usize>| -> f32 {
+        let of_block = |block: usize| -> f32 {
             let sums = trained(true).map(|(place, values)| {
-                let rows = place.numbers(block.clone());
-                square(&values[rows])
+                let rows = self.slices.own_block(rank, block, place.rows);
+                square(&values[place.of_rows(rows)])
             });
             sums.sum::<f64>() as f32
         };
-        let blocks: Vec<_> = self.slices.own_blocks(rank).collect();
-        let mut sums: Vec<f32> = blocks.par_iter().map(of_block).collect();
+        let blocks = (0..self.slices.each()).into_par_iter();
+        let mut sums: Vec<f32> = blocks.map(of_block).collect();
         let whole = trained(false).map(|(_, values)| square(values));
         sums.push(whole.sum::<f64>() as f32);
         sums
@@ -203,7 +203,7 @@ impl Layout {
 
 /// Makes a layout.
 struct Shaping<'a> {
-    latents: usize,
+    slices: Slices,
     of_parts: &'a [Vec<usize>],
     places: Vec<Place>,
 }
@@ -214,11 +214,13 @@ impl ModuleVisitor for Shaping<'_> {
         let lengths = self.of_parts.iter().map(|lengths| lengths[at]);
         let length = lengths.max().unwrap_or_default();
         let tensor = param.val();
-        let width = tensor.dims()[1..].iter().product();
+        let dims = tensor.dims();
+        let (rows, width) = (dims[0], dims[1..].iter().product());
         self.places.push(Place {
             length,
+            rows,
             width,
-            cut: length == self.latents * width,
+            cut: self.slices.cut(&dims) && length == rows * width,
             trained: tensor.is_require_grad(),
         });
     }

@@ -3,7 +3,7 @@
 //! Burn's record of an optimizer is a pack of tensors, which have the identity and the shape of their parameter. Their rows are cut like
 //! the parameter's (`slices.rs`), byte by byte.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use burn::optim::OptimizerRecord;
 use burn::tensor::Bytes;
@@ -16,13 +16,13 @@ pub(super) struct Moments<'a> {
     tensors: Vec<Tensor>,
     metadata: BTreeMap<String, String>,
     scalars: BTreeMap<String, Scalar>,
-    /// The parameters that are cut.
-    cut: &'a BTreeSet<u64>,
+    /// The parameters that are cut, and their numbers of rows.
+    cut: &'a BTreeMap<u64, usize>,
 }
 
 impl<'a> Moments<'a> {
     /// The moments in a record, of parameters of which `cut` are cut.
-    pub(super) fn of(record: OptimizerRecord, cut: &'a BTreeSet<u64>) -> Self {
+    pub(super) fn of(record: OptimizerRecord, cut: &'a BTreeMap<u64, usize>) -> Self {
         let bytes = record.into_bytes().expect("a record of this process");
         let reader = Reader::from_bytes(bytes).expect("a record that was just written");
         Self {
@@ -35,15 +35,16 @@ impl<'a> Moments<'a> {
         }
     }
 
-    fn is_cut(&self, tensor: &Tensor) -> bool {
-        tensor.param_id.is_some_and(|id| self.cut.contains(&id))
+    /// The number of rows of all processes, of a tensor that is cut.
+    fn rows(&self, tensor: &Tensor) -> Option<usize> {
+        self.cut.get(&tensor.param_id?).copied()
     }
 
-    /// The slice of process `rank`, of moments of all latents.
+    /// The slice of process `rank`, of moments of all rows.
     pub(super) fn slice(self, slices: Slices, rank: usize) -> OptimizerRecord {
-        let own = |tensor: &Tensor| {
+        let own = |tensor: &Tensor, all_rows: usize| {
             let all = bytes(tensor);
-            let (row, rows) = (all.len() / slices.latents, slices.of(rank));
+            let (row, rows) = (all.len() / all_rows, slices.of(rank, all_rows));
             with_rows(
                 tensor,
                 rows.len(),
@@ -55,27 +56,28 @@ impl<'a> Moments<'a> {
 
     /// The numbers of a slice that other processes do not have.
     pub(super) fn numbers(&self) -> Vec<f32> {
-        let own = self.tensors.iter().filter(|tensor| self.is_cut(tensor));
+        let own = self.tensors.iter();
+        let own = own.filter(|tensor| self.rows(tensor).is_some());
         own.flat_map(|tensor| floats(&bytes(tensor))).collect()
     }
 
-    /// The moments of all latents, of which these are one slice: those of every process are `messages`, each as [`Moments::numbers`]
+    /// The moments of all rows, of which these are one slice: those of every process are `messages`, each as [`Moments::numbers`]
     /// has it.
     pub(super) fn joined(self, slices: Slices, messages: &[Vec<f32>]) -> OptimizerRecord {
         let mut rest: Vec<&[f32]> = messages.iter().map(|message| &message[..]).collect();
-        self.with_cut(|tensor| {
+        self.with_cut(|tensor, rows| {
             let width = tensor.shape.to_vec()[1..].iter().product();
-            let all = slices.together(&mut rest, width);
+            let all = slices.together(&mut rest, rows, width);
             let bytes = all.iter().flat_map(|value| value.to_le_bytes()).collect();
-            with_rows(tensor, slices.latents, bytes)
+            with_rows(tensor, rows, bytes)
         })
     }
 
     /// The record with others in place of the tensors that are cut.
-    fn with_cut(self, mut other: impl FnMut(&Tensor) -> Tensor) -> OptimizerRecord {
-        let tensors = self.tensors.iter().map(|tensor| match self.is_cut(tensor) {
-            true => other(tensor),
-            false => tensor.clone(),
+    fn with_cut(self, mut other: impl FnMut(&Tensor, usize) -> Tensor) -> OptimizerRecord {
+        let tensors = self.tensors.iter().map(|tensor| match self.rows(tensor) {
+            Some(rows) => other(tensor, rows),
+            None => tensor.clone(),
         });
         let mut writer = Writer::new(tensors.collect());
         for (name, value) in &self.metadata {

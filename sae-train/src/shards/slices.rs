@@ -1,11 +1,11 @@
 //! Which rows of a parameter belong to which process.
 //!
-//! A parameter with a row per latent (the dictionary, the encoder, biases and thresholds of latents, and what training counts of
-//! them) is cut into as many blocks of rows as a batch has parts, and a process owns consecutive blocks. All others are small, and every
-//! process has them whole. Adam changes each number by itself, and the lengths of decoder rows are kept row by row: so a step on a
+//! A matrix (the dictionary, the encoder, a projection) and a vector with a number per latent (biases and thresholds, and what training
+//! counts of latents) is cut into as many blocks of rows as a batch has parts, and a process owns consecutive blocks. All others are
+//! small, and every process has them whole. Adam changes each number by itself, and the lengths of decoder rows are kept row by row: so a step on a
 //! slice gives the rows that a step on the whole would.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
@@ -25,34 +25,31 @@ pub(super) struct Slices {
 
 impl Slices {
     /// Whether a parameter of this shape is cut.
-    fn cut(self, dims: &[usize]) -> bool {
-        dims.first() == Some(&self.latents)
+    pub(super) fn cut(self, dims: &[usize]) -> bool {
+        let is_of_rows = dims.len() == 2 || dims[0] == self.latents;
+        is_of_rows && dims[0] >= self.blocks
     }
 
-    fn start_of(self, block: usize) -> usize {
-        (self.latents as u128 * block as u128 / self.blocks as u128) as usize
+    /// Blocks of a process.
+    pub(super) fn each(self) -> usize {
+        self.blocks / self.ranks
     }
 
-    /// The latents of process `rank`.
-    pub(super) fn of(self, rank: usize) -> Range<usize> {
-        let each = self.blocks / self.ranks;
-        self.start_of(rank * each)..self.start_of((rank + 1) * each)
+    /// Where a block begins, of a parameter with so many rows.
+    fn start_of(self, block: usize, rows: usize) -> usize {
+        (rows as u128 * block as u128 / self.blocks as u128) as usize
     }
 
-    /// The rows of a parameter of this shape that process `rank` has.
-    fn rows(self, dims: &[usize], rank: usize) -> Range<usize> {
-        match self.cut(dims) {
-            true => self.of(rank),
-            false => 0..dims.first().copied().unwrap_or(1),
-        }
+    /// The rows of process `rank`, of so many.
+    pub(super) fn of(self, rank: usize, rows: usize) -> Range<usize> {
+        let (first, last) = (rank * self.each(), (rank + 1) * self.each());
+        self.start_of(first, rows)..self.start_of(last, rows)
     }
 
-    /// The blocks of process `rank`, as ranges of its own latents.
-    pub(super) fn own_blocks(self, rank: usize) -> impl Iterator<Item = Range<usize>> {
-        let each = self.blocks / self.ranks;
-        let first = self.of(rank).start;
-        (rank * each..(rank + 1) * each)
-            .map(move |block| self.start_of(block) - first..self.start_of(block + 1) - first)
+    /// The rows of block `i` of process `rank`, counted from its first row.
+    pub(super) fn own_block(self, rank: usize, i: usize, rows: usize) -> Range<usize> {
+        let (block, first) = (rank * self.each() + i, self.of(rank, rows).start);
+        self.start_of(block, rows) - first..self.start_of(block + 1, rows) - first
     }
 
     /// The sum of the squares of all gradients: each message has those of the blocks of its process, then that of what is not cut, which
@@ -69,28 +66,28 @@ impl Slices {
         learner.map(&mut Cutting { slices: self, rank })
     }
 
-    /// The identities of the parameters of `whole` that are cut.
-    pub(super) fn cut_of(self, whole: &SaeLearner) -> BTreeSet<u64> {
+    /// The identities of the parameters of `whole` that are cut, and their numbers of rows.
+    pub(super) fn cut_of(self, whole: &SaeLearner) -> BTreeMap<u64, usize> {
         let mut asking = Asking {
             slices: self,
-            cut: BTreeSet::new(),
+            cut: BTreeMap::new(),
         };
         whole.visit(&mut asking);
         asking.cut
     }
 
     /// The numbers of a slice that other processes do not have, in the order of the parameters; `cut` are the parameters that are cut.
-    pub(super) fn numbers(slice: &SaeLearner, cut: &BTreeSet<u64>) -> Vec<f32> {
+    pub(super) fn numbers(slice: &SaeLearner, cut: &BTreeMap<u64, usize>) -> Vec<f32> {
         let own = values(slice).into_iter();
-        let own = own.filter(|(id, _)| cut.contains(id));
+        let own = own.filter(|(id, _)| cut.contains_key(id));
         own.flat_map(|(_, values)| values).collect()
     }
 
-    /// All rows of a parameter of this width: each process's come next in what is left of its numbers.
-    pub(super) fn together(self, rest: &mut [&[f32]], width: usize) -> Vec<f32> {
-        let mut all = Vec::with_capacity(self.latents * width);
+    /// All rows of a parameter of this shape: each process's come next in what is left of its numbers.
+    pub(super) fn together(self, rest: &mut [&[f32]], rows: usize, width: usize) -> Vec<f32> {
+        let mut all = Vec::with_capacity(rows * width);
         for (rank, rest) in rest.iter_mut().enumerate() {
-            let (part, behind) = rest.split_at(self.of(rank).len() * width);
+            let (part, behind) = rest.split_at(self.of(rank, rows).len() * width);
             all.extend_from_slice(part);
             *rest = behind;
         }
@@ -131,7 +128,10 @@ struct Cutting {
 impl ModuleMapper for Cutting {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let whole = param.val().inner();
-        let rows = self.slices.rows(&whole.dims(), self.rank);
+        if !self.slices.cut(&whole.dims()) {
+            return param;
+        }
+        let rows = self.slices.of(self.rank, whole.dims()[0]);
         let slice = whole.narrow(0, rows.start, rows.len());
         replaced(param, slice)
     }
@@ -150,9 +150,10 @@ impl ModuleMapper for Joining<'_> {
         let (dims, device) = (param.val().dims(), param.val().inner().device());
         let (_, own) = self.own.next().expect("as many parameters");
         let values = match self.slices.cut(&dims) {
-            true => self
-                .slices
-                .together(&mut self.rest, dims[1..].iter().product()),
+            true => {
+                let width = dims[1..].iter().product();
+                self.slices.together(&mut self.rest, dims[0], width)
+            }
             false => own,
         };
         let value = Tensor::from_data(TensorData::new(values, dims), &device);
@@ -181,13 +182,14 @@ impl ModuleVisitor for Reading {
 /// Looks for the parameters that are cut.
 struct Asking {
     slices: Slices,
-    cut: BTreeSet<u64>,
+    cut: BTreeMap<u64, usize>,
 }
 
 impl ModuleVisitor for Asking {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if self.slices.cut(&param.val().dims()) {
-            self.cut.insert(param.id.val());
+        let dims = param.val().dims();
+        if self.slices.cut(&dims) {
+            self.cut.insert(param.id.val(), dims[0]);
         }
     }
 }
@@ -197,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slices_are_whole_blocks_and_cover_every_latent() {
+    fn slices_are_whole_blocks_and_cover_every_row() {
         for (latents, blocks) in [(10, 4), (7, 7), (4096, 6), (5, 4)] {
             for ranks in (1..=blocks).filter(|ranks| blocks % ranks == 0) {
                 let slices = Slices {
@@ -207,13 +209,22 @@ mod tests {
                 };
                 let mut at = 0;
                 for rank in 0..ranks {
-                    let own = slices.of(rank);
+                    let own = slices.of(rank, latents);
                     assert_eq!(own.start, at);
                     at = own.end;
-                    let blocks: usize = slices.own_blocks(rank).map(|block| block.len()).sum();
-                    assert_eq!(blocks, own.len());
+                    let blocks = (0..slices.each()).map(|i| slices.own_block(rank, i, latents));
+                    let blocks: Vec<usize> = blocks.flatten().collect();
+                    assert_eq!(blocks, (0..own.len()).collect::<Vec<_>>());
                 }
                 assert_eq!(at, latents);
+                assert!(
+                    slices.cut(&[latents]) && slices.cut(&[latents, 3]) && slices.cut(&[blocks, 3])
+                );
+                assert!(
+                    !slices.cut(&[latents + 1])
+                        && !slices.cut(&[blocks - 1, 3])
+                        && !slices.cut(&[1])
+                );
             }
         }
     }
