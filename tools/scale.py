@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,7 @@ SHARDS = 4
 RATES = {"1 Gbit/s": 1e9, "250 Mbit/s": 2.5e8, "100 Mbit/s": 1e8}
 SHAPE = {"data.train": "data/wordnet_minilm/train.safetensors", "training.batch_size": 2048, "model.n_latents": 8192}
 STEPS, WARM, RUNS = 14, 4, 2
+PATIENCE = 60  # seconds
 MPI = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
 
@@ -78,6 +80,29 @@ def limit(names, rate):
             sh(*device, "add", "dev", f"sae{i}", "root", "tbf", *tbf)
 
 
+def run(command):
+    """What a command of mpirun prints; raises TimeoutExpired if it hangs, as its start over namespaces sometimes does."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ | MPI, **pipes) as process:
+        try:
+            out, error = process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode:
+        sys.exit(f"{' '.join(command)}\n{error}")
+    return out
+
+
+def patiently(measured, *arguments):
+    for _ in range(3):
+        try:
+            return measured(*arguments)
+        except subprocess.TimeoutExpired as error:
+            print(f"hangs: {' '.join(error.cmd)}", flush=True)
+    sys.exit("three hung one after the other")
+
+
 def step(program, share, ranks, launcher, where):
     """Seconds per step and megabytes that process 0 sends per step, of one run."""
     with tempfile.TemporaryDirectory() as runs:
@@ -91,12 +116,10 @@ def step(program, share, ranks, launcher, where):
         for key, value in settings.items():
             words += ["--set", f"{key}={value}"]
         command = [*where, "mpirun", "-n", str(ranks), *launcher, *words]
-        output = subprocess.run(command, cwd=ROOT, env=os.environ | MPI, capture_output=True, text=True)
-        if output.returncode:
-            sys.exit(f"{' '.join(command)}\n{output.stderr}")
+        output = run(command)
         records = map(json.loads, (Path(runs) / "run" / "metrics.jsonl").read_text().splitlines())
         times = [record["seconds"] for record in records if record["split"] == "train"]
-        sent = re.search(r"sent ([0-9.]+) MB per step", output.stdout)
+        sent = re.search(r"sent ([0-9.]+) MB per step", output)
         seconds = statistics.median(b - a for a, b in zip(times[WARM:], times[WARM + 1:]))
         return {"seconds": seconds, "megabytes": float(sent.group(1)) if sent else 0.0}
 
@@ -108,7 +131,7 @@ def measure(program):
     rows = []
 
     def add(network, rate, share, ranks, launcher, where=()):
-        runs = [step(program, share, ranks, launcher, where) for _ in range(RUNS)]
+        runs = [patiently(step, program, share, ranks, launcher, where) for _ in range(RUNS)]
         best = min(runs, key=lambda run: run["seconds"])
         spread = [run["seconds"] for run in runs]
         rows.append({"network": network, "rate": rate, "share": share, "ranks": ranks, **best, "of": spread})
@@ -129,10 +152,9 @@ def measure(program):
                 limit(names, None)
 
 
-def sent(latent_numbers, other_numbers, ranks):
-    """Bytes that a process sends per step: the slices of its gradients, its slice of the parameters, and the rest whole."""
-    others = ranks - 1
-    return 4 * (2 * latent_numbers * others / ranks + other_numbers * others)
+def sent(numbers, ranks):
+    """Bytes that a process sends per step: the slices of its gradients, and its slice of the parameters."""
+    return 4 * 2 * numbers * (ranks - 1) / ranks
 
 
 def sent_for_latents(rows, candidates, ranks):
@@ -174,13 +196,13 @@ ROWS, WIDTH = 4096, 768
 CANDIDATES = 100
 WIRES = [("10 Gbit/s", 10e9), ("100 Gbit/s", 100e9), ("400 Gbit/s", 400e9)]
 LATENCY = 50e-6
-# Of them with a row per latent: the dictionary, and what training counts.
-NUMBERS = 24576 * (WIDTH + 2)
+# The dictionary, what training counts of latents, and W_V.
+NUMBERS = 24576 * (WIDTH + 2) + WIDTH * WIDTH
 
 
 def exchange(ranks, rate):
     """Seconds of the exchange of a step, by the model."""
-    return 8 * sent(NUMBERS, WIDTH * WIDTH, ranks) / rate
+    return 8 * sent(NUMBERS, ranks) / rate
 
 
 def model_table():
@@ -201,8 +223,8 @@ def modes_table():
     ranks, gib = 8, 2**30
     lines = ["| M | rows: MB sent | latents: MB sent | rows: GiB held | latents: GiB held |", "|---:|---:|---:|---:|---:|"]
     for latents in (4096, 24576, 131072, 1048576):
-        numbers = latents * (WIDTH + 2)
-        by_rows, by_latents = sent(numbers, WIDTH * WIDTH, ranks), sent_for_latents(ROWS, CANDIDATES, ranks)
+        numbers = latents * (WIDTH + 2) + WIDTH * WIDTH
+        by_rows, by_latents = sent(numbers, ranks), sent_for_latents(ROWS, CANDIDATES, ranks)
         held = [4 * numbers * (3 + 2 / ranks) / gib, 4 * numbers * 5 / ranks / gib]
         lines.append(f"| {latents:,} | {by_rows / 1e6:,.0f} | {by_latents / 1e6:,.0f} | {held[0]:.2g} | {held[1]:.2g} |")
     return "\n".join(lines)
