@@ -220,15 +220,12 @@ fn unpacked(number: f32) -> usize {
 
 /// Applies the rule to candidates of `rows` rows: each process's numbers of candidates, and then their scores. Returns what becomes of
 /// those of each process.
-fn decide(received: &[Vec<f32>], rows: usize, selection: Selection) -> Vec<Decided> {
-    let of_process = |message: &Vec<f32>| -> (Vec<usize>, Vec<f32>) {
+fn decide<'a>(received: &'a [Vec<f32>], rows: usize, selection: Selection) -> Vec<Decided> {
+    let of_process = |message: &'a Vec<f32>| {
         let (counts, values) = message.split_at(rows);
-        (
-            counts.iter().copied().map(unpacked).collect(),
-            values.to_vec(),
-        )
+        (counts.iter().copied().map(unpacked).collect(), values)
     };
-    let all: Vec<_> = received.iter().map(of_process).collect();
+    let all: Vec<(Vec<usize>, &[f32])> = received.iter().map(of_process).collect();
     let mut at = vec![0; all.len()];
     let candidates = (0..rows).map(|row| {
         let mut of_row = Vec::new(); // in the order of latents
@@ -240,7 +237,7 @@ fn decide(received: &[Vec<f32>], rows: usize, selection: Selection) -> Vec<Decid
     });
     let chosen = ops::cpu::encode::of_candidates(candidates.collect(), selection);
     let sizes: Vec<usize> = chosen.pattern.row_lengths().collect();
-    let nothing = |(_, values): &(_, Vec<f32>)| Decided {
+    let nothing = |(_, values): &(_, &[f32])| Decided {
         values: vec![DROPPED; values.len()],
         sizes: sizes.clone(),
     };

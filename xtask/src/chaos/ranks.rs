@@ -28,10 +28,10 @@ enum Shared {
 }
 
 impl Shared {
-    /// Every third run shares the latents.
+    /// Every second run shares the latents.
     fn of(run: usize) -> Self {
-        match run % 3 {
-            2 => Self::Latents,
+        match run % 2 {
+            1 => Self::Latents,
             _ => Self::Rows,
         }
     }
