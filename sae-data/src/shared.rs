@@ -6,9 +6,13 @@
 //! the same. So a batch is read when the first run comes to it, and is at hand until the last one has had it; a run that lags,
 //! because it was killed earlier than the others, catches up alone.
 //!
+//! A turn has several training steps, whose places count as one and whose batches are kept: a model that comes back into the
+//! processor's cache stays there for as many.
+//!
 //! Each device is a lane. One run of a lane computes at a time, so that N of them need the time of N, and the memory of one step.
 //! Lanes go side by side: none is more than one batch ahead of another.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,10 +41,22 @@ struct Place {
 }
 
 impl Place {
+    /// Where this place stands among those of other runs, if a turn has so many training steps.
+    fn in_turns(&self, turn: u64) -> Self {
+        match self.series {
+            Series::Training => Self {
+                step: self.step / turn * turn,
+                number: 0,
+                ..*self
+            },
+            _ => *self,
+        }
+    }
+
     /// Whether a run may read this place while another computes with `at`. It may not pass what the other asks for next: the next
     /// batch of the series, or the first one of a later series or of the next step.
-    fn is_near(&self, at: &Self) -> bool {
-        if self <= at {
+    fn is_near(&self, at: &Self, turn: u64) -> bool {
+        if self <= at || self.in_turns(turn) == at.in_turns(turn) {
             return true;
         }
         if (self.step, self.series) == (at.step, at.series) {
@@ -74,10 +90,12 @@ struct State {
     steps: Vec<u64>,
     /// The device of each run.
     lanes: Vec<usize>,
+    /// Training steps of a turn.
+    turn: u64,
     /// The stream that is open for each series, and the number of its next batch.
     streams: [Option<(u64, Stream)>; 3],
-    /// The batch of each series that was read last, with its number.
-    last: [Option<(u64, Batch)>; 3],
+    /// The batches of each series that were read last, with their numbers: of training those of a turn, of the others one.
+    last: [VecDeque<(u64, Batch)>; 3],
 }
 
 #[derive(Debug)]
@@ -102,16 +120,17 @@ pub struct Seat(Share);
 
 impl Share {
     /// A pass of `steps` steps for as many runs as there are entries in `runs`: the steps that each of them has taken, and its
-    /// lane.
-    pub fn of_pass(steps: usize, runs: &[(usize, usize)]) -> Vec<Self> {
+    /// lane. A turn has `turn` training steps, whose batches are kept.
+    pub fn of_pass(steps: usize, runs: &[(usize, usize)], turn: usize) -> Vec<Self> {
         let pass = Arc::new(Pass {
             batches: steps as u64,
             state: Mutex::new(State {
                 next: vec![Next::Begins; runs.len()],
                 steps: runs.iter().map(|(done, _)| *done as u64).collect(),
                 lanes: runs.iter().map(|(_, lane)| *lane).collect(),
+                turn: turn.max(1) as u64,
                 streams: [None, None, None],
-                last: [None, None, None],
+                last: Default::default(),
             }),
             changed: Condvar::new(),
         });
@@ -213,11 +232,11 @@ impl State {
             (Next::Gone, _) => false,
             (Next::Computes(_), _) if same_lane => true,
             (Next::Computes(_), Next::Begins) => false,
-            (Next::Computes(Some(at)), Next::Wants(place)) => !place.is_near(at),
-            (Next::Wants(theirs), Next::Wants(place)) if theirs == place => {
-                same_lane && other < run
+            (Next::Computes(Some(at)), Next::Wants(place)) => !place.is_near(at, self.turn),
+            (Next::Wants(theirs), Next::Wants(place)) => {
+                let [theirs, place] = [theirs, place].map(|place| place.in_turns(self.turn));
+                theirs < place || (theirs == place && same_lane && other < run)
             }
-            (Next::Wants(theirs), Next::Wants(place)) => theirs < place,
             (Next::Begins, Next::Begins) => same_lane && other < run,
             (Next::Wants(_), Next::Begins) => false,
             // the other has not said where it begins
@@ -227,14 +246,20 @@ impl State {
         }
     }
 
-    /// Batch `number` of a series of `batches`: the one that was read last, or the next of the open stream, or the first of a new
+    /// Batch `number` of a series of `batches`: one that was read last, or the next of the open stream, or the first of a new
     /// stream. `None` if the stream ends before its batches do.
     fn read(&mut self, job: &Job, (series, number, batches): (Series, u64, u64)) -> Option<Batch> {
         let last = &mut self.last[series as usize];
-        if let Some((_, batch)) = last.as_ref().filter(|(at, _)| *at == number) {
+        if let Some((_, batch)) = last.iter().find(|(at, _)| *at == number) {
             return Some(batch.clone());
         }
-        *last = None; // its memory is used again
+        let kept = match series {
+            Series::Training => self.turn as usize,
+            _ => 1,
+        };
+        if last.len() >= kept {
+            last.pop_front(); // its memory is used again
+        }
         let slot = &mut self.streams[series as usize];
         let stream = match slot.take() {
             Some((next, stream)) if next == number => stream,
@@ -244,7 +269,7 @@ impl State {
         if batch.is_ok() && number + 1 < batches {
             *slot = Some((number + 1, stream));
         }
-        self.last[series as usize] = Some((number, batch.clone()));
+        self.last[series as usize].push_back((number, batch.clone()));
         Some(batch)
     }
 }
@@ -273,9 +298,13 @@ mod tests {
         }))
     }
 
-    /// The runs of four in these lanes whose turn it is when they do this next.
+    /// The runs of four in these lanes whose turn it is when they do this next, and a turn has one step.
     fn may_go(lanes: [usize; 4], next: [Next; 4]) -> Vec<usize> {
-        let share = &Share::of_pass(9, &lanes.map(|lane| (0, lane)))[0];
+        may_go_in_turns(1, lanes, next)
+    }
+
+    fn may_go_in_turns(turn: usize, lanes: [usize; 4], next: [Next; 4]) -> Vec<usize> {
+        let share = &Share::of_pass(9, &lanes.map(|lane| (0, lane)), turn)[0];
         let mut state = locked(&share.pass.state);
         state.next = next.to_vec();
         (0..4).filter(|run| state.may_go(*run)).collect()
@@ -313,6 +342,53 @@ mod tests {
             "one computes"
         );
         assert_eq!(one([Gone; 4]), [0; 0]);
+    }
+
+    #[test]
+    fn a_turn_has_several_training_steps() {
+        use Next::Gone;
+        use Series::{Training, Validation};
+        let step = |step| want(step, Training, step);
+        let one = |next| may_go_in_turns(4, [0; 4], next);
+        assert_eq!(one([step(6), step(4), step(4), Gone]), [0], "it goes on");
+        assert_eq!(
+            one([step(8), step(4), step(4), Gone]),
+            [1],
+            "the next one's turn"
+        );
+        assert_eq!(one([step(8), step(8), step(6), Gone]), [2]);
+        assert_eq!(
+            one([want(6, Validation, 0), step(4), step(5), Gone]),
+            [1],
+            "a validation waits for all"
+        );
+        assert_eq!(
+            one([
+                step(6),
+                want(6, Validation, 2),
+                want(6, Validation, 2),
+                Gone
+            ]),
+            [0],
+            "one whose validation is done goes on to the end of its turn"
+        );
+        assert_eq!(one([step(8), want(6, Validation, 2), step(6), Gone]), [2]);
+        let two = |next| may_go_in_turns(4, [0, 1, 0, 1], next);
+        assert_eq!(
+            two([computes(4), step(7), step(4), step(4)]),
+            [1],
+            "the same turn"
+        );
+        assert_eq!(
+            two([computes(4), step(8), step(4), Gone]),
+            [0; 0],
+            "the next one"
+        );
+        assert_eq!(
+            two([computes(7), step(8), Gone, Gone]),
+            [1],
+            "one batch ahead"
+        );
     }
 
     #[test]

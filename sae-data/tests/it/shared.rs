@@ -113,16 +113,16 @@ fn reads(
     read
 }
 
-/// What runs that stand at these steps, and end at those, read in one pass, in so many lanes.
+/// What runs that stand at these steps, and end at those, read in one pass, in so many lanes and in turns of so many steps.
 fn together(
     source: &Arc<Counting>,
     runs: &[(usize, usize)],
-    lanes: usize,
+    (lanes, turn): (usize, usize),
 ) -> Vec<Vec<Result<Vec<f32>, String>>> {
     let places = runs.iter().enumerate();
     let places: Vec<_> = places.map(|(i, (done, _))| (*done, i % lanes)).collect();
     let most = runs.iter().map(|(_, steps)| *steps).max().unwrap();
-    let shares = Share::of_pass(most, &places);
+    let shares = Share::of_pass(most, &places, turn);
     thread::scope(|scope| {
         let threads: Vec<_> = runs
             .iter()
@@ -149,12 +149,15 @@ fn each_run_gets_the_batches_of_a_loader_of_its_own() {
         &[(0, 40), (0, 40), (0, 40)][..],
         &[(0, 40), (17, 40), (0, 23), (40, 40), (6, 70)],
     ] {
-        for lanes in [1, 2, 3] {
-            let read = together(&source(), runs, lanes);
+        for (lanes, turn) in [(1, 1), (2, 1), (3, 1), (1, 4), (1, 8), (2, 3), (3, 8)] {
+            let read = together(&source(), runs, (lanes, turn));
             for (run, read) in runs.iter().zip(read) {
                 assert!(read.iter().all(Result::is_ok));
                 let alone = reads(&source(), None, *run);
-                assert!(read == alone, "{run:?} of {runs:?}, {lanes} lanes");
+                assert!(
+                    read == alone,
+                    "{run:?} of {runs:?}, {lanes} lanes, turns of {turn}"
+                );
             }
         }
     }
@@ -165,15 +168,17 @@ fn eight_runs_read_as_much_as_one() {
     let one = source();
     reads(&one, None, (0, 120));
     let one = one.read.load(Ordering::Relaxed);
-    for lanes in [1, 2, 8] {
-        let eight = source();
-        together(&eight, &[(0, 120); 8], lanes);
-        let eight = eight.read.load(Ordering::Relaxed);
-        // a stream may read ahead a little more or less
-        assert!(
-            eight as f64 <= 1.05 * one as f64,
-            "{eight} and {one} rows, {lanes} lanes"
-        );
+    for turn in [1, 3, 8] {
+        for lanes in [1, 2, 8] {
+            let eight = source();
+            together(&eight, &[(0, 120); 8], (lanes, turn));
+            let eight = eight.read.load(Ordering::Relaxed);
+            // a stream may read ahead a little more or less
+            assert!(
+                eight as f64 <= 1.05 * one as f64,
+                "{eight} and {one} rows, {lanes} lanes, turns of {turn}"
+            );
+        }
     }
 }
 
@@ -181,7 +186,7 @@ fn eight_runs_read_as_much_as_one() {
 fn every_run_is_told_that_the_data_is_gone() {
     let source = source();
     source.lost.store(300, Ordering::Relaxed);
-    for read in together(&source, &[(0, 80), (0, 80)], 1) {
+    for read in together(&source, &[(0, 80), (0, 80)], (1, 8)) {
         let error = read.iter().find_map(|batch| batch.as_ref().err());
         assert!(
             error.is_some_and(|error| error.contains("rows")),

@@ -80,13 +80,21 @@ impl Record {
         let tensor = tensor.ok_or_else(|| wrong(format!("{place} is missing")))?;
         let (dtype, shape) = (tensor.dtype, tensor.shape.to_vec());
         if dtype != DType::F32 || shape.len() != dims.len() || shape[1..] != dims[1..] {
-            let reason = format!("{place}, {name}, is {dtype:?} {shape:?}, not F32 {dims:?}");
-            return Err(wrong(reason));
+            return Err(wrong(wrong_shape(place, name, (dtype, &shape), dims)));
         }
         let bytes = tensor.into_bytes();
         let bytes = bytes.map_err(|error| wrong(error.to_string()))?;
         Ok((finite(&bytes, &self.path, name)?, shape[0]))
     }
+}
+
+fn wrong_shape(
+    place: &str,
+    name: &str,
+    (dtype, shape): (DType, &[usize]),
+    dims: &[usize],
+) -> String {
+    format!("{place}, {name}, is {dtype:?} {shape:?}, not F32 {dims:?}")
 }
 
 /// The records of all processes among which the latents were spread: one, if they were not.
@@ -119,16 +127,12 @@ fn load(dir: &Path, saved: &SavedConfig, device: &Device) -> Result<Sae, SavedMo
                 rows += own;
             }
         }
-        match rows == dims[0] {
-            true => Ok(all),
-            false => {
-                let reason = format!(
-                    "{place}, {}, has {rows} rows, not {}",
-                    parameter.name, dims[0]
-                );
-                Err(Record::wrong(&records[0].path, reason))
-            }
+        if rows == dims[0] {
+            return Ok(all);
         }
+        let shape = [&[rows], &dims[1..]].concat();
+        let wrong = wrong_shape(&place, parameter.name, (DType::F32, &shape), dims);
+        Err(Record::wrong(&records[0].path, wrong))
     })?;
     let stranger = |record: &Record| {
         let mut names = record.tensors.keys();

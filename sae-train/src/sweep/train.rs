@@ -20,6 +20,10 @@ use crate::train::Place;
 
 /// Stack of a run's thread, in bytes: as the main thread of a process has.
 const STACK: usize = 8 << 20;
+/// Steps of a turn: so often a model is used before others push it out of the processor's cache.
+const TURN: usize = 8;
+/// Memory for the batches of a turn, in bytes: larger ones make shorter turns.
+const TURN_BYTES: usize = 64 << 20;
 /// The exit code if runs fail for several reasons.
 const SEVERAL: u8 = 12;
 
@@ -106,6 +110,12 @@ fn name(run: &Prepared) -> String {
     run.config.run_name().into()
 }
 
+/// Steps of a turn; all runs of a pass have batches of one size.
+fn turn(run: &Prepared) -> usize {
+    let numbers = run.config.training.batch_size * run.data.train.width();
+    (TURN_BYTES / (numbers * size_of::<f32>())).clamp(1, TURN)
+}
+
 /// Trains the runs of a pass, and shows a table with this title if there is one.
 fn train_pass(pass: Vec<Prepared>, signals: &Signals, title: Option<String>) -> Vec<(String, End)> {
     let names: Vec<String> = pass.iter().map(name).collect();
@@ -118,7 +128,8 @@ fn train_pass(pass: Vec<Prepared>, signals: &Signals, title: Option<String>) -> 
     let places = pass.iter().map(|run| (run.steps_done(), run.lane));
     let places: Vec<(usize, usize)> = places.collect();
     let steps = pass.iter().map(|run| run.config.training.steps).max();
-    let shares = Share::of_pass(steps.unwrap_or(0), &places);
+    let turn = pass.first().map_or(1, turn);
+    let shares = Share::of_pass(steps.unwrap_or(0), &places, turn);
     // All seats are taken before anybody begins: those of threads that cannot start are given up.
     let seats: Vec<_> = shares.iter().map(Share::seat).collect();
     let ends = thread::scope(|scope| {

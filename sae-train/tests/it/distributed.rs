@@ -47,7 +47,13 @@ pub(crate) fn words(w: &Workspace, run: &str, settings: &[&str]) -> Vec<String> 
 
 impl Workspace {
     /// Trains in so many processes, which must succeed; returns the run.
-    fn together(&self, ranks: usize, run: &str, settings: &[&str], more: &[&str]) -> PathBuf {
+    pub(crate) fn together(
+        &self,
+        ranks: usize,
+        run: &str,
+        settings: &[&str],
+        more: &[&str],
+    ) -> PathBuf {
         let output = mpirun()
             .args(["-n", &ranks.to_string()])
             .args(words(self, run, settings))
@@ -58,7 +64,7 @@ impl Workspace {
         self.path("runs").join(run)
     }
 
-    fn in_one(&self, run: &str, settings: &[&str]) -> PathBuf {
+    pub(crate) fn in_one(&self, run: &str, settings: &[&str]) -> PathBuf {
         let settings = settings.iter().flat_map(|setting| ["--set", setting]);
         self.trained(run, &settings.collect::<Vec<_>>())
     }

@@ -244,7 +244,7 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_is_used() {
 }
 
 /// Data with a NaN in row 9777, which a check of a few rows does not see.
-fn with_a_hidden_nan(w: &Workspace) -> String {
+pub(crate) fn with_a_hidden_nan(w: &Workspace) -> String {
     let mut rows = SOURCE.rows(12_000);
     rows[9777 * WIDTH + 3] = f32::NAN;
     w.write_rows("nan.safetensors", &rows, WIDTH);

@@ -7,6 +7,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 
 use crate::distributed::{ARCHITECTURES, mpirun, refused, same, told, words};
+use crate::faults::with_a_hidden_nan;
 use crate::{WEIGHTS, Workspace, checkpoints, wait_for_steps};
 
 /// The words of `sae-train` for a run whose latents are spread.
@@ -218,6 +219,39 @@ fn what_cannot_be_spread_does_not_start() {
         assert!(told(&output).contains(says), "{}", told(&output));
     }
     assert!(!w.path("runs").exists());
+}
+
+#[test]
+fn a_step_that_is_not_finite_is_passed_over_by_all() {
+    let w = Workspace::new();
+    let train = with_a_hidden_nan(&w);
+    let settings = [
+        &train,
+        "data.check_rows=11",
+        "training.batch_size=1000",
+        "training.on_nonfinite=skip",
+    ];
+    let passed_over = |run: &Path| {
+        let losses = records(run).into_iter();
+        losses
+            .filter(|record| record["loss"].is_null() && record["split"] == "train")
+            .count()
+    };
+    let rows = [&settings[..], &["training.shards=2"]].concat();
+    let one = w.in_one("one", &rows);
+    same(&one, &w.together(2, "rows", &rows, &[]));
+    assert!(
+        (2..=3).contains(&passed_over(&one)),
+        "thirty steps, twelve a pass"
+    );
+    let spread = trained(&w, 2, "spread", &settings, &[]);
+    assert!(
+        (2..=3).contains(&passed_over(&spread)),
+        "thirty steps, twelve a pass"
+    );
+    for (name, _, values) in parameters(&spread) {
+        assert!(values.iter().all(|value| value.is_finite()), "{name}");
+    }
 }
 
 #[test]
