@@ -1,6 +1,7 @@
 //! Finds NaN and infinity before they reach the parameters, and names the rows that they came from.
 
-use burn::tensor::Tensor;
+use burn::data::dataloader::DataLoader;
+use burn::tensor::{Device, Tensor};
 use sae_data::Parts;
 use serde::{Deserialize, Serialize};
 
@@ -27,13 +28,15 @@ pub(crate) enum OnNonFinite {
 #[derive(Debug)]
 pub(crate) struct NonFinite {
     pub(crate) policy: OnNonFinite,
-    /// The parts of batches that this process has.
-    pub(crate) parts: Parts,
+    /// Whole batches.
+    pub(crate) batches: Parts,
+    /// Whether this process has only some of the rows of a batch, the first.
+    pub(crate) has_some: bool,
 }
 
 impl NonFinite {
-    /// Describes what is not finite in a step that saw `x [B, d]`, which `reconstruct` gives x_hat; `step` is the number of steps
-    /// before it.
+    /// Describes what is not finite in a step for which this process saw `x [B, d]`; `reconstruct` makes x_hat of rows, `step` is the
+    /// number of steps before it.
     pub(crate) fn found(
         &self,
         step: usize,
@@ -42,7 +45,11 @@ impl NonFinite {
         output: &StepOutput,
         last_saved: usize,
     ) -> String {
-        let rows = self.parts.rows_of_batch(step);
+        let rows = self.batches.rows_of_batch(step);
+        let x = match self.has_some {
+            true => self.whole(step, &x.device()).unwrap_or(x),
+            false => x,
+        };
         let what = output.what_is_not_finite();
         let (bad, how) = match broken_rows(&x) {
             bad if !bad.is_empty() => (bad, "hold NaN or infinity"),
@@ -51,7 +58,7 @@ impl NonFinite {
                 _ => (Vec::new(), ""),
             },
         };
-        let path = self.parts.data().path().display();
+        let path = self.batches.data().path().display();
         let named = |places: &[usize]| -> Vec<usize> { places.iter().map(|i| rows[*i]).collect() };
         let told = if bad.is_empty() {
             tracing::info!(step = step + 1, rows = ?rows, "all rows of the batch");
@@ -65,6 +72,13 @@ impl NonFinite {
         };
         let last = last_good(last_saved);
         format!("step {}: {what}; {told}; {last}", step + 1)
+    }
+
+    /// The whole batch of a step, read again; nothing if that fails.
+    fn whole(&self, step: usize, device: &Device) -> Option<Tensor<2>> {
+        let loader = self.batches.training(step..step + 1, 1, device);
+        let batch = loader.iter().next()?.ok()?;
+        Some(batch.activations)
     }
 
     /// Skips the step, or fails, as the policy says.

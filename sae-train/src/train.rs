@@ -1,6 +1,7 @@
 //! Trains a checked run through Burn's Learner and saves the model.
 
 use std::io::IsTerminal;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -175,12 +176,17 @@ impl Prepared {
 
     /// The parts of training batches that this process has.
     fn batches(&self) -> Parts {
+        self.parts(self.shards.own())
+    }
+
+    /// Some of the parts of training batches.
+    fn parts(&self, of: Range<usize>) -> Parts {
         Parts::new(
             &self.data.train,
             self.config.data.streaming(self.config.seed),
             self.config.training.batch_size,
             self.shards.parts(),
-            self.shards.own(),
+            of,
         )
     }
 
@@ -334,7 +340,8 @@ impl Prepared {
             metrics,
             nonfinite: NonFinite {
                 policy: t.on_nonfinite,
-                parts: self.batches(),
+                batches: self.parts(0..self.shards.parts()),
+                has_some: self.shards.own().len() < self.shards.parts(),
             },
             watch: self.watch(),
             streak: self

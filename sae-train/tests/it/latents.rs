@@ -239,7 +239,15 @@ fn a_step_that_is_not_finite_is_passed_over_by_all() {
     };
     let rows = [&settings[..], &["training.shards=2"]].concat();
     let one = w.in_one("one", &rows);
-    same(&one, &w.together(2, "rows", &rows, &[]));
+    let together = w.together(2, "rows", &rows, &[]);
+    same(&one, &together);
+    let log = std::fs::read_to_string(together.join("train.log")).unwrap();
+    let told = log.lines().filter(|line| line.contains("rows 9777 of"));
+    assert_eq!(
+        told.count(),
+        passed_over(&one),
+        "whoever has the row: {log}"
+    );
     assert!(
         (2..=3).contains(&passed_over(&one)),
         "thirty steps, twelve a pass"
