@@ -225,7 +225,8 @@ def modes_table():
     for latents in (4096, 24576, 131072, 1048576):
         numbers = latents * (WIDTH + 2) + WIDTH * WIDTH
         by_rows, by_latents = sent(numbers, ranks), sent_for_latents(ROWS, CANDIDATES, ranks)
-        held = [4 * numbers * (3 + 2 / ranks) / gib, 4 * numbers * 5 / ranks / gib]
+        spread = latents * (WIDTH + 2) / ranks + WIDTH * WIDTH
+        held = [4 * numbers * (3 + 2 / ranks) / gib, 4 * spread * 5 / gib]
         lines.append(f"| {latents:,} | {by_rows / 1e6:,.0f} | {by_latents / 1e6:,.0f} | {held[0]:.2g} | {held[1]:.2g} |")
     return "\n".join(lines)
 

@@ -5,7 +5,7 @@
 //! an order of its own.
 //!
 //! [`Local`] is a run of one process. With feature `mpi`, [`world`] gives the processes that `mpirun` or Slurm has started.
-//! [`threads`] are several in one process, for tests.
+//! [`threads()`] are several in one process, for tests.
 
 mod threads;
 #[cfg(feature = "mpi")]

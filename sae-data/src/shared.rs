@@ -10,7 +10,7 @@
 //! processor's cache stays there for as many.
 //!
 //! Each device is a lane. One run of a lane computes at a time, so that N of them need the time of N, and the memory of one step.
-//! Lanes go side by side: none is more than one batch ahead of another.
+//! Lanes go side by side: none is more than one batch ahead of another, or more than a turn.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -53,8 +53,8 @@ impl Place {
         }
     }
 
-    /// Whether a run may read this place while another computes with `at`. It may not pass what the other asks for next: the next
-    /// batch of the series, or the first one of a later series or of the next step.
+    /// Whether a run may read this place while another computes with `at`: one of the same turn, whose batches are all kept, or what
+    /// the other asks for next, which is the next batch of the series, or the first one of a later series or of the next step.
     fn is_near(&self, at: &Self, turn: u64) -> bool {
         if self <= at || self.in_turns(turn) == at.in_turns(turn) {
             return true;

@@ -72,7 +72,8 @@ impl Architecture for HardThreshold {
 
     fn losses(&self, step: &Step<'_>) -> Vec<Term> {
         let codes = step.codes();
-        let energy = codes.values.clone().square().sum() / codes.pattern.rows() as f64;
+        let energy = codes.values.clone().square().sum();
+        let energy = step.sae.across().sum(energy) / codes.pattern.rows() as f64; // other processes may have latents, too
         vec![Term {
             name: SPARSITY,
             value: energy * step.coefficients.get(WEIGHT.name),

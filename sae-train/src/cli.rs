@@ -104,6 +104,9 @@ pub fn main() -> ExitCode {
         Err(error) => return ExitCode::from(fail(&error, 2)),
     };
     let shards = training.shards();
+    if let Some(shards) = &shards {
+        shards.end_all_on_panic();
+    }
     match training.train(arguments.plain) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

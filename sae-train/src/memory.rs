@@ -112,7 +112,11 @@ impl Estimate {
                 "fewer rows per step",
             )
         } else {
-            ("model.n_latents", config.model.n_latents, "fewer latents")
+            (
+                "model.n_latents",
+                config.model.n_latents,
+                "fewer latents, or spread them over processes (docs/DISTRIBUTED.md)",
+            )
         }
     }
 }

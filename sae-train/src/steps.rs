@@ -111,8 +111,8 @@ impl SupervisedLearningStrategy<SaeLearner> for Steps {
         if let Err(failure) = session.run(&train, &held_out) {
             self.outcome.fail(failure);
         }
-        session.learner.end(!self.outcome.has_failed());
         drop(session.checkpointer); // waits until its checkpoints are written
+        session.learner.end(!self.outcome.has_failed());
         (session.learner.model(), session.events)
     }
 }

@@ -121,7 +121,8 @@ pub trait Architecture: Debug + Send + Sync {
         &[]
     }
 
-    /// The terms that training minimises beside the reconstruction loss.
+    /// The terms that training minimises beside the reconstruction loss. The codes of a step are of the latents that are in this
+    /// process: a sum over latents goes through [`Across::sum`](crate::Across::sum) of `step.sae.across()`.
     fn losses(&self, _step: &Step<'_>) -> Vec<Term> {
         Vec::new()
     }

@@ -312,7 +312,7 @@ impl SparseCodes {
     }
 
     /// The attention weights `weights`, one per entry, of the scores that these codes have: their rows go on in other processes
-    /// (`sizes`, see [`SaeOps::spread_weights`](super::backend::SaeOps::spread_weights)).
+    /// (`sizes`, see [`SaeOps::spread_weights`]).
     pub(crate) fn as_weights(
         &self,
         weights: Vec<f32>,

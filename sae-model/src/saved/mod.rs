@@ -176,10 +176,11 @@ pub fn save_collected(
         // The library makes a file that nobody else may read; this one is as any other.
         fs::write(weights, b"").map_err(io(weights))?;
         let usual = fs::metadata(weights).map_err(io(weights))?.permissions();
-        safetensors::serialize_to_file(views, metadata(), weights).map_err(|source| {
-            SavedModelError::Safetensors {
-                path: weights.into(),
-                source,
+        safetensors::serialize_to_file(views, metadata(), weights).map_err(|error| {
+            let path = weights.into();
+            match error {
+                SafeTensorError::IoError(source) => SavedModelError::Io { path, source },
+                source => SavedModelError::Safetensors { path, source },
             }
         })?;
         fs::set_permissions(weights, usual).map_err(io(weights))

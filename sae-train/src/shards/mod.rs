@@ -32,7 +32,7 @@ mod tree;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
-use std::thread;
+use std::{panic, thread};
 
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::train::{Learner, TrainOutput, TrainStep};
@@ -51,6 +51,9 @@ use slices::Slices;
 pub(crate) use spread::Spread;
 pub(crate) use trainee::Trainee;
 use tree::Node;
+
+/// The exit code of Rust's programs that panic.
+const PANIC: u8 = 101;
 
 /// Numbers of a piece of a message: 4 MiB.
 const PIECE: usize = 1 << 20;
@@ -119,6 +122,23 @@ impl Shards {
     pub(crate) fn end(&self) {
         Command::End.tell(self.comm());
         self.ended.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets a panic of this thread, which trains, end all processes: the others would wait for this one for ever. A thread of Burn's may
+    /// panic without harm, as its dashboard does where there is no terminal after all.
+    pub(crate) fn end_all_on_panic(&self) {
+        if !self.are_apart() {
+            return;
+        }
+        // MPI ends when its last handle is dropped: the hook, which is never dropped, has none.
+        let (comm, trains) = (Arc::downgrade(&self.comm), thread::current().id());
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            usual(info);
+            if let Some(comm) = comm.upgrade().filter(|_| thread::current().id() == trains) {
+                comm.abort(PANIC);
+            }
+        }));
     }
 
     /// All rows of a parameter of a model whose latents are spread, at process 0, as little-endian float32.

@@ -16,11 +16,11 @@ use sae_run::checkpoints::part_of;
 
 use super::{Shards, without_moments};
 use crate::checkpoint::{MODEL, OPTIMIZER};
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
 use crate::learner::{Look, SaeLearner};
 use crate::numbers::StepOutput;
 
-/// Numbers of a parameter that are sent at a time: 64 MiB.
+/// Numbers of a parameter that all processes together send at a time: 64 MiB.
 const PIECE: usize = 1 << 24;
 /// Bytes of a float.
 const FLOAT: usize = size_of::<f32>();
@@ -108,7 +108,7 @@ impl Spread {
         };
         let said = match &written {
             Ok(()) => String::new(),
-            Err(failure) => failure.to_string(),
+            Err(failure) => chain(failure), // with the number that tells a full disk
         };
         let all = comm.gather_bytes(said.as_bytes());
         match all.iter().find(|said| !said.is_empty()) {
@@ -183,8 +183,9 @@ pub(super) fn collected(sae: &Sae, name: &str) -> Vec<u8> {
         0 => vec![0; sae.config().n_latents * width * FLOAT],
         _ => Vec::new(),
     };
-    for start in (0..most).step_by(PIECE) {
-        let piece = |length: usize| start.min(length)..(start + PIECE).min(length);
+    let each = (PIECE / comm.ranks()).max(1);
+    for start in (0..most).step_by(each) {
+        let piece = |length: usize| start.min(length)..(start + each).min(length);
         let mut messages = vec![Vec::new(); comm.ranks()];
         messages[0] = own[piece(own.len())].to_vec();
         for (rank, received) in comm.exchange(messages).into_iter().enumerate() {
