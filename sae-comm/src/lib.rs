@@ -42,14 +42,20 @@ pub trait Comm: Debug + Send + Sync {
     /// The bytes of process 0, at every process; those of the others are ignored.
     fn broadcast(&self, bytes: Vec<u8>) -> Vec<u8>;
 
-    /// Number of bytes that this process has sent to others.
-    fn sent(&self) -> u64;
+    /// Number of bytes that this process has sent to others; none where all are in one.
+    fn sent(&self) -> u64 {
+        0
+    }
 
-    /// The time that this process has spent in exchanges, waiting for others included.
-    fn spent(&self) -> Duration;
+    /// The time that this process has spent in exchanges, waiting for others included; none where all are in one.
+    fn spent(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Ends all processes at once, with this exit code.
-    fn abort(&self, code: u8) -> !;
+    fn abort(&self, code: u8) -> ! {
+        std::process::exit(i32::from(code))
+    }
 }
 
 /// The reason why the other processes cannot be reached.
@@ -103,18 +109,6 @@ impl Comm for Local {
 
     fn broadcast(&self, bytes: Vec<u8>) -> Vec<u8> {
         bytes
-    }
-
-    fn sent(&self) -> u64 {
-        0
-    }
-
-    fn spent(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn abort(&self, code: u8) -> ! {
-        std::process::exit(i32::from(code))
     }
 }
 

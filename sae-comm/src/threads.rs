@@ -1,7 +1,6 @@
 //! Processes that are threads of one process: what a program does with several can be tried without a launcher.
 
 use std::sync::{Arc, Barrier, Mutex, PoisonError};
-use std::time::Duration;
 
 use crate::Comm;
 
@@ -100,18 +99,6 @@ impl Comm for Thread {
 
     fn broadcast(&self, bytes: Vec<u8>) -> Vec<u8> {
         self.gather_bytes(&bytes).swap_remove(0)
-    }
-
-    fn sent(&self) -> u64 {
-        0 // it is one process
-    }
-
-    fn spent(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn abort(&self, code: u8) -> ! {
-        std::process::exit(i32::from(code))
     }
 }
 

@@ -26,7 +26,7 @@ use crate::learner::SaeLearner;
 use crate::nonfinite::{NonFinite, last_good};
 use crate::numbers::StepOutput;
 use crate::output::{self, say};
-use crate::shards::{Shards, Trainee};
+use crate::shards::{Portion, Shards, Trainee};
 use crate::signals::Signals;
 use crate::sys;
 use crate::whole::WholeSet;
@@ -66,7 +66,7 @@ pub(crate) struct Steps {
     /// How the parts of a batch are shared.
     pub(crate) shards: Shards,
     /// What is trained, if other processes take part. It is taken once.
-    pub(crate) together: Mutex<Option<Trainee>>,
+    pub(crate) together: Mutex<Option<Portion>>,
 }
 
 impl SupervisedLearningStrategy<SaeLearner> for Steps {
@@ -89,7 +89,7 @@ impl SupervisedLearningStrategy<SaeLearner> for Steps {
         let learner = match together {
             Some(together) => {
                 drop(learner); // its model becomes an old one
-                together
+                Trainee::Together(together)
             }
             None => Trainee::here(learner, self.shards.clone(), &self.device),
         };

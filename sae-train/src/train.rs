@@ -8,8 +8,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use burn::data::dataloader::DataLoader;
-use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
-use burn::optim::ModuleOptimizer;
 use burn::train::{Learner, SupervisedTraining, TrainingStrategy};
 use sae_data::{ActivationBatch, ActivationLoader, Parts, Series, Share, Waiting};
 use sae_model::ops;
@@ -30,7 +28,7 @@ use crate::output::{self, say};
 use crate::prepare::Prepared;
 use crate::progress::{PlainLines, Row};
 use crate::run;
-use crate::shards::{Apart, Follower, Portion, Spread, Trainee};
+use crate::shards::{Follower, Portion, Start};
 use crate::signals::Signals;
 use crate::steps::{Cadence, Steps};
 use crate::trainer::{self, Parameters};
@@ -106,11 +104,8 @@ impl Prepared {
             true => {
                 distributed::begin(&self.shards, &self.dir, done)?;
                 let shards = self.shards.clone();
-                let together = match shards.are_latents() {
-                    true => Trainee::Latents(Box::new(Spread::new(shards, state))),
-                    false => Trainee::Rows(Box::new(Apart::new(shards, state))),
-                };
-                (together.without_moments(), Some(together))
+                let portion = Portion::new(shards, state);
+                (portion.without_moments(), Some(portion))
             }
             false => (Learner::new(state.0, state.1, state.2), None),
         };
@@ -164,10 +159,7 @@ impl Prepared {
         );
         let shards = self.shards.clone();
         let follower = Follower {
-            portion: match shards.are_latents() {
-                true => Portion::Latents(Box::new(Spread::new(shards, state))),
-                false => Portion::Rows(Box::new(Apart::new(shards, state))),
-            },
+            portion: Portion::new(shards, state),
             batches,
             step: done,
         };
@@ -191,7 +183,7 @@ impl Prepared {
     }
 
     /// Model, optimizer and schedule, from the checkpoint of step `done` if that is not zero.
-    fn state(&self, done: usize) -> Result<(SaeLearner, ModuleOptimizer, ModuleLrScheduler)> {
+    fn state(&self, done: usize) -> Result<Start> {
         let settings = trainer::settings(
             &self.resolved,
             &self.data.train_summary.typical,
@@ -227,7 +219,7 @@ impl Prepared {
     fn supervised(
         &self,
         place: &Place,
-        together: Option<Trainee>,
+        together: Option<Portion>,
         outcome: &Arc<Outcome>,
     ) -> Result<Setup> {
         let (t, done) = (&self.config.training, self.steps_done());
@@ -316,7 +308,7 @@ impl Prepared {
     fn steps(
         &self,
         place: &Place,
-        together: Option<Trainee>,
+        together: Option<Portion>,
         (metrics, writer): (Arc<MetricsFile>, Arc<Writer>),
         outcome: &Arc<Outcome>,
     ) -> Result<Steps> {

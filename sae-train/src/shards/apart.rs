@@ -2,37 +2,29 @@
 
 use std::collections::BTreeMap;
 
-use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
-use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::train::{Learner, TrainOutput, TrainStep};
-use sae_data::ActivationBatch;
+use burn::optim::GradientsParams;
+use burn::train::Learner;
 
+use super::Shards;
 use super::moments::Moments;
+use super::own::{Own, Start};
 use super::slices::Slices;
-use super::{Shards, without_moments};
 use crate::learner::SaeLearner;
-use crate::numbers::StepOutput;
 
 /// Every process has the whole model, which is what steps are computed with, and changes its own slice of it.
 pub(crate) struct Apart {
-    shards: Shards,
+    pub(super) shards: Shards,
     slices: Slices,
     /// The parameters that are cut, and their numbers of rows.
     cut: BTreeMap<u64, usize>,
-    whole: SaeLearner,
-    slice: SaeLearner,
-    /// With the moments of the slice.
-    optimizer: ModuleOptimizer,
-    scheduler: ModuleLrScheduler,
-    lr: ModuleLearningRate,
+    pub(super) whole: SaeLearner,
+    /// The slice, with its moments.
+    pub(super) own: Own,
 }
 
 impl Apart {
-    /// This process's part of a learner that all have, fresh or from a checkpoint.
-    pub(crate) fn new(
-        shards: Shards,
-        (whole, optimizer, scheduler): (SaeLearner, ModuleOptimizer, ModuleLrScheduler),
-    ) -> Self {
+    /// This process's part of a learner that all have.
+    pub(super) fn new(shards: Shards, (whole, optimizer, scheduler): Start) -> Self {
         let (slices, rank) = (shards.slices(&whole), shards.comm.rank());
         let cut = slices.cut_of(&whole);
         let record = optimizer.to_record();
@@ -40,66 +32,35 @@ impl Apart {
             true => optimizer,
             false => optimizer.load_record(Moments::of(record, &cut).slice(slices, rank)),
         };
+        let slice = slices.slice(whole.clone(), rank);
         Self {
-            slice: slices.slice(whole.clone(), rank),
             shards,
             slices,
             cut,
             whole,
-            optimizer,
-            scheduler,
-            lr: 0.0.into(),
+            own: Own::new((slice, optimizer, scheduler)),
         }
     }
 
-    /// How the parts of a batch are shared.
-    pub(super) fn shards(&self) -> &Shards {
-        &self.shards
-    }
-
-    /// A learner for Burn's trainer, which trains this one in its place.
-    pub(crate) fn without_moments(&self) -> Learner<SaeLearner> {
-        without_moments(self.model(), self.scheduler.clone())
-    }
-
-    /// The whole model.
-    pub(crate) fn model(&self) -> SaeLearner {
-        self.whole.clone()
-    }
-
-    pub(crate) fn lr_step(&mut self) {
-        self.lr = self.scheduler.step();
-    }
-
-    pub(crate) fn lr_current(&self) -> ModuleLearningRate {
-        self.lr.clone()
-    }
-
-    /// See [`Shards::train_step`].
-    pub(crate) fn train_step(&self, batch: ActivationBatch) -> TrainOutput<StepOutput> {
-        self.shards.train_step(&self.whole, batch)
-    }
-
     /// Changes this process's slice, and hears of the others'.
-    pub(crate) fn optimizer_step(&mut self, grads: GradientsParams) {
-        let slice = self.slice.clone();
-        self.slice = slice.optimize(&mut self.optimizer, self.lr.clone(), grads);
-        let own = Slices::numbers(&self.slice, &self.cut);
-        let all = self.shards.comm.gather(&own);
-        self.whole = self.slices.joined(self.whole.clone(), &self.slice, &all);
+    pub(super) fn optimizer_step(&mut self, grads: GradientsParams) {
+        self.own.optimizer_step(grads);
+        let slice = &self.own.learner;
+        let all = self.shards.comm.gather(&Slices::numbers(slice, &self.cut));
+        self.whole = self.slices.joined(self.whole.clone(), slice, &all);
     }
 
     /// At process 0, the learner with the moments of all; the others send theirs.
-    pub(crate) fn gathered(&self) -> Option<Learner<SaeLearner>> {
-        let moments = Moments::of(self.optimizer.to_record(), &self.cut);
+    pub(super) fn gathered(&self) -> Option<Learner<SaeLearner>> {
+        let moments = Moments::of(self.own.optimizer.to_record(), &self.cut);
         let comm = self.shards.comm();
         let mut messages = vec![Vec::new(); comm.ranks()];
         messages[0] = moments.numbers();
         let messages = comm.exchange(messages);
         (comm.rank() == 0).then(|| {
             let record = moments.joined(self.slices, &messages);
-            let optimizer = self.optimizer.clone().load_record(record);
-            Learner::new(self.model(), optimizer, self.scheduler.clone())
+            let optimizer = self.own.optimizer.clone().load_record(record);
+            self.own.to_save(self.whole.clone(), optimizer)
         })
     }
 }

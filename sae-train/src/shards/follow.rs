@@ -9,8 +9,8 @@ use sae_comm::Comm;
 use sae_data::{ActivationBatch, PartsLoader};
 use serde::{Deserialize, Serialize};
 
+use super::Portion;
 use super::spread::collected;
-use super::{Apart, Shards, Spread};
 use crate::failure::{Failure, chain};
 
 /// What comes next.
@@ -64,14 +64,6 @@ fn hear_rows(comm: &dyn Comm, d: usize, device: &Device) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-/// What one of the processes that follow has.
-pub(crate) enum Portion {
-    /// Rows of every batch.
-    Rows(Box<Apart>),
-    /// Latents.
-    Latents(Box<Spread>),
-}
-
 /// One of the processes that follow.
 pub(crate) struct Follower {
     pub(crate) portion: Portion,
@@ -105,7 +97,7 @@ impl Follower {
                         step,
                         reason: chain(&error),
                     };
-                    portion.take_step(batch.map_err(lost)?);
+                    portion.take(batch.map_err(lost)?);
                     step += 1;
                 }
                 Command::End => return Ok(()),
@@ -116,30 +108,12 @@ impl Follower {
 }
 
 impl Portion {
-    fn shards(&self) -> &Shards {
-        match self {
-            Self::Rows(apart) => apart.shards(),
-            Self::Latents(spread) => spread.shards(),
-        }
-    }
-
     /// A step; one whose numbers are not finite is passed over, as process 0 does.
-    fn take_step(&mut self, batch: ActivationBatch) {
-        match self {
-            Self::Rows(apart) => {
-                let output = apart.train_step(batch);
-                apart.lr_step();
-                if output.item.is_finite() {
-                    apart.optimizer_step(output.grads);
-                }
-            }
-            Self::Latents(spread) => {
-                let output = spread.train_step(batch);
-                spread.lr_step();
-                if output.item.is_finite() {
-                    spread.optimizer_step(output.grads);
-                }
-            }
+    fn take(&mut self, batch: ActivationBatch) {
+        let output = self.train_step(batch);
+        self.own_mut().lr_step();
+        if output.item.is_finite() {
+            self.optimizer_step(output.grads);
         }
     }
 
@@ -155,7 +129,7 @@ impl Portion {
         };
         let comm = self.shards().comm();
         let rows = || {
-            let sae = spread.model().valid().sae;
+            let sae = spread.own.learner.valid().sae;
             hear_rows(comm, sae.config().d_in, &sae.w_dec().device())
         };
         match command {
@@ -172,7 +146,7 @@ impl Portion {
                 spread.is_finite();
             }
             Command::Collect(name) => {
-                collected(&spread.model().sae, name);
+                collected(&spread.own.learner.sae, name);
             }
             Command::Step | Command::End => unreachable!("the loop's"),
         }

@@ -5,7 +5,7 @@
 //! With `training.shards = S` a batch is S parts of the same size. Each part has a gradient of its own, and the step takes their mean,
 //! added up over a fixed binary tree (`tree.rs`). So the bytes of a run depend on S, and not on how many processes share the parts:
 //! with W of them, process r computes parts `r S/W ..(r + 1) S/W`, and adds them up as far as the tree goes (`gradients.rs`). Each then
-//! gets its latents' slice of what the others have, finishes the sum, takes Adam's step on its slice alone (`slices.rs`), and hands
+//! gets its rows of what the others have, finishes the sum, takes Adam's step on its slice alone (`slices.rs`), and hands
 //! the others the new numbers. So the moments of Adam are spread over the processes; they come together when process 0 saves them
 //! (`moments.rs`).
 //!
@@ -24,6 +24,8 @@ mod apart;
 mod follow;
 mod gradients;
 mod moments;
+mod own;
+mod portion;
 mod slices;
 mod spread;
 mod trainee;
@@ -34,21 +36,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::{panic, thread};
 
-use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
-use burn::train::{Learner, TrainOutput, TrainStep};
+use burn::train::{TrainOutput, TrainStep};
 use sae_comm::{Comm, Local};
 use sae_data::ActivationBatch;
-use sae_model::ops::Adam;
 use sae_model::{Across, Sae};
 
 use crate::learner::SaeLearner;
 use crate::numbers::StepOutput;
-pub(crate) use apart::Apart;
+use apart::Apart;
 use follow::Command;
-pub(crate) use follow::{Follower, Portion};
+pub(crate) use follow::Follower;
 use gradients::{Gradients, Layout, added};
+pub(crate) use own::Start;
+pub(crate) use portion::Portion;
 use slices::Slices;
-pub(crate) use spread::Spread;
+use spread::Spread;
 pub(crate) use trainee::Trainee;
 use tree::Node;
 
@@ -290,15 +292,4 @@ impl Shards {
             ranks: self.comm.ranks(),
         }
     }
-}
-
-/// A learner for Burn's trainer where another is trained in its place: the model, and no moments.
-fn without_moments(model: SaeLearner, scheduler: ModuleLrScheduler) -> Learner<SaeLearner> {
-    let none = Adam {
-        beta_1: 0.0,
-        beta_2: 0.0,
-        epsilon: 0.0,
-        unit_rows: false,
-    };
-    Learner::new(model, none.into(), scheduler)
 }

@@ -3,18 +3,17 @@
 
 use std::path::Path;
 
-use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
 use burn::train::checkpoint::Checkpoint;
-use burn::train::{InferenceStep, Learner, TrainOutput, TrainStep};
+use burn::train::{InferenceStep, Learner};
 use sae_data::ActivationBatch;
 use sae_model::parameters::table;
 use sae_model::{Sae, ops};
 use sae_run::checkpoints::part_of;
 
-use super::{Shards, without_moments};
+use super::Shards;
+use super::own::{Own, Start};
 use crate::checkpoint::{MODEL, OPTIMIZER};
 use crate::failure::{Failure, chain};
 use crate::learner::{Look, SaeLearner};
@@ -27,73 +26,33 @@ const FLOAT: usize = size_of::<f32>();
 
 /// This process's latents, with their moments, and everything that is not of latents.
 pub(crate) struct Spread {
-    shards: Shards,
-    learner: SaeLearner,
-    optimizer: ModuleOptimizer,
-    scheduler: ModuleLrScheduler,
-    lr: ModuleLearningRate,
+    pub(super) shards: Shards,
+    pub(super) own: Own,
 }
 
 impl Spread {
-    pub(crate) fn new(
-        shards: Shards,
-        (learner, optimizer, scheduler): (SaeLearner, ModuleOptimizer, ModuleLrScheduler),
-    ) -> Self {
-        Self {
-            shards,
-            learner,
-            optimizer,
-            scheduler,
-            lr: 0.0.into(),
-        }
-    }
-
-    pub(super) fn shards(&self) -> &Shards {
-        &self.shards
-    }
-
-    /// A learner for Burn's trainer, which trains this one in its place.
-    pub(crate) fn without_moments(&self) -> Learner<SaeLearner> {
-        without_moments(self.model(), self.scheduler.clone())
-    }
-
-    /// What is here of the model.
-    pub(crate) fn model(&self) -> SaeLearner {
-        self.learner.clone()
-    }
-
-    pub(crate) fn lr_step(&mut self) {
-        self.lr = self.scheduler.step();
-    }
-
-    pub(crate) fn lr_current(&self) -> ModuleLearningRate {
-        self.lr.clone()
-    }
-
-    /// A step, of which every process takes its part.
-    pub(crate) fn train_step(&self, batch: ActivationBatch) -> TrainOutput<StepOutput> {
-        TrainStep::step(&self.learner, batch)
-    }
-
-    pub(crate) fn optimizer_step(&mut self, grads: GradientsParams) {
-        let learner = self.learner.clone();
-        self.learner = learner.optimize(&mut self.optimizer, self.lr.clone(), grads);
+    pub(super) fn new(shards: Shards, start: Start) -> Self {
+        let own = Own::new(start);
+        Self { shards, own }
     }
 
     /// A batch of held-out rows, which every process looks at.
     pub(super) fn validate(&self, x: Tensor<2>) -> StepOutput {
-        InferenceStep::step(&self.learner.valid(), ActivationBatch { activations: x })
+        InferenceStep::step(
+            &self.own.learner.valid(),
+            ActivationBatch { activations: x },
+        )
     }
 
     /// The same, in detail.
     pub(super) fn look(&self, x: Tensor<2>) -> Look {
-        self.learner.valid().look(x)
+        self.own.learner.valid().look(x)
     }
 
     /// Whether every parameter is finite in every process.
     pub(super) fn is_finite(&self) -> bool {
-        let across = self.learner.sae.across();
-        across.count(usize::from(!is_finite(&self.learner))) == 0
+        let across = self.own.learner.sae.across();
+        across.count(usize::from(!is_finite(&self.own.learner))) == 0
     }
 
     /// Writes this process's part of a checkpoint, and hears whether all have written theirs. Process 0 writes its own behind this.
@@ -123,18 +82,20 @@ impl Spread {
     fn write(&self, staging: &Path, rank: usize) -> Result<(), Failure> {
         let model = staging.join(part_of(MODEL, rank));
         let wrong = |path: &Path, error: String| Failure::write_message(path, &error);
-        let record = self.learner.clone().into_record();
+        let record = self.own.learner.clone().into_record();
         let saved = Checkpoint::save(record, model.clone());
         saved.map_err(|error| wrong(&model, error.to_string()))?;
         let optimizer = staging.join(part_of(OPTIMIZER, rank));
-        let saved = Checkpoint::save(self.optimizer.to_record(), optimizer.clone());
+        let saved = Checkpoint::save(self.own.optimizer.to_record(), optimizer.clone());
         saved.map_err(|error| wrong(&optimizer, error.to_string()))
     }
 
     /// The learner with all that process 0 saves of it.
     pub(super) fn to_save(&self) -> Learner<SaeLearner> {
-        let (optimizer, scheduler) = (self.optimizer.clone(), self.scheduler.clone());
-        Learner::new(self.model(), optimizer, scheduler)
+        let Own {
+            learner, optimizer, ..
+        } = &self.own;
+        self.own.to_save(learner.clone(), optimizer.clone())
     }
 }
 

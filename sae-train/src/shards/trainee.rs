@@ -11,7 +11,7 @@ use sae_data::ActivationBatch;
 
 use super::follow::Command;
 use super::spread::is_finite;
-use super::{Apart, Shards, Spread};
+use super::{Portion, Shards, Spread};
 use crate::failure::Failure;
 use crate::learner::{Look, SaeLearner};
 use crate::numbers::StepOutput;
@@ -23,10 +23,8 @@ pub(crate) enum Trainee {
         learner: Box<Learner<SaeLearner>>,
         shards: Shards,
     },
-    /// With processes that have rows of the same batch.
-    Rows(Box<Apart>),
-    /// With processes that have other latents.
-    Latents(Box<Spread>),
+    /// With other processes, which are told what to do.
+    Together(Portion),
 }
 
 impl Trainee {
@@ -37,50 +35,34 @@ impl Trainee {
         Self::Here { learner, shards }
     }
 
-    /// A learner for Burn's trainer, which trains this one in its place: the same model, and no moments.
-    pub(crate) fn without_moments(&self) -> Learner<SaeLearner> {
-        match self {
-            Self::Here { learner, .. } => *learner.clone(),
-            Self::Rows(apart) => apart.without_moments(),
-            Self::Latents(spread) => spread.without_moments(),
-        }
-    }
-
     /// The model; where latents are spread over processes, what is here of it.
     pub(crate) fn model(&self) -> SaeLearner {
         match self {
             Self::Here { learner, .. } => learner.model(),
-            Self::Rows(apart) => apart.model(),
-            Self::Latents(spread) => spread.model(),
+            Self::Together(portion) => portion.model().clone(),
         }
     }
 
     pub(crate) fn lr_step(&mut self) {
         match self {
             Self::Here { learner, .. } => learner.lr_step(),
-            Self::Rows(apart) => apart.lr_step(),
-            Self::Latents(spread) => spread.lr_step(),
+            Self::Together(portion) => portion.own_mut().lr_step(),
         }
     }
 
     pub(crate) fn lr_current(&self) -> ModuleLearningRate {
         match self {
             Self::Here { learner, .. } => learner.lr_current(),
-            Self::Rows(apart) => apart.lr_current(),
-            Self::Latents(spread) => spread.lr_current(),
+            Self::Together(portion) => portion.own().lr(),
         }
     }
 
     pub(crate) fn train_step(&self, batch: ActivationBatch) -> TrainOutput<StepOutput> {
         match self {
             Self::Here { learner, shards } => shards.train_step(&learner.model(), batch),
-            Self::Rows(apart) => {
-                Command::Step.tell(apart.shards().comm());
-                apart.train_step(batch)
-            }
-            Self::Latents(spread) => {
-                Command::Step.tell(spread.shards().comm());
-                spread.train_step(batch)
+            Self::Together(portion) => {
+                Command::Step.tell(portion.shards().comm());
+                portion.train_step(batch)
             }
         }
     }
@@ -88,42 +70,49 @@ impl Trainee {
     pub(crate) fn optimizer_step(&mut self, grads: GradientsParams) {
         match self {
             Self::Here { learner, .. } => learner.optimizer_step(grads),
-            Self::Rows(apart) => apart.optimizer_step(grads),
-            Self::Latents(spread) => spread.optimizer_step(grads),
+            Self::Together(portion) => portion.optimizer_step(grads),
+        }
+    }
+
+    /// The latents of this process, if others have some, too.
+    fn spread(&self) -> Option<&Spread> {
+        match self {
+            Self::Together(Portion::Latents(spread)) => Some(spread),
+            _ => None,
         }
     }
 
     /// The numbers of a batch of held-out rows; `model` is the one of now, without gradients.
     pub(crate) fn validate(&self, model: &SaeLearner, batch: ActivationBatch) -> StepOutput {
-        match self {
-            Self::Latents(spread) => {
+        match self.spread() {
+            Some(spread) => {
                 let x = batch.activations;
-                Command::Validate.tell_with(spread.shards().comm(), &x);
+                Command::Validate.tell_with(spread.shards.comm(), &x);
                 spread.validate(x)
             }
-            _ => InferenceStep::step(model, batch),
+            None => InferenceStep::step(model, batch),
         }
     }
 
     /// How held-out rows come out.
     pub(crate) fn look(&self, x: Tensor<2>) -> Look {
-        match self {
-            Self::Latents(spread) => {
-                Command::Look.tell_with(spread.shards().comm(), &x);
+        match self.spread() {
+            Some(spread) => {
+                Command::Look.tell_with(spread.shards.comm(), &x);
                 spread.look(x)
             }
-            _ => self.model().valid().look(x),
+            None => self.model().valid().look(x),
         }
     }
 
     /// Whether every parameter is finite.
     pub(crate) fn is_finite(&self) -> bool {
-        match self {
-            Self::Latents(spread) => {
-                Command::CheckFinite.tell(spread.shards().comm());
+        match self.spread() {
+            Some(spread) => {
+                Command::CheckFinite.tell(spread.shards.comm());
                 spread.is_finite()
             }
-            _ => is_finite(&self.model()),
+            None => is_finite(&self.model()),
         }
     }
 
@@ -138,14 +127,15 @@ impl Trainee {
     ) -> Result<(), Failure> {
         match self {
             Self::Here { learner, .. } => save(learner),
-            Self::Rows(apart) => {
-                Command::Save(staging.into()).tell(apart.shards().comm());
-                save(&apart.gathered().expect("process 0"));
-            }
-            Self::Latents(spread) => {
-                Command::Save(staging.into()).tell(spread.shards().comm());
-                spread.write_part(staging)?;
-                save(&spread.to_save());
+            Self::Together(portion) => {
+                Command::Save(staging.into()).tell(portion.shards().comm());
+                match portion {
+                    Portion::Rows(apart) => save(&apart.gathered().expect("process 0")),
+                    Portion::Latents(spread) => {
+                        spread.write_part(staging)?;
+                        save(&spread.to_save());
+                    }
+                }
             }
         }
         Ok(())
@@ -156,9 +146,8 @@ impl Trainee {
     pub(crate) fn end(&self, model_is_next: bool) {
         match self {
             Self::Here { .. } => {}
-            Self::Rows(apart) => apart.shards().end(),
-            Self::Latents(_) if model_is_next => {}
-            Self::Latents(spread) => spread.shards().end(),
+            Self::Together(Portion::Latents(_)) if model_is_next => {}
+            Self::Together(portion) => portion.shards().end(),
         }
     }
 }

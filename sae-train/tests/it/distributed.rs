@@ -127,6 +127,36 @@ fn every_architecture_has_the_bytes_of_one_process() {
     }
 }
 
+/// Starts processes, and when the run has so many steps asks process 0 to stop, or kills the last.
+pub(crate) fn ended_early(
+    ranks: usize,
+    words: &[String],
+    (run, steps): (&Path, usize),
+    asked: bool,
+) {
+    let mut launcher = mpirun()
+        .args(["-n", &ranks.to_string()])
+        .args(words)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for_steps(run, steps);
+    let pid = launcher.id();
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let mut children = children.split_whitespace();
+    let (signal, pid) = match asked {
+        true => ("-TERM", children.next().unwrap()),
+        false => ("-KILL", children.last().unwrap()),
+    };
+    Command::new("kill").args([signal, pid]).status().unwrap();
+    let status = launcher.wait().unwrap();
+    assert!(!status.success());
+    if asked {
+        assert_eq!(status.code(), Some(143));
+    }
+}
+
 #[test]
 fn a_run_goes_on_in_another_number_of_processes() {
     let w = Workspace::new();
@@ -140,30 +170,9 @@ fn a_run_goes_on_in_another_number_of_processes() {
     let run = w.path("runs").join("run");
     let mut steps = Vec::new();
     for (ranks, until) in [(2, 20), (4, 120), (1, 220)] {
-        let mut command = mpirun();
-        command.args(["-n", &ranks.to_string()]);
-        command.args(words(&w, "run", &settings)).arg("--resume");
-        let mut launcher = command
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        wait_for_steps(&run, until);
-        let pid = launcher.id();
-        let path = format!("/proc/{pid}/task/{pid}/children");
-        let children = std::fs::read_to_string(path).unwrap();
-        let first = children.split_whitespace().next().unwrap();
-        // process 0 is asked to stop, or another is killed
-        let (signal, pid) = match ranks {
-            4 => ("-KILL", children.split_whitespace().last().unwrap()),
-            _ => ("-TERM", first),
-        };
-        Command::new("kill").args([signal, pid]).status().unwrap();
-        let status = launcher.wait().unwrap();
-        assert!(!status.success());
-        if signal == "-TERM" {
-            assert_eq!(status.code(), Some(143));
-        }
+        let mut words = words(&w, "run", &settings);
+        words.push("--resume".into());
+        ended_early(ranks, &words, (&run, until), ranks != 4);
         steps.push(*checkpoints(&run).last().unwrap());
     }
     assert!(

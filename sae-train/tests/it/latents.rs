@@ -1,14 +1,14 @@
 //! One run whose latents are spread over processes, which `mpirun` starts: up to rounding the run of one process, and exactly resumed.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use crate::distributed::{ARCHITECTURES, mpirun, refused, same, told, words};
+use crate::distributed::{ARCHITECTURES, ended_early, mpirun, refused, same, told, words};
 use crate::faults::with_a_hidden_nan;
-use crate::{WEIGHTS, Workspace, checkpoints, wait_for_steps};
+use crate::{WEIGHTS, Workspace, checkpoints};
 
 /// The words of `sae-train` for a run whose latents are spread.
 fn spread(w: &Workspace, run: &str, settings: &[&str], more: &[&str]) -> Vec<String> {
@@ -116,28 +116,8 @@ fn a_run_goes_on_where_it_was() {
     let unbroken = trained(&w, 2, "unbroken", &settings, &[]);
     let run = w.path("runs").join("run");
     for (stop, until) in [(true, 20), (false, 120)] {
-        let mut launcher = mpirun()
-            .args(["-n", "2"])
-            .args(spread(&w, "run", &settings, &["--resume"]))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        wait_for_steps(&run, until);
-        let pid = launcher.id();
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-        let mut children = children.split_whitespace();
-        // process 0 is asked to stop, or the other is killed
-        let (signal, pid) = match stop {
-            true => ("-TERM", children.next().unwrap()),
-            false => ("-KILL", children.last().unwrap()),
-        };
-        Command::new("kill").args([signal, pid]).status().unwrap();
-        let status = launcher.wait().unwrap();
-        assert!(!status.success());
-        if stop {
-            assert_eq!(status.code(), Some(143));
-        }
+        let words = spread(&w, "run", &settings, &["--resume"]);
+        ended_early(2, &words, (&run, until), stop);
     }
     let stopped_at = *checkpoints(&run).last().unwrap();
     assert!(stopped_at < 400, "{stopped_at}");

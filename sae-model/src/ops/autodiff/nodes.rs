@@ -12,6 +12,19 @@ use sae_comm::Comm;
 use crate::ops::gradients::GradientOps;
 use crate::ops::{Norm, Pattern, Selection, SparseValue, processes};
 
+/// The backward pass of an operation on one tensor, if that tensor wants a gradient: `gradient` makes it of the result's.
+fn hand_on<B: GradientOps, S>(
+    ops: Ops<S, 1>,
+    grads: &mut Gradients,
+    gradient: impl FnOnce(FloatTensor<B>, S) -> FloatTensor<B>,
+) {
+    let [parent] = ops.parents;
+    let grad = grads.consume::<B>(&ops.node);
+    if let Some(node) = parent {
+        grads.register::<B>(node.id, gradient(grad, ops.state));
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct SparseAttentionBackward;
 
@@ -25,15 +38,9 @@ impl<B: GradientOps> Backward<B, 1> for SparseAttentionBackward {
         grads: &mut Gradients,
         _checkpointer: &mut Checkpointer,
     ) {
-        let [scores_node] = ops.parents;
-        let grad = grads.consume::<B>(&ops.node);
-        if let Some(node) = scores_node {
-            let (scores, threshold, value) = ops.state;
-            grads.register::<B>(
-                node.id,
-                B::sparse_attention_backward(&scores, &threshold, &grad, value),
-            );
-        }
+        hand_on::<B, _>(ops, grads, |grad, (scores, threshold, value)| {
+            B::sparse_attention_backward(&scores, &threshold, &grad, value)
+        });
     }
 }
 
@@ -101,11 +108,7 @@ impl<B: GradientOps> Backward<B, 1> for AtEntriesBackward {
         grads: &mut Gradients,
         _checkpointer: &mut Checkpointer,
     ) {
-        let [vector] = ops.parents;
-        let grad = grads.consume::<B>(&ops.node);
-        if let Some(node) = vector {
-            grads.register::<B>(node.id, B::codes_column_sums(grad, ops.state));
-        }
+        hand_on::<B, _>(ops, grads, B::codes_column_sums);
     }
 }
 
@@ -191,12 +194,9 @@ impl<B: GradientOps> Backward<B, 1> for NormalizeBackward {
         grads: &mut Gradients,
         _checkpointer: &mut Checkpointer,
     ) {
-        let [bias] = ops.parents;
-        let (u, norms, norm) = ops.state;
-        let grad = grads.consume::<B>(&ops.node);
-        if let Some(node) = bias {
-            grads.register::<B>(node.id, B::normalize_backward(&u, &norms, &grad, norm));
-        }
+        hand_on::<B, _>(ops, grads, |grad, (u, norms, norm)| {
+            B::normalize_backward(&u, &norms, &grad, norm)
+        });
     }
 }
 
@@ -275,12 +275,9 @@ impl<B: GradientOps> Backward<B, 1> for SquaredErrorBackward {
         grads: &mut Gradients,
         _checkpointer: &mut Checkpointer,
     ) {
-        let [x_hat_node] = ops.parents;
-        let (x_hat, x) = ops.state;
-        let grad = grads.consume::<B>(&ops.node);
-        if let Some(node) = x_hat_node {
-            grads.register::<B>(node.id, B::squared_error_backward(&x_hat, &x, &grad));
-        }
+        hand_on::<B, _>(ops, grads, |grad, (x_hat, x)| {
+            B::squared_error_backward(&x_hat, &x, &grad)
+        });
     }
 }
 
@@ -297,13 +294,10 @@ impl<B: GradientOps> Backward<B, 1> for SumBackward {
         grads: &mut Gradients,
         _checkpointer: &mut Checkpointer,
     ) {
-        let [x] = ops.parents;
-        let grad = grads.consume::<B>(&ops.node);
-        if let Some(node) = x {
-            let of_one = Shape::from(vec![1; ops.state.num_dims()]);
-            let grad = B::float_expand(B::float_reshape(grad, of_one), ops.state);
-            grads.register::<B>(node.id, grad);
-        }
+        hand_on::<B, _>(ops, grads, |grad, shape| {
+            let of_one = Shape::from(vec![1; shape.num_dims()]);
+            B::float_expand(B::float_reshape(grad, of_one), shape)
+        });
     }
 }
 
@@ -319,11 +313,7 @@ impl<B: GradientOps> Backward<B, 1> for SumOverBackward {
         grads: &mut Gradients,
         _checkpointer: &mut Checkpointer,
     ) {
-        let [x] = ops.parents;
-        let grad = grads.consume::<B>(&ops.node);
-        if let Some(node) = x {
-            grads.register::<B>(node.id, grad);
-        }
+        hand_on::<B, _>(ops, grads, |grad, ()| grad);
     }
 }
 
@@ -339,11 +329,9 @@ impl<B: GradientOps> Backward<B, 1> for GivenToBackward {
         grads: &mut Gradients,
         _checkpointer: &mut Checkpointer,
     ) {
-        let [x] = ops.parents;
-        let grad = grads.consume::<B>(&ops.node);
-        if let Some(node) = x {
-            grads.register::<B>(node.id, processes::total_of::<B>(&grad, &*ops.state));
-        }
+        hand_on::<B, _>(ops, grads, |grad, comm| {
+            processes::total_of::<B>(&grad, &*comm)
+        });
     }
 }
 
@@ -360,12 +348,8 @@ impl<B: GradientOps> Backward<B, 1> for SpreadWeightsBackward {
         grads: &mut Gradients,
         _checkpointer: &mut Checkpointer,
     ) {
-        let [scores] = ops.parents;
-        let (pattern, sizes, comm) = ops.state;
-        let grad = grads.consume::<B>(&ops.node);
-        if let Some(node) = scores {
-            let grad = processes::centred::<B>(&grad, &pattern, &sizes, &*comm);
-            grads.register::<B>(node.id, grad);
-        }
+        hand_on::<B, _>(ops, grads, |grad, (pattern, sizes, comm)| {
+            processes::centred::<B>(&grad, &pattern, &sizes, &*comm)
+        });
     }
 }
