@@ -1,5 +1,6 @@
 //! All checks that come before anything is written: config, device, data, memory, and the run directory.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
@@ -40,8 +41,10 @@ pub(crate) struct Prepared {
     pub(crate) asked_to_resume: bool,
     /// The checkpoint to continue from, if any.
     pub(crate) found: Found,
-    /// Which of the devices of its sweep it trains on.
+    /// Which runs of its sweep it takes turns with: those of its device, or of its threads.
     pub(crate) lane: usize,
+    /// The threads of its lane, where it does not have all of the program's.
+    pub(crate) threads: Option<NonZeroUsize>,
     /// How the parts of a batch are shared.
     pub(crate) shards: Shards,
 }
@@ -57,8 +60,10 @@ pub(crate) struct Asked {
     dir: RunDir,
     lock: Option<RunLock>,
     asked_to_resume: bool,
-    /// Which of the devices of its sweep it trains on.
+    /// Which runs of its sweep it takes turns with: those of its device, or of its threads.
     pub(crate) lane: usize,
+    /// The threads of its lane, where it does not have all of the program's.
+    pub(crate) threads: Option<NonZeroUsize>,
 }
 
 /// The data of a run: opened, limited to `data.max_norm`, and measured. Runs of one `[data]` share it.
@@ -133,6 +138,7 @@ fn asked(
         lock,
         asked_to_resume: resume,
         lane: 0,
+        threads: None,
     })
 }
 
@@ -224,6 +230,7 @@ impl Asked {
             asked_to_resume: self.asked_to_resume,
             found,
             lane: self.lane,
+            threads: self.threads,
         })
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! A run keeps all that is its own: config, directory, lock, log, records, checkpoints, model, Burn's trainer, and a thread. What the
 //! runs have in common is measured once (the data) and read once (the batches): runs that train on the same rows in the same order
-//! form a *pass*, in which they take turns ([`sae_data::Share`]). So a step computes exactly what it does alone, and has all
-//! processors, or its device, for it. Where there are several devices, run i is on device i modulo their number. Passes follow each
-//! other.
+//! form a *pass*, in which they take turns ([`sae_data::Share`]). So a step computes exactly what it does alone. Runs on a processor
+//! divide its threads among them (`lanes.rs`). Where there are several devices, run i is on device i modulo their number. Passes follow
+//! each other.
 
+mod lanes;
 mod train;
 
 use std::collections::VecDeque;
@@ -19,6 +20,10 @@ use sae_run::RunDir;
 use crate::config::{Config, Sweep, Variant};
 use crate::memory;
 use crate::prepare::{self, Asked, Measured, Prepared};
+use lanes::Lanes;
+
+/// The device whose threads runs divide among them.
+const PROCESSOR: &str = "cpu";
 
 /// A sweep whose every run can start.
 pub(crate) struct PreparedSweep {
@@ -145,14 +150,15 @@ fn with_data(passes: Vec<Vec<Asked>>) -> Result<Vec<Vec<Prepared>>> {
         };
         measured.push(Some(data));
     }
-    let with = |(pass, data): (Vec<Asked>, Option<Measured>)| {
-        let runs = pass.into_iter().zip(std::iter::repeat(data));
-        let run = |(run, data): (Asked, Option<Measured>)| {
+    let with = |(mut pass, data): (Vec<Asked>, Option<Measured>)| {
+        let data = data.expect("every pass has been measured");
+        divide_threads(&mut pass, &data.train);
+        let run = |run: Asked| {
             let name = run.config.run_name().to_string();
-            let run = run.with(data.expect("every pass has been measured"));
+            let run = run.with(data.clone());
             run.with_context(|| format!("run {name} of the sweep"))
         };
-        runs.map(run).collect()
+        pass.into_iter().map(run).collect()
     };
     passes.into_iter().zip(measured).map(with).collect()
 }
@@ -160,6 +166,27 @@ fn with_data(passes: Vec<Vec<Asked>>) -> Result<Vec<Vec<Prepared>>> {
 fn same_data(a: &Asked, b: &Asked) -> bool {
     let of = |run: &Asked| (run.config.data.clone(), run.config.training.validate_rows);
     of(a) == of(b)
+}
+
+/// Gives the runs of a pass on one processor their lanes.
+fn divide_threads(pass: &mut [Asked], train: &sae_data::ActivationData) {
+    let on_processor = |run: &Asked| run.lane == 0 && run.config.device == PROCESSOR;
+    if !pass.iter().all(on_processor) {
+        return;
+    }
+    let fits = |lanes: usize| {
+        let runs = pass.iter().enumerate();
+        let runs: Vec<_> = runs.map(|(i, run)| (&run.config, i % lanes)).collect();
+        memory::check_together(&runs, train).is_ok()
+    };
+    let lanes = Lanes::of(pass.len(), rayon::current_num_threads(), fits);
+    if lanes.count == 1 {
+        return; // it has the program's threads
+    }
+    for (i, run) in pass.iter_mut().enumerate() {
+        run.lane = i % lanes.count;
+        run.threads = Some(lanes.threads);
+    }
 }
 
 /// Fails if the runs of a pass cannot train on these rows, one of them or all together.

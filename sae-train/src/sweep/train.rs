@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::num::NonZeroUsize;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::Instant;
 
@@ -90,11 +91,20 @@ impl PreparedSweep {
         ));
         let runs = || self.passes.iter().flatten();
         let devices: BTreeMap<usize, &str> = runs()
+            .filter(|run| run.threads.is_none())
             .map(|run| (run.lane, run.config.device.as_str()))
             .collect();
         if devices.len() > 1 {
             let devices: Vec<&str> = devices.into_values().collect();
             say(format!("devices: {}", devices.join(", ")));
+        }
+        if let Some(threads) = runs().filter_map(|run| run.threads).min() {
+            let lanes = runs().map(|run| run.lane + 1).max().unwrap_or(1);
+            let each = match threads.get() {
+                1 => "1 thread".into(),
+                more => format!("{more} threads"),
+            };
+            say(format!("up to {lanes} runs at a time, with {each} each"));
         }
         if self.seeds_apart {
             say(
@@ -145,8 +155,10 @@ fn train_pass(pass: Vec<Prepared>, signals: &Signals, title: Option<String>) -> 
                 .name(name(&run))
                 .stack_size(STACK)
                 .spawn_scoped(scope, move || {
-                    seat.begin();
-                    train_run(run, &place)
+                    on_own_threads(run.threads, move || {
+                        seat.begin();
+                        train_run(run, &place)
+                    })
                 });
             threads.push(thread);
         }
@@ -157,6 +169,21 @@ fn train_pass(pass: Vec<Prepared>, signals: &Signals, title: Option<String>) -> 
     }
     output::show_table(None);
     names.into_iter().zip(ends).collect()
+}
+
+/// Trains with so many threads of its own, or with those of the program.
+fn on_own_threads(threads: Option<NonZeroUsize>, train: impl FnOnce() -> End + Send) -> End {
+    let Some(threads) = threads else {
+        return train();
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get());
+    match pool.stack_size(STACK).build() {
+        Ok(pool) => pool.install(train),
+        Err(error) => {
+            output::complain(format!("error: a thread cannot be started: {error}"));
+            End::Failed(1)
+        }
+    }
 }
 
 /// The end of a run whose thread has ended, or has not started.
