@@ -9,7 +9,8 @@
 //! A turn has several training steps, whose places count as one and whose batches are kept: a model that comes back into the
 //! processor's cache stays there for as many.
 //!
-//! Each device is a lane. One run of a lane computes at a time, so that N of them need the time of N, and the memory of one step.
+//! Each device, or group of threads, is a lane. One run of a lane computes at a time, so that N of them need the time of N, and the memory
+//! of one step.
 //! Lanes go side by side: none is more than one batch ahead of another, or more than a turn.
 
 use std::collections::VecDeque;
@@ -88,7 +89,7 @@ struct State {
     next: Vec<Next>,
     /// Steps that each run has taken.
     steps: Vec<u64>,
-    /// The device of each run.
+    /// The device or the threads of each run.
     lanes: Vec<usize>,
     /// Training steps of a turn.
     turn: u64,
