@@ -113,7 +113,8 @@ pub(crate) fn agreed(
         Some(_) => Err(Failure::Elsewhere.into()),
         None => {
             let shards = match run.config.training.latent_shards {
-                1 => Shards::new(comm, run.config.training.shards),
+                1 => Shards::new(comm, run.config.training.shards)
+                    .with_gradients(run.config.training.part_gradients),
                 _ => Shards::of_latents(comm),
             };
             Ok(Prepared { shards, ..run })

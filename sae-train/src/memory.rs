@@ -46,6 +46,7 @@ impl Estimate {
         let batch_rows = config.training.batch_size as u128;
         let part_rows = batch_rows / config.training.shards as u128;
         let with_sum = if config.training.shards > 1 { 2 } else { 1 };
+        let rounded = u128::from(config.training.rounded_parts() > 0); // at least, in each of many processes
         let table = parameters::table(model);
         let of_shape = |shape| table.iter().filter(|p| p.shape == shape).count() as u128;
         let dictionaries = times(&[of_shape(Shape::Dictionary), m, d]);
@@ -58,7 +59,7 @@ impl Estimate {
         Self {
             parameters,
             gradients: if trained_here {
-                parameters.saturating_mul(with_sum)
+                parameters.saturating_mul(with_sum + rounded)
             } else {
                 0
             },

@@ -217,7 +217,8 @@ impl Asked {
         }
         Ok(Prepared {
             checkpoints: run::checkpoints(&dir, &config, &provenance),
-            shards: Shards::alone(config.training.shards),
+            shards: Shards::alone(config.training.shards)
+                .with_gradients(config.training.part_gradients),
             config,
             resolved,
             device: self.device,

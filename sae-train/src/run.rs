@@ -67,6 +67,7 @@ pub(crate) fn checkpoints(dir: &RunDir, config: &Config, provenance: &Provenance
     let all = Checkpoints::new(dir.checkpoints(), identity(config, provenance), keep);
     all.raised(provenance.raised.clone())
         .spread_over(config.training.latent_shards)
+        .rounded(config.training.rounded_parts())
 }
 
 /// Fails if the directory of a new run holds anything but leftovers of a process that died before its run had begun.

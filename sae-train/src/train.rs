@@ -211,6 +211,7 @@ impl Prepared {
             };
             (learner, optimizer, scheduler) =
                 checkpoint::restore(&dir, (done, rank), learner, optimizer, scheduler)?;
+            self.shards.read_rounding(&dir, &learner)?;
         }
         Ok((learner, optimizer, scheduler))
     }

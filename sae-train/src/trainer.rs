@@ -167,7 +167,7 @@ impl Trainer {
             &device,
         );
         let mut learner = Learner::new(learner, optimizer, scheduler);
-        let shards = Shards::alone(t.shards);
+        let shards = Shards::alone(t.shards).with_gradients(t.part_gradients);
         let streaming: Streaming = config.data.streaming(config.seed);
         let parts = Parts::new(data, streaming, t.batch_size, t.shards, shards.own());
         let batches = parts.training(0..t.steps, t.steps, &device.autodiff());

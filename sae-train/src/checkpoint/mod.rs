@@ -14,7 +14,8 @@
 //! the least held-out FVU.
 //!
 //! Where the latents are spread over processes, process r writes its own into `model-r.bpk` and `optimizer-r.bpk` beside those of
-//! process 0.
+//! process 0. Where the gradients of parts are rounded, `rounding-p.f32` has what was taken away from those of part p: little-endian
+//! float32, for every trained parameter in the order of the learner's.
 
 mod read;
 mod write;
@@ -31,13 +32,18 @@ use serde::{Deserialize, Serialize};
 use crate::collapse::Streak;
 use crate::failure::{Failure, chain};
 
-pub(crate) use read::restore;
+pub(crate) use read::{RestoreError, restore};
 pub(crate) use write::{Always, Part, Writer};
 
 /// Names of Burn's records within a checkpoint.
 pub(crate) const MODEL: &str = sae_run::checkpoints::MODEL_FILE;
 pub(crate) const OPTIMIZER: &str = "optimizer.bpk";
 pub(crate) const SCHEDULER: &str = "scheduler.bpk";
+/// What rounding has taken away from the gradients of a part.
+pub(crate) fn rounding_of(part: usize) -> String {
+    format!("rounding-{part}.f32")
+}
+
 /// Damaged checkpoints are moved aside under this name.
 const DAMAGED: &str = "damaged-";
 
@@ -86,6 +92,8 @@ pub(crate) struct Checkpoints {
     keep: usize,
     /// Processes over which the latents are spread.
     processes: usize,
+    /// Parts of a batch whose gradients are rounded.
+    rounded: usize,
 }
 
 /// The result of [`Checkpoints::look`].
@@ -105,12 +113,21 @@ impl Checkpoints {
             raised: Vec::new(),
             keep,
             processes: 1,
+            rounded: 0,
         }
     }
 
     /// The same, of a run whose latents are spread over so many processes.
     pub(crate) fn spread_over(self, processes: usize) -> Self {
         Self { processes, ..self }
+    }
+
+    /// The same, of a run that rounds the gradients of so many parts.
+    pub(crate) fn rounded(self, parts: usize) -> Self {
+        Self {
+            rounded: parts,
+            ..self
+        }
     }
 
     /// The same, of a run whose number of steps was changed.
@@ -193,7 +210,8 @@ impl Checkpoints {
         }
         let of_all =
             (0..self.processes).flat_map(|rank| [MODEL, OPTIMIZER].map(|n| part_of(n, rank)));
-        for name in of_all.chain([SCHEDULER.into()]) {
+        let rounded = (0..self.rounded).map(rounding_of);
+        for name in of_all.chain(rounded).chain([SCHEDULER.into()]) {
             if !dir.join(&name).is_file() {
                 return Err(format!("{}: it is missing", dir.join(name).display()));
             }

@@ -2,7 +2,7 @@
 
 use sae_model::recipe::Recipe;
 
-use super::{Config, ConfigError, Resolved, TrainingConfig, invalid};
+use super::{Config, ConfigError, PartGradients, Resolved, TrainingConfig, invalid};
 
 impl Config {
     /// Checks everything that does not need the data.
@@ -61,6 +61,9 @@ impl Config {
             latents if shards > latents => {
                 wrong(format!("must be at most model.n_latents, {latents}"))
             }
+            _ if shards == 1 && self.training.part_gradients == PartGradients::Bf16 => wrong(
+                "must be more than 1 where training.part_gradients is bf16: a batch of one part hands no gradients on".into(),
+            ),
             _ => Ok(()),
         }
     }
@@ -80,6 +83,14 @@ impl Config {
 }
 
 impl TrainingConfig {
+    /// Parts of a batch whose gradients are rounded.
+    pub(crate) fn rounded_parts(&self) -> usize {
+        match self.part_gradients {
+            PartGradients::F32 => 0,
+            PartGradients::Bf16 => self.shards,
+        }
+    }
+
     fn check_counts(&self) -> Result<(), ConfigError> {
         let t = self;
         for (key, value) in [

@@ -77,7 +77,7 @@ impl Key {
 
 /// All keys but those that belong to one architecture.
 #[rustfmt::skip] // one line per key
-pub(crate) const KEYS: [Key; 65] = [
+pub(crate) const KEYS: [Key; 66] = [
     key("", "run", Follows("the name of the config file"), "name of the run; its directory is <runs_dir>/<run>"),
     key("", "runs_dir", Is("\"runs\""), "where run directories are made"),
     key("", "seed", Is("0"), "every random choice derives from it"),
@@ -119,6 +119,7 @@ pub(crate) const KEYS: [Key; 65] = [
     key("training", "batch_size", Required("1024"), "rows per step"),
     key("training", "shards", Is("1"), "equal parts of a batch, taken one after the other or by several processes; their gradients are added up in one order"),
     key("training", "latent_shards", Is("1"), "processes over which the latents are spread, each with its rows of the dictionary and their moments: --shard latents"),
+    key("training", "part_gradients", Is("\"f32\""), "how parts hand their gradients on: f32, or bf16, where what rounding takes away is added to the next"),
     key("training", "loss", Recipe, "the reconstruction loss: mse, fvu or norm_weighted"),
     key("training", "lr", Recipe, "peak learning rate of Adam"),
     key("training", "projection_lr", Follows("2 / sqrt(d), at most 1"), "factor on lr for W_Q, W_K and W_V").needing(A_PROJECTION),

@@ -74,6 +74,22 @@ pub(crate) struct ModelConfig {
     pub(crate) switches: Table,
 }
 
+/// In which precision the gradient of a part of a batch is handed on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum PartGradients {
+    #[default]
+    F32,
+    /// What rounding takes away is added to the part's next gradient.
+    Bf16,
+}
+
+impl PartGradients {
+    fn is_default(&self) -> bool {
+        *self == Self::F32
+    }
+}
+
 /// `[training]`: what departs from the recipe. [`keys::KEYS`] says what each key means.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TrainingConfig {
@@ -85,6 +101,9 @@ pub(crate) struct TrainingConfig {
     /// Left out where it is one.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub(crate) latent_shards: usize,
+    /// Left out where it is the default.
+    #[serde(default, skip_serializing_if = "PartGradients::is_default")]
+    pub(crate) part_gradients: PartGradients,
     pub(crate) pre_bias_lr: Option<f64>,
     pub(crate) dead_window: usize,
     pub(crate) validate_every: usize,

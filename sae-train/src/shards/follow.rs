@@ -120,8 +120,11 @@ impl Portion {
     /// What else process 0 cannot do alone.
     fn take_part(&self, command: &Command) {
         let spread = match (self, command) {
-            (Self::Rows(apart), Command::Save(_)) => {
-                apart.gathered();
+            (Self::Rows(apart), Command::Save(staging)) => {
+                let written = apart.shards.write_rounding(staging, &apart.whole);
+                if written.is_ok() {
+                    apart.gathered();
+                } // else process 0 says what is wrong
                 return;
             }
             (Self::Rows(_), other) => unreachable!("{other:?}: process 0 does it alone"),

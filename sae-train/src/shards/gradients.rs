@@ -11,7 +11,7 @@ use super::slices::Slices;
 use crate::learner::SaeLearner;
 
 /// Numbers that one thread adds up.
-const CHUNK: usize = 1 << 16;
+pub(super) const CHUNK: usize = 1 << 16;
 
 /// What the step of a part hands on: per parameter of the learner its gradient, or what training counts, and nothing where the part has
 /// nothing; then the numbers of the part.
@@ -33,6 +33,11 @@ impl Gradients {
             tensors: taking.tensors,
             numbers,
         }
+    }
+
+    /// One gradient per parameter, or what training counts of it.
+    pub(super) fn tensors_mut(&mut self) -> &mut [Vec<f32>] {
+        &mut self.tensors
     }
 
     pub(super) fn plus(self, other: Self) -> Self {
@@ -143,6 +148,20 @@ impl Layout {
         }
     }
 
+    /// The parameters in the order of a message: first those that are trained.
+    fn order(&self) -> impl Iterator<Item = (usize, &Place)> {
+        let places = || self.places.iter().enumerate();
+        let trained = places().filter(|(_, place)| place.trained);
+        trained.chain(places().filter(|(_, place)| !place.trained))
+    }
+
+    /// Number of numbers of gradients in a message to process `rank`: the first of it.
+    pub(super) fn trained(&self, rank: usize) -> usize {
+        let trained = self.places.iter().filter(|place| place.trained);
+        let lengths = trained.map(|place| place.numbers(self.slices, rank).len());
+        lengths.sum()
+    }
+
     /// Number of numbers in a message to process `rank`.
     pub(super) fn length(&self, rank: usize) -> usize {
         let places = self.places.iter();
@@ -153,7 +172,8 @@ impl Layout {
     /// The message to process `rank`; zeros where the part has nothing.
     pub(super) fn message(&self, part: &Gradients, rank: usize) -> Vec<f32> {
         let mut message = Vec::with_capacity(self.length(rank));
-        for (values, place) in part.tensors.iter().zip(&self.places) {
+        for (at, place) in self.order() {
+            let values = &part.tensors[at];
             let numbers = place.numbers(self.slices, rank);
             match values.is_empty() {
                 true => message.resize(message.len() + numbers.len(), 0.0),
@@ -167,12 +187,12 @@ impl Layout {
     /// What a message to process `rank` says.
     pub(super) fn read(&self, message: &[f32], rank: usize) -> Gradients {
         let mut rest = message;
-        let tensors = self.places.iter().map(|place| {
+        let mut tensors = vec![Vec::new(); self.places.len()];
+        for (at, place) in self.order() {
             let (values, behind) = rest.split_at(place.numbers(self.slices, rank).len());
             rest = behind;
-            values.to_vec()
-        });
-        let tensors = tensors.collect();
+            tensors[at] = values.to_vec();
+        }
         Gradients {
             tensors,
             numbers: rest.to_vec(),

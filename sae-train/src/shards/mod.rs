@@ -7,7 +7,7 @@
 //! with W of them, process r computes parts `r S/W ..(r + 1) S/W`, and adds them up as far as the tree goes (`gradients.rs`). Each then
 //! gets its rows of what the others have, finishes the sum, takes Adam's step on its slice alone (`slices.rs`), and hands
 //! the others the new numbers. So the moments of Adam are spread over the processes; they come together when process 0 saves them
-//! (`moments.rs`).
+//! (`moments.rs`). `rounding.rs` is gradients in bf16.
 //!
 //! # Latents
 //!
@@ -26,12 +26,14 @@ mod gradients;
 mod moments;
 mod own;
 mod portion;
+mod rounding;
 mod slices;
 mod spread;
 mod trainee;
 mod tree;
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::{panic, thread};
@@ -41,6 +43,9 @@ use sae_comm::{Comm, Local};
 use sae_data::ActivationBatch;
 use sae_model::{Across, Sae};
 
+use crate::checkpoint::RestoreError;
+use crate::config::PartGradients;
+use crate::failure::{Failure, chain};
 use crate::learner::SaeLearner;
 use crate::numbers::StepOutput;
 use apart::Apart;
@@ -49,6 +54,7 @@ pub(crate) use follow::Follower;
 use gradients::{Gradients, Layout, added};
 pub(crate) use own::Start;
 pub(crate) use portion::Portion;
+use rounding::{Rounding, packed, unpacked};
 use slices::Slices;
 use spread::Spread;
 pub(crate) use trainee::Trainee;
@@ -68,6 +74,8 @@ pub(crate) struct Shards {
     parts: usize,
     /// True if it is the latents, and not the rows of a batch.
     latents: bool,
+    /// Where the gradients of parts are rounded.
+    rounding: Option<Arc<Rounding>>,
     /// True when process 0 has told the others that training ends.
     ended: Arc<AtomicBool>,
 }
@@ -83,6 +91,7 @@ impl Shards {
             comm,
             parts,
             latents: false,
+            rounding: None,
             ended: Arc::default(),
         }
     }
@@ -93,6 +102,7 @@ impl Shards {
             comm,
             parts: 1,
             latents: true,
+            rounding: None,
             ended: Arc::default(),
         }
     }
@@ -100,6 +110,12 @@ impl Shards {
     /// All parts in this process.
     pub(crate) fn alone(parts: usize) -> Self {
         Self::new(Arc::new(Local), parts)
+    }
+
+    /// The same, with gradients of parts of this precision.
+    pub(crate) fn with_gradients(self, precision: PartGradients) -> Self {
+        let rounding = (precision == PartGradients::Bf16).then(Arc::default);
+        Self { rounding, ..self }
     }
 
     /// Whether other processes wait for this one, which has not told them that training ends.
@@ -195,7 +211,11 @@ impl Shards {
             let activations = batch.activations.clone().narrow(0, start, rows);
             let output = TrainStep::step(learner, ActivationBatch { activations });
             terms = output.item.terms().to_vec();
-            Gradients::of(learner, output.grads, output.item.into_numbers())
+            let mut gradients = Gradients::of(learner, output.grads, output.item.into_numbers());
+            if let Some(rounding) = &self.rounding {
+                rounding.round(part, learner, gradients.tensors_mut());
+            }
+            gradients
         };
         let own = self.own_sums(part);
         let (layout, rank) = (self.layout(learner, &own), self.comm.rank());
@@ -206,6 +226,9 @@ impl Shards {
         let (grads, numbers) = total.into_parts(learner);
         let size = (self.parts, rows, learner.variance());
         let item = StepOutput::of_parts(numbers, terms, squares, size);
+        if let Some(rounding) = self.rounding.as_ref().filter(|_| !item.is_finite()) {
+            rounding.forget();
+        }
         TrainOutput { grads, item }
     }
 
@@ -236,15 +259,27 @@ impl Shards {
     /// is on its way.
     fn exchanged(&self, layout: &Layout, own: Vec<Gradients>) -> Vec<f32> {
         let (root, ranks) = (Node::root(self.parts), self.comm.ranks());
-        let lengths: Vec<usize> = (0..ranks).map(|to| layout.length(to)).collect();
+        let words =
+            |to: usize| layout.length(to) - layout.trained(to) / 2 * usize::from(self.packs());
+        let lengths: Vec<usize> = (0..ranks).map(words).collect();
         let pieces = lengths.iter().max().map_or(1, |most| most.div_ceil(PIECE));
         let range = |to: usize, piece: usize| {
             let at = |piece: usize| (lengths[to] as u128 * piece as u128 / pieces as u128) as usize;
             at(piece)..at(piece + 1)
         };
         // for each process what each of our nodes has for it
+        let message = |node: &Gradients, to: usize| {
+            let message = layout.message(node, to);
+            match self.packs() {
+                true => {
+                    let (gradients, rest) = message.split_at(layout.trained(to));
+                    [&packed(gradients), rest].concat()
+                }
+                false => message,
+            }
+        };
         let flat: Vec<Vec<Vec<f32>>> = (0..ranks)
-            .map(|to| own.iter().map(|node| layout.message(node, to)).collect())
+            .map(|to| own.iter().map(|node| message(node, to)).collect())
             .collect();
         drop(own);
         let (sender, arrived) = mpsc::sync_channel(1);
@@ -264,9 +299,74 @@ impl Shards {
                     }
                 }
             });
-            let sums = arrived.iter().map(|messages| self.sum_of(root, &messages));
-            sums.collect::<Vec<_>>().concat()
+            let (mine, trained) = (self.comm.rank(), layout.trained(self.comm.rank()));
+            let sums = arrived.iter().enumerate().map(|(piece, messages)| {
+                if !self.packs() {
+                    return self.sum_of(root, &messages);
+                }
+                let packed = trained.div_ceil(2).saturating_sub(range(mine, piece).start);
+                let whole = |message: &Vec<f32>| {
+                    let (packed, rest) = message.split_at(packed.min(message.len()));
+                    unpacked(packed).chain(rest.iter().copied()).collect()
+                };
+                let messages: Vec<Vec<f32>> = messages.iter().map(whole).collect();
+                self.sum_of(root, &messages)
+            });
+            let mut sum = sums.collect::<Vec<_>>().concat();
+            if self.packs() && !trained.is_multiple_of(2) {
+                sum.remove(trained); // beside the last gradient
+            }
+            sum
         })
+    }
+
+    /// Whether gradients are sent in two bytes: those of a part are bf16, sums of several are not.
+    fn packs(&self) -> bool {
+        self.rounding.is_some() && self.parts == self.comm.ranks()
+    }
+
+    /// Writes what rounding has taken away from the gradients of this process's parts into a checkpoint, and hears whether all have
+    /// written theirs.
+    ///
+    /// # Errors
+    /// The first that a process has met.
+    fn write_rounding(&self, staging: &Path, learner: &SaeLearner) -> Result<(), Failure> {
+        let Some(rounding) = &self.rounding else {
+            return Ok(());
+        };
+        let mut own = self.own();
+        let written = own.try_for_each(|part| rounding.write(staging, part, learner));
+        self.all_have(written, staging)
+    }
+
+    /// Reads it from the checkpoint in `dir`.
+    pub(crate) fn read_rounding(
+        &self,
+        dir: &Path,
+        learner: &SaeLearner,
+    ) -> Result<(), RestoreError> {
+        let Some(rounding) = &self.rounding else {
+            return Ok(());
+        };
+        let mut own = self.own();
+        let read = own.try_for_each(|part| rounding.read(dir, part, learner));
+        read.map_err(|(path, reason)| RestoreError::Record { path, reason })
+    }
+
+    /// Hears whether all processes have written their part of a checkpoint.
+    fn all_have(&self, written: Result<(), Failure>, staging: &Path) -> Result<(), Failure> {
+        let said = match &written {
+            Ok(()) => String::new(),
+            Err(failure) => chain(failure), // with the number that tells a full disk
+        };
+        let all = self.comm.gather_bytes(said.as_bytes());
+        match all.iter().find(|said| !said.is_empty()) {
+            None => Ok(()),
+            Some(said) => Err(Failure::write_message(
+                staging,
+                &String::from_utf8_lossy(said),
+            )),
+        }
     }
 
     /// The sum over the tree of what the processes have sent, each its nodes one behind the other.

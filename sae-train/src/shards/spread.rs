@@ -15,7 +15,7 @@ use sae_run::checkpoints::part_of;
 use super::Shards;
 use super::own::{Own, Start};
 use crate::checkpoint::{MODEL, OPTIMIZER};
-use crate::failure::{Failure, chain};
+use crate::failure::Failure;
 use crate::learner::{Look, SaeLearner};
 use crate::numbers::StepOutput;
 
@@ -60,23 +60,11 @@ impl Spread {
     /// # Errors
     /// The first that a process has met.
     pub(super) fn write_part(&self, staging: &Path) -> Result<(), Failure> {
-        let comm = self.shards.comm();
-        let written = match comm.rank() {
+        let written = match self.shards.comm().rank() {
             0 => Ok(()),
             rank => self.write(staging, rank),
         };
-        let said = match &written {
-            Ok(()) => String::new(),
-            Err(failure) => chain(failure), // with the number that tells a full disk
-        };
-        let all = comm.gather_bytes(said.as_bytes());
-        match all.iter().find(|said| !said.is_empty()) {
-            None => Ok(()),
-            Some(said) => Err(Failure::write_message(
-                staging,
-                &String::from_utf8_lossy(said),
-            )),
-        }
+        self.shards.all_have(written, staging)
     }
 
     fn write(&self, staging: &Path, rank: usize) -> Result<(), Failure> {

@@ -126,11 +126,17 @@ impl Trainee {
         save: impl FnOnce(&Learner<SaeLearner>),
     ) -> Result<(), Failure> {
         match self {
-            Self::Here { learner, .. } => save(learner),
+            Self::Here { learner, shards } => {
+                shards.write_rounding(staging, &learner.model())?;
+                save(learner);
+            }
             Self::Together(portion) => {
                 Command::Save(staging.into()).tell(portion.shards().comm());
                 match portion {
-                    Portion::Rows(apart) => save(&apart.gathered().expect("process 0")),
+                    Portion::Rows(apart) => {
+                        apart.shards.write_rounding(staging, &apart.whole)?;
+                        save(&apart.gathered().expect("process 0"));
+                    }
                     Portion::Latents(spread) => {
                         spread.write_part(staging)?;
                         save(&spread.to_save());

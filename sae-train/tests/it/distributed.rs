@@ -127,6 +127,50 @@ fn every_architecture_has_the_bytes_of_one_process() {
     }
 }
 
+#[test]
+fn rounded_gradients_have_the_bytes_of_one_process_and_learn_as_well() {
+    let w = Workspace::new();
+    const BF16: &str = "training.part_gradients=bf16";
+    for (i, own) in ARCHITECTURES.iter().enumerate() {
+        // as many processes as parts send bf16, fewer send sums; odd numbers of gradients (M = 9, d = 24, a bias of 9)
+        let settings = [
+            "training.shards=4",
+            "training.steps=12",
+            "training.batch_size=48",
+        ];
+        let settings = [&settings[..], own, &["model.n_latents=9"]].concat();
+        let exact = w.in_one(&format!("exact-{i}"), &settings);
+        let settings = [&settings[..], &[BF16]].concat();
+        let one = w.in_one(&format!("one-{i}"), &settings);
+        for ranks in [2, 4] {
+            let run = w.together(ranks, &format!("{ranks}-{i}"), &settings, &[]);
+            same(&one, &run);
+        }
+        let losses = [&exact, &one].map(|run| *losses(run).last().unwrap());
+        assert_ne!(losses[0], losses[1], "{own:?}: rounding changes something");
+        let apart = (losses[0] - losses[1]).abs() / losses[0];
+        assert!(apart < 1e-2, "{own:?}: {losses:?}");
+    }
+    let output = w.train(&["--set", BF16]);
+    assert_eq!(output.status.code(), Some(2));
+    let text = told(&output);
+    assert!(
+        text.contains("must be more than 1 where training.part_gradients is bf16"),
+        "{text}"
+    );
+}
+
+/// The training losses of a run.
+fn losses(run: &Path) -> Vec<f64> {
+    let records = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let record = |line| serde_json::from_str::<serde_json::Value>(line).unwrap();
+    let records = records.lines().map(record);
+    let trained = records.filter(|record| record["split"] == "train");
+    trained
+        .map(|record| record["loss"].as_f64().unwrap())
+        .collect()
+}
+
 /// Starts processes, and when the run has so many steps asks process 0 to stop, or kills the last.
 pub(crate) fn ended_early(
     ranks: usize,
@@ -159,12 +203,19 @@ pub(crate) fn ended_early(
 
 #[test]
 fn a_run_goes_on_in_another_number_of_processes() {
+    for more in [&[][..], &["training.part_gradients=bf16"]] {
+        goes_on_in_another_number_of_processes(more);
+    }
+}
+
+fn goes_on_in_another_number_of_processes(more: &[&str]) {
     let w = Workspace::new();
     let settings = [
         "training.shards=4",
         "training.batch_size=48",
         "training.steps=400",
     ];
+    let settings = [&settings[..], more].concat();
     let settings = [&settings[..], &["training.checkpoint_every=5"]].concat();
     let one = w.in_one("one", &settings);
     let run = w.path("runs").join("run");

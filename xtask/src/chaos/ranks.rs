@@ -16,6 +16,8 @@ use crate::programs;
 
 /// Parts of a batch, and numbers of processes that share them.
 const SHARDS: &str = "training.shards=4";
+/// What rounding takes away is in checkpoints, too.
+const ROUNDED: &str = "training.part_gradients=bf16";
 const RANKS: [usize; 3] = [1, 2, 4];
 /// Processes that share the latents.
 const OF_LATENTS: usize = 2;
@@ -110,8 +112,11 @@ fn reference(bench: &Bench, variant: &Variant, shared: Shared) -> Result<std::pa
 
 /// The command that trains a variant as this run.
 fn training(bench: &Bench, (_, settings): &Variant, shared: Shared, run: &Path) -> Command {
-    let parts = (shared == Shared::Rows).then_some(SHARDS);
-    let settings = settings.iter().copied().chain(parts);
+    let parts = match shared {
+        Shared::Rows => &[SHARDS, ROUNDED][..],
+        Shared::Latents => &[],
+    };
+    let settings = settings.iter().chain(parts).copied();
     programs::training(&bench.train, &bench.dir.join("config.toml"), settings, run)
 }
 
