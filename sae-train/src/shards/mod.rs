@@ -5,7 +5,7 @@
 //! With `training.shards = S` a batch is S parts of the same size. Each part has a gradient of its own, and the step takes their mean,
 //! added up over a fixed binary tree (`tree.rs`). So the bytes of a run depend on S, and not on how many processes share the parts:
 //! with W of them, process r computes parts `r S/W ..(r + 1) S/W`, and adds them up as far as the tree goes (`gradients.rs`). Each then
-//! gets its rows of what the others have, finishes the sum, takes Adam's step on its slice alone (`slices.rs`), and hands
+//! gets its rows of what the others have, finishes the sum (`exchange.rs`), takes Adam's step on its slice alone (`slices.rs`), and hands
 //! the others the new numbers. So the moments of Adam are spread over the processes; they come together when process 0 saves them
 //! (`moments.rs`). `rounding.rs` is gradients in bf16.
 //!
@@ -21,6 +21,7 @@
 //! (`follow.rs`).
 
 mod apart;
+mod exchange;
 mod follow;
 mod gradients;
 mod moments;
@@ -34,8 +35,8 @@ mod tree;
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
 use std::{panic, thread};
 
 use burn::train::{TrainOutput, TrainStep};
@@ -49,12 +50,13 @@ use crate::failure::{Failure, chain};
 use crate::learner::SaeLearner;
 use crate::numbers::StepOutput;
 use apart::Apart;
+use exchange::Exchange;
 use follow::Command;
 pub(crate) use follow::Follower;
-use gradients::{Gradients, Layout, added};
+use gradients::{Gradients, Layout};
 pub(crate) use own::Start;
 pub(crate) use portion::Portion;
-use rounding::{Rounding, packed, unpacked};
+use rounding::Rounding;
 use slices::Slices;
 use spread::Spread;
 pub(crate) use trainee::Trainee;
@@ -62,9 +64,6 @@ use tree::Node;
 
 /// The exit code of Rust's programs that panic.
 const PANIC: u8 = 101;
-
-/// Numbers of a piece of a message: 4 MiB.
-const PIECE: usize = 1 << 20;
 
 /// What processes share, and how.
 #[derive(Clone, Debug)]
@@ -220,7 +219,7 @@ impl Shards {
         let own = self.own_sums(part);
         let (layout, rank) = (self.layout(learner, &own), self.comm.rank());
         let total = layout
-            .read(&self.exchanged(&layout, own), rank)
+            .read(&Exchange::new(self, &layout).sum(own), rank)
             .over(self.parts);
         let squares = Slices::sum_of_squares(&self.comm.gather(&layout.squares(&total, rank)));
         let (grads, numbers) = total.into_parts(learner);
@@ -253,71 +252,6 @@ impl Shards {
         };
         let all: Vec<Vec<usize>> = all.iter().flat_map(read).collect();
         Layout::agreed(learner, self.slices(learner), &all, own[0].numbers())
-    }
-
-    /// This process's slice of the sum over all parts, of which `own` are the sums of its nodes. While a piece is added up, the next
-    /// is on its way.
-    fn exchanged(&self, layout: &Layout, own: Vec<Gradients>) -> Vec<f32> {
-        let (root, ranks) = (Node::root(self.parts), self.comm.ranks());
-        let words =
-            |to: usize| layout.length(to) - layout.trained(to) / 2 * usize::from(self.packs());
-        let lengths: Vec<usize> = (0..ranks).map(words).collect();
-        let pieces = lengths.iter().max().map_or(1, |most| most.div_ceil(PIECE));
-        let range = |to: usize, piece: usize| {
-            let at = |piece: usize| (lengths[to] as u128 * piece as u128 / pieces as u128) as usize;
-            at(piece)..at(piece + 1)
-        };
-        // for each process what each of our nodes has for it
-        let message = |node: &Gradients, to: usize| {
-            let message = layout.message(node, to);
-            match self.packs() {
-                true => {
-                    let (gradients, rest) = message.split_at(layout.trained(to));
-                    [&packed(gradients), rest].concat()
-                }
-                false => message,
-            }
-        };
-        let flat: Vec<Vec<Vec<f32>>> = (0..ranks)
-            .map(|to| own.iter().map(|node| message(node, to)).collect())
-            .collect();
-        drop(own);
-        let (sender, arrived) = mpsc::sync_channel(1);
-        thread::scope(|scope| {
-            let (flat, range) = (&flat, &range);
-            scope.spawn(move || {
-                for piece in 0..pieces {
-                    let to = |to: usize| {
-                        let nodes = flat[to].iter();
-                        let parts: Vec<&[f32]> =
-                            nodes.map(|node| &node[range(to, piece)]).collect();
-                        parts.concat()
-                    };
-                    let messages = self.comm.exchange((0..ranks).map(to).collect());
-                    if sender.send(messages).is_err() {
-                        return; // the sum has panicked
-                    }
-                }
-            });
-            let (mine, trained) = (self.comm.rank(), layout.trained(self.comm.rank()));
-            let sums = arrived.iter().enumerate().map(|(piece, messages)| {
-                if !self.packs() {
-                    return self.sum_of(root, &messages);
-                }
-                let packed = trained.div_ceil(2).saturating_sub(range(mine, piece).start);
-                let whole = |message: &Vec<f32>| {
-                    let (packed, rest) = message.split_at(packed.min(message.len()));
-                    unpacked(packed).chain(rest.iter().copied()).collect()
-                };
-                let messages: Vec<Vec<f32>> = messages.iter().map(whole).collect();
-                self.sum_of(root, &messages)
-            });
-            let mut sum = sums.collect::<Vec<_>>().concat();
-            if self.packs() && !trained.is_multiple_of(2) {
-                sum.remove(trained); // beside the last gradient
-            }
-            sum
-        })
     }
 
     /// Whether gradients are sent in two bytes: those of a part are bf16, sums of several are not.
@@ -367,22 +301,6 @@ impl Shards {
                 &String::from_utf8_lossy(said),
             )),
         }
-    }
-
-    /// The sum over the tree of what the processes have sent, each its nodes one behind the other.
-    fn sum_of(&self, root: Node, messages: &[Vec<f32>]) -> Vec<f32> {
-        let received = messages.iter().enumerate().flat_map(|(rank, message)| {
-            let nodes = root.within(&self.parts_of(rank));
-            let length = message.len() / nodes.len();
-            let part = move |(i, node)| (node, &message[i * length..(i + 1) * length]);
-            nodes.into_iter().enumerate().map(part)
-        });
-        let received: Vec<(Node, &[f32])> = received.collect();
-        let known = |node: Node| {
-            let (_, numbers) = received.iter().find(|(of, _)| *of == node)?;
-            Some(numbers.to_vec())
-        };
-        root.sum(known, added)
     }
 
     fn slices(&self, learner: &SaeLearner) -> Slices {
