@@ -39,13 +39,13 @@ pub(crate) use write::{Always, Part, Writer};
 pub(crate) const MODEL: &str = sae_run::checkpoints::MODEL_FILE;
 pub(crate) const OPTIMIZER: &str = "optimizer.bpk";
 pub(crate) const SCHEDULER: &str = "scheduler.bpk";
-/// What rounding has taken away from the gradients of a part.
+/// Damaged checkpoints are moved aside under this name.
+const DAMAGED: &str = "damaged-";
+
+/// The name of the file with what rounding has taken away from the gradients of a part.
 pub(crate) fn rounding_of(part: usize) -> String {
     format!("rounding-{part}.f32")
 }
-
-/// Damaged checkpoints are moved aside under this name.
-const DAMAGED: &str = "damaged-";
 
 /// Where a run stands: the content of `checkpoint.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
